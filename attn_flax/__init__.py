@@ -1,0 +1,14 @@
+"""attn_flax: attention mechanisms inside ResNets, trained, costed, explained and compared."""
+
+from attn_flax.cost import count_macs, count_params
+from attn_flax.errors import UserError
+from attn_flax.models import create_model, list_attention, list_models
+
+__all__ = [
+  'UserError',
+  'count_macs',
+  'count_params',
+  'create_model',
+  'list_attention',
+  'list_models',
+]

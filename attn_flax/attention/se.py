@@ -1,0 +1,95 @@
+"""Squeeze-and-excitation.
+
+Hu, Shen, Sun, "Squeeze-and-Excitation Networks" (CVPR 2018, https://arxiv.org/abs/1709.01507).
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attn_flax import layers
+from attn_flax.attention.compose import compose, hidden_channels
+from attn_flax.errors import check_choice
+
+# [N, H, W, C] -> [N, C]; `lp` is the 2-norm (a sum, not a mean), `lse` the log of the sum of exps.
+POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'avg': lambda x: x.mean((1, 2)),
+  'max': lambda x: x.max((1, 2)),
+  'lp': lambda x: jnp.sqrt(jnp.maximum(jnp.square(x).sum((1, 2)), 1e-12)),
+  'lse': lambda x: jax.nn.logsumexp(x, (1, 2)),
+}
+
+
+class ChannelMLP(nn.Module):
+  """Channel gate: pooled channels through a shared two-layer perceptron, summed over the pools.
+
+  The gate of SE (average pool), of CBAM (average and max) and of BAM (average, with norms).
+
+  Attributes:
+    ratio: channels per hidden unit (`C // ratio` hidden units).
+    pools: which pools of `POOLS` describe a channel.
+    bias: whether the two layers have biases.
+    norm: whether the hidden units pass a batch norm.
+    end_norm: whether the logits pass a batch norm.
+    divisor: rounds the hidden width to a multiple of it; 1 leaves it alone.
+    dtype: compute dtype.
+  """
+
+  ratio: int = 16
+  pools: tuple[str, ...] = ('avg',)
+  bias: bool = True
+  norm: bool = False
+  end_norm: bool = False
+  divisor: int = 1
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> logits [N, 1, 1, C]."""
+    for pool in self.pools:
+      check_choice('pool', pool, POOLS)
+    channels = x.shape[-1]
+    hidden = hidden_channels(channels, self.ratio, self.divisor)
+    y = jnp.stack([POOLS[pool](x) for pool in self.pools], axis=1)
+    y = layers.dense(hidden, bias=self.bias, dtype=self.dtype, name='reduce')(y)
+    if self.norm:
+      y = layers.BatchNorm(train, dtype=self.dtype, name='norm')(y)
+    y = layers.dense(channels, bias=self.bias, dtype=self.dtype, name='expand')(nn.relu(y))
+    y = y.sum(1)
+    if self.end_norm:
+      y = layers.BatchNorm(train, dtype=self.dtype, name='end_norm')(y)
+    return y[:, None, None]
+
+
+class SE(nn.Module):
+  """Squeeze-and-excitation: `x * sigmoid(W2 relu(W1 avgpool(x)))`.
+
+  Departures from the paper:
+    None by default. The paper's formula shows no biases, its released networks have them, and so
+    have these (`bias`). Libraries that round the hidden width are met with `divisor=8`.
+
+  Attributes:
+    ratio: channels per hidden unit; the paper's r = 16.
+    bias: whether the two layers have biases.
+    divisor: rounds the hidden width to a multiple of it; 1 leaves it alone.
+    dtype: compute dtype.
+  """
+
+  where: ClassVar[str] = 'branch'
+  default_stages: ClassVar[slice] = slice(None)
+
+  ratio: int = 16
+  bias: bool = True
+  divisor: int = 1
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C]."""
+    channel = ChannelMLP(
+      self.ratio, bias=self.bias, divisor=self.divisor, dtype=self.dtype, name='channel'
+    )
+    return compose(self, x, channel, train=train)

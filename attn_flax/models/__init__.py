@@ -1,0 +1,166 @@
+"""The networks by name, and the one place where networks and attention meet."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from attn_flax.attention import ATTENTION
+from attn_flax.errors import UserError, check_choice
+from attn_flax.models.placement import PLACES, Placement, field_names
+from attn_flax.models.resnet import ResNet
+
+_imagenet = functools.partial(ResNet, widths=(64, 128, 256, 512))
+_bottleneck = functools.partial(_imagenet, bottleneck=True)
+
+
+def _cifar(depth: int) -> functools.partial:
+  """He's CIFAR network of 6n + 2 layers."""
+  n = (depth - 2) // 6
+  return functools.partial(
+    ResNet, depths=(n, n, n), widths=(16, 32, 64), stem='cifar', stem_width=16
+  )
+
+
+MODELS: dict[str, Callable[..., ResNet]] = {
+  'resnet18': functools.partial(_imagenet, depths=(2, 2, 2, 2)),
+  'resnet34': functools.partial(_imagenet, depths=(3, 4, 6, 3)),
+  'resnet50': functools.partial(_bottleneck, depths=(3, 4, 6, 3)),
+  'resnet101': functools.partial(_bottleneck, depths=(3, 4, 23, 3)),
+  'resnet152': functools.partial(_bottleneck, depths=(3, 8, 36, 3)),
+  **{f'resnet{depth}': _cifar(depth) for depth in (20, 32, 44, 56, 110)},
+}
+
+# What an entry of the attention mapping says beside the module's own fields.
+PLACEMENT_FIELDS = ('name', 'stages', 'every')
+
+
+def list_models() -> list[str]:
+  """The names that `create_model` knows."""
+  return sorted(MODELS)
+
+
+def list_attention() -> list[str]:
+  """The names of the attention mechanisms that `create_model` knows."""
+  return sorted(ATTENTION)
+
+
+def create_model(
+  name: str,
+  *,
+  attention: str | type[nn.Module] | Mapping[str, Mapping[str, Any]] | None = None,
+  attention_kwargs: Mapping[str, Any] | None = None,
+  **fields: Any,
+) -> nn.Module:
+  """A network with attention at its usual place, or at the places given.
+
+  Example:
+    >>> model = create_model('resnet50', attention='cbam', num_classes=1000)
+    >>> model = create_model('resnet20', attention={'branch': {'name': 'se', 'every': 2}})
+
+  Args:
+    name: one of `list_models()`.
+    attention: one of `list_attention()` or a module class of your own, at its default place; or a
+      mapping from places (conv, branch, block, stage) to entries with `name` (or a class),
+      `stages` (from 1; None for the mechanism's default), `every` and the module's own fields.
+    attention_kwargs: fields of the module, and `stages` and `every`, where `attention` is a name
+      or a class.
+    **fields: fields of the network, such as `num_classes`, `stem`, `stride_in`, `dtype`.
+
+  Returns:
+    A Linen module: `model.init(key, images, train=False)` makes `{'params', 'batch_stats'}` and
+    `model.apply(variables, images, train=False)` returns logits [N, num_classes] float32.
+
+  Raises:
+    UserError: for an unknown name or field, a stage outside the network, or a mechanism at a place
+      where it cannot act.
+  """
+  check_choice('model', name, MODELS)
+  allowed = [field for field in field_names(ResNet) if field != 'attention']
+  for field in fields:
+    check_choice(f'field of {name}', field, allowed)
+  fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+  model = MODELS[name](**fields)
+  if len(model.depths) != len(model.widths):
+    raise UserError(
+      f'depths={model.depths} and widths={model.widths} differ in length; give one of each a stage'
+    )
+  if attention is None:
+    if attention_kwargs:
+      raise UserError('attention_kwargs need an attention; name one')
+    return model
+  if isinstance(attention, Mapping):
+    if attention_kwargs:
+      raise UserError('a mapping of places holds its own fields; leave attention_kwargs out')
+    entries = {place: dict(entry) for place, entry in attention.items()}
+  else:
+    where = getattr(_module_class(attention), 'where', 'branch')
+    entries = {where: {'name': attention, **(attention_kwargs or {})}}
+  placements = [
+    _placement(where, entry, len(model.depths), jnp.dtype(model.dtype))
+    for where, entry in entries.items()
+  ]
+  return model.clone(attention=tuple(placements))
+
+
+def _module_class(name: str | type[nn.Module]) -> type[nn.Module]:
+  if isinstance(name, str):
+    check_choice('attention', name, ATTENTION)
+    return ATTENTION[name]
+  return name
+
+
+def _placement(where: str, entry: dict[str, Any], num_stages: int, dtype: Any) -> Placement:
+  """Checks one entry of the attention mapping and fills in what it leaves open."""
+  check_choice('attention place', where, PLACES)
+  if entry.get('name') is None:
+    raise UserError(f"the attention at {where!r} has no name; allowed: {', '.join(list_attention())}")
+  module = _module_class(entry['name'])
+  label = entry['name'] if isinstance(entry['name'], str) else module.__name__
+  replaces = getattr(module, 'where', 'branch') == 'conv'
+  if replaces != (where == 'conv'):
+    kind = 'replaces a convolution' if replaces else 'refines a map'
+    places = 'conv' if replaces else ', '.join(p for p in PLACES if p != 'conv')
+    raise UserError(f'{label} {kind}, so it cannot act at {where!r}; allowed: {places}')
+
+  stages = entry.get('stages')
+  numbers = range(1, num_stages + 1)
+  if stages is None:
+    stages = numbers[getattr(module, 'default_stages', slice(None))]
+  stages = tuple(stages) if not isinstance(stages, int) else (stages,)
+  if not stages or not set(stages) <= set(numbers):
+    raise UserError(
+      f'{label} asks for stages {stages}, but the network has stages 1..{num_stages}; name some of '
+      'these, or none to take the default'
+    )
+  every = entry.get('every', getattr(module, 'default_every', 1))
+  if every < 1:
+    raise UserError(f'{label} every={every} must be at least 1 (1: every block)')
+
+  allowed = [f for f in field_names(module) if f not in ('dtype', 'features', 'stride')]
+  per_stage = getattr(module, 'per_stage', ())
+  fields = {}
+  for field, value in entry.items():
+    if field in PLACEMENT_FIELDS:
+      continue
+    check_choice(f'field of {label}', field, allowed)
+    if isinstance(value, list):
+      value = tuple(value)
+    fields[field] = _one_per_stage(label, field, value, num_stages) if field in per_stage else value
+  defaults = {f.name: f.default for f in dataclasses.fields(module)}  # type: ignore[arg-type]
+  for field in per_stage:
+    fields.setdefault(field, (defaults[field],) * num_stages)
+  return Placement(where, module, tuple(sorted(fields.items())), stages, every, dtype)
+
+
+def _one_per_stage(label: str, field: str, value: Any, num_stages: int) -> tuple:
+  values = value if isinstance(value, tuple) else (value,)
+  if len(values) not in (1, num_stages):
+    raise UserError(
+      f'{label} {field}={value} has {len(values)} values for {num_stages} stages; give one, or one '
+      'per stage'
+    )
+  return values * num_stages if len(values) == 1 else values
