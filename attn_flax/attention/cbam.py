@@ -40,9 +40,7 @@ class SpatialConv(nn.Module):
       name='conv',
     )(y)
     init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-    return layers.BatchNorm(
-      train, momentum=0.99, scale_init=init, dtype=self.dtype, name='norm'
-    )(y)
+    return layers.BatchNorm(train, momentum=0.99, scale_init=init, dtype=self.dtype, name='norm')(y)
 
 
 class CBAM(nn.Module):
@@ -79,7 +77,5 @@ class CBAM(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
     channel = ChannelMLP(self.ratio, self.pools, self.bias, dtype=self.dtype, name='channel')
-    spatial = SpatialConv(
-      self.kernel_size, self.zero_init_spatial, self.dtype, name='spatial'
-    )
+    spatial = SpatialConv(self.kernel_size, self.zero_init_spatial, self.dtype, name='spatial')
     return compose(self, x, channel, spatial, order=self.order, train=train)

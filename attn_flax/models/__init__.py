@@ -117,7 +117,9 @@ def _placement(where: str, entry: dict[str, Any], num_stages: int, dtype: Any) -
   """Checks one entry of the attention mapping and fills in what it leaves open."""
   check_choice('attention place', where, PLACES)
   if entry.get('name') is None:
-    raise UserError(f"the attention at {where!r} has no name; allowed: {', '.join(list_attention())}")
+    raise UserError(
+      f'the attention at {where!r} has no name; allowed: {", ".join(list_attention())}'
+    )
   module = _module_class(entry['name'])
   label = entry['name'] if isinstance(entry['name'], str) else module.__name__
   replaces = getattr(module, 'where', 'branch') == 'conv'

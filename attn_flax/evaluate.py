@@ -1,0 +1,81 @@
+"""Scoring a network on a split, every example exactly once, and scoring a run folder again."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from attn_flax import runs
+from attn_flax.errors import check_choice
+from attn_flax.metrics import mean_scores
+from attn_flax.session import Session, open_session, restore_best
+from attn_flax.steps import TrainState, Variables, make_eval_step
+
+
+class Scorer:
+  """Scores weights of a session's network on one split; the program is compiled once."""
+
+  def __init__(self, session: Session, split: str):
+    """`split` is one of the dataset's."""
+    self._split = split
+    self._pipeline = pipeline = session.eval_pipeline(split)
+    eval_step = make_eval_step(session.model)
+
+    def step(variables, fixed, moving):
+      return eval_step(variables, pipeline.eval_batch(fixed, moving))
+
+    self._step = jax.jit(step, out_shardings=session.replicated)
+
+  def score(self, variables: Variables) -> tuple[dict[str, float], np.ndarray]:
+    """Scores (`loss`, `top1`, `top5` in 0..1, `count`) and logits [count, K] in the split's order.
+
+    Raises:
+      RuntimeError: when an example was missed or seen twice.
+    """
+    parts = [
+      self._step(variables, self._pipeline.fixed, moving)
+      for moving in self._pipeline.eval_batches()
+    ]
+    scores = mean_scores(jax.device_get([sums for sums, _ in parts]))
+    count = self._pipeline.num_examples
+    if scores['count'] != count:
+      raise RuntimeError(f'scored {scores["count"]} examples of a split of {count}')
+    return scores, np.concatenate([np.asarray(logits) for _, logits in parts])[:count]
+
+  def score_state(
+    self, state: TrainState, prefix: str
+  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Scores a state's raw weights (`<prefix>_top1`, ...) and its average (`<prefix>_ema_top1`).
+
+    Returns:
+      The scores, and the logits as `logits` and `ema_logits` [count, K].
+    """
+    weights = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
+    if state.ema is not None:
+      weights['ema_'] = state.ema
+    scores, logits = {}, {}
+    for name, variables in weights.items():
+      found, logits[f'{name}logits'] = self.score(variables)
+      scores.update({f'{prefix}_{name}{key}': value for key, value in found.items()})
+    scores.pop(f'{prefix}_ema_count', None)
+    return scores, logits
+
+
+def evaluate_run(workdir: pathlib.Path, split: str = 'test') -> dict[str, Any]:
+  """Scores a run folder's best checkpoint again, and writes `evaluation.json` there.
+
+  Returns:
+    `step` of the checkpoint, `<split>_loss`, `_top1`, `_top5`, `_count`, and `<split>_ema_*` where
+    the run kept an average.
+
+  Raises:
+    UserError: for a folder without a run, or an unknown split.
+  """
+  session = open_session(runs.load_config(workdir))
+  check_choice('split', split, session.dataset.splits)
+  state, step = restore_best(session, workdir)
+  scores, _ = Scorer(session, split).score_state(state, split)
+  result = {'step': step, **scores}
+  runs.write_json(workdir / 'evaluation.json', {**result, **runs.environment()})
+  return result

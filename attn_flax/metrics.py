@@ -1,0 +1,62 @@
+"""Losses and scores of classifiers, as sums over examples that are divided once, at the end."""
+
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# Sums over examples: `loss`, `top1`, `top5` and `count`.
+Sums = dict[str, jax.Array]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+  """Cross-entropy of each example in nats.
+
+  Args:
+    logits: [N, K] float32.
+    labels: [N] int32, or [N, K] probabilities.
+    smoothing: share of the target spread over all K classes.
+
+  Returns:
+    [N] float32.
+  """
+  targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
+  if smoothing:
+    targets = optax.smooth_labels(targets, smoothing)
+  return optax.softmax_cross_entropy(logits, targets)
+
+
+def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
+  """Sums of loss, top-1 and top-5 hits over the examples that the mask holds.
+
+  An example is a top-k hit when fewer than k classes have a larger logit; with fewer than five
+  classes top-5 is always hit.
+
+  Args:
+    logits: [N, K] float32.
+    labels: [N] int32.
+    mask: [N], 1 for examples and 0 for padding.
+
+  Returns:
+    `loss`, `top1`, `top5`, `count`, each a float32 scalar.
+  """
+  own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  # Ties count against the example, so that a constant output is not perfect.
+  ahead = (logits >= own).sum(-1) - 1
+  return {
+    'loss': (cross_entropy(logits, labels) * mask).sum(),
+    'top1': ((ahead < 1) * mask).sum(),
+    'top5': ((ahead < 5) * mask).sum(),
+    'count': mask.sum(),
+  }
+
+
+def mean_scores(sums: Iterable[Mapping[str, float]]) -> dict[str, float]:
+  """Adds sums up and divides once: `loss` per example, `top1` and `top5` in 0..1, `count`."""
+  total: dict[str, float] = {}
+  for part in sums:
+    for name, value in part.items():
+      total[name] = total.get(name, 0.0) + float(value)
+  count = total.pop('count')
+  return {**{name: value / count for name, value in total.items()}, 'count': round(count)}

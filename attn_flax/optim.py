@@ -1,0 +1,99 @@
+"""Learning-rate schedules and optimizers from a config."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from attn_flax.errors import UserError, check_choice
+
+OPTIMIZERS = ('sgd', 'adamw')
+# Schedules whose past does not depend on the length of the run, so that a run can be prolonged.
+OPEN_ENDED = ('constant', 'step')
+SCHEDULES = ('cosine', *OPEN_ENDED)
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+
+
+def make_schedule(
+  config: Any, *, batch_size: int, updates: int, updates_per_epoch: int
+) -> Schedule:
+  """The learning rate as a function of the update's number.
+
+  The peak is `lr_per_256 * batch_size / 256` (Goyal et al., 2017, https://arxiv.org/abs/1706.02677,
+  section 2.1), reached by a linear warm-up.
+
+  Args:
+    config: `config.optimizer`.
+    batch_size: images per update.
+    updates: updates of the whole run.
+    updates_per_epoch: updates per pass over the training split.
+
+  Raises:
+    UserError: for an unknown schedule or a warm-up as long as the run.
+  """
+  check_choice('schedule', config.schedule, SCHEDULES)
+  peak = config.lr_per_256 * batch_size / 256
+  warmup = round(config.warmup_epochs * updates_per_epoch)
+  if config.schedule == 'cosine':
+    # A short trial run keeps a warm-up of at most a tenth of it.
+    warmup = min(warmup, updates // 10) if updates < 2 * warmup else warmup
+    after = optax.cosine_decay_schedule(peak, max(updates - warmup, 1))
+  elif config.schedule == 'step':
+    drops = {
+      round(epoch * updates_per_epoch) - warmup: config.step_factor for epoch in config.step_epochs
+    }
+    if min(drops, default=1) <= 0:
+      raise UserError(
+        f'step_epochs={tuple(config.step_epochs)} begin within warmup_epochs='
+        f'{config.warmup_epochs}; name later epochs or shorten the warm-up'
+      )
+    after = optax.piecewise_constant_schedule(peak, drops)
+  else:
+    after = optax.constant_schedule(peak)
+  if not warmup:
+    return after
+  # The first update already moves: the ramp runs from peak / warmup, not from 0.
+  ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+  return optax.join_schedules([ramp, after], [warmup])
+
+
+def decays(params: Any, decay_all: bool) -> Any:
+  """A tree of booleans: which parameters decay. Vectors and scalars do only with `decay_all`."""
+  return jax.tree.map(lambda leaf: decay_all or jnp.ndim(leaf) > 1, params)
+
+
+def make_optimizer(
+  config: Any, schedule: Schedule, *, clip_norm: float | None = None, accumulate: int = 1
+) -> optax.GradientTransformation:
+  """The optimizer of a config.
+
+  Args:
+    config: `config.optimizer`.
+    schedule: the learning rate by update.
+    clip_norm: largest global norm of the gradient, or None.
+    accumulate: gradients averaged into one update.
+
+  Raises:
+    UserError: for an unknown optimizer.
+  """
+  check_choice('optimizer', config.name, OPTIMIZERS)
+
+  def mask(params):
+    return decays(params, config.decay_all)
+
+  parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+  if config.name == 'sgd':
+    parts += [
+      optax.add_decayed_weights(config.weight_decay, mask),
+      optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
+    ]
+  else:
+    parts += [optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)]
+  optimizer = optax.chain(*parts)
+  if accumulate == 1:
+    return optimizer
+  # Not a scan over the parts: convolutions inside a loop fall back to naive code on CPU.
+  return optax.MultiSteps(optimizer, every_k_schedule=accumulate).gradient_transformation()

@@ -1,0 +1,199 @@
+"""The training loop: reads the clock, the files and the signals around pure steps."""
+
+import math
+import pathlib
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.experimental.multihost_utils
+import numpy as np
+
+from attn_flax import cost, runs
+from attn_flax.checkpoint import Checkpoints
+from attn_flax.errors import UserError
+from attn_flax.evaluate import Scorer
+from attn_flax.logs import Log
+from attn_flax.session import Session, open_session, restore_best
+from attn_flax.steps import TrainState, make_train_step
+
+
+class Stopped(Exception):  # noqa: N818
+  """The run was asked to stop; its state is saved."""
+
+
+class StopSignals:
+  """Notes SIGTERM and SIGINT while it is entered, so that the loop can save before it leaves."""
+
+  asked = False
+
+  def __enter__(self) -> 'StopSignals':
+    """Takes the signals over, where that is possible."""
+    self._before = {}
+    # Only the main thread may; and several processes would have to agree on the step.
+    if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._before[number] = signal.signal(number, self._ask)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    """Gives the signals back."""
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _ask(self, number: int, frame: FrameType | None) -> None:
+    self.asked = True
+
+
+def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
+  """Trains the network of a config, or goes on with the run that the folder holds.
+
+  Args:
+    config: what `configs/base.py` makes.
+    workdir: the run's folder.
+
+  Returns:
+    The content of `result.json`.
+
+  Raises:
+    UserError: for a config that cannot be run, a folder that holds another run, or a loss that is
+      not finite.
+    Stopped: after SIGTERM or an interrupt.
+  """
+  session = open_session(config)
+  # Traced before the folder is made: a network that cannot be built leaves nothing behind.
+  costs = {
+    'params': cost.count_params(cost.abstract_variables(session.model, session.image_shape)),
+    'macs': cost.count_macs(session.model, session.image_shape),
+  }
+  first = jax.process_index() == 0
+  if first:
+    runs.open_run(workdir, config)
+  jax.experimental.multihost_utils.sync_global_devices('run folder')
+  if (workdir / 'result.json').exists():
+    print(f'{workdir} holds a finished run, nothing to do; its result is in {workdir}/result.json')
+    return runs.read_json(workdir / 'result.json')
+  if first:
+    runs.write_json(workdir / 'dataset.json', session.describe_data())
+
+  checkpoints = Checkpoints(workdir)
+  try:
+    progress = _run(session, workdir, checkpoints)
+  finally:
+    checkpoints.close()
+  state, best_step = restore_best(session, workdir)
+  scores, logits = Scorer(session, 'test').score_state(state, 'test')
+  result = {
+    **scores,
+    'best_step': best_step,
+    **costs,
+    'steps': session.updates,
+    **progress,
+    'images_per_second': session.updates * config.train.batch_size / progress['train_seconds'],
+  }
+  if first:
+    np.savez(workdir / 'predictions.npz', labels=session.dataset.splits['test'].label, **logits)
+    runs.write_json(workdir / 'result.json', result)
+  return result
+
+
+def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> dict[str, float]:
+  """Trains from the latest checkpoint to the last update.
+
+  Returns:
+    `train_seconds` and `compile_seconds` of the whole run, over all its restarts.
+  """
+  config = session.config
+  accumulate = config.train.accumulate
+  init_key, train_key = jax.random.split(jax.random.key(config.seed))
+  train_key = jax.device_put(train_key, session.replicated)
+  state = session.fresh_state(init_key)
+  start = checkpoints.latest() or 0
+  progress = {'train_seconds': 0.0, 'compile_seconds': 0.0}
+  if start:
+    state, progress = checkpoints.restore(start, state)
+  if start >= session.updates:
+    return progress
+
+  pipeline = session.train_pipeline()
+  batches = pipeline.batches(start * accumulate)
+  began = time.perf_counter()
+  step = _compile_step(session, pipeline, state, next(pipeline.batches(0)), train_key)
+  progress['compile_seconds'] += time.perf_counter() - began
+  scorer = Scorer(session, 'validation')
+  eval_every = config.eval.every_epochs * session.updates_per_epoch
+  save_every = config.checkpoint.every_steps or math.inf
+
+  log = Log(workdir, start=start, total=session.updates, write=jax.process_index() == 0)
+  saved, window, began = start, [], time.perf_counter()
+  with log, StopSignals() as stop:
+    for update in range(start + 1, session.updates + 1):
+      for _ in range(accumulate):
+        state, metrics = step(state, pipeline.fixed, next(batches), train_key)
+        window.append(metrics)
+      log.advance(update)
+      evaluates = update % eval_every == 0 or update == session.updates
+      saves = evaluates or update % save_every == 0 or stop.asked
+      if saves or update % config.log_every == 0:
+        values = jax.device_get(window)
+        seconds = time.perf_counter() - began
+        _check_finite(values, update, accumulate, saved, workdir)
+        means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+        images = len(values) * config.train.batch_size / accumulate
+        log.metrics(update, {**means, 'images_per_second': images / seconds})
+        progress['train_seconds'] += seconds
+        window = []
+      scores = None
+      if evaluates:
+        scores, _ = scorer.score_state(state, 'val')
+        log.metrics(update, scores)
+      if saves:
+        checkpoints.save(update, state, progress, scores)
+        saved = update
+      if stop.asked and update < session.updates:
+        raise Stopped(f'stopped after update {update} of {session.updates}, saved in {workdir}')
+      if not window:
+        began = time.perf_counter()
+  return progress
+
+
+def _compile_step(session: Session, pipeline: Any, state: TrainState, moving: Any, key: jax.Array):
+  """Compiles one training step: gather, augment, forward, backward, update."""
+  train = session.config.train
+  train_step = make_train_step(
+    session.model,
+    session.optimizer,
+    session.schedule,
+    label_smoothing=train.label_smoothing,
+    ema_decay=train.ema_decay,
+    accumulate=train.accumulate,
+    per_device=session.mesh if train.batch_norm == 'per_device' else None,
+  )
+
+  def step(state, fixed, moving, key):
+    augment_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
+    return train_step(state, pipeline.train_batch(fixed, moving, augment_key), model_key)
+
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=session.replicated)
+  return jitted.lower(state, pipeline.fixed, moving, key).compile()
+
+
+def _check_finite(
+  values: list[dict[str, Any]], update: int, accumulate: int, saved: int, workdir: pathlib.Path
+) -> None:
+  """Raises `UserError` at the first loss of a window that is not finite."""
+  for i, metrics in enumerate(values):
+    if not np.isfinite(metrics['loss']):
+      step = update - (len(values) - 1 - i) // accumulate
+      good = (
+        f'the last good checkpoint is {workdir}/checkpoints/{saved}'
+        if saved
+        else ('there is no checkpoint yet')
+      )
+      raise UserError(
+        f'the loss is {metrics["loss"]} at update {step}; {good}; lower optimizer.lr_per_256 or '
+        'set train.clip_norm, in a new --workdir'
+      )

@@ -1,0 +1,14 @@
+"""BAM between the stages (Park et al., BMVC 2018).
+
+python main.py --config=configs/bam.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  # The paper's ratio of 16 would leave a thin network's first stage a single hidden channel.
+  ratio = 4 if base.thin(config) else 16
+  config.model.attention.stage = base.attention('bam', ratio=ratio)
+  return config

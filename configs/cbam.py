@@ -1,0 +1,14 @@
+"""CBAM in every block: channel gate, then spatial gate (Woo et al., ECCV 2018).
+
+python main.py --config=configs/cbam.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  # The paper's ratio of 16 would leave a thin network's first stage a single hidden unit.
+  ratio = 4 if base.thin(config) else 16
+  config.model.attention.branch = base.attention('cbam', ratio=ratio)
+  return config

@@ -1,0 +1,12 @@
+"""Efficient channel attention in every block, adaptive kernel size (Wang et al., CVPR 2020).
+
+python main.py --config=configs/eca.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  config.model.attention.branch = base.attention('eca', gamma=2.0, b=1.0)
+  return config

@@ -1,0 +1,14 @@
+"""Squeeze-and-excitation in every block (Hu et al., CVPR 2018).
+
+python main.py --config=configs/se.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  # The paper's ratio of 16 would leave a thin network's first stage a single hidden unit.
+  ratio = 4 if base.thin(config) else 16
+  config.model.attention.branch = base.attention('se', ratio=ratio)
+  return config

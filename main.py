@@ -1,0 +1,120 @@
+"""The command line: `python main.py --config=configs/eca.py`; see README.md."""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from attn_flax import memory
+from attn_flax.errors import UserError, check_choice
+
+
+def _define_flags(argv: list[str]) -> flags.FlagValues:
+  """The flags, on values of their own, so that `run` may be called more than once."""
+  fv = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Config file with an optional argument, such as configs/eca.py:resnet18,smoke; its fields are '
+    'set by --config.<field>=<value>.',
+    flag_values=fv,
+    sys_argv=argv,
+  )
+  flags.DEFINE_enum('mode', 'train', list(_MODES), 'What to do.', flag_values=fv)
+  flags.DEFINE_string('workdir', None, 'Run folder; default: runs/<config>.', flag_values=fv)
+  flags.DEFINE_string('split', 'test', 'Split that --mode=evaluate scores.', flag_values=fv)
+  flags.DEFINE_bool(
+    'distributed', False, 'Join the other processes of a pod or cluster.', flag_values=fv
+  )
+  flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=fv)
+  return fv
+
+
+def _workdir(fv: flags.FlagValues) -> pathlib.Path:
+  """The folder asked for, or one that no command with another config shares."""
+  if fv.workdir:
+    return pathlib.Path(fv.workdir)
+  if fv.config is None:
+    raise UserError('neither --workdir nor --config is given; name a run folder or a config')
+  path, _, argument = config_flags.get_config_filename(fv['config']).partition(':')
+  parts = [pathlib.Path(path).stem, *argument.replace('=', '-').replace(',', ' ').split()]
+  if overrides := config_flags.get_override_values(fv['config']):
+    text = json.dumps(overrides, sort_keys=True, default=str)
+    parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+  return pathlib.Path('runs') / '-'.join(parts)
+
+
+def _train(fv: flags.FlagValues) -> None:
+  if fv.config is None:
+    raise UserError('--mode=train needs a config; try --config=configs/eca.py')
+  from attn_flax.train import train
+
+  print(json.dumps(train(fv.config, _workdir(fv)), indent=2))
+
+
+def _evaluate(fv: flags.FlagValues) -> None:
+  from attn_flax.evaluate import evaluate_run
+
+  print(json.dumps(evaluate_run(_workdir(fv), fv.split), indent=2))
+
+
+_MODES = {'train': _train, 'evaluate': _evaluate}
+
+
+def _fail(error: Exception) -> int:
+  """Prints an error as one line; returns the exit code of a user's mistake."""
+  text = str(error.args[0] if isinstance(error, KeyError) else error)
+  if isinstance(error, AttributeError | KeyError):
+    text = f'unknown config field {text}'
+  if 'Traceback' in text:  # An error in a config file comes with its traceback; keep its last line.
+    text = text.strip().splitlines()[-1].partition('Error: ')[2]
+  print('error: ' + ' '.join(text.replace('\\n', ' ').replace('\\', '').split()), file=sys.stderr)
+  return 2
+
+
+def _check_config_exists(fv: flags.FlagValues) -> None:
+  """`config_flags` reports a missing file late, and only when the config is read."""
+  named = config_flags.get_config_filename(fv['config'])
+  path = pathlib.Path(named.partition(':')[0]) if named else None
+  if path and not path.is_file():
+    folder = path.parent if path.parent.is_dir() else pathlib.Path('configs')
+    check_choice('config', str(path), sorted(str(p) for p in folder.glob('*.py')))
+
+
+def run(argv: list[str]) -> int:
+  """Runs one command line; returns the exit code: 0, 2 for a user's mistake, 130 when stopped."""
+  fv = _define_flags(argv)
+  try:
+    unknown = fv(argv)[1:]
+    _check_config_exists(fv)
+  # ml_collections raises these for a config that is missing, does not load, or has no such field.
+  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    return _fail(error)
+  if unknown:
+    return _fail(UserError(f'unknown argument {unknown[0]!r}; flags begin with --, see --help'))
+  if fv.help:
+    print(__doc__, fv.main_module_help() or fv.get_help(), sep='\n\n')
+    return 0
+  logging.set_verbosity(logging.ERROR)
+  from attn_flax.train import Stopped
+
+  try:
+    if fv.distributed:
+      import jax
+
+      jax.distributed.initialize()
+    _MODES[fv.mode](fv)
+  except UserError as error:
+    return _fail(error)
+  except Stopped as stopped:
+    print(f'{stopped}; the same command goes on from there', file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  memory.keep_freed_pages()  # Before the first thread starts.
+  sys.exit(run(sys.argv))
