@@ -1,0 +1,50 @@
+"""Settings of the whole test session, made before anything imports JAX."""
+
+import os
+import tempfile
+
+import pytest
+
+# Many tests compile the same programs, some of them in subprocesses, which inherit this folder.
+_CACHE = None
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _CACHE = tempfile.TemporaryDirectory(prefix='jax_cache_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+# Products in full float32 also where an accelerator would round their factors first.
+os.environ.setdefault('JAX_DEFAULT_MATMUL_PRECISION', 'float32')
+
+
+def pytest_unconfigure():
+  """Removes the compilation cache."""
+  if _CACHE is not None:
+    _CACHE.cleanup()
+
+
+@pytest.fixture(scope='session')
+def randomised():
+  """A function that replaces a tree of variables, or of their shapes, by random ones.
+
+  Scales lie around 1 and variances around 1, both away from 0; all else is normal, and kernels
+  keep the size of their sums. No value is one that an initialiser leaves, such as a zero bias.
+  """
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  def randomise(variables, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+      name = path[-1].key
+      if name in ('scale', 'var'):
+        value = rng.uniform(0.5, 1.5, leaf.shape)
+      elif name == 'kernel':
+        value = rng.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
+      else:
+        value = 0.5 * rng.normal(size=leaf.shape)
+      return jnp.asarray(value, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, variables)
+
+  return randomise
