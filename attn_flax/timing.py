@@ -1,0 +1,51 @@
+"""Honest timing: calls in turn, so that whatever else the machine does hits all alike."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def interleave(
+  calls: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 2
+) -> dict[str, np.ndarray]:
+  """Times calls A B C A B C ... and waits for each result.
+
+  Args:
+    calls: functions without arguments; a result that holds JAX arrays is waited for.
+    rounds: how often each is timed.
+    warmup: rounds before, which are not timed.
+
+  Returns:
+    Seconds of each call, [rounds] by name. Compare two of them round by round (`ratio`).
+  """
+  seconds: dict[str, list[float]] = {name: [] for name in calls}
+  for i in range(warmup + rounds):
+    for name, call in calls.items():
+      began = time.perf_counter()
+      jax.block_until_ready(call())
+      if i >= warmup:
+        seconds[name].append(time.perf_counter() - began)
+  return {name: np.array(values) for name, values in seconds.items()}
+
+
+def ratio(seconds: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
+  """Median and quartiles (lower, median, upper) of the round-by-round ratio of two timings."""
+  lower, median, upper = np.percentile(seconds / baseline, (25, 50, 75))
+  return float(lower), float(median), float(upper)
+
+
+def peak_bytes(compiled: Any) -> int:
+  """Bytes that a compiled program holds at most: arguments, results and temporaries.
+
+  From the compiler's own analysis; arguments that are donated count once.
+  """
+  found = compiled.memory_analysis()
+  return (
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    + found.temp_size_in_bytes
+    - found.alias_size_in_bytes
+  )

@@ -1,0 +1,148 @@
+"""The cost of attention in training: one table, a row per mechanism, measured in turn.
+
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --model=resnet50 --image_size=224 --batch_size=8 --rounds=5
+
+Where torch is installed and the network is one of He's CIFAR networks, the same network in PyTorch
+(channels last, eager) is timed in the same rounds. The table also goes to benchmarks/results, in a
+CSV whose name holds the conditions.
+"""
+
+import csv
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+import time
+
+from attn_flax import memory
+
+if __name__ == '__main__':
+  memory.keep_freed_pages()  # Before the first thread starts.
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+from attn_flax import count_macs, count_params, create_model
+from attn_flax.steps import init_state, make_train_step
+from attn_flax.timing import interleave, peak_bytes, ratio
+
+_MODEL = flags.DEFINE_string('model', 'resnet20', 'Network.')
+_ATTENTION = flags.DEFINE_list('attention', 'none,se,eca,cbam,bam', 'Mechanisms; first: baseline.')
+_BATCH = flags.DEFINE_integer('batch_size', 64, 'Images per step.')
+_SIZE = flags.DEFINE_integer('image_size', 32, 'Side of the images.')
+_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed steps of each.')
+_RATIO = flags.DEFINE_integer('ratio', 4, 'Reduction ratio of SE, CBAM and BAM.')
+_DTYPE = flags.DEFINE_string('dtype', 'float32', 'Compute dtype.')
+_OUT = flags.DEFINE_string('out', 'benchmarks/results', 'Folder of the CSV; empty: none.')
+
+
+def _fields(attention: str) -> dict:
+  return {'ratio': _RATIO.value} if attention in ('se', 'cbam', 'bam') else {}
+
+
+def _jax_step(attention: str):
+  """A call that trains once, and its costs."""
+  model = create_model(
+    _MODEL.value,
+    attention=None if attention == 'none' else attention,
+    attention_kwargs=_fields(attention) or None,
+    num_classes=10,
+    dtype=_DTYPE.value,
+  )
+  shape = (_SIZE.value, _SIZE.value, 3)
+  optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True))
+  init = jax.jit(lambda key: init_state(model, optimizer, key, shape, ema=False))
+  state = init(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': jnp.asarray(rng.normal(size=(_BATCH.value, *shape)), jnp.float32),
+    'label': jnp.asarray(rng.integers(0, 10, _BATCH.value), jnp.int32),
+  }
+  step = jax.jit(make_train_step(model, optimizer, lambda _: 0.1), donate_argnums=0)
+  key = jax.random.key(1)
+  began = time.perf_counter()
+  compiled = step.lower(state, batch, key).compile()
+  costs = {
+    'params': count_params({'params': state.params}),
+    'macs': count_macs(model, shape),
+    'compile_s': time.perf_counter() - began,
+    'peak_mb': peak_bytes(compiled) / 1e6,
+  }
+  held = [state]
+
+  def call():
+    held[0], metrics = compiled(held[0], batch, key)
+    return metrics
+
+  return call, costs
+
+
+def main(argv):
+  """Times every mechanism and prints the table."""
+  del argv
+  calls, costs = {}, {}
+  for attention in _ATTENTION.value:
+    calls[attention], costs[attention] = _jax_step(attention)
+  depth = re.fullmatch(r'resnet(20|32|44|56|110)', _MODEL.value)
+  has_torch = importlib.util.find_spec('torch') is not None and depth is not None
+  if has_torch:
+    import torch_resnet
+
+    for attention in _ATTENTION.value:
+      calls[f'torch {attention}'], params = torch_resnet.training_step(
+        int(depth[1]), attention, _RATIO.value, _BATCH.value, _SIZE.value
+      )
+      if params != costs[attention]['params']:
+        raise ValueError(f'{attention}: {params} parameters in torch, {costs[attention]} here')
+  seconds = interleave(calls, rounds=_ROUNDS.value)
+
+  baseline = seconds[_ATTENTION.value[0]]
+  rows = []
+  for attention in _ATTENTION.value:
+    own = seconds[attention]
+    lower, median, upper = ratio(own, baseline)
+    row = {
+      'attention': attention,
+      'params': costs[attention]['params'],
+      'macs': costs[attention]['macs'],
+      'step_ms': round(float(np.median(own)) * 1e3, 1),
+      'images_per_second': round(_BATCH.value / float(np.median(own)), 1),
+      'time_vs_baseline': round(median, 3),
+      'quartiles': f'{lower:.3f}..{upper:.3f}',
+      'peak_mb': round(costs[attention]['peak_mb'], 1),
+      'compile_s': round(costs[attention]['compile_s'], 1),
+    }
+    if has_torch:
+      other = seconds[f'torch {attention}']
+      row['torch_step_ms'] = round(float(np.median(other)) * 1e3, 1)
+      row['time_vs_torch'] = round(ratio(own, other)[1], 3)
+    rows.append(row)
+  _print(rows)
+  if _OUT.value:
+    kind = re.sub(r'\W+', '_', jax.devices()[0].device_kind).lower()
+    conditions = (
+      f'{_MODEL.value}-b{_BATCH.value}-{_SIZE.value}px-{_DTYPE.value}-{kind}-{os.cpu_count()}cores'
+      f'-jax{jax.__version__}-py{sys.version_info.major}{sys.version_info.minor}'
+    )
+    path = pathlib.Path(_OUT.value) / f'train_step-{conditions}.csv'
+    with path.open('w', newline='') as file:
+      writer = csv.DictWriter(file, rows[0])
+      writer.writeheader()
+      writer.writerows(rows)
+    print(f'written to {path}')
+
+
+def _print(rows: list[dict]) -> None:
+  """Prints rows as one aligned table."""
+  widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
+  for row in [{name: name for name in rows[0]}, *rows]:
+    print('  '.join(str(row[name]).rjust(width) for name, width in widths.items()))
+
+
+if __name__ == '__main__':
+  app.run(main)
