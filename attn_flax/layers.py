@@ -203,10 +203,27 @@ class BatchNorm(nn.Module):
     return y
 
 
-def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
-  """PyTorch's `MaxPool2d` on [N, H, W, C]: pads with -inf, rounds down."""
-  pads = ((padding, padding), (padding, padding))
+def max_pool(
+  x: jax.Array, window: int, stride: int, padding: int, *, round_up: bool = False
+) -> jax.Array:
+  """PyTorch's `MaxPool2d` on [N, H, W, C]: pads with -inf; rounds down, or up as its ceil_mode."""
+  ends = [padding, padding]
+  if round_up:
+    for axis, size in enumerate(x.shape[1:3]):
+      outputs = -(-(size + 2 * padding - window) // stride) + 1
+      ends[axis] = (outputs - 1) * stride + window - size - padding
+  pads = ((padding, ends[0]), (padding, ends[1]))
   return nn.max_pool(x, (window, window), (stride, stride), pads)
+
+
+def halve(x: jax.Array) -> jax.Array:
+  """2x2 average pool of stride 2, [N, H, W, C] -> [N, ceil(H / 2), ceil(W / 2), C].
+
+  As PyTorch's `AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)`: an odd last row or column
+  is averaged over the pixels that are there.
+  """
+  odd = ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
+  return nn.avg_pool(x, (2, 2), (2, 2), odd, count_include_pad=False)
 
 
 def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:

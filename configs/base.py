@@ -40,9 +40,10 @@ ATTENTION = {
 }
 
 
-def attention(name, every=1, stages=None, **fields):
+def attention(name, every=1, stages=None, start='paper', **fields):
   """An entry of `config.model.attention`: the mechanism, where in the network, and its fields."""
-  entry = ConfigDict({'name': name, 'every': every, **ATTENTION[name]})
+  # `start` is 'paper', or 'identity' to begin as the network without the mechanism.
+  entry = ConfigDict({'name': name, 'every': every, 'start': start, **ATTENTION[name]})
   # Stages where it acts, counted from 1; none: the mechanism's default.
   entry.stages = placeholder(tuple)
   entry.lock()

@@ -1,17 +1,20 @@
-"""How a channel gate and a spatial gate act on a map: the one place where gates are combined.
+"""How a channel part and a spatial part act on a map: the one place where they are combined.
 
 A gate is a module that returns logits: a channel gate [N, 1, 1, C], a spatial gate [N, H, W, 1].
-What a mechanism attends with is recorded (`sow`) under one vocabulary, in the collection
-`intermediates`: `channel_gate` [N, C], `spatial_gate` [N, H, W], and `gate` [N, H, W, C] where
-the two act as one and cannot be told apart. Values lie in 0..1.
+A mixer (`returns = 'map'`), such as attention between positions, returns a map [N, H, W, C] that
+is to be added. What a mechanism attends with is recorded (`sow`) under one vocabulary, in the
+collection `intermediates`: `channel_gate` [N, C], `spatial_gate` [N, H, W], and `gate`
+[N, H, W, C] where the two act as one and cannot be told apart. Values lie in 0..1.
 """
+
+import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from attn_flax.errors import UserError, check_choice
 
-Gate = nn.Module
 ORDERS = (
   'channel_first',
   'spatial_first',
@@ -20,6 +23,7 @@ ORDERS = (
   'channel_only',
   'spatial_only',
 )
+ACTIVATIONS = ('sigmoid', 'softmax')
 
 
 def hidden_channels(channels: int, ratio: int, divisor: int = 1) -> int:
@@ -41,54 +45,104 @@ def hidden_channels(channels: int, ratio: int, divisor: int = 1) -> int:
 def compose(
   module: nn.Module,
   x: jax.Array,
-  channel: Gate | None = None,
-  spatial: Gate | None = None,
+  channel: nn.Module | None = None,
+  spatial: nn.Module | None = None,
   *,
   order: str = 'channel_first',
   residual: bool = False,
+  activation: str = 'sigmoid',
   train: bool,
 ) -> jax.Array:
-  """Applies a channel gate, a spatial gate, or both, to a map.
+  """Applies a channel part, a spatial part, or both, to a map.
 
-  With c and s their logits and S the sigmoid, `order` is one of
+  With c and s the logits of two gates and S the sigmoid, `order` is one of
     channel_first:     x1 = x * S(c(x));  y = x1 * S(s(x1))
     spatial_first:     x1 = x * S(s(x));  y = x1 * S(c(x1))
     parallel_sum:      y = x * S(c(x) + s(x))
     parallel_product:  y = x * S(c(x) * s(x))
     channel_only:      y = x * S(c(x))
     spatial_only:      y = x * S(s(x))
-  and with `residual` the result is x + y.
+  and with `residual` the result is x + y. A mixer m takes the step y = x + m(x) instead; in a
+  parallel sum it adds m(x) to what the other part makes of x.
 
   Args:
     module: the mechanism, in whose scope the gates are recorded.
     x: [N, H, W, C].
-    channel: module that returns logits [N, 1, 1, C], or None.
-    spatial: module that returns logits [N, H, W, 1], or None.
-    order: one of `ORDERS`; where one gate is None, the other acts alone.
+    channel: gate with logits [N, 1, 1, C], or mixer, or None.
+    spatial: gate with logits [N, H, W, 1], or mixer, or None.
+    order: one of `ORDERS`; where one part is None, the other acts alone.
     residual: whether the input is added.
+    activation: 'sigmoid', or 'softmax' over channels or positions, times their number.
     train: whether batch statistics are those of the batch.
 
   Returns:
     [N, H, W, C], of the dtype of `x`.
 
   Raises:
-    UserError: for an unknown order.
+    UserError: for an unknown order or activation, no part at all, or parts that the order cannot
+      join.
   """
   check_choice('attention order', order, ORDERS)
-  gates = {'channel': channel, 'spatial': spatial}
+  check_choice('attention activation', activation, ACTIVATIONS)
+  parts = {'channel': channel, 'spatial': spatial}
   if order.endswith('only'):
-    gates = {order.removesuffix('_only'): gates[order.removesuffix('_only')]}
-  if channel is not None and spatial is not None and order.startswith('parallel'):
-    c, s = channel(x, train=train), spatial(x, train=train)
-    gate = nn.sigmoid(c + s if order == 'parallel_sum' else c * s)
-    module.sow('intermediates', 'gate', gate)
-    y = x * gate
+    parts = {order.removesuffix('_only'): parts[order.removesuffix('_only')]}
+  present = {kind: part for kind, part in parts.items() if part is not None}
+  if not present:
+    raise UserError(
+      f'{type(module).__name__} with order={order!r} has no part left; name a channel or a spatial '
+      'gate'
+    )
+  if len(present) == 2 and order.startswith('parallel'):
+    y = _parallel(module, x, present, order, activation, train)
   else:
     y = x
-    for kind in reversed(gates) if order == 'spatial_first' else gates:
-      if (logits := gates[kind]) is not None:
-        gate = nn.sigmoid(logits(y, train=train))
-        flat = gate[:, 0, 0] if kind == 'channel' else gate[..., 0]
-        module.sow('intermediates', f'{kind}_gate', flat)
-        y = y * gate
+    for kind in reversed(present) if order == 'spatial_first' else present:
+      part = present[kind]
+      y = (
+        y + part(y, train=train)
+        if _mixes(part)
+        else _gate(module, y, kind, part, activation, train)
+      )
   return x + y if residual else y
+
+
+def _mixes(part: nn.Module) -> bool:
+  return getattr(part, 'returns', 'logits') == 'map'
+
+
+def _gate(module, x, kind, part, activation, train):
+  """X * S(logits), recorded."""
+  logits = part(x, train=train)
+  axes = (3,) if kind == 'channel' else (1, 2)
+  if activation == 'softmax':
+    gate = nn.softmax(logits, axis=axes)
+    scale = math.prod(logits.shape[axis] for axis in axes)
+  else:
+    gate, scale = nn.sigmoid(logits), 1
+  module.sow('intermediates', f'{kind}_gate', gate[:, 0, 0] if kind == 'channel' else gate[..., 0])
+  return x * (gate * scale)
+
+
+def _parallel(module, x, parts, order, activation, train):
+  """Both parts on the same input."""
+  if activation == 'softmax':
+    raise UserError(
+      f'softmax gates act one after the other, not in {order!r}; take channel_first, spatial_first '
+      "or activation='sigmoid'"
+    )
+  mixers = [part for part in parts.values() if _mixes(part)]
+  gates = [part for part in parts.values() if not _mixes(part)]
+  if mixers and order == 'parallel_product':
+    raise UserError(
+      f'{type(mixers[0]).__name__} returns a map to be added, not logits, so no gate can be '
+      'multiplied with it; take channel_first, spatial_first or parallel_sum'
+    )
+  y = x
+  if gates:
+    logits = [gate(x, train=train) for gate in gates]
+    joined = math.prod(logits) if order == 'parallel_product' else sum(logits)
+    gate = nn.sigmoid(joined)
+    module.sow('intermediates', 'gate', jnp.broadcast_to(gate, x.shape))
+    y = x * gate
+  return sum((mixer(x, train=train) for mixer in mixers), start=y)

@@ -10,32 +10,31 @@ import jax.numpy as jnp
 
 from attn_flax.attention import ATTENTION
 from attn_flax.errors import UserError, check_choice
-from attn_flax.models.placement import PLACES, Placement, field_names
+from attn_flax.models.placement import PLACES, STARTS, Placement, field_names
 from attn_flax.models.resnet import ResNet
 
-_imagenet = functools.partial(ResNet, widths=(64, 128, 256, 512))
-_bottleneck = functools.partial(_imagenet, bottleneck=True)
+_basic = functools.partial(ResNet, widths=(64, 128, 256, 512))
+_bottleneck = functools.partial(_basic, block='bottleneck')
+_DEPTHS_50, _DEPTHS_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
 
 def _cifar(depth: int) -> functools.partial:
   """He's CIFAR network of 6n + 2 layers."""
-  n = (depth - 2) // 6
-  return functools.partial(
-    ResNet, depths=(n, n, n), widths=(16, 32, 64), stem='cifar', stem_width=16
-  )
+  depths = ((depth - 2) // 6,) * 3
+  return functools.partial(ResNet, depths=depths, widths=(16, 32, 64), stem='cifar', stem_width=16)
 
 
 MODELS: dict[str, Callable[..., ResNet]] = {
-  'resnet18': functools.partial(_imagenet, depths=(2, 2, 2, 2)),
-  'resnet34': functools.partial(_imagenet, depths=(3, 4, 6, 3)),
-  'resnet50': functools.partial(_bottleneck, depths=(3, 4, 6, 3)),
-  'resnet101': functools.partial(_bottleneck, depths=(3, 4, 23, 3)),
+  'resnet18': functools.partial(_basic, depths=(2, 2, 2, 2)),
+  'resnet34': functools.partial(_basic, depths=(3, 4, 6, 3)),
+  'resnet50': functools.partial(_bottleneck, depths=_DEPTHS_50),
+  'resnet101': functools.partial(_bottleneck, depths=_DEPTHS_101),
   'resnet152': functools.partial(_bottleneck, depths=(3, 8, 36, 3)),
   **{f'resnet{depth}': _cifar(depth) for depth in (20, 32, 44, 56, 110)},
 }
 
 # What an entry of the attention mapping says beside the module's own fields.
-PLACEMENT_FIELDS = ('name', 'stages', 'every')
+PLACEMENT_FIELDS = ('name', 'stages', 'every', 'start')
 
 
 def list_models() -> list[str]:
@@ -65,9 +64,10 @@ def create_model(
     name: one of `list_models()`.
     attention: one of `list_attention()` or a module class of your own, at its default place; or a
       mapping from places (conv, branch, block, stage) to entries with `name` (or a class),
-      `stages` (from 1; None for the mechanism's default), `every` and the module's own fields.
-    attention_kwargs: fields of the module, and `stages` and `every`, where `attention` is a name
-      or a class.
+      `stages` (from 1; None for the mechanism's default), `every`, `start` ('paper' or 'identity',
+      from where the network computes what it did without) and the module's own fields.
+    attention_kwargs: fields of the module, and `stages`, `every` and `start`, where `attention` is
+      a name or a class.
     **fields: fields of the network, such as `num_classes`, `stem`, `stride_in`, `dtype`.
 
   Returns:
@@ -99,10 +99,13 @@ def create_model(
   else:
     where = getattr(_module_class(attention), 'where', 'branch')
     entries = {where: {'name': attention, **(attention_kwargs or {})}}
-  placements = [
-    _placement(where, entry, len(model.depths), jnp.dtype(model.dtype))
-    for where, entry in entries.items()
-  ]
+  return add_attention(model, entries)
+
+
+def add_attention(model: Any, entries: Mapping[str, Mapping[str, Any]]) -> Any:
+  """A copy of a network with attention at the places of a mapping, see `create_model`."""
+  dtype = jnp.dtype(model.dtype)
+  placements = [_placement(where, dict(entry), model, dtype) for where, entry in entries.items()]
   return model.clone(attention=tuple(placements))
 
 
@@ -113,7 +116,7 @@ def _module_class(name: str | type[nn.Module]) -> type[nn.Module]:
   return name
 
 
-def _placement(where: str, entry: dict[str, Any], num_stages: int, dtype: Any) -> Placement:
+def _placement(where: str, entry: dict[str, Any], model: Any, dtype: Any) -> Placement:
   """Checks one entry of the attention mapping and fills in what it leaves open."""
   check_choice('attention place', where, PLACES)
   if entry.get('name') is None:
@@ -128,6 +131,20 @@ def _placement(where: str, entry: dict[str, Any], num_stages: int, dtype: Any) -
     places = 'conv' if replaces else ', '.join(p for p in PLACES if p != 'conv')
     raise UserError(f'{label} {kind}, so it cannot act at {where!r}; allowed: {places}')
 
+  if where not in model.places:
+    raise UserError(
+      f'{type(model).__name__} takes no attention at {where!r}; allowed: '
+      f'{", ".join(model.places) or "none, it is made of attention"}'
+    )
+  start = entry.get('start', 'paper')
+  check_choice('start', start, STARTS)
+  if replaces and start == 'identity':
+    raise UserError(
+      f'{label} replaces a convolution, so no start of it computes what the network computed '
+      "before; take start='paper'"
+    )
+
+  num_stages = model.num_stages
   stages = entry.get('stages')
   numbers = range(1, num_stages + 1)
   if stages is None:
@@ -152,10 +169,10 @@ def _placement(where: str, entry: dict[str, Any], num_stages: int, dtype: Any) -
     if isinstance(value, list):
       value = tuple(value)
     fields[field] = _one_per_stage(label, field, value, num_stages) if field in per_stage else value
-  defaults = {f.name: f.default for f in dataclasses.fields(module)}  # type: ignore[arg-type]
+  defaults = {f.name: f.default for f in dataclasses.fields(module)}
   for field in per_stage:
     fields.setdefault(field, (defaults[field],) * num_stages)
-  return Placement(where, module, tuple(sorted(fields.items())), stages, every, dtype)
+  return Placement(where, module, tuple(sorted(fields.items())), stages, every, start, dtype)
 
 
 def _one_per_stage(label: str, field: str, value: Any, num_stages: int) -> tuple:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 # In the order that the forward pass meets them.
 PLACES = {
@@ -13,6 +14,7 @@ PLACES = {
   'block': "after the block's last ReLU",
   'stage': 'after the last block of a stage',
 }
+STARTS = ('paper', 'identity')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Placement:
       tuple with one value per stage of the network.
     stages: the stages where it acts, counted from 1.
     every: it acts on a stage's block i, counted from 0, where `(i + 1) % every == 0`.
+    start: 'paper', as the mechanism starts; or 'identity': x + gamma * (module(x) - x) with gamma
+      from 0, so that the network first computes what it computed without the module.
     dtype: compute dtype, for modules that have the field.
   """
 
@@ -34,11 +38,12 @@ class Placement:
   fields: tuple[tuple[str, Any], ...]
   stages: tuple[int, ...]
   every: int
+  start: str
   dtype: Any
 
   def acts(self, stage: int, block: int) -> bool:
     """Whether it acts in block `block` (from 0) of stage `stage` (from 1)."""
-    return stage in self.stages and (block + 1) % self.every == 0
+    return self.where != 'stage' and stage in self.stages and (block + 1) % self.every == 0
 
   def make(self, stage: int, **fields: Any) -> nn.Module:
     """The module for a stage, to be called inside a compact method; it is named by its place."""
@@ -47,16 +52,51 @@ class Placement:
       fields[name] = value[stage - 1] if name in per_stage else value
     if 'dtype' in field_names(self.module):
       fields['dtype'] = self.dtype
-    prefix = f'stage{stage}_' if self.where == 'stage' else ''
-    return self.module(**fields, name=f'{prefix}{self.where}_attention')
+    return self.module(**fields, name=self._name(stage))
 
+  def refine(self, network: nn.Module, x: jax.Array, stage: int, *, train: bool) -> jax.Array:
+    """Applies the module to a map [N, H, W, C], inside a compact method of `network`."""
+    y = self.make(stage)(x, train=train)
+    if self.start == 'paper':
+      return y
+    gamma = network.param(f'{self._name(stage)}_gamma', nn.initializers.zeros, ())
+    return x + gamma.astype(x.dtype) * (y - x)
 
-def field_names(module: type[nn.Module]) -> list[str]:
-  """The names of a module's own fields."""
-  linen = ('parent', 'name')
-  return [field.name for field in dataclasses.fields(module) if field.name not in linen]  # type: ignore[arg-type]
+  def _name(self, stage: int) -> str:
+    return f'stage{stage}_stage_attention' if self.where == 'stage' else f'{self.where}_attention'
 
 
 def at(placements: Iterable[Placement], where: str) -> Placement | None:
   """The placement for a place, or None."""
   return next((p for p in placements if p.where == where), None)
+
+
+def refine(
+  network: nn.Module,
+  placements: Iterable[Placement],
+  where: str,
+  x: jax.Array,
+  stage: int,
+  *,
+  train: bool,
+) -> jax.Array:
+  """Applies what acts at a place, if anything does, inside a compact method of `network`.
+
+  Args:
+    network: the block or network that is being computed; it holds the parameters.
+    placements: what may act here.
+    where: one of `PLACES`, not 'conv'.
+    x: [N, H, W, C].
+    stage: number of the stage, from 1.
+    train: whether batch statistics are those of the batch.
+  """
+  found = at(placements, where)
+  if found is None or stage not in found.stages:
+    return x
+  return found.refine(network, x, stage, train=train)
+
+
+def field_names(module: type[nn.Module]) -> list[str]:
+  """The names of a module's own fields."""
+  linen = ('parent', 'name')
+  return [field.name for field in dataclasses.fields(module) if field.name not in linen]

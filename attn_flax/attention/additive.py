@@ -1,0 +1,105 @@
+"""Gates of additive and of dot-product attention, over positions and over channels.
+
+Bahdanau, Cho, Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate"
+(ICLR 2015, https://arxiv.org/abs/1409.0473): the score of a key is `v . tanh(W query + U key)`.
+A decoder's state asks there; in a classifier the mean of the map asks.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attn_flax import layers
+from attn_flax.attention.compose import hidden_channels
+from attn_flax.cost import ATTENTION_SCOPE
+
+
+class AdditiveSpatial(nn.Module):
+  """Spatial gate: each pixel's additive score against the mean pixel.
+
+  Attributes:
+    ratio: channels per hidden unit.
+    dtype: compute dtype.
+  """
+
+  ratio: int = 16
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> logits [N, H, W, 1]."""
+    del train
+    hidden = hidden_channels(x.shape[-1], self.ratio)
+    keys = layers.dense(hidden, dtype=self.dtype, name='key')(x)
+    query = layers.dense(hidden, bias=False, dtype=self.dtype, name='query')(x.mean((1, 2)))
+    score = jnp.tanh(keys + query[:, None, None])
+    return layers.dense(1, dtype=self.dtype, name='score')(score)
+
+
+def describe_channels(x: jax.Array) -> jax.Array:
+  """Mean and maximum of each channel: [N, H, W, C] -> [N, C, 2]."""
+  return jnp.stack([x.mean((1, 2)), x.max((1, 2))], axis=-1)
+
+
+class AdditiveChannel(nn.Module):
+  """Channel gate: each channel's additive score against the mean channel.
+
+  A channel is described by its mean and its maximum, and embedded by weights that all channels
+  share, plus one learned vector of its own.
+
+  Attributes:
+    hidden: length of the embedding.
+    dtype: compute dtype.
+  """
+
+  hidden: int = 8
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> logits [N, 1, 1, C]."""
+    del train
+    channels = describe_channels(x)
+    keys = layers.dense(self.hidden, dtype=self.dtype, name='key')(channels)
+    own = self.param('channel', nn.initializers.normal(1.0), (x.shape[-1], self.hidden))
+    query = layers.dense(self.hidden, bias=False, dtype=self.dtype, name='query')(channels.mean(1))
+    score = jnp.tanh(keys + own.astype(keys.dtype) + query[:, None])
+    return layers.dense(1, dtype=self.dtype, name='score')(score)[:, None, None, :, 0]
+
+
+class DotProductChannel(nn.Module):
+  """Channel gate: self-attention between channels, `softmax(q k^T / sqrt(d)) v`.
+
+  A channel is described as in `AdditiveChannel`; its value is one number, its logit.
+
+  Attributes:
+    hidden: length d of queries and keys.
+    dtype: compute dtype.
+  """
+
+  hidden: int = 8
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> logits [N, 1, 1, C]."""
+    del train
+    channels = layers.dense(self.hidden, dtype=self.dtype, name='embed')(describe_channels(x))
+    own = self.param('channel', nn.initializers.normal(1.0), (x.shape[-1], self.hidden))
+    channels = channels + own.astype(channels.dtype)
+
+    def project(features, name):
+      return layers.dense(features, bias=False, dtype=self.dtype, name=name)(channels)
+
+    query = project(self.hidden, 'query') * self.hidden**-0.5
+    with jax.named_scope(ATTENTION_SCOPE):
+      scores = jnp.einsum(
+        'ncd,ned->nce', query, project(self.hidden, 'key'), preferred_element_type=jnp.float32
+      )
+    value = project(1, 'value')
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    with jax.named_scope(ATTENTION_SCOPE):
+      logits = jnp.einsum('nce,nef->ncf', weights, value)
+    return logits[:, None, None, :, 0]

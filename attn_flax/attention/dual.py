@@ -1,0 +1,118 @@
+"""Dual attention: between positions, and between channels.
+
+Fu et al., "Dual Attention Network for Scene Segmentation" (CVPR 2019,
+https://arxiv.org/abs/1809.02983).
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attn_flax import layers
+from attn_flax.attention import products
+from attn_flax.attention.compose import hidden_channels
+from attn_flax.cost import ATTENTION_SCOPE
+from attn_flax.errors import check_choice
+
+ENERGIES = ('released', 'paper')
+
+
+class PositionAttention(nn.Module):
+  """Mixer: `gamma * sum over positions of softmax(q . k) v`, gamma from 0; no 1 / sqrt(d).
+
+  Attributes:
+    ratio: channels per query and key dimension.
+    dtype: compute dtype.
+  """
+
+  returns: ClassVar[str] = 'map'
+
+  ratio: int = 8
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool = False, queries: jax.Array | None = None
+  ) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C], what is to be added to x (or weights, see `weights`)."""
+    del train
+    n, height, width, channels = x.shape
+    hidden = hidden_channels(channels, self.ratio)
+
+    def heads(features, name):
+      y = layers.conv(features, 1, bias=True, dtype=self.dtype, name=name)(x)
+      return y.reshape(n, 1, height * width, features)
+
+    q, k = heads(hidden, 'query'), heads(hidden, 'key')
+    if queries is not None:
+      return products.weights(q, k, queries, (height, width))
+    y = products.attend(q, k, heads(channels, 'value'), (height, width))
+    gamma = self.param('gamma', nn.initializers.zeros, ())
+    return (gamma * y.reshape(x.shape)).astype(x.dtype)
+
+  def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array:
+    """Weights [N, 1, Q, H * W] float32 of some queries, counted row by row."""
+    return self(x, queries=queries)
+
+
+class ChannelAttention(nn.Module):
+  """Mixer: `gamma * softmax(energy) X`, energy = X X^T between channels, gamma from 0.
+
+  Attributes:
+    energy: 'released' takes softmax(max - energy), so that unlike channels count more; 'paper'
+      takes softmax(energy).
+    dtype: compute dtype.
+  """
+
+  returns: ClassVar[str] = 'map'
+
+  energy: str = 'released'
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C], what is to be added to x."""
+    del train
+    check_choice('channel attention energy', self.energy, ENERGIES)
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    with jax.named_scope(ATTENTION_SCOPE):
+      energy = jnp.einsum('npc,npd->ncd', flat, flat, preferred_element_type=jnp.float32)
+    if self.energy == 'released':
+      energy = energy.max(-1, keepdims=True) - energy
+    weights = jax.nn.softmax(energy, axis=-1).astype(x.dtype)
+    with jax.named_scope(ATTENTION_SCOPE):
+      y = jnp.einsum('ncd,npd->npc', weights, flat)
+    gamma = self.param('gamma', nn.initializers.zeros, ())
+    return (gamma * y.reshape(x.shape)).astype(x.dtype)
+
+
+class Dual(nn.Module):
+  """Position and channel attention in parallel: `x + position(x) + channel(x)`, both from 0.
+
+  Departures from the paper:
+    The paper's segmentation head puts a 3x3 convolution before and after each branch, sums the
+    branches and classifies each pixel thrice; inside a classifier the two branches act on the map
+    itself and x is added once. The channel branch takes `max - energy`, as the released code does,
+    which turns the paper's formula around; `energy='paper'` has the formula.
+
+  Attributes:
+    ratio: channels per query and key dimension of the position branch.
+    energy: 'released' or 'paper', see `ChannelAttention`.
+    dtype: compute dtype.
+  """
+
+  where: ClassVar[str] = 'stage'
+  default_stages: ClassVar[slice] = slice(-1, None)
+
+  ratio: int = 8
+  energy: str = 'released'
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C]."""
+    position = PositionAttention(self.ratio, self.dtype, name='position')(x, train=train)
+    channel = ChannelAttention(self.energy, self.dtype, name='channel')(x, train=train)
+    return x + position + channel

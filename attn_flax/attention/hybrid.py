@@ -1,0 +1,87 @@
+"""Hybrids: any channel gate with any spatial gate, in any order."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial, DotProductChannel
+from attn_flax.attention.bam import SpatialDilated
+from attn_flax.attention.cbam import SpatialConv
+from attn_flax.attention.compose import compose
+from attn_flax.attention.dual import ChannelAttention, PositionAttention
+from attn_flax.attention.eca import ChannelConv
+from attn_flax.attention.se import ChannelMLP
+from attn_flax.errors import check_choice
+
+
+class Hybrid(nn.Module):
+  """A channel part and a spatial part of one's choice; each gate is that of its own mechanism.
+
+  Departures from the paper:
+    No paper's: each part is as in its own mechanism, see `CHANNEL` and `SPATIAL`.
+
+  Attributes:
+    channel: one of `CHANNEL`, or 'none'.
+    spatial: one of `SPATIAL`, or 'none'.
+    order: one of `compose.ORDERS`.
+    residual: whether the input is added to the result.
+    activation: what makes gates of logits, 'sigmoid' or 'softmax'.
+    ratio: channels per hidden unit, in the gates that have one.
+    kernel_size: side of the 'cbam' gate's convolution.
+    dilation: dilation of the 'bam' gate.
+    hidden: length of the embeddings of the 'additive' and 'dot_product' channel gates.
+    dtype: compute dtype.
+  """
+
+  where: ClassVar[str] = 'branch'
+  default_stages: ClassVar[slice] = slice(None)
+
+  channel: str = 'eca'
+  spatial: str = 'cbam'
+  order: str = 'channel_first'
+  residual: bool = False
+  activation: str = 'sigmoid'
+  ratio: int = 16
+  kernel_size: int = 7
+  dilation: int = 4
+  hidden: int = 8
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C]."""
+    check_choice('channel gate', self.channel, (*CHANNEL, 'none'))
+    check_choice('spatial gate', self.spatial, (*SPATIAL, 'none'))
+    channel = CHANNEL[self.channel](self) if self.channel != 'none' else None
+    spatial = SPATIAL[self.spatial](self) if self.spatial != 'none' else None
+    return compose(
+      self,
+      x,
+      channel,
+      spatial,
+      order=self.order,
+      residual=self.residual,
+      activation=self.activation,
+      train=train,
+    )
+
+
+Part = Callable[[Hybrid], nn.Module]
+
+CHANNEL: dict[str, Part] = {
+  'se': lambda h: ChannelMLP(h.ratio, dtype=h.dtype, name='channel'),
+  'eca': lambda h: ChannelConv(dtype=h.dtype, name='channel'),
+  'cbam': lambda h: ChannelMLP(h.ratio, ('avg', 'max'), dtype=h.dtype, name='channel'),
+  'bam': lambda h: ChannelMLP(h.ratio, norm=True, dtype=h.dtype, name='channel'),
+  'dual': lambda h: ChannelAttention(dtype=h.dtype, name='channel'),
+  'dot_product': lambda h: DotProductChannel(h.hidden, h.dtype, name='channel'),
+  'additive': lambda h: AdditiveChannel(h.hidden, h.dtype, name='channel'),
+}
+SPATIAL: dict[str, Part] = {
+  'cbam': lambda h: SpatialConv(h.kernel_size, dtype=h.dtype, name='spatial'),
+  'bam': lambda h: SpatialDilated(h.ratio, h.dilation, dtype=h.dtype, name='spatial'),
+  'additive': lambda h: AdditiveSpatial(h.ratio, h.dtype, name='spatial'),
+  'position': lambda h: PositionAttention(dtype=h.dtype, name='spatial'),
+}

@@ -1,0 +1,194 @@
+"""Attention between the pixels of a map, a few rows of queries at a time.
+
+The matrix of all scores has heads x (HW)^2 entries. It is never stored: scores are made for one
+block of rows after the other, and made again in the backward pass, so that memory grows as
+(HW)^1.5 at most. Chen et al. (2016, https://arxiv.org/abs/1604.06174) describe the exchange of
+memory for recomputation.
+
+Shapes: q [N, heads, H * W, d], k [N, heads, K, d], v [N, heads, K, dv]. With relative positions
+the keys are the pixels of the same map, K = H * W.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from attn_flax.cost import ATTENTION_SCOPE
+
+# Queries of one block, about: small enough for the cache, large enough for a matrix product.
+_BLOCK_QUERIES = 32
+# Fused GPU kernels want head dimensions that are multiples of this.
+_FUSED_MULTIPLE = 8
+
+
+class Relative(NamedTuple):
+  """Learned vectors of relative positions, shared by the heads.
+
+  A query at (i, j) meets the key at (y, x) with `height[y - i + H - 1] + width[x - j + W - 1]`.
+
+  Attributes:
+    height: [2 H - 1, d].
+    width: [2 W - 1, d].
+  """
+
+  height: jax.Array
+  width: jax.Array
+
+
+def softmax(scores: jax.Array) -> jax.Array:
+  """Weights that sum to 1 over the keys."""
+  return jax.nn.softmax(scores, axis=-1)
+
+
+def mean(scores: jax.Array) -> jax.Array:
+  """Scores divided by the number of keys."""
+  return scores / scores.shape[-1]
+
+
+def relu_mean(scores: jax.Array) -> jax.Array:
+  """Positive parts of the scores, divided by the number of keys."""
+  return mean(jax.nn.relu(scores))
+
+
+def weights(
+  q: jax.Array,
+  k: jax.Array,
+  queries: jax.Array,
+  grid: tuple[int, int],
+  relative: Relative | None = None,
+  normalise: Callable[[jax.Array], jax.Array] = softmax,
+) -> jax.Array:
+  """How much some queries attend to every key.
+
+  Args:
+    q: [N, heads, H * W, d].
+    k: [N, heads, K, d].
+    queries: [Q] int32, which queries, counted row by row.
+    grid: (H, W).
+    relative: vectors of relative positions, or None.
+    normalise: what makes weights of scores.
+
+  Returns:
+    [N, heads, Q, K] float32.
+  """
+  return _weights(q[:, :, queries], k, queries, grid, relative, normalise)
+
+
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  grid: tuple[int, int],
+  *,
+  relative: Relative | None = None,
+  normalise: Callable[[jax.Array], jax.Array] = softmax,
+  implementation: str = 'blocks',
+) -> jax.Array:
+  """Weighted sums of the values, for every query.
+
+  Args:
+    q: [N, heads, H * W, d].
+    k: [N, heads, K, d].
+    v: [N, heads, K, dv].
+    grid: (H, W).
+    relative: vectors of relative positions, or None.
+    normalise: what makes weights of scores.
+    implementation: 'blocks' (bounded memory), 'direct' (stores all scores), or 'fused': the
+      platform's own attention kernel where it has one; softmax only.
+
+  Returns:
+    [N, heads, H * W, dv], of the dtype of `v`.
+
+  Raises:
+    ValueError: for 'fused' with another normalisation than softmax.
+  """
+  if implementation == 'fused':
+    if normalise is not softmax:
+      raise ValueError(f'fused attention is softmax only, not {normalise.__name__}')
+    return _fused(q, k, v, grid, relative)
+  everyone = jnp.arange(q.shape[2])
+  if implementation == 'direct':
+    return _sum(_weights(q, k, everyone, grid, relative, normalise), v)
+
+  @jax.checkpoint
+  def block(q, queries, k, v, relative):
+    return _sum(_weights(q, k, queries, grid, relative, normalise), v)
+
+  size = _block_rows(grid) * grid[1]
+  blocks = everyone.reshape(-1, size)
+  if len(blocks) == 1:
+    return block(q, everyone, k, v, relative)
+  n, heads, pixels, d = q.shape
+  rows = jnp.moveaxis(q.reshape(n, heads, -1, size, d), 2, 0)
+  out = lax.map(lambda row: block(*row, k, v, relative), (rows, blocks))
+  return jnp.moveaxis(out, 0, 2).reshape(n, heads, pixels, v.shape[-1])
+
+
+def _block_rows(grid: tuple[int, int]) -> int:
+  """Rows of a block: as many as divide the height and stay near `_BLOCK_QUERIES` queries."""
+  height, width = grid
+  fitting = [r for r in range(1, height + 1) if height % r == 0 and r * width <= _BLOCK_QUERIES]
+  return max(fitting, default=1)
+
+
+def _weights(q, k, queries, grid, relative, normalise):
+  """[N, heads, Q, K] float32 for the queries given, q [N, heads, Q, d]."""
+  with jax.named_scope(ATTENTION_SCOPE):
+    scores = jnp.einsum('nhqd,nhkd->nhqk', q, k, preferred_element_type=jnp.float32)
+    if relative is not None:
+      rows, columns = _offset_vectors(queries, grid, relative, q.dtype)
+      by_row = jnp.einsum('nhqd,qyd->nhqy', q, rows, preferred_element_type=jnp.float32)
+      by_column = jnp.einsum('nhqd,qxd->nhqx', q, columns, preferred_element_type=jnp.float32)
+      scores += (by_row[..., :, None] + by_column[..., None, :]).reshape(scores.shape)
+  return normalise(scores)
+
+
+def _offset_vectors(queries, grid, relative, dtype):
+  """For each query the vectors of all key rows [Q, H, d] and of all key columns [Q, W, d]."""
+  height, width = grid
+  i, j = queries[:, None] // width, queries[:, None] % width
+  # Restored parameters may be NumPy arrays, which no traced index can look into.
+  tables = [jnp.asarray(table) for table in relative]
+  rows = tables[0][jnp.arange(height) - i + height - 1]
+  columns = tables[1][jnp.arange(width) - j + width - 1]
+  return rows.astype(dtype), columns.astype(dtype)
+
+
+def _sum(w, v):
+  with jax.named_scope(ATTENTION_SCOPE):
+    return jnp.einsum('nhqk,nhkd->nhqd', w.astype(v.dtype), v)
+
+
+def _fused(q, k, v, grid, relative):
+  """One call of the platform's kernel, relative positions folded into longer queries and keys.
+
+  q . k + rows[y] + columns[x] is the product of [q, all row scores, all column scores] with
+  [k, one-hot row, one-hot column]; the kernel then needs no bias of heads x (HW)^2 entries.
+  """
+  if relative is not None:
+    height, width = grid
+    pixels = jnp.arange(height * width)
+    rows, columns = _offset_vectors(pixels, grid, relative, q.dtype)
+    with jax.named_scope(ATTENTION_SCOPE):
+      by_row = jnp.einsum('nhqd,qyd->nhqy', q, rows)
+      by_column = jnp.einsum('nhqd,qxd->nhqx', q, columns)
+    q = jnp.concatenate([q, by_row, by_column], axis=-1)
+    one_hot = [jax.nn.one_hot(pixels // width, height), jax.nn.one_hot(pixels % width, width)]
+    places = jnp.concatenate(one_hot, axis=-1).astype(k.dtype)
+    k = jnp.concatenate([k, jnp.broadcast_to(places, (*k.shape[:3], height + width))], axis=-1)
+  length = math.ceil(max(q.shape[-1], v.shape[-1]) / _FUSED_MULTIPLE) * _FUSED_MULTIPLE
+
+  def fit(x):
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, length - x.shape[-1])))
+    return x.transpose(0, 2, 1, 3)
+
+  # The kernel of NVIDIA's library takes half precision only.
+  half = q.dtype in (jnp.bfloat16, jnp.float16)
+  kernel: Literal['cudnn', 'xla'] = 'cudnn' if half and jax.default_backend() == 'gpu' else 'xla'
+  with jax.named_scope(ATTENTION_SCOPE):
+    out = jax.nn.dot_product_attention(fit(q), fit(k), fit(v), scale=1.0, implementation=kernel)
+  return out.transpose(0, 2, 1, 3)[..., : v.shape[-1]]

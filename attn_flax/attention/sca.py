@@ -1,0 +1,49 @@
+"""Spatial and channel-wise attention, one after the other.
+
+Chen et al., "SCA-CNN: Spatial and Channel-wise Attention in Convolutional Networks for Image
+Captioning" (CVPR 2017, https://arxiv.org/abs/1611.05594).
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
+from attn_flax.attention.compose import compose
+
+
+class SCA(nn.Module):
+  """Additive attention over channels, then over positions (or the other way round).
+
+  Departures from the paper:
+    The paper's gates ask with the state of a caption decoder; a classifier has none, and the mean
+    of the map asks. As in the released code, channels come first and each softmax is multiplied
+    by the number of its entries, which undoes its shrinking; `activation='sigmoid'` has gates that
+    do not compete.
+
+  Attributes:
+    order: one of `compose.ORDERS`; the paper compares channel_first and spatial_first.
+    activation: 'softmax' or 'sigmoid'.
+    ratio: channels per hidden unit of the spatial scores.
+    hidden: hidden units of the channel scores.
+    dtype: compute dtype.
+  """
+
+  where: ClassVar[str] = 'branch'
+  default_stages: ClassVar[slice] = slice(-1, None)
+
+  order: str = 'channel_first'
+  activation: str = 'softmax'
+  ratio: int = 4
+  hidden: int = 8
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C]."""
+    channel = AdditiveChannel(self.hidden, self.dtype, name='channel')
+    spatial = AdditiveSpatial(self.ratio, self.dtype, name='spatial')
+    return compose(
+      self, x, channel, spatial, order=self.order, activation=self.activation, train=train
+    )
