@@ -1,5 +1,7 @@
 """Exact costs of a network: parameters, and multiply-adds read off its traced program."""
 
+import collections
+import contextvars
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,8 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jax_core
 
-# The name scope in which a mechanism multiplies activations with activations.
+# The name scopes in which a mechanism multiplies activations with activations, and inside of it
+# queries with vectors of relative positions.
 ATTENTION_SCOPE = 'attention_products'
+RELATIVE_SCOPE = 'relative_products'
+# Whether a program is traced to be counted, not to be run.
+COUNTING: contextvars.ContextVar[bool] = contextvars.ContextVar('COUNTING', default=False)
 
 
 class Macs(NamedTuple):
@@ -53,31 +59,58 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 
 def macs(model: nn.Module, input_shape: tuple[int, ...]) -> Macs:
   """Multiply-adds of one image of shape (H, W, C), by kind."""
+  found = count_operations(model, input_shape)
+  return Macs(found['layers'], found['attention'] + found['relative'])
+
+
+def count_operations(model: nn.Module, input_shape: tuple[int, ...]) -> collections.Counter[str]:
+  """What the traced program of one image does, for the conventions of the papers' tables.
+
+  Args:
+    model: a network called `model(images, train=...)`.
+    input_shape: (H, W, C).
+
+  Returns:
+    Multiply-adds of `layers` (convolutions, dense layers), of `attention` (products of activations)
+    and of `relative` (queries with relative positions); elements that pass an `exp` (the entries
+    of softmax matrices) and a `relu`.
+  """
   images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
   variables = abstract_variables(model, input_shape)
-  program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
-  return Macs(*_count(program.jaxpr, inside=False))
+  counting = COUNTING.set(True)
+  try:
+    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
+  finally:
+    COUNTING.reset(counting)
+  return _count(program.jaxpr, 'layers')
 
 
-def _count(jaxpr: Any, inside: bool) -> tuple[int, int]:
-  """(layers, attention) multiply-adds of a program and of the programs that it calls."""
-  total = [0, 0]
+def _count(jaxpr: Any, kind: str) -> collections.Counter[str]:
+  """Operations of a program, and of those that it calls, beginning as a kind of multiply-adds."""
+  total: collections.Counter[str] = collections.Counter()
   for eqn in jaxpr.eqns:
-    attends = inside or ATTENTION_SCOPE in str(eqn.source_info.name_stack)
-    if eqn.primitive.name == 'conv_general_dilated':
-      total[attends] += _conv_macs(eqn)
-    elif eqn.primitive.name == 'dot_general':
-      total[attends] += _dot_macs(eqn)
-    elif eqn.primitive.name == 'while':
+    name, scope = eqn.primitive.name, str(eqn.source_info.name_stack)
+    within = kind
+    if RELATIVE_SCOPE in scope:
+      within = 'relative'
+    elif ATTENTION_SCOPE in scope and kind != 'relative':
+      within = 'attention'
+    if name == 'conv_general_dilated':
+      total[within] += _conv_macs(eqn)
+    elif name == 'dot_general':
+      total[within] += _dot_macs(eqn)
+    elif name == 'exp' or eqn.params.get('name') == 'relu':
+      total['exp' if name == 'exp' else 'relu'] += math.prod(eqn.outvars[0].aval.shape)
+    elif name == 'while':
       raise ValueError('the multiply-adds of a loop of unknown length cannot be counted')
     else:
-      times = eqn.params.get('length', 1) if eqn.primitive.name == 'scan' else 1
-      branches = [_count(inner, attends) for inner in _inner_programs(eqn)]
-      if eqn.primitive.name == 'cond':
-        branches = [max(branches, key=sum)]
-      for counted in branches:
-        total = [t + times * c for t, c in zip(total, counted, strict=True)]
-  return total[0], total[1]
+      times = eqn.params.get('length', 1) if name == 'scan' else 1
+      inner = [_count(program, within) for program in _inner_programs(eqn)]
+      if name == 'cond':
+        inner = [max(inner, key=lambda counted: counted.total())]
+      for counted in inner:
+        total.update({key: times * value for key, value in counted.items()})
+  return total
 
 
 def _inner_programs(eqn: Any) -> list[Any]:

@@ -40,7 +40,8 @@ class AdditiveSpatial(nn.Module):
 
 def describe_channels(x: jax.Array) -> jax.Array:
   """Mean and maximum of each channel: [N, H, W, C] -> [N, C, 2]."""
-  return jnp.stack([x.mean((1, 2)), x.max((1, 2))], axis=-1)
+  largest = layers.largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1)
+  return jnp.stack([x.mean((1, 2)), largest], axis=-1)
 
 
 class AdditiveChannel(nn.Module):

@@ -26,21 +26,38 @@ def augmented_dims(
   rounded down to multiples of `heads`, as the paper's parameter counts need it for dv.
 
   Raises:
-    UserError: for shares outside 0..1, or a value share too small for the heads.
+    UserError: for shares outside 0..1, heads without key dimension, or a value share too small
+      for the heads.
   """
-  if heads < 1 or not 0 <= kappa <= 1 or not 0 <= upsilon <= 1:
+  if min(heads, min_key_dim) < 1 or not 0 <= kappa <= 1 or not 0 <= upsilon <= 1:
     raise UserError(
-      f'augmented convolution heads={heads}, kappa={kappa}, upsilon={upsilon}: heads must be at '
-      'least 1, kappa and upsilon lie in 0..1'
+      f'augmented convolution heads={heads}, min_key_dim={min_key_dim}, kappa={kappa}, '
+      f'upsilon={upsilon}: heads and min_key_dim must be at least 1, kappa and upsilon lie in 0..1'
     )
-  key = max(int(kappa * features) // heads, min_key_dim) * heads
-  value = int(upsilon * features) // heads * heads
+  # 0.29 * 100 is 28.999999999999996.
+  keys, values = (int(round(share * features, 6)) for share in (kappa, upsilon))
+  key = max(keys // heads, min_key_dim) * heads
+  value = values // heads * heads
   if upsilon and not value:
+    fix = f'raise upsilon or take at most {values} heads' if values else 'raise upsilon'
     raise UserError(
       f'augmented convolution upsilon={upsilon} of {features} features leaves no value dimension '
-      f'for each of {heads} heads; raise upsilon or take at most {int(upsilon * features)} heads'
+      f'for each of {heads} heads; {fix}'
     )
   return key, value
+
+
+def _upsample(x: jax.Array, axis: int, length: int) -> jax.Array:
+  """Linear interpolation along one axis, the values standing in the middles of their pixels.
+
+  As `jax.image.resize` has it, but without a matrix product, which would count as a layer's.
+  """
+  size = x.shape[axis]
+  places = ((jnp.arange(length) + 0.5) * (size / length) - 0.5).clip(0, size - 1)
+  low = places.astype(jnp.int32)
+  share = jnp.expand_dims(places - low, [a for a in range(x.ndim) if a != axis]).astype(x.dtype)
+  high = jnp.minimum(low + 1, size - 1)
+  return x.take(low, axis) * (1 - share) + x.take(high, axis) * share
 
 
 class AugmentedConv(nn.Module):
@@ -82,7 +99,7 @@ class AugmentedConv(nn.Module):
   dtype: Any = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:
+  def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array | None:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
 
     Args:
@@ -95,6 +112,8 @@ class AugmentedConv(nn.Module):
       self.features, self.heads, self.kappa, self.upsilon, self.min_key_dim
     )
     if not value_dim:
+      if queries is not None:
+        return None
       return layers.conv(self.features, 3, self.stride, dtype=self.dtype, name='conv')(x)
     parts = []
     if self.features > value_dim and queries is None:
@@ -130,9 +149,9 @@ class AugmentedConv(nn.Module):
     y = layers.conv(value_dim, 1, dtype=self.dtype, name='output')(y)
     if self.pool:
       full = [-(-size // self.stride) for size in x.shape[1:3]]
-      y = jax.image.resize(y, (n, *full, value_dim), 'bilinear')
+      y = _upsample(_upsample(y, 1, full[0]), 2, full[1])
     return jnp.concatenate([*parts, y], axis=-1)
 
-  def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array:
-    """Weights [N, heads, Q, keys] float32 of some queries, or none for a plain convolution."""
+  def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array | None:
+    """Weights [N, heads, Q, keys] float32 of some queries; None for a plain convolution."""
     return self(x, queries=queries)

@@ -31,7 +31,7 @@ class SpatialConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> logits [N, H, W, 1]."""
-    y = jnp.stack([x.max(-1), x.mean(-1)], axis=-1)
+    y = jnp.stack([layers.largest(x, -1), x.mean(-1)], axis=-1)
     y = layers.conv(
       1,
       self.kernel_size,

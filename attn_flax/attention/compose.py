@@ -116,12 +116,12 @@ def _gate(module, x, kind, part, activation, train):
   logits = part(x, train=train)
   axes = (3,) if kind == 'channel' else (1, 2)
   if activation == 'softmax':
-    gate = nn.softmax(logits, axis=axes)
+    gate = nn.softmax(logits.astype(jnp.float32), axis=axes)
     scale = math.prod(logits.shape[axis] for axis in axes)
   else:
     gate, scale = nn.sigmoid(logits), 1
   module.sow('intermediates', f'{kind}_gate', gate[:, 0, 0] if kind == 'channel' else gate[..., 0])
-  return x * (gate * scale)
+  return x * (gate * scale).astype(logits.dtype)
 
 
 def _parallel(module, x, parts, order, activation, train):
@@ -132,15 +132,18 @@ def _parallel(module, x, parts, order, activation, train):
       "or activation='sigmoid'"
     )
   mixers = [part for part in parts.values() if _mixes(part)]
-  gates = [part for part in parts.values() if not _mixes(part)]
+  gates = {kind: part for kind, part in parts.items() if not _mixes(part)}
   if mixers and order == 'parallel_product':
     raise UserError(
       f'{type(mixers[0]).__name__} returns a map to be added, not logits, so no gate can be '
       'multiplied with it; take channel_first, spatial_first or parallel_sum'
     )
   y = x
-  if gates:
-    logits = [gate(x, train=train) for gate in gates]
+  if len(gates) == 1:
+    ((kind, part),) = gates.items()
+    y = _gate(module, x, kind, part, activation, train)
+  elif gates:
+    logits = [gate(x, train=train) for gate in gates.values()]
     joined = math.prod(logits) if order == 'parallel_product' else sum(logits)
     gate = nn.sigmoid(joined)
     module.sow('intermediates', 'gate', jnp.broadcast_to(gate, x.shape))

@@ -80,7 +80,8 @@ class ChannelAttention(nn.Module):
     with jax.named_scope(ATTENTION_SCOPE):
       energy = jnp.einsum('npc,npd->ncd', flat, flat, preferred_element_type=jnp.float32)
     if self.energy == 'released':
-      energy = energy.max(-1, keepdims=True) - energy
+      # A shift, which the softmax cancels: the maximum has no gradient.
+      energy = jax.lax.stop_gradient(energy.max(-1, keepdims=True)) - energy
     weights = jax.nn.softmax(energy, axis=-1).astype(x.dtype)
     with jax.named_scope(ATTENTION_SCOPE):
       y = jnp.einsum('ncd,npd->npc', weights, flat)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attn_flax.cost import ATTENTION_SCOPE
+from attn_flax.cost import ATTENTION_SCOPE, COUNTING, RELATIVE_SCOPE
 
 # Queries of one block, about: small enough for the cache, large enough for a matrix product.
 _BLOCK_QUERIES = 32
@@ -109,7 +109,9 @@ def attend(
   if implementation == 'fused':
     if normalise is not softmax:
       raise ValueError(f'fused attention is softmax only, not {normalise.__name__}')
-    return _fused(q, k, v, grid, relative)
+    # Costs are those of the defining equations, not of the kernel's longer queries and keys.
+    if not COUNTING.get():
+      return _fused(q, k, v, grid, relative)
   everyone = jnp.arange(q.shape[2])
   if implementation == 'direct':
     return _sum(_weights(q, k, everyone, grid, relative, normalise), v)
@@ -139,23 +141,24 @@ def _weights(q, k, queries, grid, relative, normalise):
   """[N, heads, Q, K] float32 for the queries given, q [N, heads, Q, d]."""
   with jax.named_scope(ATTENTION_SCOPE):
     scores = jnp.einsum('nhqd,nhkd->nhqk', q, k, preferred_element_type=jnp.float32)
-    if relative is not None:
-      rows, columns = _offset_vectors(queries, grid, relative, q.dtype)
-      by_row = jnp.einsum('nhqd,qyd->nhqy', q, rows, preferred_element_type=jnp.float32)
-      by_column = jnp.einsum('nhqd,qxd->nhqx', q, columns, preferred_element_type=jnp.float32)
-      scores += (by_row[..., :, None] + by_column[..., None, :]).reshape(scores.shape)
+  if relative is not None:
+    by_row, by_column = _relative_scores(q, queries, grid, relative)
+    scores += (by_row[..., :, None] + by_column[..., None, :]).reshape(scores.shape)
   return normalise(scores)
 
 
-def _offset_vectors(queries, grid, relative, dtype):
-  """For each query the vectors of all key rows [Q, H, d] and of all key columns [Q, W, d]."""
+def _relative_scores(q, queries, grid, relative):
+  """What each query adds for the keys' rows [N, heads, Q, H] and columns [N, heads, Q, W]."""
   height, width = grid
   i, j = queries[:, None] // width, queries[:, None] % width
   # Restored parameters may be NumPy arrays, which no traced index can look into.
-  tables = [jnp.asarray(table) for table in relative]
-  rows = tables[0][jnp.arange(height) - i + height - 1]
-  columns = tables[1][jnp.arange(width) - j + width - 1]
-  return rows.astype(dtype), columns.astype(dtype)
+  by_height, by_width = (jnp.asarray(table, q.dtype) for table in relative)
+  rows = by_height[jnp.arange(height) - i + height - 1]
+  columns = by_width[jnp.arange(width) - j + width - 1]
+  with jax.named_scope(RELATIVE_SCOPE):
+    by_row = jnp.einsum('nhqd,qyd->nhqy', q, rows, preferred_element_type=jnp.float32)
+    by_column = jnp.einsum('nhqd,qxd->nhqx', q, columns, preferred_element_type=jnp.float32)
+  return by_row, by_column
 
 
 def _sum(w, v):
@@ -172,11 +175,8 @@ def _fused(q, k, v, grid, relative):
   if relative is not None:
     height, width = grid
     pixels = jnp.arange(height * width)
-    rows, columns = _offset_vectors(pixels, grid, relative, q.dtype)
-    with jax.named_scope(ATTENTION_SCOPE):
-      by_row = jnp.einsum('nhqd,qyd->nhqy', q, rows)
-      by_column = jnp.einsum('nhqd,qxd->nhqx', q, columns)
-    q = jnp.concatenate([q, by_row, by_column], axis=-1)
+    scores = _relative_scores(q, pixels, grid, relative)
+    q = jnp.concatenate([q, *(part.astype(q.dtype) for part in scores)], axis=-1)
     one_hot = [jax.nn.one_hot(pixels // width, height), jax.nn.one_hot(pixels % width, width)]
     places = jnp.concatenate(one_hot, axis=-1).astype(k.dtype)
     k = jnp.concatenate([k, jnp.broadcast_to(places, (*k.shape[:3], height + width))], axis=-1)

@@ -17,7 +17,7 @@ from attn_flax.errors import check_choice
 # [N, H, W, C] -> [N, C]; `lp` is the 2-norm (a sum, not a mean), `lse` the log of the sum of exps.
 POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'avg': lambda x: x.mean((1, 2)),
-  'max': lambda x: x.max((1, 2)),
+  'max': lambda x: layers.largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1),
   'lp': lambda x: jnp.sqrt(jnp.maximum(jnp.square(x).sum((1, 2)), 1e-12)),
   'lse': lambda x: jax.nn.logsumexp(x, (1, 2)),
 }
