@@ -3,12 +3,14 @@
 from attn_flax.cost import count_macs, count_params
 from attn_flax.errors import UserError
 from attn_flax.models import create_model, list_attention, list_models
+from attn_flax.torch_import import from_torch
 
 __all__ = [
   'UserError',
   'count_macs',
   'count_params',
   'create_model',
+  'from_torch',
   'list_attention',
   'list_models',
 ]

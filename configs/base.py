@@ -19,15 +19,23 @@ DATASETS = {
 }
 
 # Names that look like these are networks; `attn_flax.create_model` knows which exist.
-_NETWORK = re.compile(r'resnet\d+$')
+_NETWORK = re.compile(r'(wide_)?(resnet|resnext|wrn)\d[\w.]*$')
 # He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
 _THIN = re.compile(r'resnet(20|32|44|56|110)$')
 
 # The fields of every mechanism with their defaults, as its class has them. A tuple placeholder
 # stands for None: the mechanism's own rule.
 ATTENTION = {
-  'se': {'ratio': 16, 'bias': True, 'divisor': 1},
-  'eca': {'kernel_size': placeholder(tuple), 'gamma': 2.0, 'b': 1.0, 'circular': False},
+  'aa': {
+    'heads': 8,
+    'kappa': 0.2,
+    'upsilon': 0.1,
+    'min_key_dim': 20,
+    'relative': True,
+    'pool': (False,),
+    'implementation': 'blocks',
+  },
+  'bam': {'ratio': 16, 'dilation': 4, 'depth': 2, 'combine': 'product', 'end_norm': False},
   'cbam': {
     'ratio': 16,
     'pools': ('avg', 'max'),
@@ -36,7 +44,29 @@ ATTENTION = {
     'order': 'channel_first',
     'zero_init_spatial': True,
   },
-  'bam': {'ratio': 16, 'dilation': 4, 'depth': 2, 'combine': 'product', 'end_norm': False},
+  'dual': {'ratio': 8, 'energy': 'released'},
+  'eca': {'kernel_size': placeholder(tuple), 'gamma': 2.0, 'b': 1.0, 'circular': False},
+  'hybrid': {
+    'channel': 'eca',
+    'spatial': 'cbam',
+    'order': 'channel_first',
+    'residual': False,
+    'activation': 'sigmoid',
+    'ratio': 16,
+    'kernel_size': 7,
+    'dilation': 4,
+    'hidden': 8,
+  },
+  'non_local': {
+    'kernel': 'embedded',
+    'ratio': 2,
+    'subsample': 'before',
+    'scale': True,
+    'zero_init': True,
+  },
+  'sasa': {'heads': 8, 'kernel_size': 7},
+  'sca': {'order': 'channel_first', 'activation': 'softmax', 'ratio': 4, 'hidden': 8},
+  'se': {'ratio': 16, 'bias': True, 'divisor': 1},
 }
 
 
@@ -65,23 +95,42 @@ def get_config(arg=''):
   # Seed of the weights, the data order and the augmentation.
   config.seed = 0
 
+  # The network. Where a field is none, the network's own value stands.
   config.model = ConfigDict()
   # Network: one of `attn_flax.list_models()`.
   config.model.name = 'resnet20'
   # Attention: a mapping from places (conv, branch, block, stage) to entries made by `attention`.
   config.model.attention = ConfigDict()
-  # Blocks per stage; none: the network's own.
-  config.model.depths = placeholder(tuple)
-  # Planes per stage; none: the network's own.
-  config.model.widths = placeholder(tuple)
-  # 'imagenet' (7x7 of stride 2, max-pool) or 'cifar' (3x3); none: the network's own.
-  config.model.stem = placeholder(str)
-  # Bottlenecks: the convolution that takes the stride, '3x3' (v1.5) or '1x1' (v1).
-  config.model.stride_in = '3x3'
-  # Start each block's last norm at scale 0. Gates behind it then learn nothing at the first step.
-  config.model.zero_init_last = False
   # Compute dtype, 'float32' or 'bfloat16'. Parameters, loss and metrics are float32.
   config.model.dtype = 'float32'
+  # Number of logits; none: the dataset's classes.
+  config.model.num_classes = placeholder(int)
+  # Blocks per stage.
+  config.model.depths = placeholder(tuple)
+  # Planes per stage.
+  config.model.widths = placeholder(tuple)
+  # 'basic', 'bottleneck' or 'preact' blocks.
+  config.model.block = placeholder(str)
+  # 'imagenet' (7x7 of stride 2, max-pool), 'deep', 'tiered' (three 3x3) or 'cifar' (3x3).
+  config.model.stem = placeholder(str)
+  # Channels of the stem.
+  config.model.stem_width = placeholder(int)
+  # Bottlenecks: the convolution that takes the stride, '3x3' (v1.5) or '1x1' (v1).
+  config.model.stride_in = placeholder(str)
+  # Bottlenecks: groups of the 3x3 convolutions.
+  config.model.groups = placeholder(int)
+  # Bottlenecks: width of a group at 64 planes.
+  config.model.base_width = placeholder(int)
+  # 'conv' (strided 1x1) or 'avg' (average pool, then 1x1).
+  config.model.shortcut = placeholder(str)
+  # 'torch' (padded, rounds down) or 'caffe' (not padded, rounds up).
+  config.model.max_pool = placeholder(str)
+  # A ReLU behind each branch's last norm.
+  config.model.branch_relu = placeholder(bool)
+  # Share of the activations dropped: in pre-activation blocks, in MnasNet's head, in ViT.
+  config.model.dropout = placeholder(float)
+  # Start each block's last norm at scale 0. Gates behind it then learn nothing at the first step.
+  config.model.zero_init_last = placeholder(bool)
 
   config.data = ConfigDict()
   # Dataset: one of `attn_flax.data.DATASETS`.
@@ -128,8 +177,9 @@ def get_config(arg=''):
   config.optimizer.schedule = 'cosine'
   # Length of the warm-up.
   config.optimizer.warmup_epochs = 1.0
-  # Epochs at which the step schedule multiplies the rate by `step_factor`.
+  # Epochs at which the step schedule lowers the rate.
   config.optimizer.step_epochs = (4, 6)
+  # What it multiplies the rate by.
   config.optimizer.step_factor = 0.1
 
   config.eval = ConfigDict()

@@ -72,6 +72,7 @@ class AugmentedConv(nn.Module):
   Attributes:
     features: output channels F.
     stride: step in both directions.
+    kernel: height and width of the convolution.
     heads: attention heads.
     kappa: share of key dimensions, dk / F.
     upsilon: share of value dimensions, dv / F; 0 leaves a plain convolution, 1 only attention.
@@ -89,6 +90,7 @@ class AugmentedConv(nn.Module):
 
   features: int
   stride: int = 1
+  kernel: int = 3
   heads: int = 8
   kappa: float = 0.2
   upsilon: float = 0.1
@@ -114,11 +116,11 @@ class AugmentedConv(nn.Module):
     if not value_dim:
       if queries is not None:
         return None
-      return layers.conv(self.features, 3, self.stride, dtype=self.dtype, name='conv')(x)
+      return layers.conv(self.features, self.kernel, self.stride, dtype=self.dtype, name='conv')(x)
     parts = []
     if self.features > value_dim and queries is None:
       width = self.features - value_dim
-      parts.append(layers.conv(width, 3, self.stride, dtype=self.dtype, name='conv')(x))
+      parts.append(layers.conv(width, self.kernel, self.stride, dtype=self.dtype, name='conv')(x))
 
     small = x
     if self.pool:

@@ -152,9 +152,10 @@ def _relative_scores(q, queries, grid, relative):
   height, width = grid
   i, j = queries[:, None] // width, queries[:, None] % width
   # Restored parameters may be NumPy arrays, which no traced index can look into.
-  by_height, by_width = (jnp.asarray(table, q.dtype) for table in relative)
-  rows = by_height[jnp.arange(height) - i + height - 1]
-  columns = by_width[jnp.arange(width) - j + width - 1]
+  by_height, by_width = (jnp.asarray(table) for table in relative)
+  # Looked up before rounding, so that the gradients of all pairs are summed in the tables' dtype.
+  rows = by_height[jnp.arange(height) - i + height - 1].astype(q.dtype)
+  columns = by_width[jnp.arange(width) - j + width - 1].astype(q.dtype)
   with jax.named_scope(RELATIVE_SCOPE):
     by_row = jnp.einsum('nhqd,qyd->nhqy', q, rows, preferred_element_type=jnp.float32)
     by_column = jnp.einsum('nhqd,qxd->nhqx', q, columns, preferred_element_type=jnp.float32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 
 from attn_flax.attention import ATTENTION
 from attn_flax.errors import UserError, check_choice
+from attn_flax.models.mnasnet import MnasNet
 from attn_flax.models.placement import PLACES, STARTS, Placement, field_names
 from attn_flax.models.resnet import ResNet
+from attn_flax.models.vit import ViT
 
 _basic = functools.partial(ResNet, widths=(64, 128, 256, 512))
 _bottleneck = functools.partial(_basic, block='bottleneck')
@@ -24,17 +27,49 @@ def _cifar(depth: int) -> functools.partial:
   return functools.partial(ResNet, depths=depths, widths=(16, 32, 64), stem='cifar', stem_width=16)
 
 
-MODELS: dict[str, Callable[..., ResNet]] = {
+def _wide(depth: int, widen: int) -> functools.partial:
+  """Zagoruyko's pre-activation network of 6n + 4 layers."""
+  return functools.partial(
+    ResNet,
+    depths=((depth - 4) // 6,) * 3,
+    widths=tuple(widen * width for width in (16, 32, 64)),
+    block='preact',
+    stem='cifar',
+    stem_width=16,
+  )
+
+
+MODELS: dict[str, Callable[..., Any]] = {
   'resnet18': functools.partial(_basic, depths=(2, 2, 2, 2)),
   'resnet34': functools.partial(_basic, depths=(3, 4, 6, 3)),
   'resnet50': functools.partial(_bottleneck, depths=_DEPTHS_50),
   'resnet101': functools.partial(_bottleneck, depths=_DEPTHS_101),
   'resnet152': functools.partial(_bottleneck, depths=(3, 8, 36, 3)),
   **{f'resnet{depth}': _cifar(depth) for depth in (20, 32, 44, 56, 110)},
+  # Wider stages behind a stem of 64 channels (Woo et al., CBAM, table 4).
+  'wide_resnet18_1.5': functools.partial(_basic, depths=(2, 2, 2, 2), widths=(96, 192, 384, 768)),
+  'wide_resnet18_2': functools.partial(_basic, depths=(2, 2, 2, 2), widths=(128, 256, 512, 1024)),
+  # Wider inner convolutions (torchvision).
+  'wide_resnet50_2': functools.partial(_bottleneck, depths=_DEPTHS_50, base_width=128),
+  'resnext50_32x4d': functools.partial(_bottleneck, depths=_DEPTHS_50, groups=32, base_width=4),
+  'resnext101_32x4d': functools.partial(_bottleneck, depths=_DEPTHS_101, groups=32, base_width=4),
+  # Zagoruyko and Komodakis; `wrn<depth>_<widen>` names any of them.
+  **{f'wrn{depth}_{widen}': _wide(depth, widen) for depth, widen in ((16, 4), (28, 10), (40, 4))},
+  **{
+    f'mnasnet_a1{suffix}': functools.partial(MnasNet, width_multiplier=multiplier)
+    for suffix, multiplier in (('_0.75', 0.75), ('', 1.0), ('_1.25', 1.25), ('_1.4', 1.4))
+  },
+  'vit_ti16': functools.partial(ViT, patch=16, width=192, depth=12, heads=3, mlp_width=768),
+  'vit_s16': functools.partial(ViT, patch=16, width=384, depth=12, heads=6, mlp_width=1536),
+  'vit_b16': functools.partial(ViT, patch=16, width=768, depth=12, heads=12, mlp_width=3072),
+  # For images of 32x32.
+  'vit_tiny32': functools.partial(ViT, patch=4, width=192, depth=6, heads=3, mlp_width=768),
 }
 
 # What an entry of the attention mapping says beside the module's own fields.
 PLACEMENT_FIELDS = ('name', 'stages', 'every', 'start')
+# What the network says to a module that stands in for a convolution.
+CONV_FIELDS = ('features', 'stride', 'kernel')
 
 
 def list_models() -> list[str]:
@@ -78,13 +113,13 @@ def create_model(
     UserError: for an unknown name or field, a stage outside the network, or a mechanism at a place
       where it cannot act.
   """
-  check_choice('model', name, MODELS)
-  allowed = [field for field in field_names(ResNet) if field != 'attention']
+  model = _network(name)
+  allowed = [field for field in field_names(type(model)) if field != 'attention']
   for field in fields:
     check_choice(f'field of {name}', field, allowed)
   fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-  model = MODELS[name](**fields)
-  if len(model.depths) != len(model.widths):
+  model = model.clone(**fields)
+  if isinstance(model, ResNet) and len(model.depths) != len(model.widths):
     raise UserError(
       f'depths={model.depths} and widths={model.widths} differ in length; give one of each a stage'
     )
@@ -104,15 +139,34 @@ def create_model(
 
 def add_attention(model: Any, entries: Mapping[str, Mapping[str, Any]]) -> Any:
   """A copy of a network with attention at the places of a mapping, see `create_model`."""
+  check_choice('dtype', model.dtype, ('float32', 'bfloat16'))
   dtype = jnp.dtype(model.dtype)
   placements = [_placement(where, dict(entry), model, dtype) for where, entry in entries.items()]
   return model.clone(attention=tuple(placements))
+
+
+def _network(name: str) -> Any:
+  """A network by name, with its own fields."""
+  if wide := re.fullmatch(r'wrn(\d+)_(\d+)', name):
+    depth, widen = int(wide[1]), int(wide[2])
+    if depth < 10 or depth % 6 != 4 or widen < 1:
+      raise UserError(
+        f'{name!r} names no WideResNet: its depth must be 6n + 4, such as 16, 28 or 40, and its '
+        'width at least 1'
+      )
+    return _wide(depth, widen)()
+  check_choice('model', name, MODELS)
+  return MODELS[name]()
 
 
 def _module_class(name: str | type[nn.Module]) -> type[nn.Module]:
   if isinstance(name, str):
     check_choice('attention', name, ATTENTION)
     return ATTENTION[name]
+  if not isinstance(name, type):
+    raise UserError(
+      f'attention must be a name, a module class or a mapping of places, not {type(name).__name__}'
+    )
   return name
 
 
@@ -148,7 +202,9 @@ def _placement(where: str, entry: dict[str, Any], model: Any, dtype: Any) -> Pla
   stages = entry.get('stages')
   numbers = range(1, num_stages + 1)
   if stages is None:
-    stages = numbers[getattr(module, 'default_stages', slice(None))]
+    usual = getattr(module, 'default_stages', slice(None))
+    # A network may know better where its convolutions can be replaced.
+    stages = numbers[getattr(model, 'conv_stages', usual) if replaces else usual]
   stages = tuple(stages) if not isinstance(stages, int) else (stages,)
   if not stages or not set(stages) <= set(numbers):
     raise UserError(
@@ -159,7 +215,8 @@ def _placement(where: str, entry: dict[str, Any], model: Any, dtype: Any) -> Pla
   if every < 1:
     raise UserError(f'{label} every={every} must be at least 1 (1: every block)')
 
-  allowed = [f for f in field_names(module) if f not in ('dtype', 'features', 'stride')]
+  given = ('dtype', *(CONV_FIELDS if replaces else ()))
+  allowed = [f for f in field_names(module) if f not in given]
   per_stage = getattr(module, 'per_stage', ())
   fields = {}
   for field, value in entry.items():

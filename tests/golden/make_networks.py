@@ -19,7 +19,7 @@ Each `networks/<name>.npz` holds
 * `size`: height and width of the input;
 * `logits`: [2, classes], float32, evaluation mode.
 
-Weights and input are not stored: `make_weight` and `make_input` are the rule for them. The rule
+Weights and input are not stored: `rule.make_weight` and `rule.make_input` make them. The rule
 takes a name as it is stored, so that in the networks with `module` in their name, whose keys
 carry the `module.` of `torch.nn.DataParallel`, the prefix is part of it.
 
@@ -45,51 +45,18 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
-import math
 import pathlib
 import sys
 import types
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from rule import FOLDER, make_input, make_weight
 
-_NETWORKS = pathlib.Path(__file__).parent / 'networks'
-_SEED = 7  # of the input
 _TOLERANCE = 1e-5  # of --check, relative to the largest logit
 _APART = 1e-3  # least difference between the logits of the two images, relative to the largest
-
-
-def make_input(size: int) -> np.ndarray:
-  """Returns the input, [2, 3, size, size] of float32."""
-  return np.random.default_rng(_SEED).standard_normal((2, 3, size, size)).astype(np.float32)
-
-
-def make_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """Returns the tensor that the rule gives to a name.
-
-  Args:
-    name: Key in the state dict, as stored.
-    shape: Shape of the tensor.
-
-  Returns:
-    An array of float32; of int64 for a counter of batches.
-  """
-  rng = np.random.default_rng(zlib.crc32(name.encode()))
-  last = name.rpartition('.')[2]
-  if last == 'num_batches_tracked':
-    return np.zeros(shape, np.int64)
-  if last in ('running_mean', 'bias'):
-    value = 0.1 * rng.standard_normal(shape)
-  elif last == 'running_var':
-    value = rng.uniform(0.5, 1.5, shape)
-  elif len(shape) <= 1:
-    value = rng.uniform(0.3, 0.8, shape)
-  else:
-    value = rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))
-  return value.astype(np.float32)
 
 
 class _StandIn(type):
@@ -381,7 +348,7 @@ def main() -> None:
   parser.add_argument('--ecanet', type=pathlib.Path, help='checkout of the repository')
   parser.add_argument('--only', action='append', metavar='NAME', help='only this network')
   parser.add_argument('--check', action='store_true', help='compare instead of writing')
-  parser.add_argument('--folder', type=pathlib.Path, default=_NETWORKS, help='where the files are')
+  parser.add_argument('--folder', type=pathlib.Path, default=FOLDER, help='where the files are')
   args = parser.parse_args()
   names = [n.name for n in NETWORKS]
   if unknown := set(args.only or ()) - set(names):

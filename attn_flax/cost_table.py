@@ -1,0 +1,160 @@
+"""Costs as tables: of any networks and mechanisms, and beside the figures that papers print.
+
+The papers count differently, which is the main trap of comparing them:
+  decimal      10^6 parameters, 10^9 multiply-adds (SE, CBAM, BAM, ResNeXt)
+  binary       2^20 parameters, 2^30 operations of the tool `thop`: multiply-adds, 4 per normalised
+               element, 1 per element of a ReLU or an average pool (ECA)
+  two_per_mac  10^6 parameters, 10^9 operations, 2 per multiply-add (AA's and SASA's baselines)
+  augmented    the same with the relative scores, which AA's listing computes for all offsets, and
+               8 operations per entry of the softmax matrices; query-key and weight-value products
+               are not counted (fits AA's augmented rows)
+"""
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attn_flax import layers
+from attn_flax.cost import abstract_variables, count_operations, count_params, macs
+from attn_flax.errors import UserError, check_choice
+from attn_flax.models import create_model
+
+Row = dict[str, Any]
+
+
+def cost_row(model: nn.Module, input_shape: tuple[int, ...]) -> Row:
+  """Parameters and multiply-adds of one image of shape (H, W, C), in each unit."""
+  params = count_params(abstract_variables(model, input_shape))
+  counted = macs(model, input_shape)
+  return {
+    'params': params,
+    'params_1e6': f'{params / 1e6:.2f}',
+    'params_2^20': f'{params / 2**20:.2f}',
+    'macs': counted.layers,
+    'macs_1e9': f'{counted.layers / 1e9:.3f}',
+    'macs_2^30': f'{counted.layers / 2**30:.3f}',
+    'flops_1e9': f'{2 * counted.layers / 1e9:.3f}',
+    'macs_with_attention': sum(counted),
+    'with_attention_1e9': f'{sum(counted) / 1e9:.3f}',
+  }
+
+
+def cost_table(
+  models: Iterable[str], attentions: Iterable[str], *, image_size: int, **fields: Any
+) -> list[Row]:
+  """A row for each network with each mechanism; `none` is the network alone.
+
+  Raises:
+    UserError: for an unknown name, or a mechanism that a network does not take.
+  """
+  rows = []
+  for name in models:
+    for attention in attentions:
+      model = create_model(name, attention=None if attention == 'none' else attention, **fields)
+      row = cost_row(model, (image_size, image_size, 3))
+      rows.append({'model': name, 'attention': attention, **row})
+  return rows
+
+
+def published_table(path: pathlib.Path) -> list[Row]:
+  """Printed figures beside ours, from a CSV of rows as in `tests/data/published_costs.csv`.
+
+  Returns:
+    `source`, `row`, printed `params` and `macs`, ours in the same units and digits, `fits`, and
+    the reason given where a row is known not to be reproduced.
+
+  Raises:
+    UserError: when the file cannot be read.
+  """
+  try:
+    with path.open(newline='') as file:
+      published = list(csv.DictReader(file))
+  except OSError as error:
+    raise UserError(
+      f'{path} cannot be read ({error.strerror}); name a CSV of printed costs'
+    ) from None
+  return [_compare(row) for row in published]
+
+
+def _compare(row: Mapping[str, str]) -> Row:
+  check_choice('convention', row['convention'], CONVENTIONS)
+  model = create_model(
+    row['model'],
+    attention=json.loads(row['attention']) or None,
+    num_classes=int(row['num_classes']),
+    **json.loads(row['fields']),
+  )
+  size = int(row['image_size'])
+  params, operations = CONVENTIONS[row['convention']](model, (size, size, 3))
+  ours = {'params': _digits_of(row['params'], params), 'macs': _digits_of(row['macs'], operations)}
+  return {
+    'source': row['source'],
+    'row': row['row'],
+    'params': row['params'],
+    'our_params': ours['params'],
+    'macs': row['macs'],
+    'our_macs': ours['macs'],
+    'fits': all(ours[key] == row[key] for key in ours),
+    'reason': row['not_reproduced'],
+  }
+
+
+def _digits_of(printed: str, value: float) -> str:
+  """A value with as many decimals as the printed one; '' where none is printed."""
+  return f'{value:.{len(printed.partition(".")[2])}f}' if printed else ''
+
+
+def _decimal(model, shape):
+  return _params(model, shape) / 1e6, macs(model, shape).layers / 1e9
+
+
+def _two_per_mac(model, shape):
+  return _params(model, shape) / 1e6, 2 * macs(model, shape).layers / 1e9
+
+
+def _augmented(model, shape):
+  found = count_operations(model, shape)
+  # A map of side n has n key rows and columns, but the listing multiplies with all 2n - 1 offsets.
+  relative = 2 * found['relative']
+  return _params(model, shape) / 1e6, (2 * (found['layers'] + relative) + 8 * found['exp']) / 1e9
+
+
+def _binary(model, shape):
+  found = count_operations(model, shape)
+  elements = 4 * _normalised_elements(model, shape) + found['relu'] + found['pool']
+  return _params(model, shape) / 2**20, (found['layers'] + elements) / 2**30
+
+
+CONVENTIONS = {
+  'decimal': _decimal,
+  'binary': _binary,
+  'two_per_mac': _two_per_mac,
+  'augmented': _augmented,
+}
+
+
+def _params(model, shape):
+  return count_params(abstract_variables(model, shape))
+
+
+def _normalised_elements(model: nn.Module, shape: tuple[int, ...]) -> int:
+  """Elements that pass a batch norm."""
+  total = 0
+
+  def count(next_call, args, kwargs, context):
+    nonlocal total
+    if isinstance(context.module, layers.BatchNorm) and context.method_name == '__call__':
+      total += args[0].size
+    return next_call(*args, **kwargs)
+
+  images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  variables = abstract_variables(model, shape)
+  with nn.intercept_methods(count):
+    jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
+  return total

@@ -1,0 +1,84 @@
+"""A run folder from PyTorch weights, of the same form as a training run's."""
+
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from attn_flax import runs
+from attn_flax.attention import ATTENTION
+from attn_flax.checkpoint import Checkpoints
+from attn_flax.cost import count_params
+from attn_flax.errors import UserError
+from attn_flax.models import MODELS
+from attn_flax.models.placement import Placement, field_names
+from attn_flax.models.resnet import ResNet
+from attn_flax.session import open_session
+from attn_flax.torch_import import describe, from_torch
+
+
+def import_run(source: pathlib.Path, config: Any, workdir: pathlib.Path) -> dict[str, Any]:
+  """Writes the weights of a PyTorch file as the first checkpoint of a run folder.
+
+  Args:
+    source: see `from_torch`.
+    config: what the run is but for its network, which the file decides: the dataset, the recipe.
+    workdir: the run's folder.
+
+  Returns:
+    `network` in words, `params`, `classes` and `workdir`.
+
+  Raises:
+    UserError: for a file that `from_torch` refuses, a folder that holds a run already, or a dataset
+      with another number of classes.
+  """
+  if (workdir / 'config.json').exists():
+    raise UserError(f'{workdir} holds a run already; choose another --workdir')
+  model, variables = from_torch(source)
+  config = ConfigDict(config.to_dict())
+  config.model.update(model_config(model))
+  session = open_session(config)
+  fresh = session.fresh_state(jax.random.key(config.seed))
+  variables = jax.device_put(variables, session.replicated)
+  ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, variables)
+  state = fresh._replace(**variables, ema=ema)
+  runs.open_run(workdir, config)
+  runs.write_json(workdir / 'dataset.json', session.describe_data())
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(0, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
+  checkpoints.close()
+  return {
+    'network': describe(model),
+    'params': count_params(variables),
+    'classes': model.num_classes,
+    'workdir': str(workdir),
+  }
+
+
+def model_config(model: ResNet) -> dict[str, Any]:
+  """The `config.model` that builds a network: the nearest name, and the fields that differ."""
+  fields = [name for name in field_names(ResNet) if name != 'attention']
+  differing = {
+    name: {field for field in fields if getattr(make(), field) != getattr(model, field)}
+    for name, make in MODELS.items()
+    if isinstance(make(), ResNet)
+  }
+  nearest = min(differing, key=lambda name: len(differing[name]))
+  return {
+    'name': nearest,
+    **{field: getattr(model, field) for field in differing[nearest]},
+    'attention': {placement.where: _entry(placement) for placement in model.attention},
+  }
+
+
+def _entry(placement: Placement) -> dict[str, Any]:
+  """The entry of the attention mapping that makes a placement."""
+  names = [name for name, module in ATTENTION.items() if module is placement.module]
+  return {
+    'name': names[0],
+    'stages': placement.stages,
+    'every': placement.every,
+    'start': placement.start,
+    **dict(placement.fields),
+  }

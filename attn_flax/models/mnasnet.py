@@ -1,0 +1,299 @@
+"""MnasNet-A1: inverted residual blocks, some with squeeze-and-excitation inside.
+
+Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile" (CVPR 2019,
+https://arxiv.org/abs/1807.11626), figure 7. What the paper leaves open (widths, norms,
+initialisation, padding) is as in the released code,
+https://github.com/tensorflow/tpu/tree/master/models/official/mnasnet.
+"""
+
+import functools
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from attn_flax import layers
+from attn_flax.errors import UserError, check_choice
+from attn_flax.models.placement import PLACES, Placement, at, field_names, refine
+
+_CHOICES = {
+  'stem': ('imagenet', 'cifar'),
+  'padding': ('same', 'torch'),
+  'dtype': ('float32', 'bfloat16'),
+}
+_HEAD_WIDTH = 1280  # At every width multiplier.
+
+_norm = functools.partial(layers.BatchNorm, momentum=0.99, epsilon=1e-3)
+# He initialisation by outputs; a channel of a depthwise convolution has one input and one output.
+_depthwise_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+_head_init = nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform')
+
+
+class Stage(NamedTuple):
+  """A row of the paper's figure 7, without its depth; the stride is the first block's."""
+
+  kernel: int
+  stride: int
+  expansion: int
+  width: int
+  se: bool
+  shortcut: bool
+
+
+_STAGES = (
+  Stage(3, 1, 1, 16, se=False, shortcut=False),
+  Stage(3, 2, 6, 24, se=False, shortcut=True),
+  Stage(5, 2, 3, 40, se=True, shortcut=True),
+  Stage(3, 2, 6, 80, se=False, shortcut=True),
+  Stage(3, 1, 6, 112, se=True, shortcut=True),
+  Stage(5, 2, 6, 160, se=True, shortcut=True),
+  Stage(3, 1, 6, 320, se=False, shortcut=True),
+)
+
+
+def scaled_width(width: int, multiplier: float) -> int:
+  """`width * multiplier`, rounded to a multiple of 8, and up where rounding loses over 10 %."""
+  exact = width * multiplier
+  rounded = max(8, int(exact + 4) // 8 * 8)
+  return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+def _depthwise(lhs, rhs, window_strides, padding, **kwargs):
+  """`lax.conv_general_dilated` for one filter per channel.
+
+  A CPU adds up shifted maps instead, in about 1/30 of the time, or 1/2 with the gradient. The
+  traced program holds both forms, and its cost is that of the convolution.
+  """
+
+  def shifted(x, kernel):
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    taps_h, taps_w = kernel.shape[:2]
+    step_h, step_w = window_strides
+    height, width = x.shape[1] - taps_h + 1, x.shape[2] - taps_w + 1
+    terms = (
+      x[:, i : i + height : step_h, j : j + width : step_w] * kernel[i, j, 0].astype(jnp.float32)
+      for i in range(taps_h)
+      for j in range(taps_w)
+    )
+    return sum(terms).astype(x.dtype)
+
+  convolved = functools.partial(
+    lax.conv_general_dilated, window_strides=window_strides, padding=padding, **kwargs
+  )
+  return lax.platform_dependent(lhs, rhs, cpu=shifted, default=convolved)
+
+
+def _pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
+  """Zeros before and after an axis."""
+  if padding == 'torch':
+    return kernel // 2, kernel // 2
+  total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+  return total // 2, total - total // 2
+
+
+class SqueezeExcite(nn.Module):
+  """The gate inside a block, `x * sigmoid(W2 relu(W1 avgpool(x)))`, with biases.
+
+  It is part of the network and stays where an attention module acts too.
+
+  Attributes:
+    hidden: hidden units, as many as a quarter of the channels of the block's input.
+    dtype: compute dtype.
+  """
+
+  hidden: int
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C]."""
+    dense = functools.partial(nn.Dense, kernel_init=layers.he_fan_out, dtype=self.dtype)
+    y = nn.relu(dense(self.hidden, name='reduce')(x.mean((1, 2))))
+    gate = nn.sigmoid(dense(x.shape[-1], name='expand')(y))
+    self.sow('intermediates', 'channel_gate', gate)
+    return x * gate[:, None, None]
+
+
+class InvertedResidual(nn.Module):
+  """1x1 expansion, depthwise convolution, squeeze-and-excitation or not, 1x1 projection.
+
+  A norm follows each convolution, a ReLU all but the last. The input is added where the shape
+  stays and the row has shortcuts.
+
+  Attributes:
+    row: what all blocks of the stage have in common.
+    width: output channels.
+    stage: number of its stage, from 1.
+    stride: step of the block.
+    padding: 'same' or 'torch', see `MnasNet`.
+    attention: the placements that act in this block.
+    dtype: compute dtype.
+  """
+
+  row: Stage
+  width: int
+  stage: int
+  stride: int = 1
+  padding: str = 'same'
+  attention: tuple[Placement, ...] = ()
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), width]."""
+    norm = functools.partial(_norm, train, dtype=self.dtype)
+    y, kernel = x, self.row.kernel
+    if self.row.expansion > 1:
+      y = nn.relu(norm(name='expand_norm')(self._expand(y)))
+    elif at(self.attention, 'conv'):
+      raise UserError(
+        f'stage {self.stage} of MnasNet has no expansion, which is what attention at '
+        "'conv' stands in for; leave this stage out of its stages"
+      )
+    y = nn.Conv(
+      y.shape[-1],
+      (kernel, kernel),
+      (self.stride, self.stride),
+      [_pads(size, kernel, self.stride, self.padding) for size in y.shape[1:3]],
+      feature_group_count=y.shape[-1],
+      use_bias=False,
+      kernel_init=_depthwise_init,
+      conv_general_dilated=_depthwise,
+      dtype=self.dtype,
+      name='depthwise_conv',
+    )(y)
+    y = nn.relu(norm(name='depthwise_norm')(y))
+    if self.row.se:
+      y = SqueezeExcite(max(1, x.shape[-1] // 4), self.dtype, name='se')(y)
+    y = layers.conv(self.width, 1, dtype=self.dtype, name='project_conv')(y)
+    y = norm(name='project_norm')(y)
+    y = refine(self, self.attention, 'branch', y, self.stage, train=train)
+    if self.row.shortcut and x.shape == y.shape:
+      y = x + y
+    return refine(self, self.attention, 'block', y, self.stage, train=train)
+
+  def _expand(self, x: jax.Array) -> jax.Array:
+    """The 1x1 convolution to more channels, or what stands in for it."""
+    features = self.row.expansion * x.shape[-1]
+    replaced = at(self.attention, 'conv')
+    if not replaced:
+      return layers.conv(features, 1, dtype=self.dtype, name='expand_conv')(x)
+    # A 3x3 convolution to as many channels would have more weights than the rest of the block.
+    kernel = {'kernel': 1} if 'kernel' in field_names(replaced.module) else {}
+    return replaced.make(self.stage, features=features, stride=1, **kernel)(x)
+
+
+class MnasNet(nn.Module):
+  """MnasNet-A1 over images [N, H, W, 3], with attention at the places it is given.
+
+  Its seven stages are the rows of the paper's figure 7. Attention acts at
+    conv:   in place of a block's 1x1 expansion, from stage 2 on. This augmented form is ours:
+            where Bello et al. (ICCV 2019, https://arxiv.org/abs/1904.09925) augment MnasNet could
+            not be read. Of the block's convolutions, the expansion has the fewest inputs, so that
+            queries, keys and values cost fewest parameters. `conv_stages` are those where images
+            of 224x224 pixels have maps of 14x14 at most.
+    branch: on the branch after its last norm, before the addition where there is one.
+    block:  after the block; no ReLU ends it.
+    stage:  after a stage.
+
+  Attributes:
+    width_multiplier: factor of all widths but the head's 1280, which are then rounded to multiples
+      of 8.
+    depths: blocks per stage.
+    num_classes: number of logits.
+    stem: 'imagenet' (stride 2), or 'cifar' (ours, for small images): neither the stem nor stage 2
+      has a stride, so that the last map is 1/8 of the image and not 1/32.
+    padding: 'same' pads strided convolutions on even maps by one pixel more behind than before, as
+      the released TensorFlow code; 'torch' by as many on both sides, as PyTorch's ports.
+    dropout: share of the head's inputs dropped in training, which then needs `rngs={'dropout'}`.
+    attention: the placements of attention modules.
+    dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
+  """
+
+  places: ClassVar[tuple[str, ...]] = tuple(PLACES)
+  conv_stages: ClassVar[slice] = slice(4, None)
+
+  width_multiplier: float = 1.0
+  depths: tuple[int, ...] = (1, 2, 3, 4, 2, 3, 1)
+  num_classes: int = 1000
+  stem: str = 'imagenet'
+  padding: str = 'same'
+  dropout: float = 0.2
+  attention: tuple[Placement, ...] = ()
+  dtype: str = 'float32'
+
+  @property
+  def num_stages(self) -> int:
+    """Number of stages."""
+    return len(_STAGES)
+
+  @property
+  def stride(self) -> int:
+    """Input pixels per pixel of the last map."""
+    return 32 if self.stem == 'imagenet' else 8
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Images [N, H, W, 3], normalised, to logits [N, num_classes] float32.
+
+    Raises:
+      UserError: for images smaller than the network's stride, or options it does not know.
+    """
+    self._check(x)
+    dtype = jnp.dtype(self.dtype)
+    norm = functools.partial(_norm, train, dtype=dtype)
+    small = self.stem == 'cifar'
+
+    stride = 1 if small else 2
+    x = nn.Conv(
+      scaled_width(32, self.width_multiplier),
+      (3, 3),
+      (stride, stride),
+      [_pads(size, 3, stride, self.padding) for size in x.shape[1:3]],
+      use_bias=False,
+      kernel_init=layers.he_fan_out,
+      dtype=dtype,
+      name='stem_conv',
+    )(x.astype(dtype))
+    x = nn.relu(norm(name='stem_norm')(x))
+    for stage, (row, depth) in enumerate(zip(_STAGES, self.depths, strict=True), start=1):
+      stride = 1 if small and stage == 2 else row.stride
+      for i in range(depth):
+        x = InvertedResidual(
+          row,
+          scaled_width(row.width, self.width_multiplier),
+          stage,
+          stride=stride if i == 0 else 1,
+          padding=self.padding,
+          attention=tuple(p for p in self.attention if p.acts(stage, i)),
+          dtype=dtype,
+          name=f'stage{stage}_block{i + 1}',
+        )(x, train=train)
+      x = refine(self, self.attention, 'stage', x, stage, train=train)
+      x = layers.tap(self, f'stage{stage}', x)
+
+    x = layers.conv(_HEAD_WIDTH, 1, dtype=dtype, name='head_conv')(x)
+    x = nn.relu(norm(name='head_norm')(x)).astype(jnp.float32).mean((1, 2))
+    x = nn.Dropout(self.dropout, deterministic=not train, name='head_dropout')(x)
+    return nn.Dense(self.num_classes, kernel_init=_head_init, name='head')(x)
+
+  def _check(self, x: jax.Array) -> None:
+    for field, allowed in _CHOICES.items():
+      check_choice(field, getattr(self, field), allowed)
+    if len(self.depths) != len(_STAGES) or min(self.depths) < 1:
+      raise UserError(
+        f'depths={self.depths} must be {len(_STAGES)} numbers, each at least 1: blocks per stage'
+      )
+    if self.width_multiplier <= 0:
+      raise UserError(
+        f'width_multiplier={self.width_multiplier} must be above 0; the paper takes 0.35 to 1.4'
+      )
+    if not 0 <= self.dropout < 1:
+      raise UserError(f'dropout={self.dropout} must lie in 0..1, 1 excluded; the paper takes 0.2')
+    if min(x.shape[1:3]) < self.stride:
+      raise UserError(
+        f'images of {x.shape[1]}x{x.shape[2]} pixels are too small for this network, which takes '
+        f"{self.stride}x{self.stride} and more; use larger images or stem='cifar'"
+      )

@@ -1,0 +1,221 @@
+"""Vision transformer: attention between image patches, and no convolution but the patches' own.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale"
+(ICLR 2021, https://arxiv.org/abs/2010.11929). Released code:
+https://github.com/google-research/vision_transformer.
+"""
+
+import functools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attn_flax import layers
+from attn_flax.cost import ATTENTION_SCOPE
+from attn_flax.errors import UserError, check_choice
+
+_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
+_xavier = nn.initializers.xavier_uniform()
+# Xavier's for three square kernels side by side.
+_qkv_init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
+_mlp_bias_init = nn.initializers.normal(1e-6)
+_position_init = nn.initializers.normal(0.02)
+
+
+class SelfAttention(nn.Module):
+  """Multi-head attention of every token to every token: `softmax(q . k / sqrt(d)) v`, projected.
+
+  Attributes:
+    heads: attention heads, a divisor of the tokens' width.
+    dtype: compute dtype; the softmax is float32.
+  """
+
+  heads: int
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:
+    """[N, T, C] -> [N, T, C].
+
+    Args:
+      x: the tokens.
+      queries: [Q]; where given, the result is instead the weights [N, heads, Q, T] of these tokens.
+    """
+    width = x.shape[-1]
+    qkv = nn.Dense(3 * width, kernel_init=_qkv_init, dtype=self.dtype, name='qkv')(x)
+    q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
+    if queries is not None:
+      q = q[:, queries]
+    with jax.named_scope(ATTENTION_SCOPE):
+      q = q * q.shape[-1] ** -0.5
+      scores = jnp.einsum('nqhd,nkhd->nhqk', q, k, preferred_element_type=jnp.float32)
+    weights = nn.softmax(scores, axis=-1)
+    if queries is not None:
+      return weights
+    with jax.named_scope(ATTENTION_SCOPE):
+      y = jnp.einsum('nhqk,nkhd->nqhd', weights.astype(v.dtype), v)
+    output = nn.Dense(width, kernel_init=_xavier, dtype=self.dtype, name='output')
+    return output(y.reshape(x.shape))
+
+  def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array:
+    """Weights [N, heads, Q, T] float32 of some tokens [Q] over all; a class token is number 0."""
+    return self(x, queries=queries)
+
+
+class EncoderBlock(nn.Module):
+  """A pre-norm block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+  Attributes:
+    heads: attention heads.
+    mlp_width: hidden units of the MLP.
+    gelu: 'tanh' or 'exact', see `ViT`.
+    dropout: share of the activations dropped behind the dense layers but q, k, v.
+    dtype: compute dtype.
+  """
+
+  heads: int
+  mlp_width: int
+  gelu: str = 'tanh'
+  dropout: float = 0.0
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, T, C] -> [N, T, C]."""
+    drop = functools.partial(nn.Dropout, self.dropout, deterministic=not train)
+    dense = functools.partial(
+      nn.Dense, kernel_init=_xavier, bias_init=_mlp_bias_init, dtype=self.dtype
+    )
+    y = _norm(dtype=self.dtype, name='norm1')(x)
+    y = SelfAttention(self.heads, self.dtype, name='attention')(y)
+    x = x + drop(name='dropout1')(y)
+    y = _norm(dtype=self.dtype, name='norm2')(x)
+    y = nn.gelu(dense(self.mlp_width, name='mlp1')(y), approximate=self.gelu == 'tanh')
+    y = dense(x.shape[-1], name='mlp2')(drop(name='dropout2')(y))
+    return x + drop(name='dropout3')(y)
+
+
+class ViT(nn.Module):
+  """A vision transformer over images [N, H, W, 3]; it has no batch norm, hence `params` alone.
+
+  It takes no attention modules: it has no convolution to replace, and its tokens are refined by
+  attention already. It has one stage. The map recorded as `stage1` holds the patches' tokens where
+  they last act on the logits: with `pool='token'` those that the last block reads, for what it
+  makes of them is dropped, with `pool='mean'` those that it returns.
+
+  Departures from the paper:
+    The position embedding fits one size of images; it is not interpolated to another.
+
+  Attributes:
+    patch: side of a patch in pixels.
+    width: width of a token.
+    depth: number of blocks.
+    heads: attention heads, a divisor of the width.
+    mlp_width: hidden units of the blocks' MLPs.
+    num_classes: number of logits.
+    pool: what the logits are made of: 'token', a class token joined to the patches; or 'mean' over
+      the patches, without such a token, as in the released code's `gap` networks.
+    gelu: 'tanh', the approximation that the released code computes; or 'exact', as PyTorch's ports.
+    dropout: share of the activations dropped in training, which then needs `rngs={'dropout'}`:
+      after the position embedding and every dense layer but those of queries, keys and values. The
+      released Ti, S and B take 0, the paper's training on ImageNet alone 0.1.
+    zero_init_head: whether the logits start at 0, as in the released code. Nothing but the head
+      has a gradient at the first step then, and untrained networks explain nothing, so the default
+      is False: the weights of this library's other heads.
+    dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
+  """
+
+  places: ClassVar[tuple[str, ...]] = ()
+
+  patch: int
+  width: int
+  depth: int
+  heads: int
+  mlp_width: int
+  num_classes: int = 1000
+  pool: str = 'token'
+  gelu: str = 'tanh'
+  dropout: float = 0.0
+  zero_init_head: bool = False
+  dtype: str = 'float32'
+
+  @property
+  def num_stages(self) -> int:
+    """Number of stages."""
+    return 1
+
+  @property
+  def stride(self) -> int:
+    """Input pixels per pixel of the last map."""
+    return self.patch
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Images [N, H, W, 3], normalised, to logits [N, num_classes] float32.
+
+    Raises:
+      UserError: for images that patches do not fill, images of another size than the parameters
+        were made for, or options that it does not know or that do not fit together.
+    """
+    self._check(x)
+    dtype = jnp.dtype(self.dtype)
+    size = (self.patch, self.patch)
+    x = nn.Conv(self.width, size, size, 'VALID', dtype=dtype, name='patches')(x.astype(dtype))
+    n, *grid, _ = x.shape
+    x = x.reshape(n, -1, self.width)
+    if self.pool == 'token':
+      token = self.param('class_token', nn.initializers.zeros, (1, 1, self.width))
+      x = jnp.concatenate([jnp.broadcast_to(token, (n, 1, self.width)).astype(dtype), x], axis=1)
+    x = x + self._position(x.shape[1]).astype(dtype)
+    x = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(x)
+
+    for i in range(self.depth):
+      if self.pool == 'token' and i == self.depth - 1:
+        patches = self._tap(x[:, 1:], grid)
+        x = jnp.concatenate([x[:, :1], patches], axis=1)
+      x = EncoderBlock(
+        self.heads, self.mlp_width, self.gelu, self.dropout, dtype, name=f'block{i + 1}'
+      )(x, train=train)
+    x = x[:, :1] if self.pool == 'token' else self._tap(x, grid)
+
+    x = _norm(name='norm')(x.astype(jnp.float32)).mean(1)
+    init = nn.initializers.zeros if self.zero_init_head else layers.torch_default
+    return nn.Dense(self.num_classes, kernel_init=init, name='head')(x)
+
+  def _tap(self, x: jax.Array, grid: list[int]) -> jax.Array:
+    """Records the patches' tokens [N, H * W, C] as a map [N, H, W, C]."""
+    return layers.tap(self, 'stage1', x.reshape(len(x), *grid, -1)).reshape(x.shape)
+
+  def _position(self, tokens: int) -> jax.Array:
+    """The learned vector of each position, [1, T, C]."""
+    if self.has_variable('params', 'position'):
+      made_for: int = self.get_variable('params', 'position').shape[1]
+      if made_for != tokens:
+        raise UserError(
+          f'these images make {tokens} tokens, but the position embedding was made for {made_for}; '
+          'use images of the size that the parameters were made with'
+        )
+    return self.param('position', _position_init, (1, tokens, self.width))
+
+  def _check(self, x: jax.Array) -> None:
+    check_choice('pool', self.pool, ('token', 'mean'))
+    check_choice('gelu', self.gelu, ('tanh', 'exact'))
+    check_choice('dtype', self.dtype, ('float32', 'bfloat16'))
+    for field in ('patch', 'width', 'depth', 'heads', 'mlp_width'):
+      if getattr(self, field) < 1:
+        raise UserError(f'{field}={getattr(self, field)} must be at least 1')
+    if self.width % self.heads:
+      raise UserError(
+        f'tokens of width={self.width} cannot be split into heads={self.heads}; take a number of '
+        'heads that divides the width'
+      )
+    if not 0 <= self.dropout < 1:
+      raise UserError(f'dropout={self.dropout} must lie in 0..1, 1 excluded')
+    height, width = x.shape[1:3]
+    if height % self.patch or width % self.patch or not height * width:
+      raise UserError(
+        f'images of {height}x{width} pixels do not divide into patches of side {self.patch}; use '
+        f'sides that are multiples of {self.patch}, or another patch'
+      )

@@ -1,0 +1,12 @@
+"""Dual attention, of positions and of channels, behind the last stage (Fu et al., CVPR 2019).
+
+python main.py --config=configs/dual.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  config.model.attention.stage = base.attention('dual')
+  return config

@@ -1,0 +1,15 @@
+"""Hybrid: ECA's channel gate with CBAM's spatial gate.
+
+CBAM's channel gate squeezes the channels through a bottleneck, which ECA's authors found to cost
+accuracy; its spatial gate is what ECA lacks. Together they cost about a hundred parameters a block.
+
+    python main.py --config=configs/eca_cbam.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  config.model.attention.branch = base.attention('hybrid', channel='eca', spatial='cbam')
+  return config

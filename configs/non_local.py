@@ -1,0 +1,12 @@
+"""Non-local blocks behind every second block of the middle stages (Wang et al., CVPR 2018).
+
+python main.py --config=configs/non_local.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  config.model.attention.block = base.attention('non_local', every=2)
+  return config

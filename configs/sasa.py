@@ -1,0 +1,16 @@
+"""Stand-alone self-attention in the last stage (Ramachandran et al., NeurIPS 2019).
+
+The paper replaces the 3x3 convolutions of every stage of a bottleneck network, and finds that the
+last stages are where attention serves best.
+
+    python main.py --config=configs/sasa.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  last = 3 if base.thin(config) else 4
+  config.model.attention.conv = base.attention('sasa', heads=4, kernel_size=5, stages=(last,))
+  return config

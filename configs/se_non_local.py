@@ -1,0 +1,16 @@
+"""Hybrid: SE in every block, non-local blocks in the middle stages.
+
+SE sees the whole map but only as one mean per channel; the non-local blocks relate its positions.
+
+    python main.py --config=configs/se_non_local.py
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  config = base.get_config(arg)
+  ratio = 4 if base.thin(config) else 16
+  config.model.attention.branch = base.attention('se', ratio=ratio)
+  config.model.attention.block = base.attention('non_local', every=2)
+  return config
