@@ -29,6 +29,19 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_bool(
     'distributed', False, 'Join the other processes of a pod or cluster.', flag_values=fv
   )
+  flags.DEFINE_string(
+    'torch', None, 'PyTorch weights (.pth, .pth.tar, .safetensors, .npz) to import.', flag_values=fv
+  )
+  flags.DEFINE_list('models', ['resnet50'], 'Networks that --mode=cost counts.', flag_values=fv)
+  flags.DEFINE_list(
+    'attentions', None, 'Mechanisms that --mode=cost counts; default: none and all.', flag_values=fv
+  )
+  flags.DEFINE_integer('image_size', 224, 'Side of the images of --mode=cost.', flag_values=fv)
+  flags.DEFINE_integer('num_classes', 1000, 'Classes of --mode=cost.', flag_values=fv)
+  flags.DEFINE_enum('stride_in', None, ['3x3', '1x1'], 'Stride of bottlenecks.', flag_values=fv)
+  flags.DEFINE_string(
+    'published', None, 'CSV of printed costs to compare with in --mode=cost.', flag_values=fv
+  )
   flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=fv)
   return fv
 
@@ -61,7 +74,31 @@ def _evaluate(fv: flags.FlagValues) -> None:
   print(json.dumps(evaluate_run(_workdir(fv), fv.split), indent=2))
 
 
-_MODES = {'train': _train, 'evaluate': _evaluate}
+def _import(fv: flags.FlagValues) -> None:
+  if not fv.torch or not fv.workdir:
+    raise UserError('--mode=import needs --torch=<weights> and --workdir=<folder>')
+  from attn_flax.import_run import import_run
+  from configs import base
+
+  config = base.get_config() if fv.config is None else fv.config
+  print(json.dumps(import_run(pathlib.Path(fv.torch), config, pathlib.Path(fv.workdir)), indent=2))
+
+
+def _cost(fv: flags.FlagValues) -> None:
+  from attn_flax import cost_table, list_attention
+
+  if fv.published:
+    rows = cost_table.published_table(pathlib.Path(fv.published))
+  else:
+    attentions = ['none', *list_attention()] if fv.attentions is None else fv.attentions
+    fields = {'num_classes': fv.num_classes, 'image_size': fv.image_size}
+    if fv.stride_in:
+      fields['stride_in'] = fv.stride_in
+    rows = cost_table.cost_table(fv.models, attentions, **fields)
+  print(cost_table.format_table(rows))
+
+
+_MODES = {'train': _train, 'evaluate': _evaluate, 'import': _import, 'cost': _cost}
 
 
 def _fail(error: Exception) -> int:
@@ -77,9 +114,10 @@ def _fail(error: Exception) -> int:
 
 def _check_config_exists(fv: flags.FlagValues) -> None:
   """`config_flags` reports a missing file late, and only when the config is read."""
-  named = config_flags.get_config_filename(fv['config'])
-  path = pathlib.Path(named.partition(':')[0]) if named else None
-  if path and not path.is_file():
+  if not fv['config'].present:
+    return
+  path = pathlib.Path(config_flags.get_config_filename(fv['config']).partition(':')[0])
+  if not path.is_file():
     folder = path.parent if path.parent.is_dir() else pathlib.Path('configs')
     check_choice('config', str(path), sorted(str(p) for p in folder.glob('*.py')))
 

@@ -57,26 +57,29 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
   return sum(macs(model, input_shape))
 
 
-def macs(model: nn.Module, input_shape: tuple[int, ...]) -> Macs:
-  """Multiply-adds of one image of shape (H, W, C), by kind."""
-  found = count_operations(model, input_shape)
+def macs(model: nn.Module, input_shape: tuple[int, ...], variables: Any = None) -> Macs:
+  """Multiply-adds of one image of shape (H, W, C), by kind; see `count_operations`."""
+  found = count_operations(model, input_shape, variables)
   return Macs(found['layers'], found['attention'] + found['relative'])
 
 
-def count_operations(model: nn.Module, input_shape: tuple[int, ...]) -> collections.Counter[str]:
+def count_operations(
+  model: nn.Module, input_shape: tuple[int, ...], variables: Any = None
+) -> collections.Counter[str]:
   """What the traced program of one image does, for the conventions of the papers' tables.
 
   Args:
     model: a network called `model(images, train=...)`.
     input_shape: (H, W, C).
+    variables: what `abstract_variables` gives, where it is known already.
 
   Returns:
     Multiply-adds of `layers` (convolutions, dense layers), of `attention` (products of activations)
     and of `relative` (queries with relative positions); elements that pass an `exp` (the entries
-    of softmax matrices) and a `relu`.
+    of softmax matrices), a `relu`, and an average `pool` of whole maps.
   """
   images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-  variables = abstract_variables(model, input_shape)
+  variables = abstract_variables(model, input_shape) if variables is None else variables
   counting = COUNTING.set(True)
   try:
     program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
@@ -101,6 +104,8 @@ def _count(jaxpr: Any, kind: str) -> collections.Counter[str]:
       total[within] += _dot_macs(eqn)
     elif name == 'exp' or eqn.params.get('name') == 'relu':
       total['exp' if name == 'exp' else 'relu'] += math.prod(eqn.outvars[0].aval.shape)
+    elif name == 'reduce_sum' and eqn.params['axes'] == (1, 2) and eqn.invars[0].aval.ndim == 4:
+      total['pool'] += math.prod(eqn.invars[0].aval.shape)
     elif name == 'while':
       raise ValueError('the multiply-adds of a loop of unknown length cannot be counted')
     else:

@@ -30,8 +30,8 @@ Row = dict[str, Any]
 
 def cost_row(model: nn.Module, input_shape: tuple[int, ...]) -> Row:
   """Parameters and multiply-adds of one image of shape (H, W, C), in each unit."""
-  params = count_params(abstract_variables(model, input_shape))
-  counted = macs(model, input_shape)
+  variables = abstract_variables(model, input_shape)
+  params, counted = count_params(variables), macs(model, input_shape, variables)
   return {
     'params': params,
     'params_1e6': f'{params / 1e6:.2f}',
@@ -82,6 +82,17 @@ def published_table(path: pathlib.Path) -> list[Row]:
   return [_compare(row) for row in published]
 
 
+def format_table(rows: list[Row]) -> str:
+  """Rows as an aligned text table."""
+  header = {name: name for name in rows[0]}
+  widths = {name: max(len(str(row[name])) for row in (header, *rows)) for name in header}
+  lines = [
+    '  '.join(str(row[name]).rjust(width) for name, width in widths.items())
+    for row in (header, *rows)
+  ]
+  return '\n'.join(lines)
+
+
 def _compare(row: Mapping[str, str]) -> Row:
   check_choice('convention', row['convention'], CONVENTIONS)
   model = create_model(
@@ -90,8 +101,10 @@ def _compare(row: Mapping[str, str]) -> Row:
     num_classes=int(row['num_classes']),
     **json.loads(row['fields']),
   )
-  size = int(row['image_size'])
-  params, operations = CONVENTIONS[row['convention']](model, (size, size, 3))
+  shape = (int(row['image_size']), int(row['image_size']), 3)
+  variables = abstract_variables(model, shape)
+  unit, count = CONVENTIONS[row['convention']]
+  params, operations = count_params(variables) / unit, count(model, shape, variables)
   ours = {'params': _digits_of(row['params'], params), 'macs': _digits_of(row['macs'], operations)}
   return {
     'source': row['source'],
@@ -110,40 +123,37 @@ def _digits_of(printed: str, value: float) -> str:
   return f'{value:.{len(printed.partition(".")[2])}f}' if printed else ''
 
 
-def _decimal(model, shape):
-  return _params(model, shape) / 1e6, macs(model, shape).layers / 1e9
+def _decimal(model, shape, variables):
+  return macs(model, shape, variables).layers / 1e9
 
 
-def _two_per_mac(model, shape):
-  return _params(model, shape) / 1e6, 2 * macs(model, shape).layers / 1e9
+def _two_per_mac(model, shape, variables):
+  return 2 * _decimal(model, shape, variables)
 
 
-def _augmented(model, shape):
-  found = count_operations(model, shape)
+def _augmented(model, shape, variables):
+  found = count_operations(model, shape, variables)
   # A map of side n has n key rows and columns, but the listing multiplies with all 2n - 1 offsets.
   relative = 2 * found['relative']
-  return _params(model, shape) / 1e6, (2 * (found['layers'] + relative) + 8 * found['exp']) / 1e9
+  return (2 * (found['layers'] + relative) + 8 * found['exp']) / 1e9
 
 
-def _binary(model, shape):
-  found = count_operations(model, shape)
-  elements = 4 * _normalised_elements(model, shape) + found['relu'] + found['pool']
-  return _params(model, shape) / 2**20, (found['layers'] + elements) / 2**30
+def _binary(model, shape, variables):
+  found = count_operations(model, shape, variables)
+  elements = 4 * _normalised_elements(model, shape, variables) + found['relu'] + found['pool']
+  return (found['layers'] + elements) / 2**30
 
 
+# The unit of the parameters, and what counts the operations in their unit.
 CONVENTIONS = {
-  'decimal': _decimal,
-  'binary': _binary,
-  'two_per_mac': _two_per_mac,
-  'augmented': _augmented,
+  'decimal': (1e6, _decimal),
+  'binary': (2**20, _binary),
+  'two_per_mac': (1e6, _two_per_mac),
+  'augmented': (1e6, _augmented),
 }
 
 
-def _params(model, shape):
-  return count_params(abstract_variables(model, shape))
-
-
-def _normalised_elements(model: nn.Module, shape: tuple[int, ...]) -> int:
+def _normalised_elements(model: nn.Module, shape: tuple[int, ...], variables: Any) -> int:
   """Elements that pass a batch norm."""
   total = 0
 
@@ -154,7 +164,6 @@ def _normalised_elements(model: nn.Module, shape: tuple[int, ...]) -> int:
     return next_call(*args, **kwargs)
 
   images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  variables = abstract_variables(model, shape)
   with nn.intercept_methods(count):
     jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
   return total

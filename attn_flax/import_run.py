@@ -36,8 +36,11 @@ def import_run(source: pathlib.Path, config: Any, workdir: pathlib.Path) -> dict
   if (workdir / 'config.json').exists():
     raise UserError(f'{workdir} holds a run already; choose another --workdir')
   model, variables = from_torch(source)
-  config = ConfigDict(config.to_dict())
-  config.model.update(model_config(model))
+  fields = config.to_dict()
+  # The file decides all of the network but its dtype.
+  fields['model'] = dict.fromkeys(fields['model']) | {'dtype': config.model.dtype}
+  fields['model'] |= model_config(model)
+  config = ConfigDict(fields)
   session = open_session(config)
   fresh = session.fresh_state(jax.random.key(config.seed))
   variables = jax.device_put(variables, session.replicated)

@@ -18,8 +18,25 @@ DATASETS = {
   'cluttered_digits': {'model.name': 'resnet20', 'train.epochs': 8},
 }
 
-# Names that look like these are networks; `attn_flax.create_model` knows which exist.
-_NETWORK = re.compile(r'(wide_)?(resnet|resnext|wrn)\d[\w.]*$')
+# Names of these forms are networks; `attn_flax.create_model` knows which exist. Behind each form
+# stands what `smoke` makes of them.
+_NETWORKS = {
+  r'resnet(20|32|44|56|110)|wrn\d+_\d+': {'depths': (1, 1, 1), 'widths': (8, 16, 32)},
+  r'(wide_)?resnet\d+(_[\d.]+)?': {
+    'depths': (1, 1, 1, 1),
+    'widths': (8, 16, 32, 64),
+    'stem': 'cifar',
+  },
+  r'resnext\d+_\w+': {
+    'depths': (1, 1, 1, 1),
+    'widths': (8, 16, 32, 64),
+    'groups': 2,
+    'base_width': 32,
+    'stem': 'cifar',
+  },
+  r'mnasnet_a1(_[\d.]+)?': {'width_multiplier': 0.25, 'depths': (1,) * 7, 'stem': 'cifar'},
+  r'vit_\w+': {'patch': 8, 'width': 16, 'depth': 2, 'heads': 2, 'mlp_width': 32},
+}
 # He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
 _THIN = re.compile(r'resnet(20|32|44|56|110)$')
 
@@ -131,6 +148,26 @@ def get_config(arg=''):
   config.model.dropout = placeholder(float)
   # Start each block's last norm at scale 0. Gates behind it then learn nothing at the first step.
   config.model.zero_init_last = placeholder(bool)
+  # MnasNet: factor of all widths.
+  config.model.width_multiplier = placeholder(float)
+  # MnasNet: 'same' pads as TensorFlow, 'torch' as PyTorch.
+  config.model.padding = placeholder(str)
+  # ViT: side of a patch in pixels.
+  config.model.patch = placeholder(int)
+  # ViT: width of a token.
+  config.model.width = placeholder(int)
+  # ViT: number of blocks.
+  config.model.depth = placeholder(int)
+  # ViT: attention heads.
+  config.model.heads = placeholder(int)
+  # ViT: hidden units of the MLPs.
+  config.model.mlp_width = placeholder(int)
+  # ViT: what the logits are made of, 'token' or 'mean'.
+  config.model.pool = placeholder(str)
+  # ViT: 'tanh' (the released approximation) or 'exact'.
+  config.model.gelu = placeholder(str)
+  # ViT: start with zero logits.
+  config.model.zero_init_head = placeholder(bool)
 
   config.data = ConfigDict()
   # Dataset: one of `attn_flax.data.DATASETS`.
@@ -208,7 +245,7 @@ def _apply(config, arg):
     elif word in DATASETS:
       config.data.name = word
       config.update_from_flattened_dict(DATASETS[word])
-    elif _NETWORK.match(word):
+    elif _family(word):
       config.model.name = word
     else:
       known = ['smoke', *DATASETS]
@@ -219,9 +256,11 @@ def _apply(config, arg):
         f'allowed: {", ".join(known)}, or the name of a network'
       )
   if smoke:
-    num_stages = 3 if _THIN.match(config.model.name) else 4
-    config.model.depths = (1,) * num_stages
-    config.model.widths = (8, 16, 32, 64)[:num_stages]
-    config.model.stem = 'cifar'
+    config.model.update(_family(config.model.name))
     config.train.steps = 20
     config.log_every = 5
+
+
+def _family(name):
+  """The smoke fields of a network's family; none for what is no network's name."""
+  return next((smoke for form, smoke in _NETWORKS.items() if re.fullmatch(form, name)), None)

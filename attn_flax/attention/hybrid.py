@@ -1,4 +1,8 @@
-"""Hybrids: any channel gate with any spatial gate, in any order."""
+"""Hybrids: any channel gate with any spatial gate, in any order.
+
+Woo et al., "CBAM: Convolutional Block Attention Module" (ECCV 2018,
+https://arxiv.org/abs/1807.06521), section 4.1, compares the orders of two gates.
+"""
 
 from collections.abc import Callable
 from typing import Any, ClassVar

@@ -75,7 +75,13 @@ class StandAlone(nn.Module):
     by_row, by_column = jnp.split(q, 2, axis=-1)
     with jax.named_scope(ATTENTION_SCOPE):
       content = jnp.stack(
-        [jnp.einsum('nyxhd,nyxbhd->nyxhb', q, neighbours(k, a)) for a in range(size)], axis=4
+        [
+          jnp.einsum(
+            'nyxhd,nyxbhd->nyxhb', q, neighbours(k, a), preferred_element_type=jnp.float32
+          )
+          for a in range(size)
+        ],
+        axis=4,
       )
       by_row = jnp.einsum('nyxhd,ad->nyxha', by_row, rows)
       by_column = jnp.einsum('nyxhd,bd->nyxhb', by_column, columns)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from attn_flax import layers
+from attn_flax.errors import UserError
 from attn_flax.models.placement import Placement, at, refine
 
 
@@ -51,6 +52,11 @@ class Block(nn.Module):
     if self.bottleneck:
       first, second = (self.stride, 1) if self.stride_in == '1x1' else (1, self.stride)
       width = int(self.planes * self.base_width / 64) * self.groups
+      if not width:
+        raise UserError(
+          f'base_width={self.base_width} leaves no channel to a group of a block of {self.planes} '
+          'planes; widen the stage or the base'
+        )
       y = nn.relu(norm(name='norm1')(conv(width, 1, first, name='conv1')(x)))
       y = conv3x3(self, y, width, second, 'conv2', groups=self.groups)
       y = nn.relu(norm(name='norm2')(y))

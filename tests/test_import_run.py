@@ -1,0 +1,91 @@
+"""Weights from PyTorch become a run folder that every mode accepts."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import run_folder
+from golden import rule
+
+import main
+from attn_flax import from_torch, runs
+from attn_flax.attention import ATTENTION
+from attn_flax.import_run import model_config
+from attn_flax.session import make_model
+
+ROOT = pathlib.Path(__file__).parents[1]
+NAME = 'cbam_repo-cifar10-resnet18-CBAM-no_spatial'
+
+pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    NAME,
+    'timm-legacy_seresnet50',
+    'timm-seresnext26t_32x4d',
+    'timm-wide_resnet50_2',
+    'cbam_repo-cifar10-resnet50-BAM',
+    'eca_repo-resnet34-k3357',
+  ],
+)
+def test_the_config_of_an_imported_network_builds_it_again(name):
+  """Also after a round through JSON, where tuples become lists."""
+  from configs import base
+
+  model, _ = from_torch(rule.load(name)[0])
+  config = base.get_config()
+  config.model.update(model_config(model))
+  again = make_model(runs.ConfigDict(json.loads(json.dumps(config.model.to_dict()))), 10)
+  assert again == model
+  assert all(p.module in ATTENTION.values() for p in again.attention)
+
+
+@pytest.fixture(scope='module')
+def imported(tmp_path_factory, small_dataset):
+  folder = tmp_path_factory.mktemp('imported')
+  np.savez(folder / 'weights.npz', **rule.load(NAME)[0])
+  flags = ['--mode=import', f'--torch={folder}/weights.npz', f'--workdir={folder}/run']
+  config = f'--config={ROOT}/configs/resnet.py:smoke'
+  assert main.run(['main.py', *flags, config, '--config.eval.batch_size=50']) == 0
+  return folder
+
+
+def test_it_is_evaluated(imported, capsys):
+  assert main.run(['main.py', '--mode=evaluate', f'--workdir={imported}/run']) == 0
+  result = json.loads(capsys.readouterr().out)
+  assert result['step'] == 0 and result['test_count'] > 0
+  assert run_folder.read(imported / 'run', 'dataset.json')['class_names']
+
+
+def test_the_checkpoint_holds_the_weights(imported):
+  state = rule.load(NAME)[0]
+  arrays = run_folder.state(imported / 'run', 0)
+  kernel = [value for name, value in arrays.items() if 'stem_conv' in name and 'params' in name]
+  np.testing.assert_array_equal(kernel[0], state['conv1.weight'].transpose(2, 3, 1, 0))
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--torch=weights.npz'], 'needs --torch'),
+    (['--workdir=run'], 'needs --torch'),
+    (['--torch=nowhere.npz', '--workdir={folder}/other'], 'nowhere.npz'),
+    (['--torch={folder}/weights.npz', '--workdir={folder}/run'], 'holds a run already'),
+  ],
+)
+def test_mistakes(imported, capsys, flags, message):
+  flags = [flag.format(folder=imported) for flag in flags]
+  assert main.run(['main.py', '--mode=import', *flags]) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count('\n') == 1
+
+
+def test_another_number_of_classes_is_refused(tmp_path, capsys):
+  np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar100-resnet18-CBAM')[0])
+  flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
+  assert main.run(['main.py', *flags]) == 2
+  assert '100 classes and the dataset 10' in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()
