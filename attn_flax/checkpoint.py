@@ -1,9 +1,12 @@
 """Checkpoints of a run, by Orbax: atomic, the latest and the best kept."""
 
+import asyncio
 import pathlib
 from typing import Any
+from unittest import mock
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -12,6 +15,26 @@ from attn_flax.errors import UserError
 
 def _val_top1(metrics: dict[str, float]) -> float:
   return metrics['val_top1']
+
+
+def _reason(error: BaseException) -> str:
+  """The beginning of what first went wrong."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+
+
+class _DrainingLoop(asyncio.SelectorEventLoop):
+  """An event loop that waits for its tasks before it closes.
+
+  When one read fails, Orbax closes its loop on the others; each would then print a traceback.
+  """
+
+  def close(self) -> None:
+    """Waits, then closes."""
+    if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+      self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    super().close()
 
 
 class Checkpoints:
@@ -41,9 +64,15 @@ class Checkpoints:
       create=not read_only,
       read_only=read_only,
     )
-    self._manager = ocp.CheckpointManager(
-      self.folder, options=options, item_names=('state', 'progress')
-    )
+    try:  # It reads the scores of all checkpoints.
+      self._manager = ocp.CheckpointManager(
+        self.folder, options=options, item_names=('state', 'progress')
+      )
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f'{self.folder} cannot be read: a checkpoint in it is damaged ({_reason(error)}); remove '
+        'that one, or choose another --workdir'
+      ) from None
 
   def save(
     self, step: int, state: Any, progress: dict[str, Any], scores: dict[str, float] | None
@@ -73,7 +102,7 @@ class Checkpoints:
 
     Args:
       step: one of the steps kept.
-      like: a state of the same structure, shapes, dtypes and shardings.
+      like: a state, or its shapes, dtypes and shardings alone.
 
     Raises:
       UserError: when the checkpoint is damaged or belongs to another network.
@@ -82,16 +111,33 @@ class Checkpoints:
     args = ocp.args.Composite(
       state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore()
     )
+    with mock.patch.object(asyncio, 'new_event_loop', _DrainingLoop):  # Orbax calls it to read.
+      try:
+        restored = self._manager.restore(step, args=args)
+        return restored['state'], restored['progress']
+      except Exception as error:  # Orbax raises many types, by what is damaged.
+        reason = _reason(error)
+    raise UserError(
+      f'the checkpoint {self.folder / str(step)} cannot be read: it is damaged or belongs to '
+      f'another network ({reason}); remove that folder to go back to the checkpoint before it, or '
+      'choose another --workdir'
+    )
+
+  def read_variables(self, step: int) -> dict[str, Any]:
+    """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
+
+    Raises:
+      UserError: when the checkpoint is damaged.
+    """
+    folder = self.folder / str(step) / 'state'
     try:
-      restored = self._manager.restore(step, args=args)
+      with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = reader.restore(folder, restore_args=as_numpy)
     except Exception as error:  # Orbax raises many types, by what is damaged.
-      reason = ' '.join(str(error).split())[:200]
-      raise UserError(
-        f'the checkpoint {self.folder / str(step)} cannot be read: it is damaged or belongs to '
-        f'another network ({type(error).__name__}: {reason}); remove that folder to go back to the '
-        'checkpoint before it, or choose another --workdir'
-      ) from error
-    return restored['state'], restored['progress']
+      raise UserError(f'the checkpoint {folder} cannot be read ({_reason(error)})') from None
+    return {name: state.get(name) or {} for name in ('params', 'batch_stats')}
 
   def close(self) -> None:
     """Waits for the last save; raises its error if it failed."""

@@ -23,12 +23,17 @@ class Scorer:
     eval_step = make_eval_step(session.model)
 
     def step(variables, fixed, moving):
-      return eval_step(variables, pipeline.eval_batch(fixed, moving))
+      batch = pipeline.eval_batch(fixed, moving)
+      return *eval_step(variables, batch), batch['label']
 
     self._step = jax.jit(step, out_shardings=session.replicated)
 
-  def score(self, variables: Variables) -> tuple[dict[str, float], np.ndarray]:
-    """Scores (`loss`, `top1`, `top5` in 0..1, `count`) and logits [count, K] in the split's order.
+  def score(self, variables: Variables) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """Scores weights on every example once.
+
+    Returns:
+      `loss`, `top1`, `top5` in 0..1 and `count`; logits [count, K] and labels [count], in the
+      split's order.
 
     Raises:
       RuntimeError: when an example was missed or seen twice.
@@ -37,11 +42,12 @@ class Scorer:
       self._step(variables, self._pipeline.fixed, moving)
       for moving in self._pipeline.eval_batches()
     ]
-    scores = mean_scores(jax.device_get([sums for sums, _ in parts]))
+    sums, logits, labels = zip(*jax.device_get(parts), strict=True)
+    scores = mean_scores(sums)
     count = self._pipeline.num_examples
     if scores['count'] != count:
       raise RuntimeError(f'scored {scores["count"]} examples of a split of {count}')
-    return scores, np.concatenate([np.asarray(logits) for _, logits in parts])[:count]
+    return scores, np.concatenate(logits)[:count], np.concatenate(labels)[:count]
 
   def score_state(
     self, state: TrainState, prefix: str
@@ -49,17 +55,18 @@ class Scorer:
     """Scores a state's raw weights (`<prefix>_top1`, ...) and its average (`<prefix>_ema_top1`).
 
     Returns:
-      The scores, and the logits as `logits` and `ema_logits` [count, K].
+      The scores, and the predictions: `logits` and `ema_logits` [count, K], `labels` [count].
     """
     weights = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
     if state.ema is not None:
       weights['ema_'] = state.ema
-    scores, logits = {}, {}
+    scores: dict[str, float] = {}
+    predictions: dict[str, np.ndarray] = {}
     for name, variables in weights.items():
-      found, logits[f'{name}logits'] = self.score(variables)
+      found, predictions[f'{name}logits'], predictions['labels'] = self.score(variables)
       scores.update({f'{prefix}_{name}{key}': value for key, value in found.items()})
     scores.pop(f'{prefix}_ema_count', None)
-    return scores, logits
+    return scores, predictions
 
 
 def evaluate_run(workdir: pathlib.Path, split: str = 'test') -> dict[str, Any]:

@@ -216,6 +216,26 @@ def max_pool(
   return nn.max_pool(x, (window, window), (stride, stride), pads)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def largest(x: jax.Array, axis: int) -> jax.Array:
+  """The maximum along an axis; entries that equal it, to within rounding, share its gradient.
+
+  Wherever XLA computes `x` anew for the gradient, perhaps with other roundings, `jnp.max` may find
+  no entry that equals the maximum; it then divides by their number, 0, and returns NaN.
+  """
+  return x.max(axis)
+
+
+@largest.defjvp
+def _largest_jvp(axis, primals, tangents):
+  (x,), (dx,) = primals, tangents
+  y = largest(x, axis)
+  near = y - jnp.finfo(x.dtype).eps * jnp.abs(y)
+  equal = x >= jnp.expand_dims(near, axis)
+  total = jnp.where(equal, dx, 0).sum(axis)
+  return y, (total / jnp.maximum(equal.sum(axis), 1)).astype(y.dtype)
+
+
 def halve(x: jax.Array) -> jax.Array:
   """2x2 average pool of stride 2, [N, H, W, C] -> [N, ceil(H / 2), ceil(W / 2), C].
 

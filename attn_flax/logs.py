@@ -30,8 +30,13 @@ class Log:
       path = workdir / 'metrics.jsonl'
       _drop_later(path, start)
       self._file = path.open('a')
+      # TensorBoard then hides what earlier files hold behind `start`. The suffix tells files of
+      # one second apart.
       self._events = tensorboardX.SummaryWriter(
-        str(workdir / 'tensorboard'), purge_step=start + 1 if start else None
+        str(workdir / 'tensorboard'),
+        purge_step=start + 1,
+        filename_suffix=f'.{start}',
+        flush_secs=5,
       )
 
   def advance(self, step: int) -> None:
@@ -79,7 +84,7 @@ def _drop_later(path: pathlib.Path, start: int) -> None:
   for line in path.read_text().splitlines():
     try:
       step = json.loads(line)['step']
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
       continue
     if step <= start:
       kept.append(line)

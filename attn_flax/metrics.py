@@ -4,19 +4,26 @@ from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 # Sums over examples: `loss`, `top1`, `top5` and `count`.
 Sums = dict[str, jax.Array]
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+  logits: jax.Array,
+  labels: jax.Array,
+  smoothing: float = 0.0,
+  class_weights: jax.Array | None = None,
+) -> jax.Array:
   """Cross-entropy of each example in nats.
 
   Args:
     logits: [N, K] float32.
     labels: [N] int32, or [N, K] probabilities.
     smoothing: share of the target spread over all K classes.
+    class_weights: [K], how much each class counts; None: 1.
 
   Returns:
     [N] float32.
@@ -24,26 +31,41 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
   targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
   if smoothing:
     targets = optax.smooth_labels(targets, smoothing)
+  if class_weights is not None:
+    targets = targets * class_weights
   return optax.softmax_cross_entropy(logits, targets)
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """How often each class [rows] was taken for each [columns]: counts [K, K].
+
+  Args:
+    logits: [N, K].
+    labels: [N] integers.
+  """
+  num_classes = logits.shape[-1]
+  pairs = labels * num_classes + logits.argmax(-1)
+  return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
   """Sums of loss, top-1 and top-5 hits over the examples that the mask holds.
 
-  An example is a top-k hit when fewer than k classes have a larger logit; with fewer than five
-  classes top-5 is always hit.
+  An example is a top-k hit when fewer than k other classes have as large a logit; with five
+  classes or fewer top-5 is always hit.
 
   Args:
     logits: [N, K] float32.
-    labels: [N] int32.
+    labels: [N] int32, or [N, K] probabilities, of which the largest tells the class to be hit.
     mask: [N], 1 for examples and 0 for padding.
 
   Returns:
     `loss`, `top1`, `top5`, `count`, each a float32 scalar.
   """
-  own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-  # Ties count against the example, so that a constant output is not perfect.
-  ahead = (logits >= own).sum(-1) - 1
+  classes = labels.argmax(-1) if labels.ndim == 2 else labels
+  own = jnp.take_along_axis(logits, classes[:, None], axis=-1)
+  # Ties and NaN count against the example, so that a constant or broken output is not perfect.
+  ahead = (~(logits < own)).sum(-1) - 1
   return {
     'loss': (cross_entropy(logits, labels) * mask).sum(),
     'top1': ((ahead < 1) * mask).sum(),

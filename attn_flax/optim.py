@@ -1,6 +1,6 @@
 """Learning-rate schedules and optimizers from a config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ def make_schedule(
     updates_per_epoch: updates per pass over the training split.
 
   Raises:
-    UserError: for an unknown schedule or a warm-up as long as the run.
+    UserError: for an unknown schedule, or steps within the warm-up.
   """
   check_choice('schedule', config.schedule, SCHEDULES)
   peak = config.lr_per_256 * batch_size / 256
@@ -97,3 +97,20 @@ def make_optimizer(
     return optimizer
   # Not a scan over the parts: convolutions inside a loop fall back to naive code on CPU.
   return optax.MultiSteps(optimizer, every_k_schedule=accumulate).gradient_transformation()
+
+
+def freeze(
+  optimizer: optax.GradientTransformation, stages: Sequence[int]
+) -> optax.GradientTransformation:
+  """An optimizer that leaves the parameters of some stages of a network alone; 0 is the stem."""
+  if not stages:
+    return optimizer
+  prefixes = tuple(f'stage{stage}_' if stage else 'stem_' for stage in stages)
+
+  def is_frozen(params):
+    def of(path, _):
+      return path[0].key.startswith(prefixes)
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+  return optax.chain(optimizer, optax.masked(optax.set_to_zero(), is_frozen))

@@ -106,10 +106,22 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Writes a JSON file at once: a reader sees the old file or the new one, never a half."""
+  """Writes a JSON file at once: a reader sees the old file or the new one, never a half.
+
+  Makes the folder where there is none.
+
+  Raises:
+    UserError: when it cannot be written.
+  """
   partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(content, indent=2) + '\n')
-  partial.replace(path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(content, indent=2) + '\n')
+    partial.replace(path)
+  except OSError as error:
+    raise UserError(
+      f'the run folder {path.parent} cannot be written ({error.strerror}); choose another --workdir'
+    ) from None
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
@@ -126,16 +138,10 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
     UserError: when the folder cannot be written, or holds another config.
   """
   path = workdir / 'config.json'
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-      write_json(path, {'config': resolved(config), **environment()})
-      return
-  except OSError as error:
-    raise UserError(
-      f'the run folder {workdir} cannot be written ({error.strerror}); choose another --workdir'
-    ) from None
   asked = resolved(config)
+  if not path.exists():
+    write_json(path, {'config': asked, **environment()})
+    return
   found = difference(read_json(path)['config'], asked)
   conflicts = {field: pair for field, pair in found.items() if field not in _FREE}
   if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:

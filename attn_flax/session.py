@@ -1,5 +1,6 @@
 """Everything that a config stands for, built and checked before anything runs."""
 
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -11,11 +12,31 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from attn_flax import data
 from attn_flax.checkpoint import Checkpoints
 from attn_flax.data.augment import Augmentation
-from attn_flax.data.resident import Resident
+from attn_flax.data.pipeline import Pipeline, open_pipeline
 from attn_flax.errors import UserError, check_choice
 from attn_flax.models import create_model
-from attn_flax.optim import Schedule, make_optimizer, make_schedule
+from attn_flax.optim import Schedule, freeze, make_optimizer, make_schedule
 from attn_flax.steps import TrainState, init_state
+
+# The least and the most that a field of a config may be.
+_RANGES = {
+  'seed': (0, math.inf),
+  'train.batch_size': (1, math.inf),
+  'train.epochs': (1, math.inf),
+  'train.steps': (1, math.inf),
+  'train.accumulate': (1, math.inf),
+  'train.label_smoothing': (0, 1),
+  'train.clip_norm': (0, math.inf),
+  'train.ema_decay': (0, 1),
+  'optimizer.lr_per_256': (0, math.inf),
+  'optimizer.momentum': (0, 1),
+  'optimizer.weight_decay': (0, math.inf),
+  'optimizer.warmup_epochs': (0, math.inf),
+  'eval.batch_size': (1, math.inf),
+  'eval.every_epochs': (1, math.inf),
+  'checkpoint.every_steps': (1, math.inf),
+  'log_every': (1, math.inf),
+}
 
 
 class Session(NamedTuple):
@@ -28,6 +49,7 @@ class Session(NamedTuple):
     model: the network.
     schedule: learning rate by update.
     optimizer: what turns gradients into updates.
+    augmentation: what images undergo on their way into the network.
     updates: updates of the whole run.
     updates_per_epoch: updates per pass over the training split.
   """
@@ -38,6 +60,7 @@ class Session(NamedTuple):
   model: nn.Module
   schedule: Schedule
   optimizer: optax.GradientTransformation
+  augmentation: Augmentation
   updates: int
   updates_per_epoch: int
 
@@ -49,7 +72,7 @@ class Session(NamedTuple):
   @property
   def image_shape(self) -> tuple[int, ...]:
     """(H, W, C) of the images."""
-    return self.dataset.splits['train'].image.shape[1:]
+    return self.dataset.image_shape
 
   def describe_data(self) -> dict[str, Any]:
     """Class names and preprocessing: what it takes to use the network on other images."""
@@ -64,32 +87,42 @@ class Session(NamedTuple):
 
   def fresh_state(self, key: jax.Array) -> TrainState:
     """A new state, on every device."""
+    # It runs once: on CPU, compiling it with optimisation takes far longer than that gains.
+    on_cpu = self.mesh.devices.flat[0].platform == 'cpu'
+    options = {'xla_backend_optimization_level': 0} if on_cpu else None
+    make = jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)
+    return make(key)
 
-    def make(key):
-      ema = self.config.train.ema_decay is not None
-      return init_state(self.model, self.optimizer, key, self.image_shape, ema=ema)
+  def abstract_state(self) -> TrainState:
+    """Shapes, dtypes and shardings of a state: all it takes to restore one."""
 
-    return jax.jit(make, out_shardings=self.replicated)(key)
+    def with_sharding(leaf):
+      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated)
 
-  def train_pipeline(self) -> Resident:
+    return jax.tree.map(with_sharding, jax.eval_shape(self._init, jax.random.key(0)))
+
+  def _init(self, key):
+    ema = self.config.train.ema_decay is not None
+    return init_state(self.model, self.optimizer, key, self.image_shape, ema=ema)
+
+  def train_pipeline(self) -> Pipeline:
     """The batches of the training split."""
     train = self.config.train
-    return self._pipeline('train', train.batch_size // train.accumulate)
+    return self._pipeline('train', train.batch_size // train.accumulate, self.config.data.balanced)
 
-  def eval_pipeline(self, split: str) -> Resident:
+  def eval_pipeline(self, split: str) -> Pipeline:
     """The batches that evaluate a split."""
     return self._pipeline(split, self.config.eval.batch_size)
 
-  def _pipeline(self, split, batch_size):
-    spec = self.dataset.spec
-    return Resident(
+  def _pipeline(self, split, batch_size, balanced=False):
+    return open_pipeline(
       self.dataset.splits[split],
       batch_size,
       seed=self.config.seed,
-      augmentation=Augmentation(
-        mean=spec.mean, std=spec.std, crop_padding=spec.crop_padding, flip=spec.flip
-      ),
+      augmentation=self.augmentation,
       mesh=self.mesh,
+      workers=self.config.data.workers,
+      balanced=balanced,
     )
 
 
@@ -101,7 +134,8 @@ def open_session(config: Any) -> Session:
   """
   mesh = make_mesh()
   train = config.train
-  if train.accumulate < 1 or train.batch_size % train.accumulate:
+  _check_numbers(config)
+  if train.batch_size % train.accumulate:
     raise UserError(
       f'train.accumulate={train.accumulate} does not divide train.batch_size={train.batch_size}'
     )
@@ -110,15 +144,21 @@ def open_session(config: Any) -> Session:
   check_choice('train.batch_norm', train.batch_norm, ('global', 'per_device'))
 
   dataset = data.load(
-    config.data.name, data_dir=config.data.dir, size=config.data.size, seed=config.data.seed
+    config.data.name,
+    data_dir=config.data.dir,
+    size=config.data.size,
+    seed=config.data.seed,
+    download=config.data.download,
+    max_bad=config.data.max_bad,
   )
-  updates_per_epoch = len(dataset.splits['train'].label) // train.batch_size
-  updates = train.steps or train.epochs * updates_per_epoch
-  if updates < 1:
+  num_examples = len(dataset.splits['train'])
+  updates_per_epoch = num_examples // train.batch_size
+  if not updates_per_epoch:
     raise UserError(
-      f'train.batch_size={train.batch_size} with train.epochs={train.epochs} makes a run of no '
-      'update; choose a smaller batch or more epochs'
+      f'train.batch_size={train.batch_size} exceeds the {num_examples} training images of '
+      f'{config.data.name}; choose {num_examples} at most'
     )
+  updates = train.steps or train.epochs * updates_per_epoch
   schedule = make_schedule(
     config.optimizer,
     batch_size=train.batch_size,
@@ -129,7 +169,33 @@ def open_session(config: Any) -> Session:
     config.optimizer, schedule, clip_norm=train.clip_norm, accumulate=train.accumulate
   )
   model = make_model(config.model, len(dataset.class_names))
-  return Session(config, mesh, dataset, model, schedule, optimizer, updates, updates_per_epoch)
+  return Session(
+    config=config,
+    mesh=mesh,
+    dataset=dataset,
+    model=model,
+    schedule=schedule,
+    optimizer=freeze(optimizer, getattr(model, 'frozen', ())),
+    augmentation=make_augmentation(config.augment, dataset),
+    updates=updates,
+    updates_per_epoch=updates_per_epoch,
+  )
+
+
+def make_augmentation(config: Any, dataset: data.Dataset) -> Augmentation:
+  """What images undergo, by a config (`config.augment`) and, where it says none, their dataset.
+
+  Raises:
+    UserError: for values that cannot be.
+  """
+  spec = dataset.spec
+  usual = {'crop_padding': spec.crop_padding, 'flip': spec.flip}
+  fields: dict[str, Any] = {
+    key: usual.get(key) if value is None else value for key, value in config.items()
+  }
+  if fields['randaugment'] is not None:
+    fields['randaugment'] = tuple(fields['randaugment'])
+  return Augmentation(mean=spec.mean, std=spec.std, num_classes=len(dataset.class_names), **fields)
 
 
 def make_mesh() -> Mesh:
@@ -139,35 +205,51 @@ def make_mesh() -> Mesh:
 
 
 def make_model(config: Any, num_classes: int) -> nn.Module:
-  """The network of a config (`config.model`)."""
-  fields = {key: config[key] for key in ('depths', 'widths', 'stem') if config[key] is not None}
-  return create_model(
-    config.name,
-    attention=config.attention.to_dict() or None,
-    num_classes=num_classes,
-    stride_in=config.stride_in,
-    zero_init_last=config.zero_init_last,
-    dtype=config.dtype,
-    **fields,
-  )
+  """The network of a config (`config.model`) for a dataset's number of classes.
+
+  Raises:
+    UserError: for a network that cannot be built, or one of another number of classes.
+  """
+  fields = {key: value for key, value in config.items() if value is not None}
+  name, attention = fields.pop('name'), fields.pop('attention').to_dict()
+  if fields.setdefault('num_classes', num_classes) != num_classes:
+    raise UserError(
+      f'the network has {fields["num_classes"]} classes and the dataset {num_classes}; choose the '
+      "network's dataset, or leave model.num_classes out to train a head of its own"
+    )
+  return create_model(name, attention=attention or None, **fields)
 
 
 def restore_best(session: Session, workdir: pathlib.Path) -> tuple[TrainState, int]:
-  """The state of a run folder's best checkpoint, and its update.
+  """The state of a run folder's best checkpoint, or its latest where none is scored; its update.
 
   Raises:
-    UserError: when the folder holds no scored checkpoint.
+    UserError: when the folder holds no checkpoint.
   """
   checkpoints = Checkpoints(workdir, read_only=True)
-  best = checkpoints.best()
-  if best is None:
-    raise UserError(f'{workdir} holds no scored checkpoint yet; let the run go on first')
-  state, _ = checkpoints.restore(best, session.fresh_state(jax.random.key(0)))
+  try:
+    best = checkpoints.best()
+    # A run that was never evaluated, such as one of imported weights, has no best.
+    best = checkpoints.latest() if best is None else best
+    if best is None:
+      raise UserError(f'{workdir} holds no checkpoint yet; let the run go on first')
+    state, _ = checkpoints.restore(best, session.abstract_state())
+  finally:
+    checkpoints.close()
   return state, best
 
 
+def _check_numbers(config: Any) -> None:
+  for field, (least, most) in _RANGES.items():
+    section, _, name = field.rpartition('.')
+    value = (config[section] if section else config)[name]
+    if value is not None and not least <= value <= most:
+      allowed = f'at least {least}' if most == math.inf else f'from {least} to {most}'
+      raise UserError(f'{field}={value} is impossible; choose a number {allowed}')
+
+
 def _check_batch(what: str, size: int, mesh: Mesh) -> None:
-  if size < 1 or size % mesh.size:
+  if size % mesh.size:
     raise UserError(
       f'{what} = {size} cannot be shared evenly by {mesh.size} devices; choose a multiple of '
       f'{mesh.size}'

@@ -62,6 +62,7 @@ def make_train_step(
   label_smoothing: float = 0.0,
   ema_decay: float | None = None,
   accumulate: int = 1,
+  class_weights: jax.typing.ArrayLike | None = None,
   per_device: Mesh | None = None,
 ):
   """The pure function `train_step(state, batch, key) -> (state, metrics)`.
@@ -74,6 +75,7 @@ def make_train_step(
     ema_decay: decay of the moving average, or None; in the first updates it is lower,
       (1 + t) / (10 + t), so that the average forgets the initial weights.
     accumulate: parts of a batch that make one update.
+    class_weights: [K], how much each class counts in the loss; None: 1.
     per_device: a mesh with the axis `data`, to normalise with each device's own statistics; None
       for those of the whole batch.
 
@@ -81,6 +83,7 @@ def make_train_step(
     The step. Its batch holds `image` [N, H, W, C] float32 and `label` [N] int32 (or [N, K]
     probabilities); its metrics are the scalars `loss`, `top1`, `top5`, `lr` and `grad_norm`.
   """
+  weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
   def gradients(params, batch_stats, batch, key):
     def loss_of(params):
@@ -91,7 +94,7 @@ def make_train_step(
         mutable=['batch_stats'],
         rngs={'dropout': key},
       )
-      loss = cross_entropy(logits, batch['label'], label_smoothing).mean()
+      loss = cross_entropy(logits, batch['label'], label_smoothing, weights).mean()
       sums = score_sums(logits, batch['label'], jnp.ones(len(logits)))
       hits = {name: sums[name] / sums['count'] for name in ('top1', 'top5')}
       return loss, (hits, updated.get('batch_stats', {}))
@@ -126,7 +129,7 @@ def make_train_step(
       decay = jnp.where((state.step + 1) % accumulate == 0, decay, 1.0)
       new = {'params': params, 'batch_stats': batch_stats}
       ema = jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, ema, new)
-    metrics |= {'lr': schedule(update), 'grad_norm': optax.global_norm(grads)}
+    metrics |= {'lr': schedule(update), 'grad_norm': optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
 
   return train_step
@@ -139,7 +142,7 @@ def make_eval_step(model: nn.Module) -> Callable[[Variables, Batch], tuple[Sums,
   """
 
   def eval_step(variables, batch):
-    logits = model.apply(variables, batch['image'], train=False)
+    logits: Any = model.apply(variables, batch['image'], train=False)
     return score_sums(logits, batch['label'], batch['mask']), logits
 
   return eval_step

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -88,7 +87,7 @@ def from_torch(
   *,
   attention_kwargs: Mapping[str, Any] | None = None,
   **fields: Any,
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[ResNet, dict[str, Any]]:
   """A network and its variables from PyTorch weights.
 
   Example:

@@ -11,14 +11,20 @@ from typing import Any
 import jax
 import jax.experimental.multihost_utils
 import numpy as np
+import optax
 
 from attn_flax import cost, runs
 from attn_flax.checkpoint import Checkpoints
+from attn_flax.data import class_weights
 from attn_flax.errors import UserError
 from attn_flax.evaluate import Scorer
+from attn_flax.finetune import read_weights, start_from
 from attn_flax.logs import Log
+from attn_flax.metrics import confusion
 from attn_flax.session import Session, open_session, restore_best
 from attn_flax.steps import TrainState, make_train_step
+
+_global_norm = jax.jit(optax.tree.norm)
 
 
 class Stopped(Exception):  # noqa: N818
@@ -85,9 +91,12 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
   finally:
     checkpoints.close()
   state, best_step = restore_best(session, workdir)
-  scores, logits = Scorer(session, 'test').score_state(state, 'test')
+  scores, predictions = Scorer(session, 'test').score_state(state, 'test')
+  counts = confusion(predictions['logits'], predictions['labels'])
+  per_class = counts.diagonal() / np.maximum(counts.sum(1), 1)
   result = {
     **scores,
+    'test_per_class': dict(zip(session.dataset.class_names, per_class.tolist(), strict=True)),
     'best_step': best_step,
     **costs,
     'steps': session.updates,
@@ -95,7 +104,8 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     'images_per_second': session.updates * config.train.batch_size / progress['train_seconds'],
   }
   if first:
-    np.savez(workdir / 'predictions.npz', labels=session.dataset.splits['test'].label, **logits)
+    arrays: dict[str, Any] = {**predictions, 'confusion': counts}
+    np.savez(workdir / 'predictions.npz', **arrays)
     runs.write_json(workdir / 'result.json', result)
   return result
 
@@ -110,11 +120,17 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
   accumulate = config.train.accumulate
   init_key, train_key = jax.random.split(jax.random.key(config.seed))
   train_key = jax.device_put(train_key, session.replicated)
-  state = session.fresh_state(init_key)
-  start = checkpoints.latest() or 0
-  progress = {'train_seconds': 0.0, 'compile_seconds': 0.0}
-  if start:
-    state, progress = checkpoints.restore(start, state)
+  latest = checkpoints.latest()
+  if latest is None:
+    start, state = 0, session.fresh_state(init_key)
+    if config.train.init_from is not None:
+      state, loaded = start_from(state, read_weights(config.train.init_from))
+      print(f'starting from {config.train.init_from}: {loaded.describe()}')
+      runs.write_json(workdir / 'init_from.json', loaded._asdict())
+    progress = {'train_seconds': 0.0, 'compile_seconds': 0.0}
+  else:
+    start = latest
+    state, progress = checkpoints.restore(start, session.abstract_state())
   if start >= session.updates:
     return progress
 
@@ -147,8 +163,12 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
         progress['train_seconds'] += seconds
         window = []
       scores = None
+      if saves:  # The last update may have broken what its own loss still shows whole.
+        norm = {'the norm of the weights': float(_global_norm(state.params))}
+        _check_finite([norm], update, 1, saved, workdir)
       if evaluates:
         scores, _ = scorer.score_state(state, 'val')
+        _check_finite([scores], update, 1, saved, workdir)
         log.metrics(update, scores)
       if saves:
         checkpoints.save(update, state, progress, scores)
@@ -170,6 +190,7 @@ def _compile_step(session: Session, pipeline: Any, state: TrainState, moving: An
     label_smoothing=train.label_smoothing,
     ema_decay=train.ema_decay,
     accumulate=train.accumulate,
+    class_weights=_class_weights(session) if train.class_weights else None,
     per_device=session.mesh if train.batch_norm == 'per_device' else None,
   )
 
@@ -181,19 +202,23 @@ def _compile_step(session: Session, pipeline: Any, state: TrainState, moving: An
   return jitted.lower(state, pipeline.fixed, moving, key).compile()
 
 
+def _class_weights(session: Session) -> np.ndarray:
+  labels = session.dataset.splits['train'].label
+  return class_weights(labels, len(session.dataset.class_names))
+
+
 def _check_finite(
   values: list[dict[str, Any]], update: int, accumulate: int, saved: int, workdir: pathlib.Path
 ) -> None:
-  """Raises `UserError` at the first loss of a window that is not finite."""
+  """Raises `UserError` at the first part of a window, up to `update`, that is not finite."""
   for i, metrics in enumerate(values):
-    if not np.isfinite(metrics['loss']):
+    broken = [name for name, value in metrics.items() if not np.isfinite(value)]
+    if broken:
+      name = min(broken, key=lambda name: 'loss' not in name)  # The loss says most.
       step = update - (len(values) - 1 - i) // accumulate
-      good = (
-        f'the last good checkpoint is {workdir}/checkpoints/{saved}'
-        if saved
-        else ('there is no checkpoint yet')
-      )
+      good = f'the last good checkpoint is {workdir}/checkpoints/{saved}'
       raise UserError(
-        f'the loss is {metrics["loss"]} at update {step}; {good}; lower optimizer.lr_per_256 or '
-        'set train.clip_norm, in a new --workdir'
+        f'{name} is {metrics[name]} at update {step}; '
+        f'{good if saved else "there is no checkpoint yet"}; lower optimizer.lr_per_256 or set '
+        'train.clip_norm, in a new --workdir'
       )

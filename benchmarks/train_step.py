@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import app, flags, logging
 
 from attn_flax import count_macs, count_params, create_model
+from attn_flax.cost_table import format_table
 from attn_flax.steps import init_state, make_train_step
 from attn_flax.timing import interleave, peak_bytes, ratio
 
@@ -85,6 +86,7 @@ def _jax_step(attention: str):
 def main(argv):
   """Times every mechanism and prints the table."""
   del argv
+  logging.set_verbosity(logging.ERROR)
   calls, costs = {}, {}
   for attention in _ATTENTION.value:
     calls[attention], costs[attention] = _jax_step(attention)
@@ -122,7 +124,7 @@ def main(argv):
       row['torch_step_ms'] = round(float(np.median(other)) * 1e3, 1)
       row['time_vs_torch'] = round(ratio(own, other)[1], 3)
     rows.append(row)
-  _print(rows)
+  print(format_table(rows))
   if _OUT.value:
     kind = re.sub(r'\W+', '_', jax.devices()[0].device_kind).lower()
     conditions = (
@@ -135,13 +137,6 @@ def main(argv):
       writer.writeheader()
       writer.writerows(rows)
     print(f'written to {path}')
-
-
-def _print(rows: list[dict]) -> None:
-  """Prints rows as one aligned table."""
-  widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
-  for row in [{name: name for name in rows[0]}, *rows]:
-    print('  '.join(str(row[name]).rjust(width) for name, width in widths.items()))
 
 
 if __name__ == '__main__':

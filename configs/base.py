@@ -3,7 +3,8 @@
 Any field can be overridden on the command line, `--config.train.epochs=20`. The argument behind
 the colon, `--config=configs/eca.py:resnet18,smoke`, takes words:
   a network      one of the names of `attn_flax.list_models()`
-  a dataset      one of `DATASETS`
+  a dataset      one of `DATASETS`, with the network and the recipe that suit it
+  a recipe       one of `RECIPES`
   smoke          a tiny network and a few steps, to see that everything works
 """
 
@@ -13,9 +14,97 @@ import re
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-# What a dataset's name in the argument sets.
+# What a dataset's name in the argument sets; a recipe is one of `RECIPES`.
 DATASETS = {
-  'cluttered_digits': {'model.name': 'resnet20', 'train.epochs': 8},
+  'cluttered_digits': {'model.name': 'resnet20', 'recipe': 'quick'},
+  'cifar10': {'model.name': 'resnet18', 'model.stem': 'cifar', 'recipe': 'cifar'},
+  'cifar100': {'model.name': 'resnet18', 'model.stem': 'cifar', 'recipe': 'cifar'},
+  'imagenet2012': {'model.name': 'resnet50', 'model.stem': 'imagenet', 'recipe': 'imagenet'},
+  # A folder of your own images: --config.data.dir=<folder>.
+  'folder': {'model.name': 'resnet18', 'model.stem': 'imagenet', 'recipe': 'modern'},
+}
+
+# How to train, by name: what each sets, beside the defaults below.
+_SGD = {'optimizer.name': 'sgd', 'optimizer.momentum': 0.9}
+RECIPES = {
+  # Ours, for minutes on a CPU with the embedded dataset.
+  'quick': {},
+  # Zagoruyko and Komodakis 2016 (arXiv 1605.07146), section 3: CIFAR in 200 epochs.
+  'cifar': {
+    **_SGD,
+    'train.epochs': 200,
+    'train.batch_size': 128,
+    'optimizer.lr_per_256': 0.2,
+    'optimizer.nesterov': True,
+    'optimizer.weight_decay': 5e-4,
+    'optimizer.decay_all': True,
+    'optimizer.schedule': 'step',
+    'optimizer.warmup_epochs': 0.0,
+    'optimizer.step_epochs': (60, 120, 160),
+    'optimizer.step_factor': 0.2,
+    'augment.padding_mode': 'reflect',
+  },
+  # The scripts of Jongchan/attention-module and BangguWu/ECANet: ImageNet in 100 epochs.
+  'imagenet': {
+    **_SGD,
+    'train.epochs': 100,
+    'train.batch_size': 256,
+    'optimizer.lr_per_256': 0.1,
+    'optimizer.nesterov': False,
+    'optimizer.weight_decay': 1e-4,
+    'optimizer.decay_all': True,
+    'optimizer.schedule': 'step',
+    'optimizer.warmup_epochs': 0.0,
+    'optimizer.step_epochs': (30, 60, 90),
+    'optimizer.step_factor': 0.1,
+  },
+  # fb.resnet.torch, opts/train.lua: ImageNet in 90 epochs, with its colour jitter.
+  'imagenet90': {
+    **_SGD,
+    'train.epochs': 90,
+    'train.batch_size': 256,
+    'optimizer.lr_per_256': 0.1,
+    'optimizer.nesterov': True,
+    'optimizer.weight_decay': 1e-4,
+    'optimizer.decay_all': True,
+    'optimizer.schedule': 'step',
+    'optimizer.warmup_epochs': 0.0,
+    'optimizer.step_epochs': (30, 60),
+    'optimizer.step_factor': 0.1,
+    'augment.brightness': 0.4,
+    'augment.contrast': 0.4,
+    'augment.saturation': 0.4,
+  },
+  # Bello et al. 2019 (arXiv 1904.09925) on CIFAR-100 as a public port has it: 500 epochs, cosine
+  # behind 5 % of warm-up. The paper's own appendix could not be read.
+  'aa': {
+    **_SGD,
+    'train.epochs': 500,
+    'train.batch_size': 256,
+    'optimizer.lr_per_256': 0.2,
+    'optimizer.nesterov': False,
+    'optimizer.weight_decay': 5e-4,
+    'optimizer.schedule': 'cosine',
+    'optimizer.warmup_epochs': 25.0,
+  },
+  # Ours, of today's usual parts (Wightman et al. 2021, arXiv 2110.00476, has most of them): cosine,
+  # moving average, mixup and CutMix, RandAugment, label smoothing, no decay on norms.
+  'modern': {
+    **_SGD,
+    'train.epochs': 300,
+    'train.batch_size': 256,
+    'train.label_smoothing': 0.1,
+    'train.ema_decay': 0.9998,
+    'optimizer.lr_per_256': 0.1,
+    'optimizer.nesterov': True,
+    'optimizer.weight_decay': 1e-4,
+    'optimizer.decay_all': False,
+    'optimizer.schedule': 'cosine',
+    'optimizer.warmup_epochs': 5.0,
+    'augment.randaugment': (2, 7.0),
+    'augment.mixup_alpha': 0.2,
+    'augment.cutmix_alpha': 1.0,
+  },
 }
 
 # Names of these forms are networks; `attn_flax.create_model` knows which exist. Behind each form
@@ -144,8 +233,12 @@ def get_config(arg=''):
   config.model.max_pool = placeholder(str)
   # A ReLU behind each branch's last norm.
   config.model.branch_relu = placeholder(bool)
-  # Share of the activations dropped: in pre-activation blocks, in MnasNet's head, in ViT.
+  # Share of the activations dropped: inside pre-activation blocks, else before the head; in ViT.
   config.model.dropout = placeholder(float)
+  # Stochastic depth: share of the images that skip the last block's branch; earlier blocks less.
+  config.model.drop_path = placeholder(float)
+  # Stages that stay as they are, weights and statistics; 0 is the stem.
+  config.model.frozen = placeholder(tuple)
   # Start each block's last norm at scale 0. Gates behind it then learn nothing at the first step.
   config.model.zero_init_last = placeholder(bool)
   # MnasNet: factor of all widths.
@@ -170,14 +263,56 @@ def get_config(arg=''):
   config.model.zero_init_head = placeholder(bool)
 
   config.data = ConfigDict()
-  # Dataset: one of `attn_flax.data.DATASETS`.
+  # Dataset: one of `attn_flax.data.DATASETS`, any name of the TFDS catalogue, or 'folder'.
   config.data.name = 'cluttered_digits'
-  # Folder of prepared datasets; none: $TFDS_DATA_DIR, else the default of tensorflow-datasets.
+  # Folder of prepared datasets (none: $TFDS_DATA_DIR, else the default of tensorflow-datasets), or
+  # the folder of images.
   config.data.dir = placeholder(str)
+  # Whether a missing dataset may be downloaded.
+  config.data.download = False
   # Side of the images in pixels; none: the dataset's own.
   config.data.size = placeholder(int)
-  # Seed of the dataset itself, where it is generated.
+  # Seed of the dataset itself, where it is generated or split by hash.
   config.data.seed = 2014
+  # Broken images of a folder that may be left out; above it, the first is an error.
+  config.data.max_bad = 0
+  # Processes that decode images; 0: threads. Datasets that are held on the device need none.
+  config.data.workers = 0
+  # Whether training draws equally many images of every class.
+  config.data.balanced = False
+
+  # What training images undergo, on the device. Where a field is none, the dataset's value stands.
+  config.augment = ConfigDict()
+  # Pixels of padding on each side before a random crop.
+  config.augment.crop_padding = placeholder(int)
+  # What the padding holds: 'constant' (black) or 'reflect'.
+  config.augment.padding_mode = 'constant'
+  # Mirror every second image.
+  config.augment.flip = placeholder(bool)
+  # Cut random boxes and resize them, instead of the padded crop.
+  config.augment.resized_crop = False
+  # Colour jitter: strength of the change of brightness, as factors in 1 +- strength.
+  config.augment.brightness = 0.0
+  # Of contrast.
+  config.augment.contrast = 0.0
+  # Of saturation.
+  config.augment.saturation = 0.0
+  # Of hue, in turns.
+  config.augment.hue = 0.0
+  # Probability of an image to become grey.
+  config.augment.grey = 0.0
+  # RandAugment: number of operations and their magnitude, 0..30; none: off.
+  config.augment.randaugment = placeholder(tuple)
+  # Side in pixels of the square that each image loses.
+  config.augment.cutout = 0
+  # Probability of an image to lose a random box.
+  config.augment.erasing = 0.0
+  # Alpha of mixup; 0: off.
+  config.augment.mixup_alpha = 0.0
+  # Alpha of CutMix; 0: off.
+  config.augment.cutmix_alpha = 0.0
+  # Probability of mixing at all.
+  config.augment.mix_probability = 1.0
 
   config.train = ConfigDict()
   # Images per update, over all devices.
@@ -194,6 +329,10 @@ def get_config(arg=''):
   config.train.clip_norm = placeholder(float)
   # Decay of the moving average of weights and batch statistics; none: no average is kept.
   config.train.ema_decay = placeholder(float)
+  # Weigh each class by the inverse of its frequency in the loss.
+  config.train.class_weights = False
+  # Fine-tuning: a run folder or a PyTorch file whose weights the run starts from.
+  config.train.init_from = placeholder(str)
   # Statistics of the batch norms: 'global' (over all devices) or 'per_device'.
   config.train.batch_norm = 'global'
 
@@ -237,30 +376,42 @@ def get_config(arg=''):
 
 
 def _apply(config, arg):
-  """Sets what the words of the argument say."""
-  smoke = False
-  for word in filter(None, (word.strip() for word in (arg or '').split(','))):
-    if word == 'smoke':
-      smoke = True
-    elif word in DATASETS:
-      config.data.name = word
-      config.update_from_flattened_dict(DATASETS[word])
-    elif _family(word):
-      config.model.name = word
-    else:
-      known = ['smoke', *DATASETS]
+  """Sets what the words of the argument say; a recipe's word counts more than a dataset's."""
+  words = [word for word in (word.strip() for word in (arg or '').split(',')) if word]
+  datasets = [word for word in words if word in DATASETS]
+  recipes = [word for word in words if word in RECIPES]
+  networks = [word for word in words if _family(word) is not None]
+  known = ['smoke', *DATASETS, *RECIPES]
+  for word in words:
+    if word not in known and word not in networks:
       near = difflib.get_close_matches(word, known, n=1)
       hint = f'did you mean {near[0]!r}? ' if near else ''
       raise ValueError(
         f'unknown word {word!r} in the config argument {arg!r}; {hint}'
         f'allowed: {", ".join(known)}, or the name of a network'
       )
-  if smoke:
+  for several in (datasets, recipes, networks):
+    if len(several) > 1:
+      raise ValueError(f'the config argument {arg!r} names {" and ".join(several)}; keep one')
+
+  for dataset in datasets:
+    config.data.name = dataset
+    fields = dict(DATASETS[dataset])
+    recipes = recipes or [fields.pop('recipe')]
+    fields.pop('recipe', None)
+    config.update_from_flattened_dict(fields)
+  for recipe in recipes:
+    config.update_from_flattened_dict(RECIPES[recipe])
+  for network in networks:
+    config.model.name = network
+    if re.match('vit|wrn', network) or _THIN.match(network):
+      config.model.stem = None  # Theirs suits, or they have none.
+  if 'smoke' in words:
     config.model.update(_family(config.model.name))
     config.train.steps = 20
     config.log_every = 5
 
 
 def _family(name):
-  """The smoke fields of a network's family; none for what is no network's name."""
+  """The smoke fields of a network's family; None for what is no network's name."""
   return next((smoke for form, smoke in _NETWORKS.items() if re.fullmatch(form, name)), None)

@@ -1,53 +1,44 @@
-"""Datasets by name: one table of their facts, and their splits as NumPy arrays.
+"""Datasets by name: one table of their facts, and their splits in memory or as records.
 
-Read through `tensorflow-datasets` without TensorFlow. Importing this package is cheap: what takes
-long to import is imported where it is first needed.
+Read through `tensorflow-datasets` without TensorFlow, or from a folder of images. Importing this
+package is cheap: what takes long to import is imported where it is first needed.
 """
 
-import dataclasses
-import io
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from attn_flax.data import cluttered_digits
+from attn_flax.data.records import Records
+from attn_flax.data.sampling import class_counts, class_weights
+from attn_flax.data.splits import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  PHOTO_SIZE,
+  Dataset,
+  DatasetSpec,
+  Part,
+  Split,
+)
 from attn_flax.errors import UserError, check_choice
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
-_READ_AT_ONCE = 1000  # Records per bulk read: few calls, and little memory for undecoded records.
+__all__ = [
+  'DATASETS',
+  'Dataset',
+  'DatasetSpec',
+  'Part',
+  'Records',
+  'Split',
+  'class_counts',
+  'class_weights',
+  'load',
+]
 
-
-@dataclasses.dataclass(frozen=True)
-class DatasetSpec:
-  """What is known about a dataset before it is read: a row of `DATASETS`.
-
-  Attributes:
-    num_classes: number of labels, 0..num_classes - 1.
-    image_size: height and width in pixels.
-    sizes: the sizes that can be asked for.
-    mean: mean of each channel over the training split, in 0..1 units.
-    std: standard deviation of each channel over the training split, in 0..1 units.
-    flip: whether the mirror image of an example has the same label, so that training may flip.
-    crop_padding: pixels of padding on each side before a random crop at training; 0: no crop.
-    splits: number of examples of each split.
-    annotated: whether `Split.mask` and `Split.bbox` exist.
-    open: (data_dir, size, seed) -> prepared builder of `tensorflow-datasets`, whose features are
-      'image', 'label' and, where annotated, 'mask' and 'bbox'.
-  """
-
-  num_classes: int
-  image_size: int
-  sizes: tuple[int, ...]
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  flip: bool
-  crop_padding: int
-  splits: Mapping[str, int]
-  annotated: bool
-  open: Callable[[str | None, int, int], 'tfds.core.DatasetBuilder']
+FOLDER = 'folder'  # The name of what is no dataset by name, but a user's folder of images.
+SPLITS = ('train', 'validation', 'test')
+_LEAST_SIZE = 8
 
 
 def _open_cluttered_digits(
@@ -57,6 +48,12 @@ def _open_cluttered_digits(
 
   return cluttered_digits_builder.prepare(data_dir, size, seed)
 
+
+_CIFAR_PARTS = {
+  'train': Part('train', 0, 0.9),
+  'validation': Part('train', 0.9, 1),
+  'test': Part('test'),
+}
 
 DATASETS = {
   'cluttered_digits': DatasetSpec(
@@ -71,43 +68,57 @@ DATASETS = {
     splits=cluttered_digits.SPLIT_SIZES,
     annotated=True,
     open=_open_cluttered_digits,
+    network='resnet20',
+    stem='cifar',
+  ),
+  'cifar10': DatasetSpec(
+    num_classes=10,
+    image_size=32,
+    sizes=(32,),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    flip=True,
+    crop_padding=4,
+    splits={'train': 45_000, 'validation': 5_000, 'test': 10_000},
+    parts=_CIFAR_PARTS,
+    recipe='cifar',
+    network='resnet18',
+    stem='cifar',
+  ),
+  'cifar100': DatasetSpec(
+    num_classes=100,
+    image_size=32,
+    sizes=(32,),
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+    flip=True,
+    crop_padding=4,
+    splits={'train': 45_000, 'validation': 5_000, 'test': 10_000},
+    parts=_CIFAR_PARTS,
+    recipe='cifar',
+    network='resnet18',
+    stem='cifar',
+  ),
+  'imagenet2012': DatasetSpec(
+    num_classes=1000,
+    image_size=PHOTO_SIZE,
+    sizes=(),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    flip=True,
+    crop_padding=0,
+    splits={'train': 1_268_355, 'validation': 12_812, 'test': 50_000},
+    # The images of the official test have no public labels.
+    parts={
+      'train': Part('train', 0, 0.99),
+      'validation': Part('train', 0.99, 1),
+      'test': Part('validation'),
+    },
+    recipe='imagenet',
+    network='resnet50',
+    stem='imagenet',
   ),
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-  """One split of a dataset, in memory.
-
-  Attributes:
-    image: [N, H, W, C] uint8.
-    label: [N] int32.
-    mask: [N, H, W, 1] bool, the pixels of the labelled object; None unless asked for.
-    bbox: [N, 4] float32, the object's tight box as (ymin, xmin, ymax, xmax) in 0..1; likewise.
-  """
-
-  image: np.ndarray
-  label: np.ndarray
-  mask: np.ndarray | None = None
-  bbox: np.ndarray | None = None
-
-  def __len__(self) -> int:
-    return len(self.label)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-  """A dataset in memory.
-
-  Attributes:
-    spec: its row of `DATASETS`, with `image_size` as loaded.
-    class_names: the name of each label.
-    splits: the splits that were asked for, by name.
-  """
-
-  spec: DatasetSpec
-  class_names: tuple[str, ...]
-  splits: dict[str, Split]
 
 
 def load(
@@ -116,82 +127,79 @@ def load(
   data_dir: str | None = None,
   size: int | None = None,
   seed: int = cluttered_digits.DEFAULT_SEED,
-  splits: Iterable[str] = ('train', 'validation', 'test'),
+  splits: Iterable[str] = SPLITS,
   annotations: bool = False,
+  download: bool = False,
+  max_bad: int = 0,
 ) -> Dataset:
-  """Reads splits of a dataset into memory, and makes the dataset first if it is an embedded one.
+  """Opens splits of a dataset, and makes the dataset first if it is an embedded one.
+
+  Small images of one size are read into memory (`Split`), others are decoded when they are needed
+  (`Records`); `pipeline.open_pipeline` takes both.
 
   Args:
-    name: a key of `DATASETS`.
+    name: a key of `DATASETS`; a dataset of the catalogue of tensorflow-datasets, such as
+      'oxford_iiit_pet' or 'eurosat/rgb', or the path of a prepared one; or 'folder', a folder of
+      images, `train/<class>/*` and so on.
     data_dir: root folder of the datasets; None: the environment variable TFDS_DATA_DIR, else the
-      default of tensorflow-datasets.
-    size: height and width in pixels, one of the dataset's `sizes`; None: its `image_size`.
-    seed: seed of an embedded dataset; others ignore it.
-    splits: names of the splits to read.
+      default of tensorflow-datasets. Of 'folder' the folder itself, and of 'imagenet2012' it may be
+      that of the class folders.
+    size: height and width in pixels; None: the dataset's `image_size`.
+    seed: seed of an embedded dataset, and of the splits of a folder; others ignore it.
+    splits: names of the splits to read, of 'train', 'validation' and 'test'.
     annotations: whether to read masks and boxes, too.
+    download: whether to download a dataset that is missing.
+    max_bad: broken images of a folder that are passed over.
 
   Raises:
-    UserError: an unknown dataset, size or split, annotations that the dataset does not have, or a
-      `data_dir` that cannot be written to.
+    UserError: an unknown dataset, size or split, a missing or unreadable dataset, annotations that
+      it does not have, or a `data_dir` that cannot be written to.
   """
-  check_choice('dataset', name, DATASETS)
-  spec = DATASETS[name]
-  size = spec.image_size if size is None else size
-  if size not in spec.sizes:
+  splits = tuple(splits)
+  spec = DATASETS.get(name)
+  for split in splits:
+    check_choice(f'split of {name}', split, SPLITS if spec is None else spec.splits)
+  _check_size(name, spec, size)
+  if annotations and (name == FOLDER or (spec is not None and not spec.annotated)):
+    annotated = [other for other in DATASETS if DATASETS[other].annotated]
+    raise UserError(f'dataset {name!r} has no masks and boxes: choose from {annotated}')
+
+  if name == FOLDER:
+    from attn_flax.data import folder
+
+    return folder.load(data_dir, size=size, seed=seed, splits=splits, max_bad=max_bad)
+  if name == 'imagenet2012' and spec is not None:
+    from attn_flax.data import folder
+
+    if data_dir is not None and folder.holds_imagenet(data_dir):
+      return folder.load_imagenet(data_dir, spec, size=size, seed=seed, splits=splits)
+
+  from attn_flax.data import builders, catalogue
+
+  if spec is not None and spec.open is not None:
+    builder = spec.open(data_dir, size or spec.image_size, seed)
+  else:
+    builder = builders.open_builder(name, data_dir, download=download)
+  return catalogue.load(name, builder, spec, size=size, splits=splits, annotations=annotations)
+
+
+def _check_size(name: str, spec: DatasetSpec | None, size: int | None) -> None:
+  if size is None:
+    return
+  if size < _LEAST_SIZE:
+    raise UserError(f'--config.data.size={size} is impossible: choose {_LEAST_SIZE} at least')
+  if spec is not None and spec.sizes and size not in spec.sizes:
     raise UserError(
       f'dataset {name!r} has no images of size {size}: choose --config.data.size from '
       f'{list(spec.sizes)}'
     )
-  splits = tuple(splits)
-  for split in splits:
-    check_choice(f'split of {name}', split, spec.splits)
-  if annotations and not spec.annotated:
-    annotated = [other for other in DATASETS if DATASETS[other].annotated]
-    raise UserError(f'dataset {name!r} has no masks and boxes: choose from {annotated}')
-
-  builder = spec.open(data_dir, size, seed)
-  return Dataset(
-    spec=dataclasses.replace(spec, image_size=size),
-    class_names=tuple(builder.info.features['label'].names),
-    splits={split: _read(builder, split, annotations) for split in splits},
-  )
 
 
 def _read(builder: 'tfds.core.DatasetBuilder', split: str, annotations: bool) -> Split:
-  """Decodes a whole split."""
-  import tensorflow_datasets as tfds
+  """Reads a whole split of images of one size into memory."""
+  from attn_flax.data import catalogue
 
-  # Images come undecoded: masks are then free where nobody asks for them, and what the pixels are
-  # does not depend on which imaging libraries happen to be installed.
-  images = [key for key in ('image', 'mask') if key in builder.info.features]
-  source = builder.as_data_source(
-    split, decoders={key: tfds.decode.SkipDecoding() for key in images}
-  )
-  arrays: dict[str, np.ndarray] = {}
-  for start in range(0, len(source), _READ_AT_ONCE):
-    rows = source.__getitems__(range(start, min(start + _READ_AT_ONCE, len(source))))
-    for key, values in _decode(rows, annotations).items():
-      if key not in arrays:
-        arrays[key] = np.empty((len(source), *values.shape[1:]), values.dtype)
-      arrays[key][start : start + len(values)] = values
-  return Split(**arrays)
-
-
-def _decode(rows: Iterable[Mapping[str, Any]], annotations: bool) -> dict[str, np.ndarray]:
-  """Turns records into the arrays of a `Split`."""
-  arrays = {
-    'image': np.stack([_pixels(row['image'], 'RGB') for row in rows]),
-    'label': np.array([row['label'] for row in rows], np.int32),
-  }
-  if annotations:
-    arrays['mask'] = np.stack([_pixels(row['mask'], 'L')[..., None] > 0 for row in rows])
-    arrays['bbox'] = np.stack([row['bbox'] for row in rows]).astype(np.float32)
-  return arrays
-
-
-def _pixels(encoded: bytes, mode: str) -> np.ndarray:
-  """Decodes an image file to [H, W, 3] ('RGB') or [H, W] ('L') uint8."""
-  from PIL import Image
-
-  with Image.open(io.BytesIO(encoded)) as image:
-    return np.asarray(image.convert(mode))
+  source = catalogue.CatalogueSource(builder, Part(split))
+  size = builder.info.features['image'].shape[0]
+  records = Records(source, size, size, fixed=True, annotated=annotations)
+  return records.take(range(len(records)))

@@ -4,25 +4,19 @@ Works without TensorFlow and without a network: images reach the library as PNG 
 form that it stores as it is, and the records are ArrayRecords, which it reads in NumPy alone.
 """
 
-import contextlib
-import fcntl
 import io
-import logging
-import os
-import pathlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 from PIL import Image
 
-from attn_flax.data import cluttered_digits
-from attn_flax.errors import UserError
+from attn_flax.data import cluttered_digits, storage
+from attn_flax.data.storage import lock as _lock
 
 _DESCRIPTION = """\
 One handwritten digit, off-centre, among fragments of other digits on real photo texture, with the
@@ -161,20 +155,18 @@ def prepare(
     The builder, prepared.
 
   Raises:
-    UserError: a size, seed or number that the dataset does not have, or a folder that cannot be
-      written to.
+    UserError: a size, seed or number that the dataset does not have, a folder that cannot be
+      written to, or a full disk.
   """
   config = ClutteredDigitsConfig(size=size, seed=seed, num_examples=num_examples)
   for split, count in config.num_examples.items():
     cluttered_digits.chunks(split, count, size=size, seed=seed)  # Only to check the arguments.
   # A configuration that the class lists must be passed by name.
   chosen = config.name if config.name in ClutteredDigits.builder_configs else config
-  root = pathlib.Path(
-    data_dir or os.environ.get('TFDS_DATA_DIR') or tfds.core.constants.DATA_DIR
-  ).expanduser()
+  root = storage.root(data_dir)
 
   def open_builder() -> tfds.core.DatasetBuilder:
-    with _quiet():
+    with storage.quiet():
       return ClutteredDigits(data_dir=root, config=chosen, file_format='array_record')
 
   builder = open_builder()
@@ -183,10 +175,10 @@ def prepare(
   folder = root / ClutteredDigits.name
   with _lock(folder):
     if not builder.data_path.exists():  # Else another process was faster.
-      for leftover in folder.glob('*/incomplete.*'):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+      storage.clear_leftovers(folder)
       print(f'Preparing {builder.info.full_name} in {root}, once.', file=sys.stderr)
-      _write(builder)
+      with storage.explained(folder):
+        _write(builder)
   return open_builder()  # Anew: a builder reads what is stored when it is made.
 
 
@@ -197,51 +189,16 @@ def _write(builder: tfds.core.DatasetBuilder) -> None:
   tfds.disable_progress_bar()  # The generator has a bar of its own, which knows the total.
   try:
     # The library wants a folder for downloads, though nothing is downloaded.
-    with tempfile.TemporaryDirectory(prefix='incomplete.', dir=folder) as downloads, _quiet():
+    with (
+      tempfile.TemporaryDirectory(prefix='incomplete.', dir=folder) as downloads,
+      storage.quiet(),
+    ):
       builder.download_and_prepare(
         download_dir=downloads,
         download_config=tfds.download.DownloadConfig(try_download_gcs=False),
       )
   finally:
     tfds.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Silences what tensorflow-datasets says of downloads and of seeds that its class does not list.
-
-  Errors still pass.
-  """
-
-  def is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
-
-  logger = logging.getLogger('absl')
-  logger.addFilter(is_error)
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      yield
-  finally:
-    logger.removeFilter(is_error)
-
-
-def _lock(folder: pathlib.Path) -> TextIO:
-  """Waits for the folder's lock; held until the file is closed, or the process ends in any way."""
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / '.lock', 'w')
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f'Waiting for another process that prepares {folder}.', file=sys.stderr)
-      fcntl.flock(file, fcntl.LOCK_EX)
-  except OSError as error:
-    raise UserError(
-      f'cannot write the dataset to {str(folder)!r} ({error.strerror}): name a folder that you '
-      'may write to with --config.data.dir=/path/to/folder or the environment variable '
-      'TFDS_DATA_DIR'
-    ) from error
-  return file
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -24,6 +24,7 @@ class Block(nn.Module):
     base_width: width of a group at 64 planes.
     shortcut: 'conv' (strided 1x1 convolution) or 'avg' (2x2 average pool, then 1x1 convolution).
     branch_relu: whether a ReLU follows the branch's last norm.
+    drop_path: share of the images that skip the branch in training.
     zero_init_last: whether the last norm's scale starts at 0.
     attention: the placements that act in this block.
     dtype: compute dtype.
@@ -38,6 +39,7 @@ class Block(nn.Module):
   base_width: int = 64
   shortcut: str = 'conv'
   branch_relu: bool = False
+  drop_path: float = 0.0
   zero_init_last: bool = False
   attention: tuple[Placement, ...] = ()
   dtype: Any = None
@@ -74,7 +76,7 @@ class Block(nn.Module):
         x, stride = layers.halve(x), 1
       x = conv(y.shape[-1], 1, stride, name='shortcut_conv')(x)
       x = norm(name='shortcut_norm')(x)
-    y = nn.relu(x + y)
+    y = nn.relu(x + drop_path(y, self.drop_path, train))
     return refine(self, self.attention, 'block', y, self.stage, train=train)
 
 
@@ -88,6 +90,7 @@ class PreActivationBlock(nn.Module):
     stage: number of its stage, from 1.
     stride: step of the block.
     dropout: share of the activations dropped between the two convolutions.
+    drop_path: share of the images that skip the branch in training.
     attention: the placements that act in this block; it has no last norm, and `branch` acts on the
       output of its last convolution.
     dtype: compute dtype.
@@ -97,6 +100,7 @@ class PreActivationBlock(nn.Module):
   stage: int
   stride: int = 1
   dropout: float = 0.0
+  drop_path: float = 0.0
   attention: tuple[Placement, ...] = ()
   dtype: Any = None
 
@@ -114,7 +118,20 @@ class PreActivationBlock(nn.Module):
     y = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(y)
     y = conv(self.planes, 3, name='conv2')(y)
     y = refine(self, self.attention, 'branch', y, self.stage, train=train)
-    return refine(self, self.attention, 'block', x + y, self.stage, train=train)
+    y = x + drop_path(y, self.drop_path, train)
+    return refine(self, self.attention, 'block', y, self.stage, train=train)
+
+
+def drop_path(y: jax.Array, rate: float, train: bool) -> jax.Array:
+  """Stochastic depth: leaves a branch [N, H, W, C] out for a share of the images, in training.
+
+  Huang et al., "Deep Networks with Stochastic Depth" (ECCV 2016, https://arxiv.org/abs/1603.09382);
+  the branches that stay are scaled up by 1 / (1 - rate) instead of down at evaluation.
+  """
+  if not rate:
+    return y
+  drop = nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train, name='drop_path')
+  return drop(y)
 
 
 def conv3x3(

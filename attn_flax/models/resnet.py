@@ -49,7 +49,11 @@ class ResNet(nn.Module):
     shortcut: 'conv' (strided 1x1 convolution) or 'avg' (average pool, then 1x1 convolution).
     max_pool: 'torch' (padded by 1, rounds down) or 'caffe' (not padded, rounds up).
     branch_relu: whether a ReLU follows each branch's last norm.
-    dropout: share of the activations dropped inside pre-activation blocks.
+    dropout: share of the activations dropped in training: between the convolutions of
+      pre-activation blocks, in the other networks before the head.
+    drop_path: stochastic depth, the share of the images that skip the last block's branch; it grows
+      in proportion to the block's number.
+    frozen: stages, 0 being the stem, whose norms keep their running statistics in training.
     zero_init_last: whether each block's last norm starts with scale 0. Every gate behind such a
       norm then has an exactly zero gradient at the first step, so the default is False.
     attention: the placements of attention modules.
@@ -71,6 +75,8 @@ class ResNet(nn.Module):
   max_pool: str = 'torch'
   branch_relu: bool = False
   dropout: float = 0.0
+  drop_path: float = 0.0
+  frozen: tuple[int, ...] = ()
   zero_init_last: bool = False
   attention: tuple[Placement, ...] = ()
   dtype: str = 'float32'
@@ -100,23 +106,29 @@ class ResNet(nn.Module):
         f"{self.stride}x{self.stride} and more; use larger images, fewer stages or stem='cifar'"
       )
     dtype = jnp.dtype(self.dtype)
-    x = self._stem(x.astype(dtype), train)
+    learns = [train and stage not in self.frozen for stage in range(self.num_stages + 1)]
+    x = self._stem(x.astype(dtype), learns[0])
+    blocks = 0
     for stage, (depth, planes) in enumerate(zip(self.depths, self.widths, strict=True), start=1):
       for i in range(depth):
+        blocks += 1
         make = self._preact if self.block == 'preact' else self._block
         x = make(
           planes=planes,
           stage=stage,
           stride=2 if stage > 1 and i == 0 else 1,
+          drop_path=self.drop_path * blocks / sum(self.depths),
           attention=tuple(p for p in self.attention if p.acts(stage, i)),
           dtype=dtype,
           name=f'stage{stage}_block{i + 1}',
-        )(x, train=train)
-      x = refine(self, self.attention, 'stage', x, stage, train=train)
+        )(x, train=learns[stage])
+      x = refine(self, self.attention, 'stage', x, stage, train=learns[stage])
       x = layers.tap(self, f'stage{stage}', x)
     if self.block == 'preact':
       x = nn.relu(layers.BatchNorm(train, dtype=dtype, name='last_norm')(x))
     x = x.astype(jnp.float32).mean((1, 2))
+    if self.dropout and self.block != 'preact':
+      x = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(x)
     return layers.dense(self.num_classes, name='head')(x)
 
   def _stem(self, x: jax.Array, train: bool) -> jax.Array:

@@ -1,0 +1,284 @@
+"""From an encoded image to the uint8 pixels that the network gets: decoded, cut and resized.
+
+NumPy and Pillow only, so that worker processes need no more. Boxes are (left, top, right, bottom)
+in pixels of the upright image.
+
+* Random resized crop: Szegedy et al., Going Deeper with Convolutions, CVPR 2015,
+  https://arxiv.org/abs/1409.4842; the details are torchvision's.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from attn_flax.errors import UserError
+
+TRIES = 10  # Boxes that are drawn for a crop; where none fits, it is the largest central one.
+_ORIENTATION = 0x0112  # The EXIF tag.
+_UPRIGHT = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (5, 6, 7, 8)
+
+Box = tuple[float, float, float, float]
+_Result = TypeVar('_Result')
+
+
+class BadImage(UserError):  # noqa: N818
+  """What cannot be decoded; the text is the reason alone."""
+
+
+def random_crop(
+  encoded: bytes,
+  size: int,
+  draws: np.ndarray,
+  *,
+  upright: bool = False,
+  scale: tuple[float, float] = (0.08, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+  """Cuts a random box out of an image and resizes it.
+
+  A JPEG of which the box holds far more pixels than are wanted is decoded at a half, a quarter or
+  an eighth of its size, which saves most of the time.
+
+  Args:
+    encoded: the image file's content.
+    size: height and width of the result in pixels.
+    draws: [TRIES, 4] uniform in 0..1, the randomness: see `crop_box`.
+    upright: whether to turn the image as its EXIF orientation says.
+    scale: least and largest share of the image that the box covers.
+    ratio: least and largest width / height of the box.
+
+  Returns:
+    [size, size, 3] uint8.
+
+  Raises:
+    BadImage: the image cannot be decoded.
+  """
+
+  def box_of(width: int, height: int) -> Box:
+    return crop_box(width, height, draws, scale, ratio)
+
+  return _render(encoded, box_of, size, upright, reduce=True)
+
+
+def central_crop(
+  encoded: bytes, size: int, *, resize: int | None = None, upright: bool = False
+) -> np.ndarray:
+  """Resizes an image so that its shorter side is `resize`, and cuts the centre out.
+
+  The same as these two steps one after the other, but for rounding by one grey level here and
+  there, though only what is kept is made.
+
+  Args:
+    encoded: the image file's content.
+    size: height and width of the result in pixels.
+    resize: length of the shorter side in pixels, at least `size`; None: `size`.
+    upright: whether to turn the image as its EXIF orientation says.
+
+  Returns:
+    [size, size, 3] uint8.
+
+  Raises:
+    BadImage: the image cannot be decoded.
+  """
+
+  def box_of(width: int, height: int) -> Box:
+    return central_box(width, height, size, resize)
+
+  return _render(encoded, box_of, size, upright)
+
+
+def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.ndarray:
+  """The values of a mask where `central_crop` has an image's pixels, none of them interpolated.
+
+  Returns:
+    [size, size] uint8; of a palette image the indices.
+
+  Raises:
+    BadImage: the mask cannot be decoded.
+  """
+
+  def render() -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+      box = central_box(*image.size, size, resize)
+      box = box[0], box[1], min(box[2], image.width), min(box[3], image.height)
+      # Indices count as grey levels: resizing would otherwise look colours up.
+      values = np.asarray(image if image.mode in ('L', 'P') else image.convert('L'))
+      grey = Image.fromarray(values)
+      return np.asarray(grey.resize((size, size), Image.Resampling.NEAREST, box=box))
+
+  return _guarded(encoded, render)
+
+
+def probe(encoded: bytes, *, upright: bool = False) -> tuple[int, int]:
+  """Decodes an image only to see whether that works; returns its (height, width) in pixels.
+
+  Raises:
+    BadImage: it does not.
+  """
+
+  def load() -> tuple[int, int]:
+    with Image.open(io.BytesIO(encoded)) as image:
+      turn = _turn(image, upright)
+      width, height = _upright_size(image, turn)
+      image.draft(None, (max(image.width // 8, 1), max(image.height // 8, 1)))
+      _to_rgb(image)
+    return height, width
+
+  return _guarded(encoded, load)
+
+
+def crop_box(
+  width: int,
+  height: int,
+  draws: np.ndarray,
+  scale: tuple[float, float] = (0.08, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+  """A random box of a random share of the image and a random shape; its corners are integers.
+
+  Args:
+    width: of the image, in pixels.
+    height: of the image, in pixels.
+    draws: [TRIES, 4] uniform in 0..1: for each try its share, shape, top and left. The first try
+      that fits into the image counts.
+    scale: least and largest share, uniform between them.
+    ratio: least and largest width / height, log-uniform between them.
+  """
+  low, high = math.log(ratio[0]), math.log(ratio[1])
+  for share, shape, top, left in draws:
+    area = width * height * (scale[0] + share * (scale[1] - scale[0]))
+    aspect = math.exp(low + shape * (high - low))
+    columns, rows = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if 0 < columns <= width and 0 < rows <= height:
+      x, y = int(left * (width - columns + 1)), int(top * (height - rows + 1))
+      return x, y, x + columns, y + rows
+  aspect = min(max(width / height, ratio[0]), ratio[1])
+  columns, rows = min(width, round(height * aspect)), min(height, round(width / aspect))
+  x, y = (width - columns) // 2, (height - rows) // 2
+  return x, y, x + columns, y + rows
+
+
+def central_box(width: int, height: int, size: int, resize: int | None = None) -> Box:
+  """The box that becomes the central `size` x `size` once the shorter side is `resize` long."""
+  resize = resize or size
+  shorter = min(width, height)
+  # Rounded as torchvision's Resize and CenterCrop do.
+  new_width, new_height = (side * resize // shorter for side in (width, height))
+  x, y = (round((side - size) / 2) for side in (new_width, new_height))
+  across, down = width / new_width, height / new_height
+  return x * across, y * down, (x + size) * across, (y + size) * down
+
+
+def central_bbox(
+  bbox: np.ndarray, encoded: bytes, size: int, *, resize: int | None = None
+) -> np.ndarray:
+  """Moves a box along with `central_crop`.
+
+  Args:
+    bbox: [4], (ymin, xmin, ymax, xmax) in 0..1 of the image.
+    encoded: the image file's content.
+    size: as for `central_crop`.
+    resize: as for `central_crop`.
+
+  Returns:
+    [4] float32, in 0..1 of the crop and cut off at its edges.
+  """
+  with Image.open(io.BytesIO(encoded)) as image:
+    width, height = image.size
+  left, top, right, bottom = central_box(width, height, size, resize)
+  corners = np.asarray(bbox, np.float64) * [height, width, height, width] - [top, left, top, left]
+  extent = [bottom - top, right - left]
+  return np.clip(corners / [*extent, *extent], 0, 1).astype(np.float32)
+
+
+def _render(
+  encoded: bytes,
+  box_of: Callable[[int, int], Box],
+  size: int,
+  upright: bool,
+  *,
+  reduce: bool = False,
+) -> np.ndarray:
+  """Decodes an image and resizes the box that `box_of` gives for its width and height."""
+
+  def render() -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+      turn = _turn(image, upright)
+      width, height = _upright_size(image, turn)
+      box = box_of(width, height)
+      if reduce and (factor := int(min(box[2] - box[0], box[3] - box[1])) // size) > 1:
+        # Pillow takes the largest of 2, 4 and 8 that leaves at least this; other formats ignore it.
+        image.draft(None, (image.width // factor, image.height // factor))
+      pixels = _to_rgb(image)
+    if turn:
+      pixels = pixels.transpose(_UPRIGHT[turn])
+    if pixels.size == (size, size) and box == (0, 0, size, size):
+      return np.asarray(pixels)
+    across, down = pixels.width / width, pixels.height / height
+    right, bottom = min(box[2] * across, pixels.width), min(box[3] * down, pixels.height)
+    box = box[0] * across, box[1] * down, right, bottom  # Rounding must not push it over the edge.
+    return np.asarray(pixels.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+  return _guarded(encoded, render)
+
+
+def _turn(image: Image.Image, upright: bool) -> int:
+  """The EXIF orientation where it is to be followed and says anything, else 0."""
+  if not upright:
+    return 0
+  if image.format not in ('JPEG', 'MPO'):
+    image.load()  # Some formats do this on the way to their EXIF data; its errors must not be lost.
+  try:
+    orientation = image.getexif().get(_ORIENTATION, 0)
+  except Exception:  # Broken EXIF data come in all kinds, and the pixels may well be whole.
+    return 0
+  return orientation if orientation in _UPRIGHT else 0
+
+
+def _upright_size(image: Image.Image, turn: int) -> tuple[int, int]:
+  """(width, height) of the image once turned."""
+  return (image.height, image.width) if turn in _SWAPS_SIDES else image.size
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+  """Eight bits a channel; what is transparent lies on white."""
+  if image.mode.startswith('I'):  # 16 bits, which Pillow would clip rather than scale.
+    levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+  if image.mode == 'F':
+    raise BadImage('its pixels are floating-point numbers of unknown range')
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    paper = Image.new('RGBA', image.size, (255, 255, 255, 255))
+    image = Image.alpha_composite(paper, image)
+  if image.mode != 'RGB':
+    return image.convert('RGB')
+  image.load()
+  return image
+
+
+def _guarded(encoded: bytes, decode: Callable[[], _Result]) -> _Result:
+  """Calls `decode`; whatever goes wrong there is the image's fault."""
+  if not encoded:
+    raise BadImage('it is empty')
+  try:
+    return decode()
+  except (BadImage, MemoryError):
+    raise
+  except Image.UnidentifiedImageError:
+    raise BadImage('it is no image of a known format') from None
+  except Exception as error:  # Pillow's decoders raise what they like.
+    raise BadImage(' '.join(f'{error}'.split()) or type(error).__name__) from error

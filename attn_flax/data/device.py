@@ -1,0 +1,91 @@
+"""How batches are spread over devices, and how they get there."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from attn_flax.errors import UserError
+
+Arrays = dict[str, jax.Array]
+
+
+def check_batch(batch_size: int, mesh: jax.sharding.Mesh | None) -> None:
+  """Raises `UserError` unless a batch can be spread evenly over the devices."""
+  num_devices = 1 if mesh is None else mesh.size
+  if batch_size <= 0 or batch_size % num_devices:
+    raise UserError(
+      f'a batch of {batch_size} cannot be spread over {num_devices} device(s): choose a '
+      f'positive multiple of {num_devices}'
+    )
+
+
+def shardings(
+  mesh: jax.sharding.Mesh | None,
+) -> tuple[jax.sharding.Sharding, jax.sharding.Sharding]:
+  """Shardings that hold the whole array on every device, and a part of its first axis on each."""
+  if mesh is None:
+    alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return alone, alone
+  spec = jax.sharding.PartitionSpec
+  return jax.sharding.NamedSharding(mesh, spec()), jax.sharding.NamedSharding(mesh, spec('data'))
+
+
+def own_rows(sharding: jax.sharding.Sharding, batch_size: int) -> np.ndarray:
+  """Which rows of a batch the devices of this process hold, ascending."""
+  places = sharding.addressable_devices_indices_map((batch_size,)).values()
+  return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
+
+
+def place(arrays: dict[str, np.ndarray], sharding: jax.sharding.Sharding) -> Arrays:
+  """Copies arrays to the devices; each process contributes the parts that its own devices hold."""
+
+  def part_of(array: np.ndarray) -> Callable[..., np.ndarray]:
+    return lambda index: array[index]
+
+  with jax.transfer_guard('allow'):  # JAX counts this copy as implicit, but it is meant.
+    return {
+      name: jax.make_array_from_callback(array.shape, sharding, part_of(array))
+      for name, array in arrays.items()
+    }
+
+
+def place_rows(
+  arrays: dict[str, np.ndarray],
+  sharding: jax.sharding.Sharding,
+  rows: np.ndarray,
+  batch_size: int,
+) -> Arrays:
+  """Like `place`, where a process has no more of the batch than its own rows.
+
+  Args:
+    arrays: by name, each [len(rows), ...].
+    sharding: spreads the first axis.
+    rows: what `own_rows` gives.
+    batch_size: of the whole batch.
+  """
+
+  def part_of(array: np.ndarray) -> Callable[..., np.ndarray]:
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[0].indices(batch_size)
+      first = int(np.searchsorted(rows, start))
+      return array[first : first + stop - start]
+
+    return part
+
+  with jax.transfer_guard('allow'):
+    return {
+      name: jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part_of(array))
+      for name, array in arrays.items()
+    }
+
+
+def abstract(
+  arrays: Mapping[str, tuple[tuple[int, ...], Any]], sharding: jax.sharding.Sharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Stand-ins for arrays on the devices, given (shape, dtype) of each by name."""
+  return {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    for name, (shape, dtype) in arrays.items()
+  }

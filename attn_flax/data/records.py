@@ -1,0 +1,226 @@
+"""Splits whose images stay encoded until they are needed, for what does not fit into memory."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from attn_flax.data.splits import Split
+from attn_flax.errors import UserError
+
+_CHUNK = 32  # Examples that a thread reads and decodes at a time.
+
+Row = dict[str, Any]
+
+
+class Source(Protocol):
+  """Examples at random access, as they are stored; can be pickled.
+
+  Attributes:
+    keys: what `rows` holds: 'image', 'label' and, where there are, 'mask' and 'bbox'.
+  """
+
+  keys: frozenset[str]
+
+  def __len__(self) -> int:
+    """Number of examples."""
+
+  def rows(self, indices: Sequence[int]) -> list[Row]:
+    """Reads examples.
+
+    Returns:
+      For each 'image', the content of an image file, 'label', in 0..num_classes - 1, 'mask',
+      likewise an image file, and 'bbox' [4], (ymin, xmin, ymax, xmax) in 0..1; as `keys` says.
+
+    Raises:
+      UserError: an example cannot be read, or its label is out of range.
+    """
+
+  def labels(self) -> np.ndarray:
+    """All labels, [N] int32."""
+
+  def name(self, index: int) -> str:
+    """What to call an example in an error."""
+
+  def foreground(self, mask: np.ndarray) -> np.ndarray:
+    """Which values of a mask, uint8, mean the labelled object: bool, same shape."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+  """One split of a dataset, encoded.
+
+  Attributes:
+    source: the examples.
+    image_size: height and width in pixels that the images are delivered in.
+    resize: length in pixels that an image's shorter side is resized to before its centre is cut
+      out, for evaluation.
+    fixed: whether all images have that size already, so that training takes them whole instead of
+      random crops.
+    upright: whether to follow EXIF orientations.
+    annotated: whether `take` reads masks and boxes, too.
+  """
+
+  source: Source
+  image_size: int
+  resize: int
+  fixed: bool = False
+  upright: bool = False
+  annotated: bool = False
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  @functools.cached_property
+  def label(self) -> np.ndarray:
+    """[N] int32. Where labels are stored along with the images, this reads the whole split."""
+    return self.source.labels()
+
+  def take(self, indices: Sequence[int] | np.ndarray) -> Split:
+    """The examples of the given indices, decoded as for evaluation.
+
+    Raises:
+      UserError: an example cannot be read or decoded.
+    """
+    from attn_flax.data import decode
+
+    size, resize = self.image_size, self.resize
+    out = self._empty(len(indices))
+    has_mask = self.annotated and 'mask' in self.source.keys
+    has_box = self.annotated and bool({'mask', 'bbox'} & self.source.keys)
+    masks = np.zeros((*out.image.shape[:3], 1), bool) if has_mask else None
+    boxes = np.zeros((len(indices), 4), np.float32) if has_box else None
+
+    def fill(i: int, row: Row) -> None:
+      out.image[i] = decode.central_crop(row['image'], size, resize=resize, upright=self.upright)
+      if masks is not None:
+        mask = decode.central_mask(row['mask'], size, resize=resize)
+        masks[i, ..., 0] = self.source.foreground(mask)
+      if boxes is not None and 'bbox' in row:
+        boxes[i] = decode.central_bbox(row['bbox'], row['image'], size, resize=resize)
+      elif boxes is not None and masks is not None:
+        boxes[i] = tight_box(masks[i, ..., 0])
+
+    self._read(indices, out.label, fill, default_threads())
+    return dataclasses.replace(out, mask=masks, bbox=boxes)
+
+  def eval_batch(self, indices: Sequence[int] | np.ndarray, *, threads: int = 1) -> Split:
+    """Images and labels alone of the given indices, decoded as for evaluation.
+
+    Args:
+      indices: which examples.
+      threads: how many of them read and decode.
+
+    Raises:
+      UserError: an example cannot be read or decoded.
+    """
+    from attn_flax.data import decode
+
+    out = self._empty(len(indices))
+
+    def fill(i: int, row: Row) -> None:
+      out.image[i] = decode.central_crop(
+        row['image'], self.image_size, resize=self.resize, upright=self.upright
+      )
+
+    self._read(indices, out.label, fill, threads)
+    return out
+
+  def train_batch(
+    self,
+    indices: Sequence[int] | np.ndarray,
+    draws: np.ndarray,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    threads: int = 1,
+  ) -> Split:
+    """Random crops of the examples of the given indices; of `fixed` ones the whole image.
+
+    Args:
+      indices: N of them.
+      draws: [N, decode.TRIES, 4] uniform in 0..1: the crops' randomness.
+      scale: least and largest share of an image that a crop covers.
+      ratio: least and largest width / height of a crop.
+      threads: how many of them read and decode.
+
+    Raises:
+      UserError: an example cannot be read or decoded.
+    """
+    from attn_flax.data import decode
+
+    if self.fixed:
+      return self.eval_batch(indices, threads=threads)
+    out = self._empty(len(indices))
+
+    def fill(i: int, row: Row) -> None:
+      out.image[i] = decode.random_crop(
+        row['image'], self.image_size, draws[i], upright=self.upright, scale=scale, ratio=ratio
+      )
+
+    self._read(indices, out.label, fill, threads)
+    return out
+
+  def _empty(self, count: int) -> Split:
+    shape = (count, self.image_size, self.image_size, 3)
+    return Split(np.empty(shape, np.uint8), np.empty(count, np.int32))
+
+  def _read(
+    self,
+    indices: Sequence[int] | np.ndarray,
+    label: np.ndarray,
+    fill: Callable[[int, Row], None],
+    threads: int,
+  ) -> None:
+    """Reads examples and calls `fill(i, row)` for the i-th of them."""
+    from attn_flax.data import decode
+
+    wanted = [int(index) for index in indices]
+
+    def read(chunk: range) -> None:
+      for i, row in zip(chunk, self.source.rows(wanted[chunk.start : chunk.stop]), strict=True):
+        label[i] = row['label']
+        try:
+          fill(i, row)
+        except decode.BadImage as error:
+          raise UserError(
+            f'{self.source.name(wanted[i])} cannot be used: {error}; mend it or leave it out'
+          ) from error
+
+    starts = range(0, len(wanted), _CHUNK)
+    chunks = [range(start, min(start + _CHUNK, len(wanted))) for start in starts]
+    in_threads(read, chunks, threads)
+
+
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
+  """Calls a function with each item, several at a time; returns the results in order."""
+  if threads <= 1 or len(items) <= 1:
+    return [function(item) for item in items]
+  return list(_pool(threads).map(function, items))
+
+
+def default_threads() -> int:
+  """As many as there are cores for this process."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+@functools.cache
+def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
+  """Threads that live as long as the process: decoding gives up the interpreter's lock."""
+  return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='decode')
+
+
+def tight_box(mask: np.ndarray) -> np.ndarray:
+  """The box [4] of a mask [H, W] bool, (ymin, xmin, ymax, xmax) in 0..1; zeros for an empty one."""
+  if not mask.any():
+    return np.zeros(4, np.float32)
+  rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+  height, width = mask.shape
+  corners = [rows[0] / height, columns[0] / width, (rows[-1] + 1) / height]
+  return np.array([*corners, (columns[-1] + 1) / width], np.float32)

@@ -1,0 +1,92 @@
+"""Where prepared datasets lie, and what it takes to write one: one process at a time."""
+
+import contextlib
+import errno
+import fcntl
+import io
+import logging
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from attn_flax.errors import UserError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
+
+
+def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  """The folder of datasets: the one given, else $TFDS_DATA_DIR, else tensorflow-datasets' own."""
+  folder = data_dir or os.environ.get('TFDS_DATA_DIR')
+  if not folder:
+    import tensorflow_datasets as tfds
+
+    folder = tfds.core.constants.DATA_DIR
+  return pathlib.Path(folder).expanduser()
+
+
+def lock(folder: pathlib.Path) -> TextIO:
+  """Waits for the folder's lock; held until the file is closed, or the process ends in any way.
+
+  Raises:
+    UserError: the folder cannot be written to.
+  """
+  with explained(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / '.lock', 'w')
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f'Waiting for another process that prepares {folder}.', file=sys.stderr)
+      fcntl.flock(file, fcntl.LOCK_EX)
+  return file
+
+
+def clear_leftovers(folder: pathlib.Path) -> None:
+  """Removes what a killed preparation left behind; for who holds the lock."""
+  for leftover in [*folder.glob('incomplete.*'), *folder.glob('*/incomplete.*')]:
+    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+@contextlib.contextmanager
+def explained(folder: pathlib.Path) -> Iterator[None]:
+  """Turns errors of a full disk or a folder that cannot be written to into `UserError`."""
+  try:
+    yield
+  except UserError:
+    raise
+  # Writers in C++ report a full disk as RuntimeError, and others wrap it: the text tells.
+  except (OSError, RuntimeError) as error:
+    number = getattr(error, 'errno', None)
+    texts = (*map(os.strerror, _NO_SPACE), 'Not enough disk space')
+    if number in _NO_SPACE or any(text in str(error) for text in texts):
+      raise UserError(
+        f'no space is left on the disk for {str(folder)!r}: free some, or name another folder with '
+        '--config.data.dir=/path/to/folder or the environment variable TFDS_DATA_DIR'
+      ) from error
+    if number in _NOT_WRITABLE:
+      raise UserError(
+        f'cannot write the dataset to {str(folder)!r} ({os.strerror(number)}): name a folder that '
+        'you may write to with --config.data.dir=/path/to/folder or the environment variable '
+        'TFDS_DATA_DIR'
+      ) from error
+    raise
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Silences what tensorflow-datasets says about its own doings; errors still pass."""
+
+  def is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+  logger = logging.getLogger('absl')
+  logger.addFilter(is_error)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logger.removeFilter(is_error)

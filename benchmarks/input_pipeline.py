@@ -1,0 +1,280 @@
+"""Whether the input pipelines keep up: three tables, also written to benchmarks/results as a CSV.
+
+    python benchmarks/input_pipeline.py
+    python benchmarks/input_pipeline.py --small            # seconds, to see that everything works
+
+1. Images of CIFAR's size on the device: gather and augmentation against the training step that
+   they feed; their share of it has to stay below 5 %.
+2. JPEGs of 500 x 375 pixels: decoding and random crops of 224 x 224, per core. Pillow is what the
+   library uses; simplejpeg and opencv are timed where they are installed.
+3. The loader that streams such files, with threads (0 workers) and with worker processes.
+
+Rates per core are per second of CPU time, so that whatever else the machine does hits them less.
+"""
+
+import csv
+import importlib.metadata
+import importlib.util
+import io
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+from attn_flax import memory
+
+if __name__ == '__main__':
+  memory.keep_freed_pages()  # Before the first thread starts.
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from PIL import Image
+
+from attn_flax import create_model
+from attn_flax.data import Split, decode
+from attn_flax.data.augment import Augmentation
+from attn_flax.data.folder import FolderSource
+from attn_flax.data.records import Records
+from attn_flax.data.resident import Resident
+from attn_flax.data.splits import eval_resize
+from attn_flax.data.stream import Stream
+from attn_flax.steps import init_state, make_train_step
+from attn_flax.timing import interleave, ratio
+
+_MODEL = flags.DEFINE_string('model', 'resnet20', 'Network whose training step is fed.')
+_BATCH = flags.DEFINE_integer('batch_size', 128, 'Images per step.')
+_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed steps of each.')
+_IMAGES = flags.DEFINE_integer('images', 600, 'JPEGs to decode, and to stream.')
+_WORKERS = flags.DEFINE_list('workers', '0,1,2', 'Numbers of worker processes.')
+_SMALL = flags.DEFINE_bool('small', False, 'A run of seconds; its figures mean nothing.')
+_OUT = flags.DEFINE_string('out', 'benchmarks/results', 'Folder of the CSV; empty: none.')
+
+_LIMIT = 0.05  # Share of the training step that the pipeline may take.
+_SIZE = 224
+_SIDES = (500, 375)  # Width and height of a typical image of ImageNet.
+
+
+def _resident(rounds: int, batch_size: int) -> list[dict]:
+  """Gather and augmentation on the device, against the step of the network."""
+  count = max(2_000, batch_size)
+  rng = np.random.default_rng(0)
+  split = Split(
+    rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count).astype(np.int32)
+  )
+  facts = {'mean': (0.5,) * 3, 'std': (0.25,) * 3, 'crop_padding': 4, 'flip': True}
+  augmentations = {
+    'crop, flip': Augmentation(**facts),
+    'crop, flip, RandAugment, mixup': Augmentation(
+      **facts, randaugment=(2, 9), mixup_alpha=0.2, num_classes=10
+    ),
+  }
+  reduced = {'depths': (1, 1, 1), 'widths': (8, 16, 32)} if _SMALL.value else {}
+  model = create_model(_MODEL.value, num_classes=10, **reduced)
+  optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True))
+  state = jax.jit(lambda key: init_state(model, optimizer, key, (32, 32, 3), ema=False))(
+    jax.random.key(0)
+  )
+  train = jax.jit(make_train_step(model, optimizer, lambda _: 0.1), donate_argnums=0)
+  key = jax.random.key(1)
+  batch = {
+    'image': jnp.asarray(rng.normal(size=(batch_size, 32, 32, 3)), jnp.float32),
+    'label': jnp.asarray(rng.integers(0, 10, batch_size), jnp.int32),
+  }
+  held = [state]
+
+  def step():
+    held[0], metrics = train(held[0], batch, key)
+    return metrics
+
+  calls: dict[str, Callable] = {'step': step}
+  for name, augmentation in augmentations.items():
+    pipeline = Resident(split, batch_size, seed=0, augmentation=augmentation)
+    make = jax.jit(pipeline.train_batch)
+    batches = pipeline.batches()
+    # With drawing the indices and copying them, as in training.
+    calls[name] = lambda make=make, pipeline=pipeline, batches=batches: make(
+      pipeline.fixed, next(batches), key
+    )
+  seconds = interleave(calls, rounds=rounds)
+  need = batch_size / float(np.median(seconds['step']))
+  rows = []
+  for name in augmentations:
+    share = ratio(seconds[name], seconds['step'])[1]
+    rows.append(
+      {
+        'part': f'resident 32 px, {_MODEL.value}, batch {batch_size}',
+        'what': name,
+        'images_per_second': round(batch_size / float(np.median(seconds[name]))),
+        'needed': round(need),
+        'share_of_step': f'{share:.2%}' + ('' if share < _LIMIT else f' (over {_LIMIT:.0%})'),
+      }
+    )
+  return rows
+
+
+def _photos(count: int) -> list[bytes]:
+  """JPEGs of crops of scikit-learn's two photos, quality 90."""
+  from sklearn import datasets
+
+  photos = [Image.fromarray(image) for image in datasets.load_sample_images().images]
+  rng = np.random.default_rng(0)
+  files = []
+  for i in range(count):
+    photo = photos[i % 2]
+    left, top = (int(rng.integers(0, side // 4)) for side in photo.size)
+    box = (left, top, left + photo.width * 3 // 4, top + photo.height * 3 // 4)
+    buffer = io.BytesIO()
+    photo.resize(_SIDES, Image.Resampling.BICUBIC, box=box).save(buffer, 'jpeg', quality=90)
+    files.append(buffer.getvalue())
+  return files
+
+
+def _decoders() -> dict[str, Callable[[bytes, np.ndarray], object]]:
+  """Ways to decode a JPEG and cut a random crop out of it."""
+
+  def pillow_alone(encoded, draws):
+    del draws
+    with Image.open(io.BytesIO(encoded)) as image:
+      image.load()
+
+  def pillow(encoded, draws):
+    return decode.random_crop(encoded, _SIZE, draws)
+
+  ways = {'Pillow, decoding alone': pillow_alone, 'Pillow': pillow}
+  has_opencv = importlib.util.find_spec('cv2') is not None
+  if importlib.util.find_spec('simplejpeg') is not None:
+    import simplejpeg
+
+    def with_simplejpeg(encoded, draws):
+      pixels = Image.fromarray(simplejpeg.decode_jpeg(encoded))
+      box = decode.crop_box(*pixels.size, draws)
+      return np.asarray(pixels.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR, box=box))
+
+    ways['simplejpeg, resized by Pillow'] = with_simplejpeg
+  if has_opencv:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+    def resized(pixels, draws):
+      left, top, right, bottom = decode.crop_box(pixels.shape[1], pixels.shape[0], draws)
+      crop = pixels[top:bottom, left:right]
+      # Averages where it shrinks, as Pillow does.
+      shrinks = crop.shape[0] > _SIZE and crop.shape[1] > _SIZE
+      method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+      return cv2.resize(crop, (_SIZE, _SIZE), interpolation=method)
+
+    def opencv(encoded, draws):
+      pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+      return resized(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), draws)
+
+    ways['opencv'] = opencv
+    if 'simplejpeg, resized by Pillow' in ways:
+      ways['simplejpeg, resized by opencv'] = lambda encoded, draws: resized(
+        simplejpeg.decode_jpeg(encoded), draws
+      )
+  return ways
+
+
+def _decoding(files: list[bytes], rounds: int) -> list[dict]:
+  """Images per second of one core's time; the best of the rounds, in turn."""
+  ways = _decoders()
+  draws = np.random.default_rng(0).random((len(files), decode.TRIES, 4))
+  best = dict.fromkeys(ways, float('inf'))
+  for _ in range(rounds):
+    for name, way in ways.items():
+      began = time.process_time()
+      for encoded, own in zip(files, draws, strict=True):
+        way(encoded, own)
+      best[name] = min(best[name], time.process_time() - began)
+  return [
+    {
+      'part': f'decode {_SIDES[0]} x {_SIDES[1]} JPEG, random crop {_SIZE}, one core',
+      'what': name,
+      'images_per_second': round(len(files) / seconds),
+    }
+    for name, seconds in best.items()
+  ]
+
+
+def _loading(files: list[bytes], batch_size: int) -> list[dict]:
+  """The loader from files on disk, to batches on the device."""
+  augmentation = Augmentation((0.5,) * 3, (0.25,) * 3, flip=True)
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    names = [f'{i}.jpg' for i in range(len(files))]
+    for name, content in zip(names, files, strict=True):
+      pathlib.Path(folder, name).write_bytes(content)
+    source = FolderSource(pathlib.Path(folder), names, [i % 10 for i in range(len(names))])
+    records = Records(source, _SIZE, eval_resize(_SIZE))
+    for workers in (0, 1) if _SMALL.value else map(int, _WORKERS.value):
+      pipeline = Stream(records, batch_size, seed=0, augmentation=augmentation, workers=workers)
+      began = time.perf_counter()
+      batches = pipeline.batches()
+      jax.block_until_ready(next(batches))
+      start_s = time.perf_counter() - began
+      for _ in range(4 * max(workers, 1)):  # What was made ahead while the workers started.
+        next(batches)
+      steps = max(len(files) // batch_size, 2)
+      began, cpu = time.perf_counter(), time.process_time()
+      for _ in range(steps):
+        jax.block_until_ready(next(batches))
+      seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+      batches.close()
+      rows.append(
+        {
+          'part': f'stream from files, batch {batch_size}, {os.cpu_count()} cores',
+          'what': f'{workers} workers' if workers else '0 workers (threads)',
+          'images_per_second': round(steps * batch_size / seconds),
+          'start_s': round(start_s, 1),
+          'busy_cores_of_this_process': round(cpu / seconds, 2),
+        }
+      )
+  return rows
+
+
+def main(argv):
+  """Measures, prints the tables and writes them."""
+  del argv
+  small = _SMALL.value
+  files = _photos(48 if small else _IMAGES.value)
+  tables = [
+    _resident(2 if small else _ROUNDS.value, 8 if small else _BATCH.value),
+    _decoding(files, 1 if small else 5),
+    _loading(files, 16 if small else 64),
+  ]
+  for rows in tables:
+    print(rows[0]['part'])
+    _print([{name: value for name, value in row.items() if name != 'part'} for row in rows])
+    print()
+  if _OUT.value and not small:
+    kind = re.sub(r'\W+', '_', jax.devices()[0].device_kind).lower()
+    version = importlib.metadata.version
+    conditions = (
+      f'{_MODEL.value}-b{_BATCH.value}-{kind}-{os.cpu_count()}cores-jax{jax.__version__}'
+      f'-pillow{version("pillow")}-py{sys.version_info.major}{sys.version_info.minor}'
+    )
+    path = pathlib.Path(_OUT.value) / f'input_pipeline-{conditions}.csv'
+    fields = list(dict.fromkeys(name for rows in tables for row in rows for name in row))
+    with path.open('w', newline='') as file:
+      writer = csv.DictWriter(file, fields)
+      writer.writeheader()
+      writer.writerows(row for rows in tables for row in rows)
+    print(f'written to {path}')
+
+
+def _print(rows: list[dict]) -> None:
+  """Prints rows as one aligned table."""
+  widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
+  for row in [{name: name for name in rows[0]}, *rows]:
+    print('  '.join(str(row[name]).rjust(width) for name, width in widths.items()))
+
+
+if __name__ == '__main__':
+  app.run(main)
