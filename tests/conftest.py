@@ -48,3 +48,57 @@ def randomised():
     return jax.tree_util.tree_map_with_path(draw, variables)
 
   return randomise
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+  """A folder of datasets that holds a reduced copy of the embedded one."""
+  import small_data
+
+  folder = tmp_path_factory.mktemp('datasets')
+  small_data.prepare(folder)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def small_dataset(data_dir):
+  """Makes runs read the reduced copy of the embedded dataset; the value is the row of the whole."""
+  import small_data
+
+  from attn_flax import data
+
+  with pytest.MonkeyPatch.context() as patch:
+    whole = data.DATASETS['cluttered_digits']
+    patch.setenv('TFDS_DATA_DIR', str(data_dir))
+    patch.setitem(data.DATASETS, 'cluttered_digits', small_data.spec())
+    yield whole
+
+
+@pytest.fixture(scope='module')
+def quick_compilation():
+  """Spares the optimisation of programs that run only a few times."""
+  import jax
+
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+  """A function that has a signal sent to this process when a run has made an update."""
+  import signal
+
+  from attn_flax.logs import Log
+
+  def stop_after(update, number=signal.SIGTERM):
+    advance = Log.advance
+
+    def advance_and_stop(self, step):
+      advance(self, step)
+      if step == update:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(Log, 'advance', advance_and_stop)
+
+  return stop_after

@@ -68,6 +68,7 @@ DATASETS = {
     splits=cluttered_digits.SPLIT_SIZES,
     annotated=True,
     open=_open_cluttered_digits,
+    recipe='quick',
     network='resnet20',
     stem='cifar',
   ),

@@ -27,7 +27,7 @@ def open_builder(
 
   Args:
     name: of the catalogue, such as 'cifar10' or 'eurosat/rgb'; or the folder of a prepared
-      dataset, which holds its dataset_info.json.
+      dataset, which holds its dataset_info.json, as a path that begins with '/', '.' or '~'.
     data_dir: root folder of the datasets; None: see `storage.root`.
     download: whether to download and prepare what is missing, where that works without TensorFlow.
 
@@ -35,9 +35,8 @@ def open_builder(
     UserError: an unknown name, a dataset that is missing, or one stored in a form that cannot be
       read.
   """
-  folder = pathlib.Path(name).expanduser()
-  if folder.is_dir() and (folder.is_absolute() or '/' in name):
-    builder = _open_folder(folder)
+  if name.startswith(('/', '.', '~')):
+    builder = _open_folder(pathlib.Path(name).expanduser())
   else:
     root = storage.root(data_dir)
     builder = find_prepared(name, root)
@@ -113,6 +112,8 @@ def open_name(name: str, root: pathlib.Path) -> 'tfds.core.DatasetBuilder':
 def _open_folder(folder: pathlib.Path) -> 'tfds.core.DatasetBuilder':
   import tensorflow_datasets as tfds
 
+  if not folder.is_dir():
+    raise UserError(f'there is no folder {str(folder)!r}: name that of a prepared dataset')
   if not (folder / 'dataset_info.json').is_file():
     versions = _prepared_versions(folder)
     hint = f'name {str(versions[-1])!r}' if versions else 'name the folder that holds it'

@@ -1,7 +1,8 @@
 """Datasets of `tensorflow-datasets`: which of their features to read, and how to split them."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,13 +21,22 @@ from attn_flax.data.splits import (
   crop_padding,
   eval_resize,
 )
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_choice
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
 # Written characters and the like: a mirror changes what they are.
-_NO_FLIP = ('binarized_mnist', 'emnist', 'kmnist', 'mnist', 'omniglot', 'svhn_cropped')
+_NO_FLIP = (
+  'binarized_mnist',
+  'cmaterdb',
+  'emnist',
+  'kmnist',
+  'mnist',
+  'mnist_corrupted',
+  'omniglot',
+  'svhn_cropped',
+)
 _HELD_OUT = 0.1  # Share of the training split that stands in for a split that is not there.
 _READ_AT_ONCE = 1000
 
@@ -88,10 +98,11 @@ class CatalogueSource:
     """Opens the split's files.
 
     Raises:
-      UserError: the dataset has no image, label or split of that name.
+      UserError: the dataset has no image, label or split of that name, or cannot be read.
     """
     import tensorflow_datasets as tfds
 
+    check_choice(f'stored split of {builder.name}', part.split, builder.info.splits)
     self._feature = find_keys(builder)
     self.keys = frozenset(key for key, name in self._feature._asdict().items() if name is not None)
     features = dict(builder.info.features)
@@ -99,12 +110,26 @@ class CatalogueSource:
     # Images come undecoded: those that nobody asks for are then free, and what the pixels are does
     # not depend on which imaging libraries happen to be installed.
     images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
-    self._stored = builder.as_data_source(
-      part.split, decoders={key: tfds.decode.SkipDecoding() for key in images}
-    )
-    self._indices = part.indices(len(self._stored))
     self._builder_name = builder.name
     self._split = part.split
+    self._folder = str(builder.data_path)
+    with self._readable():
+      self._stored = builder.as_data_source(
+        part.split, decoders={key: tfds.decode.SkipDecoding() for key in images}
+      )
+      self._indices = part.indices(len(self._stored))
+
+  @contextlib.contextmanager
+  def _readable(self) -> Iterator[None]:
+    """Turns what goes wrong with the dataset's files into `UserError`."""
+    try:
+      yield
+    except Exception as error:  # Readers in C++ raise what they like.
+      reason = ' '.join(str(error).split())
+      raise UserError(
+        f'cannot read the split {self._split} in {self._folder!r} ({reason}): copy or prepare the '
+        'dataset again'
+      ) from error
 
   def __len__(self) -> int:
     return len(self._indices)
@@ -112,7 +137,8 @@ class CatalogueSource:
   def rows(self, indices: Sequence[int]) -> list[Row]:
     """Reads examples."""
     rows = []
-    stored = self._stored.__getitems__([self._indices[index] for index in indices])
+    with self._readable():
+      stored = self._stored.__getitems__([self._indices[index] for index in indices])
     for index, example in zip(indices, stored, strict=True):
       row = {key: example[getattr(self._feature, key)] for key in self.keys}
       row['label'] = label = int(row['label'])
@@ -180,14 +206,15 @@ def load(
   is_fixed = height == width == size
   total_bytes = sum(map(len, sources.values())) * size**2 * 3
   in_memory = (is_fixed or size <= LARGE_SIZE) and total_bytes <= MEMORY_LIMIT_BYTES
+  resize = size if in_memory or is_fixed else eval_resize(size)
   opened: dict[str, Split | Records] = {}
   for split, source in sources.items():
-    resize = size if in_memory or is_fixed else eval_resize(size)
     records = Records(source, size, resize, fixed=is_fixed, annotated=annotations)
     opened[split] = records.take(range(len(records))) if in_memory else records
   counts = {split: len(source) for split, source in sources.items()}
   spec = dataclasses.replace(spec, image_size=size, splits={**spec.splits, **counts})
-  return Dataset(spec, tuple(dict(builder.info.features)[keys.label].names), opened)
+  class_names = tuple(dict(builder.info.features)[keys.label].names)
+  return Dataset(spec, class_names, opened, resize)
 
 
 def describe(builder: 'tfds.core.DatasetBuilder', keys: Keys, size: int | None) -> DatasetSpec:
@@ -210,7 +237,8 @@ def describe(builder: 'tfds.core.DatasetBuilder', keys: Keys, size: int | None) 
     splits={split: len(part.indices(stored[part.split])) for split, part in parts.items()},
     annotated=keys.mask is not None or keys.bbox is not None,
     parts=parts,
-    network='resnet18' if is_small else 'resnet50',
+    recipe='modern',
+    network='resnet18',
     stem='cifar' if size <= LARGE_SIZE else 'imagenet',
   )
 

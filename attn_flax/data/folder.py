@@ -123,10 +123,11 @@ def load(
     flip=True,
     crop_padding=crop_padding(size, in_memory),
     splits={split: len(part) for split, part in opened.items()},
-    network='resnet18' if size <= LARGE_SIZE else 'resnet50',
+    recipe='modern',
+    network='resnet18',
     stem='cifar' if size <= LARGE_SIZE else 'imagenet',
   )
-  return Dataset(spec, tuple(layout.class_names), opened)
+  return Dataset(spec, tuple(layout.class_names), opened, resize)
 
 
 def holds_imagenet(data_dir: str | None) -> bool:
@@ -166,12 +167,13 @@ def load_imagenet(
   layout = _select(layout, splits)
   check_classes(layout)
   size = size or spec.image_size
+  resize = eval_resize(size)
   opened: dict[str, Split | Records] = {
-    split: Records(source, size, eval_resize(size)) for split, source in _sources(layout).items()
+    split: Records(source, size, resize) for split, source in _sources(layout).items()
   }
   counts = {split: len(part) for split, part in opened.items()}
   spec = dataclasses.replace(spec, image_size=size, splits={**spec.splits, **counts})
-  return Dataset(spec, tuple(layout.class_names), opened)
+  return Dataset(spec, tuple(layout.class_names), opened, resize)
 
 
 def _select(layout: Layout, splits: Sequence[str]) -> Layout:

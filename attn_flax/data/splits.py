@@ -110,11 +110,14 @@ class Dataset:
     spec: its facts, with `image_size` and `splits` as loaded.
     class_names: the name of each label.
     splits: the splits that were asked for, by name: in memory, or as records to be decoded.
+    resize: length in pixels that the shorter side of an image gets before its centre is cut out,
+      for evaluation; with `spec.image_size` what `decode.central_crop` takes for further images.
   """
 
   spec: DatasetSpec
   class_names: tuple[str, ...]
   splits: dict[str, Union[Split, 'Records']]
+  resize: int
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
