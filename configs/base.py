@@ -3,8 +3,8 @@
 Any field can be overridden on the command line, `--config.train.epochs=20`. The argument behind
 the colon, `--config=configs/eca.py:resnet18,smoke`, takes words:
   a network      one of the names of `attn_flax.list_models()`
-  a dataset      one of `DATASETS`, with the network and the recipe that suit it
-  a recipe       one of `RECIPES`
+  a dataset      one of `presets.recipes.DATASETS`, with the network and the recipe that suit it
+  a recipe       one of `presets.recipes.RECIPES`
   smoke          a tiny network and a few steps, to see that everything works
 """
 
@@ -14,98 +14,8 @@ import re
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-# What a dataset's name in the argument sets; a recipe is one of `RECIPES`.
-DATASETS = {
-  'cluttered_digits': {'model.name': 'resnet20', 'recipe': 'quick'},
-  'cifar10': {'model.name': 'resnet18', 'model.stem': 'cifar', 'recipe': 'cifar'},
-  'cifar100': {'model.name': 'resnet18', 'model.stem': 'cifar', 'recipe': 'cifar'},
-  'imagenet2012': {'model.name': 'resnet50', 'model.stem': 'imagenet', 'recipe': 'imagenet'},
-  # A folder of your own images: --config.data.dir=<folder>.
-  'folder': {'model.name': 'resnet18', 'model.stem': 'imagenet', 'recipe': 'modern'},
-}
-
-# How to train, by name: what each sets, beside the defaults below.
-_SGD = {'optimizer.name': 'sgd', 'optimizer.momentum': 0.9}
-RECIPES = {
-  # Ours, for minutes on a CPU with the embedded dataset.
-  'quick': {},
-  # Zagoruyko and Komodakis 2016 (arXiv 1605.07146), section 3: CIFAR in 200 epochs.
-  'cifar': {
-    **_SGD,
-    'train.epochs': 200,
-    'train.batch_size': 128,
-    'optimizer.lr_per_256': 0.2,
-    'optimizer.nesterov': True,
-    'optimizer.weight_decay': 5e-4,
-    'optimizer.decay_all': True,
-    'optimizer.schedule': 'step',
-    'optimizer.warmup_epochs': 0.0,
-    'optimizer.step_epochs': (60, 120, 160),
-    'optimizer.step_factor': 0.2,
-    'augment.padding_mode': 'reflect',
-  },
-  # The scripts of Jongchan/attention-module and BangguWu/ECANet: ImageNet in 100 epochs.
-  'imagenet': {
-    **_SGD,
-    'train.epochs': 100,
-    'train.batch_size': 256,
-    'optimizer.lr_per_256': 0.1,
-    'optimizer.nesterov': False,
-    'optimizer.weight_decay': 1e-4,
-    'optimizer.decay_all': True,
-    'optimizer.schedule': 'step',
-    'optimizer.warmup_epochs': 0.0,
-    'optimizer.step_epochs': (30, 60, 90),
-    'optimizer.step_factor': 0.1,
-  },
-  # fb.resnet.torch, opts/train.lua: ImageNet in 90 epochs, with its colour jitter.
-  'imagenet90': {
-    **_SGD,
-    'train.epochs': 90,
-    'train.batch_size': 256,
-    'optimizer.lr_per_256': 0.1,
-    'optimizer.nesterov': True,
-    'optimizer.weight_decay': 1e-4,
-    'optimizer.decay_all': True,
-    'optimizer.schedule': 'step',
-    'optimizer.warmup_epochs': 0.0,
-    'optimizer.step_epochs': (30, 60),
-    'optimizer.step_factor': 0.1,
-    'augment.brightness': 0.4,
-    'augment.contrast': 0.4,
-    'augment.saturation': 0.4,
-  },
-  # Bello et al. 2019 (arXiv 1904.09925) on CIFAR-100 as a public port has it: 500 epochs, cosine
-  # behind 5 % of warm-up. The paper's own appendix could not be read.
-  'aa': {
-    **_SGD,
-    'train.epochs': 500,
-    'train.batch_size': 256,
-    'optimizer.lr_per_256': 0.2,
-    'optimizer.nesterov': False,
-    'optimizer.weight_decay': 5e-4,
-    'optimizer.schedule': 'cosine',
-    'optimizer.warmup_epochs': 25.0,
-  },
-  # Ours, of today's usual parts (Wightman et al. 2021, arXiv 2110.00476, has most of them): cosine,
-  # moving average, mixup and CutMix, RandAugment, label smoothing, no decay on norms.
-  'modern': {
-    **_SGD,
-    'train.epochs': 300,
-    'train.batch_size': 256,
-    'train.label_smoothing': 0.1,
-    'train.ema_decay': 0.9998,
-    'optimizer.lr_per_256': 0.1,
-    'optimizer.nesterov': True,
-    'optimizer.weight_decay': 1e-4,
-    'optimizer.decay_all': False,
-    'optimizer.schedule': 'cosine',
-    'optimizer.warmup_epochs': 5.0,
-    'augment.randaugment': (2, 7.0),
-    'augment.mixup_alpha': 0.2,
-    'augment.cutmix_alpha': 1.0,
-  },
-}
+from configs.presets.mechanisms import ATTENTION
+from configs.presets.recipes import DATASETS, RECIPES
 
 # Names of these forms are networks; `attn_flax.create_model` knows which exist. Behind each form
 # stands what `smoke` makes of them.
@@ -128,52 +38,6 @@ _NETWORKS = {
 }
 # He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
 _THIN = re.compile(r'resnet(20|32|44|56|110)$')
-
-# The fields of every mechanism with their defaults, as its class has them. A tuple placeholder
-# stands for None: the mechanism's own rule.
-ATTENTION = {
-  'aa': {
-    'heads': 8,
-    'kappa': 0.2,
-    'upsilon': 0.1,
-    'min_key_dim': 20,
-    'relative': True,
-    'pool': (False,),
-    'implementation': 'blocks',
-  },
-  'bam': {'ratio': 16, 'dilation': 4, 'depth': 2, 'combine': 'product', 'end_norm': False},
-  'cbam': {
-    'ratio': 16,
-    'pools': ('avg', 'max'),
-    'bias': True,
-    'kernel_size': 7,
-    'order': 'channel_first',
-    'zero_init_spatial': True,
-  },
-  'dual': {'ratio': 8, 'energy': 'released'},
-  'eca': {'kernel_size': placeholder(tuple), 'gamma': 2.0, 'b': 1.0, 'circular': False},
-  'hybrid': {
-    'channel': 'eca',
-    'spatial': 'cbam',
-    'order': 'channel_first',
-    'residual': False,
-    'activation': 'sigmoid',
-    'ratio': 16,
-    'kernel_size': 7,
-    'dilation': 4,
-    'hidden': 8,
-  },
-  'non_local': {
-    'kernel': 'embedded',
-    'ratio': 2,
-    'subsample': 'before',
-    'scale': True,
-    'zero_init': True,
-  },
-  'sasa': {'heads': 8, 'kernel_size': 7},
-  'sca': {'order': 'channel_first', 'activation': 'softmax', 'ratio': 4, 'hidden': 8},
-  'se': {'ratio': 16, 'bias': True, 'divisor': 1},
-}
 
 
 def attention(name, every=1, stages=None, start='paper', **fields):

@@ -16,9 +16,10 @@ def read(workdir, name='result.json'):
 
 
 def scores(workdir):
-  """The test scores of the result."""
+  """The test scores of the result: of the raw weights and, where there are any, the averaged."""
   result = read(workdir)
-  return {name: value for name, value in result.items() if name.startswith('test_')}
+  names = [f'test_{kind}{score}' for kind in ('', 'ema_') for score in ('loss', 'top1', 'top5')]
+  return {name: result[name] for name in (*names, 'test_count') if name in result}
 
 
 def metrics(workdir):

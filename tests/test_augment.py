@@ -148,7 +148,7 @@ FULL = augment.Augmentation(
   cutout=3,
   erasing=0.5,
   erasing_fill='noise',
-  mixup_alpha=0.8,
+  mixup_alpha=1.0,
   cutmix_alpha=1.0,
   mix_per_image=True,
   num_classes=7,
@@ -192,13 +192,13 @@ def test_mixing_comes_last_and_leaves_the_images_drawn_as_they_were():
   plain = augment.Augmentation(**PLAIN, crop_padding=2, flip=True, erasing=0.5)
   mixing = dataclasses.replace(plain, mixup_alpha=1.0, num_classes=12)
   key = jax.random.key(0)
-  before = np.asarray(plain.train(key, images))
-  batch = mixing.train_batch(key, images, labels)
+  before = np.asarray(jax.jit(plain.train)(key, images))
+  batch = jax.jit(mixing.train_batch)(key, images, labels)
   share = float(batch['label'][0, 0])
   assert 0.001 < share < 0.999
   expected = share * before + (1 - share) * np.roll(before, 1, axis=0)
   np.testing.assert_allclose(batch['image'], expected, atol=1e-5)
-  np.testing.assert_array_equal(mixing.train(key, images), before)
+  np.testing.assert_array_equal(jax.jit(mixing.train)(key, images), before)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,10 @@ def test_switching_one_on_leaves_the_draws_of_the_others(fields):
   # same change is made by itself of what crop and flip alone had made.
   images = _images(12)
   key = jax.random.key(0)
-  moved = _pixels(augment.Augmentation(**PLAIN, crop_padding=1, flip=True).train(key, images))
-  both = augment.Augmentation(**PLAIN, crop_padding=1, flip=True, **fields).train(key, images)
-  alone = augment.Augmentation(**PLAIN, **fields).train(key, moved)
+  moving = augment.Augmentation(**PLAIN, crop_padding=1, flip=True)
+  moved = _pixels(jax.jit(moving.train)(key, images))
+  both = jax.jit(dataclasses.replace(moving, **fields).train)(key, images)
+  alone = jax.jit(augment.Augmentation(**PLAIN, **fields).train)(key, moved)
   np.testing.assert_allclose(both, alone, atol=1e-6)
   assert not np.array_equal(_pixels(both), moved)
 
@@ -227,10 +228,10 @@ def test_switching_one_on_leaves_the_draws_of_the_others(fields):
 def test_colours_change_before_and_erasing_after_normalisation():
   images = _images(40)
   key = jax.random.key(0)
-  erased = np.asarray(augment.Augmentation(**PLAIN, cutout=3).train(key, images))
+  erased = np.asarray(jax.jit(augment.Augmentation(**PLAIN, cutout=3).train)(key, images))
   changed = erased != np.asarray(augment.Augmentation(**PLAIN).train(key, images))
   assert (erased[changed] == 0).all() and changed.any(axis=(1, 2, 3)).all()
-  grey = _pixels(augment.Augmentation(**PLAIN, grey=1).train(key, images))
+  grey = _pixels(jax.jit(augment.Augmentation(**PLAIN, grey=1).train)(key, images))
   assert (grey == grey[..., :1]).all()
 
 

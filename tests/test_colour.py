@@ -14,6 +14,9 @@ from scipy import stats
 from attn_flax.data import colour
 from attn_flax.errors import UserError
 
+STRENGTHS = {'brightness': 0.8, 'contrast': 0.8, 'saturation': 0.8, 'hue': 0.3}
+colour_jitter = jax.jit(colour.colour_jitter, static_argnames=(*STRENGTHS, 'random_order'))
+random_grey = jax.jit(colour.random_grey, static_argnames='probability')
 FACTORS = np.array([0.0, 0.4, 1.0, 1.3, 3.0], np.float32)
 
 
@@ -107,8 +110,8 @@ def test_factors_are_uniform(name, strength, low, high):
   # One pixel that no factor brings to an end of the range, so that it tells the factor.
   images = np.full((count, 2, 2, 3), (120.0, 90.0, 100.0), np.float32)
   images[:, 0, 1] = images[:, 1, 1] = 60
-  jitter = jax.jit(lambda key: colour.colour_jitter(key, images, **{name: strength}))
-  factors = _factors(name, images.astype(float), np.asarray(jitter(jax.random.key(0)), float))
+  made = colour_jitter(jax.random.key(0), images, **{name: strength})
+  factors = _factors(name, images.astype(float), np.asarray(made, float))
   assert factors.min() >= low - 1e-4 and factors.max() <= high + 1e-4
   # A wrong range or one number for many images would give a probability of almost 0.
   assert stats.kstest(factors, stats.uniform(low, high - low).cdf).pvalue > 1e-3
@@ -116,7 +119,7 @@ def test_factors_are_uniform(name, strength, low, high):
 
 def test_hue_shifts_are_uniform():
   images = np.full((2000, 1, 1, 3), (200.0, 50.0, 50.0), np.float32)
-  made = colour.colour_jitter(jax.random.key(0), images, hue=0.2)
+  made = colour_jitter(jax.random.key(0), images, hue=0.2)
   shifts = [colorsys.rgb_to_hsv(*pixel / 255)[0] for pixel in np.asarray(made, float)[:, 0, 0]]
   shifts = (np.array(shifts) + 0.5) % 1 - 0.5
   assert np.abs(shifts).max() <= 0.2 + 1e-4
@@ -127,7 +130,7 @@ def test_the_factors_of_an_image_have_nothing_in_common():
   images = np.full((2000, 2, 2, 3), (120.0, 90.0, 100.0), np.float32)
   images[:, 0, 1] = images[:, 1, 1] = 60
   names = ('brightness', 'contrast', 'saturation')
-  made = [colour.colour_jitter(jax.random.key(0), images, **{name: 0.3}) for name in names]
+  made = [colour_jitter(jax.random.key(0), images, **{name: 0.3}) for name in names]
   factors = [
     _factors(name, images.astype(float), np.asarray(one, float))
     for name, one in zip(names, made, strict=True)
@@ -136,14 +139,11 @@ def test_the_factors_of_an_image_have_nothing_in_common():
   assert np.abs(correlation).max() < 5 / np.sqrt(2000)
 
 
-STRENGTHS = {'brightness': 0.8, 'contrast': 0.8, 'saturation': 0.8, 'hue': 0.3}
-
-
 def _single(key):
   """Each operation alone, as the jitter draws it: functions of images."""
-  jitter = jax.jit(colour.colour_jitter, static_argnames=tuple(STRENGTHS))
   return {
-    name: functools.partial(jitter, key, **{name: strength}) for name, strength in STRENGTHS.items()
+    name: functools.partial(colour_jitter, key, **{name: strength})
+    for name, strength in STRENGTHS.items()
   }
 
 
@@ -153,20 +153,17 @@ def test_the_operations_follow_one_another_in_the_documented_order():
   expected = images
   for step in _single(key).values():
     expected = step(expected)
-  made = jax.jit(lambda images: colour.colour_jitter(key, images, **STRENGTHS))(images)
+  made = colour_jitter(key, images, **STRENGTHS)
   np.testing.assert_allclose(made, expected, atol=0.02)
 
 
 def test_a_random_order_is_one_of_all_possible_for_the_whole_batch():
   images = _images(6).astype(np.float32)
   orders = set()
-  jitter = jax.jit(
-    lambda key, images: colour.colour_jitter(key, images, 0.8, 0.8, 0.8, random_order=True)
-  )
   for seed in range(24):
     key = jax.random.key(seed)
     steps = [step for name, step in _single(key).items() if name != 'hue']
-    made, found = jitter(key, images), []
+    made, found = colour_jitter(key, images, 0.8, 0.8, 0.8, random_order=True), []
     for order in itertools.permutations(range(3)):
       expected = images
       for place in order:
@@ -180,7 +177,7 @@ def test_a_random_order_is_one_of_all_possible_for_the_whole_batch():
 
 def test_grey_images_are_as_frequent_as_asked_for():
   images = _images(1000)
-  made = np.asarray(jax.jit(lambda key: colour.random_grey(key, images, 0.2))(jax.random.key(0)))
+  made = np.asarray(random_grey(jax.random.key(0), images, 0.2))
   assert made.dtype == np.uint8
   is_grey = 0
   for before, after in zip(images, made, strict=True):
@@ -193,9 +190,9 @@ def test_grey_images_are_as_frequent_as_asked_for():
 def test_no_strength_leaves_the_pixels_alone():
   images = _images(10)
   key = jax.random.key(0)
-  np.testing.assert_array_equal(colour.colour_jitter(key, images), images)
-  np.testing.assert_array_equal(colour.colour_jitter(key, images, random_order=True), images)
-  np.testing.assert_array_equal(colour.random_grey(key, images, 0), images)
+  np.testing.assert_array_equal(colour_jitter(key, images), images)
+  np.testing.assert_array_equal(colour_jitter(key, images, random_order=True), images)
+  np.testing.assert_array_equal(random_grey(key, images, 0), images)
   one = jnp.ones(10)
   for name in ('brightness', 'contrast', 'saturation'):
     np.testing.assert_array_equal(getattr(colour, f'adjust_{name}')(images, one), images)
@@ -205,7 +202,7 @@ def test_no_strength_leaves_the_pixels_alone():
 def test_the_key_decides():
   images = _images(50)
   first, again, other = (
-    colour.colour_jitter(jax.random.key(seed), images, **STRENGTHS) for seed in (3, 3, 4)
+    colour_jitter(jax.random.key(seed), images, **STRENGTHS) for seed in (3, 3, 4)
   )
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
@@ -215,8 +212,8 @@ def test_images_of_one_channel_have_brightness_and_contrast_but_no_hue():
   images = _images(20, channels=1)
   key = jax.random.key(0)
   assert colour.colour_jitter(key, images, 0.4, 0.4).shape == images.shape
-  np.testing.assert_array_equal(colour.colour_jitter(key, images, saturation=0.4), images)
-  np.testing.assert_array_equal(colour.random_grey(key, images, 1), images)
+  np.testing.assert_array_equal(colour_jitter(key, images, saturation=0.4), images)
+  np.testing.assert_array_equal(random_grey(key, images, 1), images)
   with pytest.raises(UserError, match='hues .* three channels.*these have 1'):
     colour.colour_jitter(key, images, hue=0.1)
   with pytest.raises(UserError, match='grey values .* these have 4'):

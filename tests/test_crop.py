@@ -16,6 +16,8 @@ from scipy import stats
 from attn_flax.data import boxes, crop
 from attn_flax.errors import UserError
 
+random_resized_crop = jax.jit(crop.random_resized_crop, static_argnames=('size', 'scale', 'ratio'))
+
 
 def _images(count, height=6, width=5, channels=3):
   rng = np.random.default_rng(0)
@@ -83,9 +85,8 @@ def _torchvision_boxes(count, height, width, area, ratio):
 def test_boxes_are_distributed_as_torchvisions():
   count, height, width = 4000, 40, 30
   area, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
-  drawn, found = boxes.draw_boxes(
-    jax.random.key(0), count, (height, width), (height, width), area, ratio
-  )
+  draw = jax.jit(boxes.draw_boxes, static_argnums=(1, 2, 3, 4, 5))
+  drawn, found = draw(jax.random.key(0), count, (height, width), (height, width), area, ratio)
   expected = _torchvision_boxes(count, height, width, area, ratio)
   is_void = expected[:, 2] == 0
   # Void ones: rare, as many in both, within five standard deviations.
@@ -115,11 +116,8 @@ def test_inside_is_a_loop_over_pixels():
 
 def test_a_resized_crop_is_a_box_of_its_own_image():
   images, size, scale, ratio = _images(150, 5, 6), (4, 3), (0.3, 0.8), (0.5, 2.0)
-  made = np.asarray(
-    jax.jit(lambda key, images: crop.random_resized_crop(key, images, size, scale, ratio))(
-      jax.random.key(0), images.astype(np.float32)
-    )
-  )
+  made = random_resized_crop(jax.random.key(0), images.astype(np.float32), size, scale, ratio)
+  made = np.asarray(made)
   assert made.shape == (150, 4, 3, 3)
   # What rounding may leave of the ranges: sides half a pixel longer or shorter.
   possible = [
@@ -148,16 +146,15 @@ def test_a_resized_crop_is_a_box_of_its_own_image():
 )
 def test_what_never_fits_is_cropped_centrally(ratio, box):
   images = _images(3, 5, 6)
-  boxes_drawn = crop.random_resized_crop(
-    jax.random.key(0), images, None, (1.5, 2.0), ratio
-  )  # No box is larger than the image.
-  for image, made in zip(images, np.asarray(boxes_drawn), strict=True):
+  # No box is larger than the image.
+  cropped = random_resized_crop(jax.random.key(0), images, None, (1.5, 2.0), ratio)
+  for image, made in zip(images, np.asarray(cropped), strict=True):
     assert np.abs(_resized(image, box, (5, 6)).astype(int) - made).max() <= 1
 
 
 def test_the_whole_image_at_its_own_size_is_left_alone():
   images = _images(4, 7, 7)
-  whole = crop.random_resized_crop(jax.random.key(0), images, None, (1.0, 1.0), (1.0, 1.0))
+  whole = random_resized_crop(jax.random.key(0), images, None, (1.0, 1.0), (1.0, 1.0))
   np.testing.assert_array_equal(whole, images)
 
 

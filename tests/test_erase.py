@@ -10,6 +10,10 @@ from scipy import stats
 from attn_flax.data import erase
 from attn_flax.errors import UserError
 
+STATIC = ('probability', 'area', 'ratio', 'fill')
+random_erasing = jax.jit(erase.random_erasing, static_argnames=STATIC)
+cutout = jax.jit(erase.cutout, static_argnames='side')
+
 
 def _images(count, height=9, width=7):
   """Images without a 0, so that what is erased shows."""
@@ -32,11 +36,7 @@ def _erased(before, after):
 @pytest.mark.parametrize('fill', ['zeros', 'noise'])
 def test_erasing_fills_boxes_of_some_images(fill):
   images, area, ratio = _images(1000), (0.1, 0.4), (0.4, 2.5)
-  made = np.asarray(
-    jax.jit(lambda key: erase.random_erasing(key, images, 0.3, area, ratio, fill))(
-      jax.random.key(0)
-    )
-  )
+  made = np.asarray(random_erasing(jax.random.key(0), images, 0.3, area, ratio, fill))
   assert made.dtype == np.float32
   boxes, filled = [], []
   for before, after in zip(images, made, strict=True):
@@ -67,18 +67,18 @@ def test_erasing_fills_boxes_of_some_images(fill):
 def test_erasing_nothing_and_everything():
   images = _images(40)
   key = jax.random.key(0)
-  np.testing.assert_array_equal(erase.random_erasing(key, images, 0), images)
-  all_erased = np.asarray(erase.random_erasing(key, images, 1, (0.2, 0.3), (1, 1)))
+  np.testing.assert_array_equal(random_erasing(key, images, 0), images)
+  all_erased = np.asarray(random_erasing(key, images, 1, (0.2, 0.3), (1, 1)))
   assert all(_erased(*pair) for pair in zip(images, all_erased, strict=True))
   # No box of the whole area leaves a border: there is none to erase.
-  np.testing.assert_array_equal(erase.random_erasing(key, images, 1, (1, 1), (0.7, 0.8)), images)
+  np.testing.assert_array_equal(random_erasing(key, images, 1, (1, 1), (0.7, 0.8)), images)
 
 
 @pytest.mark.parametrize('side', [1, 4, 5])
 def test_cutout_erases_one_square_around_every_pixel_equally_often(side):
   height, width = 6, 5
   images = _images(1500, height, width)
-  made = np.asarray(jax.jit(lambda key: erase.cutout(key, images, side))(jax.random.key(0)))
+  made = np.asarray(cutout(jax.random.key(0), images, side))
   squares = {}
   for y, x in np.ndindex(height, width):
     kept = np.ones((height, width), bool)
@@ -101,14 +101,14 @@ def test_cutout_erases_one_square_around_every_pixel_equally_often(side):
 
 def test_cutout_of_no_side_erases_nothing():
   images = _images(5)
-  np.testing.assert_array_equal(erase.cutout(jax.random.key(0), images, 0), images)
+  np.testing.assert_array_equal(cutout(jax.random.key(0), images, 0), images)
 
 
 def test_the_key_decides():
   images = _images(20)
   for function in (
-    lambda key: erase.random_erasing(key, images, 0.5, fill='noise'),
-    lambda key: erase.cutout(key, images, 4),
+    lambda key: random_erasing(key, images, 0.5, fill='noise'),
+    lambda key: cutout(key, images, 4),
   ):
     first, again, other = (function(jax.random.key(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)

@@ -10,6 +10,9 @@ from attn_flax.data import mix
 from attn_flax.errors import UserError
 
 CLASSES = 400
+STATIC = ('alpha', 'num_classes', 'per_image')
+mixup = jax.jit(mix.mixup, static_argnames=STATIC)
+cutmix = jax.jit(mix.cutmix, static_argnames=STATIC)
 
 
 def _batch(count, height=6, width=5):
@@ -88,7 +91,7 @@ def test_the_weights_of_mixup_have_a_beta_distribution(alpha):
 def test_cutmix_cuts_what_its_released_code_cuts():
   height, width, count = 24, 16, 400
   images, labels = _batch(count, height, width)
-  made, made_labels = mix.cutmix(jax.random.key(0), images, labels, 1.0, CLASSES, per_image=True)
+  made, made_labels = cutmix(jax.random.key(0), images, labels, 1.0, CLASSES, per_image=True)
   _check_cutmix(images, np.asarray(made), _shares(made_labels))
   shares = _shares(made_labels)
   # The released code, in a loop: sides truncated, halved downwards, cut off at the borders.
@@ -106,7 +109,7 @@ def test_cutmix_cuts_what_its_released_code_cuts():
 
 def test_the_boxes_of_cutmix_lie_everywhere():
   images, labels = _batch(400, 8, 10)
-  made, made_labels = mix.cutmix(jax.random.key(0), images, labels, 1.0, CLASSES, per_image=True)
+  made, made_labels = cutmix(jax.random.key(0), images, labels, 1.0, CLASSES, per_image=True)
   boxes = _check_cutmix(images, np.asarray(made), _shares(made_labels))
   boxes = np.array([box for box in boxes if box is not None])
   middle = np.stack([boxes[:, 0] + boxes[:, 1], boxes[:, 2] + boxes[:, 3]], axis=1) / 2
@@ -182,20 +185,20 @@ def test_a_batch_draws_once_unless_each_image_does():
 def test_labels_may_be_probabilities_already():
   images, labels = _batch(12)
   hot = np.eye(CLASSES, dtype=np.float32)[labels]
-  for function in (mix.mixup, mix.cutmix):
+  for function in (mixup, cutmix):
     key = jax.random.key(2)
     from_numbers = function(key, images, labels, 1.0, CLASSES)
     from_hot = function(key, images, hot, 1.0)
     for one, other in zip(from_numbers, from_hot, strict=True):
       np.testing.assert_array_equal(one, other)
   smooth = 0.9 * hot + 0.1 / CLASSES
-  _, made = mix.mixup(jax.random.key(2), images, smooth, 1.0)
+  _, made = mixup(jax.random.key(2), images, smooth, 1.0)
   np.testing.assert_allclose(made.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_an_image_alone_is_its_own_partner():
   images, labels = _batch(1)
-  made, made_labels = mix.mixup(jax.random.key(0), images, labels, 1.0, CLASSES)
+  made, made_labels = mixup(jax.random.key(0), images, labels, 1.0, CLASSES)
   np.testing.assert_allclose(made, images, atol=1e-6)
   np.testing.assert_allclose(made_labels[0, 0], 1, atol=1e-6)
 
@@ -203,7 +206,7 @@ def test_an_image_alone_is_its_own_partner():
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32, jnp.uint8])
 def test_the_dtype_of_floating_images_stays(dtype):
   images, labels = _batch(4)
-  for function in (mix.mixup, mix.cutmix):
+  for function in (mixup, cutmix):
     made, made_labels = function(jax.random.key(0), jnp.asarray(images, dtype), labels, 1.0, 9)
     assert made.dtype == (jnp.float32 if dtype == jnp.uint8 else dtype)
     assert made_labels.dtype == jnp.float32

@@ -19,10 +19,11 @@ from PIL import Image
 from attn_flax import data
 from attn_flax.data import decode, sampling
 from attn_flax.data.augment import Augmentation
+from attn_flax.data.host import EvalBatches, TrainBatches, read_ahead
 from attn_flax.data.pipeline import open_pipeline
 from attn_flax.data.records import Records, tight_box
 from attn_flax.data.resident import Resident
-from attn_flax.data.stream import EvalBatches, Stream, TrainBatches, read_ahead
+from attn_flax.data.stream import Stream
 from attn_flax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -33,24 +33,22 @@ def draw_boxes(
     [N, 4] int32 and [N] bool: whether a draw kept to the limit; where none did, the box is void.
   """
   height, width = image_size
-  area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
-  shape = (count, _TRIES)
-  pixels = height * width * jax.random.uniform(area_key, shape, minval=area[0], maxval=area[1])
-  log_ratio = jax.random.uniform(
-    ratio_key, shape, minval=math.log(ratio[0]), maxval=math.log(ratio[1])
-  )
-  widths = jnp.round(jnp.sqrt(pixels * jnp.exp(log_ratio))).astype(jnp.int32)
-  heights = jnp.round(jnp.sqrt(pixels * jnp.exp(-log_ratio))).astype(jnp.int32)
-  fits = (heights >= 1) & (heights <= limit[0]) & (widths >= 1) & (widths <= limit[1])
-  first = jnp.argmax(fits, axis=1, keepdims=True)
+  # One draw of all numbers: each further one would take as long to compile again.
+  uniform = jax.random.uniform(key, (count, 2 * _TRIES + 2))
+  tries_area, tries_ratio, place = jnp.split(uniform, (_TRIES, 2 * _TRIES), axis=1)
+  pixels = height * width * (area[0] + tries_area * (area[1] - area[0]))
+  log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+  half_log_ratio = (log_low + tries_ratio * (log_high - log_low)) / 2
+  # [N, 10, 2] of heights and widths.
+  sides = jnp.exp(jnp.stack([-half_log_ratio, half_log_ratio], axis=-1))
+  sides = jnp.round(jnp.sqrt(pixels)[..., None] * sides).astype(jnp.int32)
+  fits = ((sides >= 1) & (sides <= jnp.array(limit))).all(axis=-1)
   found = fits.any(axis=1)
-  own_height, own_width = (
-    jnp.where(found, jnp.take_along_axis(sides, first, axis=1)[:, 0], 0)
-    for sides in (heights, widths)
-  )
-  top = jax.random.randint(top_key, (count,), 0, height - own_height + 1)
-  left = jax.random.randint(left_key, (count,), 0, width - own_width + 1)
-  return jnp.stack([top, left, own_height, own_width], axis=1), found
+  first = jnp.argmax(fits, axis=1)[:, None, None]
+  own = jnp.take_along_axis(sides, first, axis=1)[:, 0]
+  places = jnp.maximum(jnp.array(image_size) - own + 1, 1)
+  corner = jnp.floor(place * places).astype(jnp.int32)
+  return jnp.concatenate([corner, own], axis=1), found
 
 
 def inside(boxes: jax.Array, height: int, width: int) -> jax.Array:

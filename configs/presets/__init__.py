@@ -1,0 +1,1 @@
+"""What the configurations choose from."""
