@@ -36,6 +36,8 @@ _RANGES = {
   'eval.every_epochs': (1, math.inf),
   'checkpoint.every_steps': (1, math.inf),
   'log_every': (1, math.inf),
+  'data.workers': (0, math.inf),
+  'data.max_bad': (0, math.inf),
 }
 
 
@@ -83,6 +85,7 @@ class Session(NamedTuple):
       'image_shape': list(self.image_shape),
       'mean': list(spec.mean),
       'std': list(spec.std),
+      'resize': self.dataset.resize,
     }
 
   def fresh_state(self, key: jax.Array) -> TrainState:

@@ -1,5 +1,6 @@
 """The training loop: reads the clock, the files and the signals around pure steps."""
 
+import contextlib
 import math
 import pathlib
 import signal
@@ -83,7 +84,7 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     print(f'{workdir} holds a finished run, nothing to do; its result is in {workdir}/result.json')
     return runs.read_json(workdir / 'result.json')
   if first:
-    runs.write_json(workdir / 'dataset.json', session.describe_data())
+    _write_dataset(session, workdir / 'dataset.json')
 
   checkpoints = Checkpoints(workdir)
   try:
@@ -135,9 +136,8 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
     return progress
 
   pipeline = session.train_pipeline()
-  batches = pipeline.batches(start * accumulate)
   began = time.perf_counter()
-  step = _compile_step(session, pipeline, state, next(pipeline.batches(0)), train_key)
+  step = _compile_step(session, pipeline, state, pipeline.abstract_batch(), train_key)
   progress['compile_seconds'] += time.perf_counter() - began
   scorer = Scorer(session, 'validation')
   eval_every = config.eval.every_epochs * session.updates_per_epoch
@@ -145,10 +145,11 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
 
   log = Log(workdir, start=start, total=session.updates, write=jax.process_index() == 0)
   saved, window, began = start, [], time.perf_counter()
-  with log, StopSignals() as stop:
+  batches = contextlib.closing(pipeline.batches(start * accumulate))
+  with log, StopSignals() as stop, batches as moving:
     for update in range(start + 1, session.updates + 1):
       for _ in range(accumulate):
-        state, metrics = step(state, pipeline.fixed, next(batches), train_key)
+        state, metrics = step(state, pipeline.fixed, next(moving), train_key)
         window.append(metrics)
       log.advance(update)
       evaluates = update % eval_every == 0 or update == session.updates
@@ -200,6 +201,18 @@ def _compile_step(session: Session, pipeline: Any, state: TrainState, moving: An
 
   jitted = jax.jit(step, donate_argnums=0, out_shardings=session.replicated)
   return jitted.lower(state, pipeline.fixed, moving, key).compile()
+
+
+def _write_dataset(session: Session, path: pathlib.Path) -> None:
+  """Writes class names and preprocessing, or checks that they are still those of the run."""
+  found = session.describe_data()
+  before = runs.read_json(path)['class_names'] if path.exists() else found['class_names']
+  if before != found['class_names']:
+    raise UserError(
+      f'the classes of {session.config.data.name} have changed since {path} was written; restore '
+      'them, or choose another --workdir'
+    )
+  runs.write_json(path, found)
 
 
 def _class_weights(session: Session) -> np.ndarray:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import run_folder
 import small_data
 from jax.sharding import NamedSharding, PartitionSpec
 

@@ -12,8 +12,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from attn_flax.data import distort, randaugment
 from attn_flax.errors import UserError
 
-STATIC = ('num_ops', 'magnitude', 'operations', 'increasing')
+STATIC = ('num_ops', 'magnitude', 'operations')
 rand = jax.jit(randaugment.randaugment, static_argnames=STATIC)
+
 # Arguments of each operation; none for those that have none.
 ARGUMENTS = {
   'identity': [0.0],
@@ -141,7 +142,7 @@ def test_the_operations_left_out_do_not_change_the_others():
   count = len(pixels)
   centre = jnp.full((count, 2), 4)
   whole_of = jax.jit(distort.distort)
-  for name in ('identity', 'equalize', 'rotate', 'posterize', 'contrast', 'sharpness', 'cutout'):
+  for name in ('equalize', 'rotate', 'contrast', 'sharpness'):
     code = jnp.full(count, list(distort.OPERATIONS).index(name))
     argument = jnp.full(count, ARGUMENTS[name][-1])
     whole = whole_of(pixels, code, argument, centre)

@@ -76,9 +76,7 @@ class StandAlone(nn.Module):
     with jax.named_scope(ATTENTION_SCOPE):
       content = jnp.stack(
         [
-          jnp.einsum(
-            'nyxhd,nyxbhd->nyxhb', q, neighbours(k, a), preferred_element_type=jnp.float32
-          )
+          jnp.einsum('nyxhd,nyxbhd->nyxhb', q, neighbours(k, a), preferred_element_type=jnp.float32)
           for a in range(size)
         ],
         axis=4,
