@@ -32,6 +32,9 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_string(
     'torch', None, 'PyTorch weights (.pth, .pth.tar, .safetensors, .npz) to import.', flag_values=fv
   )
+  flags.DEFINE_string(
+    'attention_kwargs', '{}', 'JSON: what leaves no trace in the weights to import.', flag_values=fv
+  )
   flags.DEFINE_list('models', ['resnet50'], 'Networks that --mode=cost counts.', flag_values=fv)
   flags.DEFINE_list(
     'attentions', None, 'Mechanisms that --mode=cost counts; default: none and all.', flag_values=fv
@@ -61,11 +64,14 @@ def _workdir(fv: flags.FlagValues) -> pathlib.Path:
 
 
 def _train(fv: flags.FlagValues) -> None:
-  if fv.config is None:
-    raise UserError('--mode=train needs a config; try --config=configs/eca.py')
+  from attn_flax.runs import load_config
   from attn_flax.train import train
 
-  print(json.dumps(train(fv.config, _workdir(fv)), indent=2))
+  if fv.config is None and not fv.workdir:
+    raise UserError('--mode=train needs a config; try --config=configs/eca.py')
+  # A run folder alone goes on with its own config.
+  config = load_config(_workdir(fv)) if fv.config is None else fv.config
+  print(json.dumps(train(config, _workdir(fv)), indent=2))
 
 
 def _evaluate(fv: flags.FlagValues) -> None:
@@ -81,7 +87,9 @@ def _import(fv: flags.FlagValues) -> None:
   from configs import base
 
   config = base.get_config() if fv.config is None else fv.config
-  print(json.dumps(import_run(pathlib.Path(fv.torch), config, pathlib.Path(fv.workdir)), indent=2))
+  kwargs = json.loads(fv.attention_kwargs)
+  result = import_run(pathlib.Path(fv.torch), config, pathlib.Path(fv.workdir), kwargs)
+  print(json.dumps(result, indent=2))
 
 
 def _cost(fv: flags.FlagValues) -> None:

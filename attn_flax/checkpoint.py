@@ -70,8 +70,8 @@ class Checkpoints:
       )
     except (OSError, ValueError) as error:
       raise UserError(
-        f'{self.folder} cannot be read: a checkpoint in it is damaged ({_reason(error)}); remove '
-        'that one, or choose another --workdir'
+        f'{self.folder} cannot be opened ({_reason(error)}); make it readable, remove what is '
+        'damaged in it, or choose another --workdir'
       ) from None
 
   def save(
@@ -83,6 +83,17 @@ class Checkpoints:
       state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
     )
     self._manager.save(step, args=args, metrics=scores, force=True)
+
+  def best_or_latest(self) -> int:
+    """Step of the best checkpoint, or of the latest where none is scored.
+
+    Raises:
+      UserError: when there is none.
+    """
+    best, latest = self.best(), self.latest()
+    if latest is None:
+      raise UserError(f'{self.folder} holds no checkpoint yet; let the run go on first')
+    return latest if best is None else best
 
   def latest(self) -> int | None:
     """Step of the latest checkpoint, or None."""

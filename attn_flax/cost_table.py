@@ -7,7 +7,7 @@ The papers count differently, which is the main trap of comparing them:
   two_per_mac  10^6 parameters, 10^9 operations, 2 per multiply-add (AA's and SASA's baselines)
   augmented    the same with the relative scores, which AA's listing computes for all offsets, and
                8 operations per entry of the softmax matrices; query-key and weight-value products
-               are not counted (fits AA's augmented rows)
+               are not counted (fits all but one of AA's augmented rows)
 """
 
 import csv
@@ -51,15 +51,24 @@ def cost_table(
   """A row for each network with each mechanism; `none` is the network alone.
 
   Raises:
-    UserError: for an unknown name, or a mechanism that a network does not take.
+    UserError: where no row can be made.
   """
-  rows = []
+  rows: list[Row] = []
+  refused = []
   for name in models:
     for attention in attentions:
-      model = create_model(name, attention=None if attention == 'none' else attention, **fields)
-      row = cost_row(model, (image_size, image_size, 3))
-      rows.append({'model': name, 'attention': attention, **row})
-  return rows
+      label = {'model': name, 'attention': attention}
+      try:
+        model = create_model(name, attention=None if attention == 'none' else attention, **fields)
+        rows.append({**label, **cost_row(model, (image_size, image_size, 3))})
+      except UserError as error:
+        refused.append((label, error))
+  if not rows:
+    raise refused[0][1]
+  # A mechanism that a network does not take is a row with the reason, not the end of the table.
+  empty = dict.fromkeys(rows[0], '-')
+  rows = [{**row, 'reason': ''} for row in rows]
+  return rows + [{**empty, **label, 'reason': str(error)} for label, error in refused]
 
 
 def published_table(path: pathlib.Path) -> list[Row]:
@@ -133,7 +142,8 @@ def _two_per_mac(model, shape, variables):
 
 def _augmented(model, shape, variables):
   found = count_operations(model, shape, variables)
-  # A map of side n has n key rows and columns, but the listing multiplies with all 2n - 1 offsets.
+  # A map of side n has n key rows and columns; the listing multiplies with all 2n - 1 offsets, here
+  # taken for 2n.
   relative = 2 * found['relative']
   return (2 * (found['layers'] + relative) + 8 * found['exp']) / 1e9
 

@@ -79,7 +79,7 @@ def evaluate_run(workdir: pathlib.Path, split: str = 'test') -> dict[str, Any]:
   Raises:
     UserError: for a folder without a run, or an unknown split.
   """
-  session = open_session(runs.load_config(workdir))
+  session = open_session(runs.load_config(workdir), trains=False)
   check_choice('split', split, session.dataset.splits)
   state, step = restore_best(session, workdir)
   scores, _ = Scorer(session, split).score_state(state, split)

@@ -53,11 +53,7 @@ def read_weights(source: str) -> Flat:
   if path.is_dir():
     checkpoints = Checkpoints(path, read_only=True)
     try:
-      best = checkpoints.best()
-      step = checkpoints.latest() if best is None else best
-      if step is None:
-        raise UserError(f'{path} holds no checkpoint to start from; let its run go on first')
-      variables = checkpoints.read_variables(step)
+      variables = checkpoints.read_variables(checkpoints.best_or_latest())
     finally:
       checkpoints.close()
   else:

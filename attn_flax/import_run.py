@@ -1,6 +1,7 @@
 """A run folder from PyTorch weights, of the same form as a training run's."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,40 +15,63 @@ from attn_flax.errors import UserError
 from attn_flax.models import MODELS
 from attn_flax.models.placement import Placement, field_names
 from attn_flax.models.resnet import ResNet
+from attn_flax.optim import freeze, make_optimizer
 from attn_flax.session import open_session
+from attn_flax.steps import TrainState
 from attn_flax.torch_import import describe, from_torch
 
 
-def import_run(source: pathlib.Path, config: Any, workdir: pathlib.Path) -> dict[str, Any]:
+def import_run(
+  source: pathlib.Path,
+  config: Any,
+  workdir: pathlib.Path,
+  attention_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
   """Writes the weights of a PyTorch file as the first checkpoint of a run folder.
 
   Args:
     source: see `from_torch`.
     config: what the run is but for its network, which the file decides: the dataset, the recipe.
     workdir: the run's folder.
+    attention_kwargs: see `from_torch`.
 
   Returns:
-    `network` in words, `params`, `classes` and `workdir`.
+    `network` in words, `params`, `classes`, `workdir`, and `dataset`: its name, or why it could not
+    be opened; a network can be imported before its dataset is there.
 
   Raises:
-    UserError: for a file that `from_torch` refuses, a folder that holds a run already, or a dataset
-      with another number of classes.
+    UserError: for a file that `from_torch` refuses, or a folder that holds a run already.
   """
   if (workdir / 'config.json').exists():
     raise UserError(f'{workdir} holds a run already; choose another --workdir')
-  model, variables = from_torch(source)
+  model, variables = from_torch(source, attention_kwargs=attention_kwargs)
   fields = config.to_dict()
   # The file decides all of the network but its dtype.
   fields['model'] = dict.fromkeys(fields['model']) | {'dtype': config.model.dtype}
   fields['model'] |= model_config(model)
   config = ConfigDict(fields)
-  session = open_session(config)
-  fresh = session.fresh_state(jax.random.key(config.seed))
-  variables = jax.device_put(variables, session.replicated)
-  ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, variables)
-  state = fresh._replace(**variables, ema=ema)
+  dataset = config.data.name
+  try:
+    session = open_session(config, trains=False)
+    config, described = session.config, session.describe_data()
+  except UserError as error:
+    described, dataset = None, f'not opened: {error}'
+
+  train = config.train
+  # The schedule leaves no trace in the optimizer's state.
+  optimizer = make_optimizer(
+    config.optimizer,
+    lambda _: jax.numpy.zeros(()),
+    clip_norm=train.clip_norm,
+    accumulate=train.accumulate,
+  )
+  ema = None if train.ema_decay is None else jax.tree.map(jax.numpy.copy, variables)
+  opt_state = freeze(optimizer, model.frozen).init(variables['params'])
+  state = TrainState(jax.numpy.int32(0), **variables, opt_state=opt_state, ema=ema)
+
   runs.open_run(workdir, config)
-  runs.write_json(workdir / 'dataset.json', session.describe_data())
+  if described is not None:
+    runs.write_json(workdir / 'dataset.json', described)
   checkpoints = Checkpoints(workdir)
   checkpoints.save(0, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
   checkpoints.close()
@@ -55,6 +79,7 @@ def import_run(source: pathlib.Path, config: Any, workdir: pathlib.Path) -> dict
     'network': describe(model),
     'params': count_params(variables),
     'classes': model.num_classes,
+    'dataset': dataset,
     'workdir': str(workdir),
   }
 

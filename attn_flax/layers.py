@@ -5,7 +5,6 @@ the formulation differs, where a faster one was measured (CHANGELOG, benchmarks/
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -256,8 +255,3 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
   if module.has_variable('perturbations', name):
     x = x + module.get_variable('perturbations', name)
   return x
-
-
-def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
-  """A tuple of one or of all the given numbers; Linen fields must hash."""
-  return (value,) if isinstance(value, int) else tuple(value)

@@ -59,11 +59,6 @@ class Log:
     else:
       self._bar.set_postfix_str(text)
 
-  def say(self, text: str) -> None:
-    """Prints a line without disturbing the bar."""
-    if self._write:
-      self._bar.write(text)
-
   def __enter__(self) -> 'Log':
     """The log itself."""
     return self
@@ -88,4 +83,6 @@ def _drop_later(path: pathlib.Path, start: int) -> None:
       continue
     if step <= start:
       kept.append(line)
-  path.write_text(''.join(line + '\n' for line in kept))
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(''.join(line + '\n' for line in kept))
+  partial.replace(path)

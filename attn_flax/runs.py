@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from attn_flax.data import FOLDER
 from attn_flax.errors import UserError
 from attn_flax.optim import OPEN_ENDED
 
@@ -21,7 +22,7 @@ _PACKAGES = (
   'attn_flax jax jaxlib flax optax orbax-checkpoint numpy tensorflow-datasets grain ml-collections'
 ).split()
 # Fields that change no result, so that a run may go on with other ones.
-_FREE = ('data.dir', 'log_every')
+_FREE = ('data.dir', 'data.download', 'data.workers', 'log_every')
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
 
@@ -143,7 +144,9 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
     write_json(path, {'config': asked, **environment()})
     return
   found = difference(read_json(path)['config'], asked)
-  conflicts = {field: pair for field, pair in found.items() if field not in _FREE}
+  # The folder of one's own images is the dataset itself; others are known by their name.
+  free = [field for field in _FREE if field != 'data.dir' or config.data.name != FOLDER]
+  conflicts = {field: pair for field, pair in found.items() if field not in free}
   if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:
     if all(old is not None and new is not None and new > old for old, new in conflicts.values()):
       write_json(path, {'config': asked, **environment()})

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from attn_flax import data
 from attn_flax.checkpoint import Checkpoints
@@ -45,7 +46,7 @@ class Session(NamedTuple):
   """What a run of a config is made of.
 
   Attributes:
-    config: what `configs/base.py` makes.
+    config: what `configs/base.py` makes, with the values that its `None`s stood for.
     mesh: all devices on one axis, `data`, over which batches are split.
     dataset: the dataset, with its three splits.
     model: the network.
@@ -115,7 +116,9 @@ class Session(NamedTuple):
 
   def eval_pipeline(self, split: str) -> Pipeline:
     """The batches that evaluate a split."""
-    return self._pipeline(split, self.config.eval.batch_size)
+    devices = self.mesh.size
+    # Scores do not depend on the batch, so that it may grow to suit the devices.
+    return self._pipeline(split, -(-self.config.eval.batch_size // devices) * devices)
 
   def _pipeline(self, split, batch_size, balanced=False):
     return open_pipeline(
@@ -129,7 +132,7 @@ class Session(NamedTuple):
     )
 
 
-def open_session(config: Any) -> Session:
+def open_session(config: Any, *, trains: bool = True) -> Session:
   """Builds and checks everything that a config stands for; writes nothing but the dataset.
 
   Raises:
@@ -142,8 +145,8 @@ def open_session(config: Any) -> Session:
     raise UserError(
       f'train.accumulate={train.accumulate} does not divide train.batch_size={train.batch_size}'
     )
-  _check_batch('train.batch_size / train.accumulate', train.batch_size // train.accumulate, mesh)
-  _check_batch('eval.batch_size', config.eval.batch_size, mesh)
+  if trains:
+    _check_batch('train.batch_size / train.accumulate', train.batch_size // train.accumulate, mesh)
   check_choice('train.batch_norm', train.batch_norm, ('global', 'per_device'))
 
   dataset = data.load(
@@ -172,7 +175,7 @@ def open_session(config: Any) -> Session:
     config.optimizer, schedule, clip_norm=train.clip_norm, accumulate=train.accumulate
   )
   model = make_model(config.model, len(dataset.class_names))
-  return Session(
+  session = Session(
     config=config,
     mesh=mesh,
     dataset=dataset,
@@ -183,6 +186,21 @@ def open_session(config: Any) -> Session:
     updates=updates,
     updates_per_epoch=updates_per_epoch,
   )
+  return session._replace(config=resolve(config, session))
+
+
+def resolve(config: Any, session: Session) -> Any:
+  """A config with the values that its `None`s stood for."""
+  fields = config.to_dict()
+  for name in fields['model'].keys() - {'attention'}:
+    fields['model'][name] = getattr(session.model, name, fields['model'][name])
+  fields['model']['name'] = config.model.name
+  for placement in getattr(session.model, 'attention', ()):
+    fields['model']['attention'][placement.where]['stages'] = placement.stages
+  for name in fields['augment']:
+    fields['augment'][name] = getattr(session.augmentation, name)
+  fields['data']['size'] = session.dataset.spec.image_size
+  return ConfigDict(fields)
 
 
 def make_augmentation(config: Any, dataset: data.Dataset) -> Augmentation:
@@ -231,11 +249,7 @@ def restore_best(session: Session, workdir: pathlib.Path) -> tuple[TrainState, i
   """
   checkpoints = Checkpoints(workdir, read_only=True)
   try:
-    best = checkpoints.best()
-    # A run that was never evaluated, such as one of imported weights, has no best.
-    best = checkpoints.latest() if best is None else best
-    if best is None:
-      raise UserError(f'{workdir} holds no checkpoint yet; let the run go on first')
+    best = checkpoints.best_or_latest()
     state, _ = checkpoints.restore(best, session.abstract_state())
   finally:
     checkpoints.close()

@@ -81,7 +81,8 @@ def make_train_step(
 
   Returns:
     The step. Its batch holds `image` [N, H, W, C] float32 and `label` [N] int32 (or [N, K]
-    probabilities); its metrics are the scalars `loss`, `top1`, `top5`, `lr` and `grad_norm`.
+    probabilities); its metrics are the scalars `loss`, `top1`, `top5`, `lr` and `grad_norm`,
+    all of the part at hand where batches are accumulated.
   """
   weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_choice
 from attn_flax.models import add_attention
+from attn_flax.models.placement import field_names
 from attn_flax.models.resnet import ResNet
 
 StateDict = Mapping[str, np.ndarray]
@@ -35,7 +36,12 @@ def canonical(state: StateDict) -> Weights:
 
   Strips the `module.` of data-parallel training and drops the counters of the batch norms.
   """
-  arrays = {re.sub(r'^module\.', '', name): value for name, value in state.items()}
+  arrays: dict[str, np.ndarray] = {}
+  for name, value in state.items():
+    clean = re.sub(r'^module\.', '', name)
+    if clean in arrays:
+      raise UserError(f'{clean} is there twice, with and without the prefix "module."; drop one')
+    arrays[clean] = value
   legacy = 'layer0.conv1.weight' in arrays
   if legacy:
     for old, new in _OLD_NAMES:
@@ -90,6 +96,8 @@ def infer(weights: Weights, attention_kwargs: dict[str, Any], fields: dict[str, 
     found['max_pool'] = 'caffe'
     found['stride_in'] = '1x1' if bottleneck and found['groups'] == 1 else '3x3'
     found['branch_relu'] = not bottleneck
+  for field in fields:
+    check_choice('field of a ResNet', field, [f for f in field_names(ResNet) if f != 'attention'])
   model = ResNet(**{**found, **fields})
   attention = _attention(state, depths, outputs)
   if attention is None:
@@ -106,7 +114,10 @@ def _depths(state: StateDict) -> tuple[int, ...]:
   for name in state:
     if match := re.match(r'layer(\d+)\.(\d+)\.conv1\.weight', name):
       found[int(match[1])] = max(found.get(int(match[1]), 0), int(match[2]) + 1)
-  needed = ('fc.weight', 'bn1.running_mean', 'layer1.0.conv2.weight', 'layer1.0.bn1.running_mean')
+  stem = 'conv1.0.weight' if 'conv1.0.weight' in state else 'conv1.weight'
+  last = 'conv3' if 'layer1.0.conv3.weight' in state else 'conv2'
+  needed = ['fc.weight', stem, 'bn1.weight', 'bn1.running_mean', 'layer1.0.bn1.running_mean']
+  needed += [f'layer{stage}.0.{conv}.weight' for stage in found or (1,) for conv in ('conv2', last)]
   missing = [name for name in needed if name not in state]
   if missing or sorted(found) != list(range(1, len(found) + 1)):
     raise UserError(

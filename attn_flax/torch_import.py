@@ -121,11 +121,15 @@ def read_state_dict(source: str | pathlib.Path | Mapping[str, Any]) -> dict[str,
   """
   if isinstance(source, Mapping):
     content: Any = source
+  elif not isinstance(source, str | pathlib.Path):
+    content = source
   else:
     path = pathlib.Path(source)
     if not path.is_file():
       raise UserError(f'{path} is not a file; name a PyTorch, safetensors or npz file')
     content = _read_file(path)
+  if not isinstance(content, Mapping):
+    raise UserError(f'a {type(content).__name__} holds no weights; give a state dict')
   for key in ('state_dict', 'model', 'state_dict_ema'):
     if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
       content = content[key]
@@ -178,7 +182,7 @@ def convert(state: StateDict, model: ResNet) -> dict[str, Any]:
   unexpected, misshapen = [], []
   for name, value in state.items():
     path = _path(name, state)
-    if path not in expected:
+    if path not in expected or path in found:
       unexpected.append(name)
       continue
     array = _to_flax(value, expected[path].shape)
@@ -212,8 +216,15 @@ def _path(name: str, state: StateDict) -> str:
   is_norm = f'{module}.running_mean' in state
   if target == 'stem_norm' and 'conv1.6.weight' in state:
     target = 'stem_norm3'
-  leaves = {'running_mean': 'mean', 'running_var': 'var', 'bias': 'bias'}
-  leaf = leaves.get(leaf, 'scale' if is_norm else 'kernel')
+  leaves = {
+    'running_mean': 'mean',
+    'running_var': 'var',
+    'bias': 'bias',
+    'weight': 'scale' if is_norm else 'kernel',
+  }
+  if leaf not in leaves:
+    return ''
+  leaf = leaves[leaf]
   collection = 'batch_stats' if leaf in ('mean', 'var') else 'params'
   return f'{collection}/{target}/{leaf}'
 

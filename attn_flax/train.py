@@ -71,6 +71,7 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     Stopped: after SIGTERM or an interrupt.
   """
   session = open_session(config)
+  config = session.config
   # Traced before the folder is made: a network that cannot be built leaves nothing behind.
   costs = {
     'params': cost.count_params(cost.abstract_variables(session.model, session.image_shape)),
@@ -126,8 +127,9 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
     start, state = 0, session.fresh_state(init_key)
     if config.train.init_from is not None:
       state, loaded = start_from(state, read_weights(config.train.init_from))
-      print(f'starting from {config.train.init_from}: {loaded.describe()}')
-      runs.write_json(workdir / 'init_from.json', loaded._asdict())
+      if jax.process_index() == 0:
+        print(f'starting from {config.train.init_from}: {loaded.describe()}')
+        runs.write_json(workdir / 'init_from.json', loaded._asdict())
     progress = {'train_seconds': 0.0, 'compile_seconds': 0.0}
   else:
     start = latest
@@ -145,8 +147,8 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
 
   log = Log(workdir, start=start, total=session.updates, write=jax.process_index() == 0)
   saved, window, began = start, [], time.perf_counter()
-  batches = contextlib.closing(pipeline.batches(start * accumulate))
-  with log, StopSignals() as stop, batches as moving:
+  stream: Any = pipeline.batches(start * accumulate)
+  with log, StopSignals() as stop, contextlib.closing(stream) as moving:
     for update in range(start + 1, session.updates + 1):
       for _ in range(accumulate):
         state, metrics = step(state, pipeline.fixed, next(moving), train_key)

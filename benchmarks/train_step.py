@@ -68,10 +68,11 @@ def _jax_step(attention: str):
   key = jax.random.key(1)
   began = time.perf_counter()
   compiled = step.lower(state, batch, key).compile()
+  compile_seconds = time.perf_counter() - began
   costs = {
     'params': count_params({'params': state.params}),
     'macs': count_macs(model, shape),
-    'compile_s': time.perf_counter() - began,
+    'compile_s': compile_seconds,
     'peak_mb': peak_bytes(compiled) / 1e6,
   }
   held = [state]
@@ -132,6 +133,7 @@ def main(argv):
       f'-jax{jax.__version__}-py{sys.version_info.major}{sys.version_info.minor}'
     )
     path = pathlib.Path(_OUT.value) / f'train_step-{conditions}.csv'
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('w', newline='') as file:
       writer = csv.DictWriter(file, rows[0])
       writer.writeheader()

@@ -43,19 +43,34 @@ _THIN = re.compile(r'resnet(20|32|44|56|110)$')
 def attention(name, every=1, stages=None, start='paper', **fields):
   """An entry of `config.model.attention`: the mechanism, where in the network, and its fields."""
   # `start` is 'paper', or 'identity' to begin as the network without the mechanism.
-  entry = ConfigDict({'name': name, 'every': every, 'start': start, **ATTENTION[name]})
+  entry = ConfigDict({'name': name, 'every': every, 'start': start})
   # Stages where it acts, counted from 1; none: the mechanism's default.
-  entry.stages = placeholder(tuple)
+  for field, value in {'stages': None, **ATTENTION[name]}.items():
+    # A placeholder of its own: one that entries shared would carry values from one to another.
+    entry[field] = placeholder(tuple) if value is None else value
   entry.lock()
-  entry.update(fields)
-  if stages is not None:
-    entry.stages = stages
+  for field, value in {'stages': stages, **fields}.items():
+    one_of_tuple = isinstance(value, int) and (field == 'stages' or ATTENTION[name][field] is None)
+    entry[field] = (value,) if one_of_tuple else value
   return entry
+
+
+def every_second(config):
+  """`every` for every second block; 1 where each stage has but one block."""
+  return 1 if config.model.depths and max(config.model.depths) < 2 else 2
+
+
+def last_stage(config):
+  """Number of the network's last stage: He's and Zagoruyko's CIFAR networks have three."""
+  if config.model.depths:
+    return len(config.model.depths)
+  return 3 if re.match('wrn', config.model.name) or _THIN.match(config.model.name) else 4
 
 
 def thin(config):
   """Whether the network's first stage is too narrow for the papers' reduction ratio of 16."""
-  return config.model.widths is not None or bool(_THIN.match(config.model.name))
+  thin_name = _THIN.match(config.model.name) or config.model.name.startswith('mnasnet')
+  return config.model.widths is not None or bool(thin_name)
 
 
 def get_config(arg=''):
@@ -215,7 +230,7 @@ def get_config(arg=''):
   config.optimizer.decay_all = False
   # 'cosine', 'step' or 'constant', behind a linear warm-up.
   config.optimizer.schedule = 'cosine'
-  # Length of the warm-up.
+  # Length of the warm-up; a cosine run shorter than two of them warms up over a tenth of it.
   config.optimizer.warmup_epochs = 1.0
   # Epochs at which the step schedule lowers the rate.
   config.optimizer.step_epochs = (4, 6)

@@ -8,5 +8,5 @@ from configs import base
 
 def get_config(arg=''):
   config = base.get_config(arg)
-  config.model.attention.block = base.attention('non_local', every=2)
+  config.model.attention.block = base.attention('non_local', every=base.every_second(config))
   return config

@@ -11,6 +11,7 @@ from configs import base
 
 def get_config(arg=''):
   config = base.get_config(arg)
-  last = 3 if base.thin(config) else 4
-  config.model.attention.conv = base.attention('sasa', heads=4, kernel_size=5, stages=(last,))
+  config.model.attention.conv = base.attention(
+    'sasa', heads=4, kernel_size=5, stages=base.last_stage(config)
+  )
   return config

@@ -12,5 +12,5 @@ def get_config(arg=''):
   config = base.get_config(arg)
   ratio = 4 if base.thin(config) else 16
   config.model.attention.branch = base.attention('se', ratio=ratio)
-  config.model.attention.block = base.attention('non_local', every=2)
+  config.model.attention.block = base.attention('non_local', every=base.every_second(config))
   return config

@@ -142,7 +142,6 @@ FULL = augment.Augmentation(
   contrast=0.3,
   saturation=0.3,
   hue=0.1,
-  random_order=True,
   grey=0.2,
   randaugment=(2, 9),
   cutout=3,

@@ -26,7 +26,8 @@ from configs import base
 def get_config(arg=''):
   config = base.get_config(arg)
   places = config.model.attention
-  places.conv = base.attention('aa', heads=2, kappa=0.5, upsilon=0.5, min_key_dim=2)
+  if config.model.groups is None:  # Grouped convolutions cannot be replaced.
+    places.conv = base.attention('aa', heads=2, kappa=0.5, upsilon=0.5, min_key_dim=2)
   places.branch = base.attention('eca', start='identity')
   places.block = base.attention('non_local', every=1, subsample='none')
   places.stage = base.attention('bam', ratio=2, dilation=1)
@@ -55,13 +56,22 @@ def test_trains_saves_and_resumes_with_attention_everywhere(family, tmp_path, st
   assert _train(tmp_path / 'run', config, family) == 0
   assert run_folder.read(tmp_path / 'run')['steps'] == 2
   names = ' '.join(run_folder.state(tmp_path / 'run', 2))
-  for place in ('conv_attention', 'branch_attention', 'block_attention', 'stage_attention'):
+  for place in ('branch_attention', 'block_attention', 'stage_attention'):
     assert place in names
+  assert ('conv_attention' in names) == (family != 'resnext50_32x4d')
 
 
-def test_vision_transformer_trains_without_batch_statistics(tmp_path):
+def test_vision_transformer_trains_and_resumes_without_batch_statistics(tmp_path, stop_after):
+  stop_after(1)
+  assert _train(tmp_path / 'run', ROOT / 'configs' / 'resnet.py', 'vit_tiny32') == 130
+  stop_after(-1)
   assert _train(tmp_path / 'run', ROOT / 'configs' / 'resnet.py', 'vit_tiny32') == 0
   assert run_folder.read(tmp_path / 'run')['test_count'] > 0
+
+
+def test_a_grouped_convolution_is_not_replaced():
+  with pytest.raises(UserError, match='no groups'):
+    create_model('resnext50_32x4d', attention='aa')
 
 
 @pytest.mark.parametrize('place', ['conv', 'branch', 'block', 'stage'])

@@ -24,6 +24,9 @@ CIFAR = (32, 32, 3)
 # (https://arxiv.org/abs/1807.06521), which has all but the 152 layers and the wide ResNet-50.
 IMAGENET_MODELS = {
   'resnet18': (11_689_512, 1_814_073_344, 1_814_073_344),
+  # Printed are 13.7M and 19.6M (Table 1 of Ramachandran et al.).
+  'resnet26': (13_696_552, 2_342_256_640, 2_111_045_632),
+  'resnet38': (19_626_792, 3_215_720_448, 2_984_509_440),
   'resnet34': (21_797_672, 3_663_761_408, 3_663_761_408),
   'resnet50': (25_557_032, 4_089_184_256, 3_857_973_248),
   'resnet101': (44_549_160, 7_801_405_440, 7_570_194_432),
@@ -67,6 +70,7 @@ OTHER_MODELS = {
 # (Table 1 of Ramachandran et al., https://arxiv.org/abs/1906.05909).
 ATTENTION_IN_RESNET50 = {
   'aa': (25_813_872, 4_717_534_384),
+  'additive': (28_073_880, 4_296_307_584),
   'bam': (25_915_099, 4_171_331_328),
   'cbam': (28_089_624, 4_095_573_110),
   'dual': (30_802_474, 4_762_659_072),
@@ -136,6 +140,8 @@ THIN, USUAL = (16, 32, 64), (64, 128, 256, 512)
 LAYERS = {
   'resnet18': ((2, 2, 2, 2), USUAL),
   'resnet34': ((3, 4, 6, 3), USUAL),
+  'resnet26': ((1, 2, 4, 1), USUAL, 1, 1),
+  'resnet38': ((2, 3, 5, 2), USUAL, 1, 1),
   'resnet50': ((3, 4, 6, 3), USUAL, 1, 1),
   'resnet101': ((3, 4, 23, 3), USUAL, 1, 1),
   'resnet152': ((3, 8, 36, 3), USUAL, 1, 1),
@@ -238,6 +244,10 @@ def _derive_stage(name, width, channels, side, blocks):
   if name == 'se':
     mlp = 2 * channels * hidden
     return blocks * (mlp + hidden + channels), blocks * mlp
+
+  if name == 'additive':  # keys of all pixels with biases, one query without, a score each
+    params = 2 * channels * hidden + 2 * hidden + 1
+    return blocks * params, blocks * ((pixels + 1) * channels * hidden + pixels * hidden)
 
   if name == 'cbam':  # the shared layers see two pools; the 7x7 has two inputs, its norm one
     mlp, spatial = 2 * channels * hidden, 7 * 7 * 2

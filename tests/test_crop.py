@@ -177,7 +177,7 @@ def test_windows_of_another_size_are_cut_from_everywhere(padding, size):
     corners.update(own[:1])  # Windows of padding alone may look alike.
     assert own
   expected = 600 / math.prod(places)
-  if padding == 0:
+  if padding < 2:
     assert len(corners) == math.prod(places)
     assert all(abs(number - expected) < 5 * np.sqrt(expected) for number in corners.values())
 

@@ -1,5 +1,6 @@
 """The command line: every config runs to its result, goes on where it stopped, is scored again."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ import run_folder
 import small_data
 
 import main
+from attn_flax import data
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != 'base')
@@ -174,6 +176,26 @@ def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop
   expected = finished(name)
   run_folder.assert_same_arrays(run_folder.state(workdir, 3), run_folder.state(expected, 3))
   assert run_folder.scores(workdir) == run_folder.scores(expected)
+
+
+def test_every_update_crops_its_images_anew(tmp_path, monkeypatch):
+  """Of one image, over and over, under a rate of 0, only the crops make the loss change."""
+  load = data.load
+
+  def load_one_image(*args, **kwargs):
+    dataset = load(*args, **kwargs)
+    train = dataset.splits['train']
+    image = np.repeat(train.image[:1], len(train), axis=0)
+    train = dataclasses.replace(train, image=image, label=np.zeros_like(train.label))
+    return dataclasses.replace(dataset, splits=dataset.splits | {'train': train})
+
+  monkeypatch.setattr(data, 'load', load_one_image)
+  tiny = ['--config.model.depths=(1,)', '--config.model.widths=(8,)', '--config.log_every=1']
+  still = ['--config.optimizer.lr_per_256=0.0', '--config.train.steps=3']
+  assert run(config_flag('resnet'), *tiny, *still, f'--workdir={tmp_path}/run') == 0
+  losses = [line['loss'] for line in run_folder.metrics(tmp_path / 'run') if 'loss' in line]
+  assert len(set(losses)) == 3
+  assert np.ptp(losses) < 0.1  # The network is the same.
 
 
 def workdir_of(*arguments):

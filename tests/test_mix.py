@@ -115,14 +115,11 @@ def test_the_boxes_of_cutmix_lie_everywhere():
   middle = np.stack([boxes[:, 0] + boxes[:, 1], boxes[:, 2] + boxes[:, 3]], axis=1) / 2
   deviation = middle.std(axis=0) / np.sqrt(len(middle))
   # A centre is a pixel y, the box [y - half, y + half): on average half a pixel before the middle.
-  assert (np.abs(middle - (np.array([7, 9]) / 2 - 0.5)) < [8, 10]).all()
   assert (np.abs(middle.mean(axis=0) - np.array([7, 9]) / 2) < 0.5 + 4 * deviation).all()
   assert abs(np.corrcoef(middle.T)[0, 1]) < 5 / np.sqrt(len(middle))
 
 
-@pytest.mark.parametrize(
-  ('probability', 'cutmix_share'), [(1.0, 0.5), (0.6, 0.25), (0.0, 0.5), (1, 1), (1, 0)]
-)
+@pytest.mark.parametrize(('probability', 'cutmix_share'), [(0.6, 0.25), (0.0, 0.5), (1, 1)])
 def test_mixing_draws_between_nothing_mixup_and_cutmix(probability, cutmix_share):
   images, labels = _batch(400, 8, 8)
   made, made_labels = jax.jit(

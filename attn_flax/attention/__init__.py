@@ -8,6 +8,7 @@ that stands in for a convolution takes the fields `features` and `stride` and is
 
 import flax.linen as nn
 
+from attn_flax.attention.additive import Additive
 from attn_flax.attention.augmented import AugmentedConv
 from attn_flax.attention.bam import BAM
 from attn_flax.attention.cbam import CBAM
@@ -21,6 +22,7 @@ from attn_flax.attention.stand_alone import StandAlone
 
 ATTENTION: dict[str, type[nn.Module]] = {
   'aa': AugmentedConv,
+  'additive': Additive,
   'bam': BAM,
   'cbam': CBAM,
   'dual': Dual,

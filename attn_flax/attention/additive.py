@@ -5,14 +5,14 @@ Bahdanau, Cho, Bengio, "Neural Machine Translation by Jointly Learning to Align 
 A decoder's state asks there; in a classifier the mean of the map asks.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.attention.compose import hidden_channels
+from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.cost import ATTENTION_SCOPE
 
 
@@ -104,3 +104,28 @@ class DotProductChannel(nn.Module):
     with jax.named_scope(ATTENTION_SCOPE):
       logits = jnp.einsum('nce,nef->ncf', weights, value)
     return logits[:, None, None, :, 0]
+
+
+class Additive(nn.Module):
+  """Additive attention over positions: `x * sigmoid(v . tanh(U x + W mean(x)))`.
+
+  Departures from the paper:
+    The paper's decoder asks with its state and its softmax makes the positions compete; here the
+    mean of the map asks, and each position has a sigmoid gate of its own.
+
+  Attributes:
+    ratio: channels per hidden unit.
+    dtype: compute dtype.
+  """
+
+  where: ClassVar[str] = 'branch'
+  default_stages: ClassVar[slice] = slice(None)
+
+  ratio: int = 16
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C]."""
+    spatial = AdditiveSpatial(self.ratio, self.dtype, name='spatial')
+    return compose(self, x, spatial=spatial, train=train)

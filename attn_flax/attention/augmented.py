@@ -136,6 +136,7 @@ class AugmentedConv(nn.Module):
     q = q * head_dim**-0.5
     tables = None
     if self.relative:
+      self._check_size(height, width)
       normal = nn.initializers.normal(head_dim**-0.5)
       tables = products.Relative(
         self.param('relative_height', normal, (2 * height - 1, head_dim)),
@@ -153,6 +154,17 @@ class AugmentedConv(nn.Module):
       full = [-(-size // self.stride) for size in x.shape[1:3]]
       y = _upsample(_upsample(y, 1, full[0]), 2, full[1])
     return jnp.concatenate([*parts, y], axis=-1)
+
+  def _check_size(self, height, width):
+    if self.is_initializing():
+      return
+    for name, size in (('relative_height', height), ('relative_width', width)):
+      made_for = (self.get_variable('params', name).shape[0] + 1) // 2
+      if made_for != size:
+        raise UserError(
+          f'the {name} vectors of an augmented convolution fit maps of {made_for}, not of {size} '
+          'pixels; use images of the size it was made for, or relative=False'
+        )
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array | None:
     """Weights [N, heads, Q, keys] float32 of some queries; None for a plain convolution."""

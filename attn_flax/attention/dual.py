@@ -111,6 +111,11 @@ class Dual(nn.Module):
   energy: str = 'released'
   dtype: Any = None
 
+  @property
+  def starts_as_identity(self) -> bool:
+    """Whether the fresh module returns its input."""
+    return True
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""

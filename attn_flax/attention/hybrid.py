@@ -33,6 +33,7 @@ class Hybrid(nn.Module):
     residual: whether the input is added to the result.
     activation: what makes gates of logits, 'sigmoid' or 'softmax'.
     ratio: channels per hidden unit, in the gates that have one.
+    position_ratio: channels per query and key dimension of the 'position' part.
     kernel_size: side of the 'cbam' gate's convolution.
     dilation: dilation of the 'bam' gate.
     hidden: length of the embeddings of the 'additive' and 'dot_product' channel gates.
@@ -48,10 +49,20 @@ class Hybrid(nn.Module):
   residual: bool = False
   activation: str = 'sigmoid'
   ratio: int = 16
+  position_ratio: int = 8
   kernel_size: int = 7
   dilation: int = 4
   hidden: int = 8
   dtype: Any = None
+
+  @property
+  def starts_as_identity(self) -> bool:
+    """Whether the fresh module returns its input: where mixers alone act, and no residual."""
+    only = self.order.removesuffix('_only')
+    gates = {'channel': self.channel not in ('dual', 'none')}
+    gates['spatial'] = self.spatial not in ('position', 'none')
+    acting = [gates[only]] if only in gates else gates.values()
+    return not any(acting) and not self.residual
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -87,5 +98,5 @@ SPATIAL: dict[str, Part] = {
   'cbam': lambda h: SpatialConv(h.kernel_size, dtype=h.dtype, name='spatial'),
   'bam': lambda h: SpatialDilated(h.ratio, h.dilation, dtype=h.dtype, name='spatial'),
   'additive': lambda h: AdditiveSpatial(h.ratio, h.dtype, name='spatial'),
-  'position': lambda h: PositionAttention(dtype=h.dtype, name='spatial'),
+  'position': lambda h: PositionAttention(h.position_ratio, h.dtype, name='spatial'),
 }

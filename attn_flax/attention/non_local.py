@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
+from attn_flax.cost import COUNTING
 from attn_flax.errors import UserError, check_choice
 
 KERNELS = {
@@ -56,6 +57,11 @@ class NonLocal(nn.Module):
   scale: bool = True
   zero_init: bool = True
   dtype: Any = None
+
+  @property
+  def starts_as_identity(self) -> bool:
+    """Whether the fresh module returns its input."""
+    return self.zero_init
 
   @nn.compact
   def __call__(
@@ -105,6 +111,9 @@ class NonLocal(nn.Module):
   def _concatenation(self, q, k):
     """W . [theta, phi] is a sum, and a sum a + b is the product [a, 1] . [1, b]."""
     weight = self.param('concatenation', nn.initializers.normal(0.01), (2, q.shape[-1]))
+    if COUNTING.get():  # The defining product is as long as both vectors together.
+      ones = jnp.ones_like(q), jnp.ones_like(k)
+      return jnp.concatenate([q, ones[0]], -1), jnp.concatenate([ones[1], k], -1)
     a, b = (
       (y * w.astype(y.dtype)).sum(-1, keepdims=True) for y, w in zip((q, k), weight, strict=True)
     )

@@ -97,8 +97,9 @@ def attend(
     grid: (H, W).
     relative: vectors of relative positions, or None.
     normalise: what makes weights of scores.
-    implementation: 'blocks' (bounded memory), 'direct' (stores all scores), or 'fused': the
-      platform's own attention kernel where it has one; softmax only.
+    implementation: 'blocks' (bounded memory), 'direct' (stores all scores), or 'fused': in
+      half precision on a GPU cuDNN's kernel, which stores none; elsewhere XLA's attention, which
+      stores them all. Softmax only.
 
   Returns:
     [N, heads, H * W, dv], of the dtype of `v`.

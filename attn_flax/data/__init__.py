@@ -194,13 +194,3 @@ def _check_size(name: str, spec: DatasetSpec | None, size: int | None) -> None:
       f'dataset {name!r} has no images of size {size}: choose --config.data.size from '
       f'{list(spec.sizes)}'
     )
-
-
-def _read(builder: 'tfds.core.DatasetBuilder', split: str, annotations: bool) -> Split:
-  """Reads a whole split of images of one size into memory."""
-  from attn_flax.data import catalogue
-
-  source = catalogue.CatalogueSource(builder, Part(split))
-  size = builder.info.features['image'].shape[0]
-  records = Records(source, size, size, fixed=True, annotated=annotations)
-  return records.take(range(len(records)))

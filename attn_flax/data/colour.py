@@ -190,7 +190,8 @@ def _turn_hue(pixels: jax.Array, shift: jax.Array) -> jax.Array:
 
   def channel(start: int) -> jax.Array:
     # A channel is full for two sixths around its colour, and absent for the opposite two.
-    distance = (start + hue) % 6
+    distance = start + hue
+    distance = distance - 6 * jnp.floor(distance / 6)  # Faster than the remainder.
     return value - chroma * jnp.clip(jnp.minimum(distance, 4 - distance), 0, 1)
 
   return jnp.concatenate([channel(5), channel(3), channel(1)], axis=-1)

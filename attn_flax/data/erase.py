@@ -65,8 +65,8 @@ def cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
   Args:
     key: random key.
     images: [N, H, W, C], normalised.
-    side: side of the square in pixels. Its centre is a random pixel, or the corner after it for an
-      even side, so that the square may reach beyond the image.
+    side: side of the square in pixels. Its centre is a random pixel or, for an even side, the upper
+      left corner of one, so that the square may reach beyond the image.
 
   Returns:
     [N, H, W, C], same dtype.

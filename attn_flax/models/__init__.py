@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from attn_flax.attention import ATTENTION
 from attn_flax.errors import UserError, check_choice
+from attn_flax.models.limits import check_numbers
 from attn_flax.models.mnasnet import MnasNet
 from attn_flax.models.placement import PLACES, STARTS, Placement, field_names
 from attn_flax.models.resnet import ResNet
@@ -22,7 +23,7 @@ _DEPTHS_50, _DEPTHS_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
 
 def _cifar(depth: int) -> functools.partial:
-  """He's CIFAR network of 6n + 2 layers."""
+  """He's CIFAR network of 6n + 2 layers, with projections where his shortcuts pad with zeros."""
   depths = ((depth - 2) // 6,) * 3
   return functools.partial(ResNet, depths=depths, widths=(16, 32, 64), stem='cifar', stem_width=16)
 
@@ -42,6 +43,9 @@ def _wide(depth: int, widen: int) -> functools.partial:
 MODELS: dict[str, Callable[..., Any]] = {
   'resnet18': functools.partial(_basic, depths=(2, 2, 2, 2)),
   'resnet34': functools.partial(_basic, depths=(3, 4, 6, 3)),
+  # The depths of stand-alone self-attention (Ramachandran et al., section 4.1).
+  'resnet26': functools.partial(_bottleneck, depths=(1, 2, 4, 1)),
+  'resnet38': functools.partial(_bottleneck, depths=(2, 3, 5, 2)),
   'resnet50': functools.partial(_bottleneck, depths=_DEPTHS_50),
   'resnet101': functools.partial(_bottleneck, depths=_DEPTHS_101),
   'resnet152': functools.partial(_bottleneck, depths=(3, 8, 36, 3)),
@@ -118,11 +122,10 @@ def create_model(
   for field in fields:
     check_choice(f'field of {name}', field, allowed)
   fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+  check_numbers(name, fields)
   model = model.clone(**fields)
-  if isinstance(model, ResNet) and len(model.depths) != len(model.widths):
-    raise UserError(
-      f'depths={model.depths} and widths={model.widths} differ in length; give one of each a stage'
-    )
+  if isinstance(model, ResNet):
+    model.check()
   if attention is None:
     if attention_kwargs:
       raise UserError('attention_kwargs need an attention; name one')
@@ -198,6 +201,12 @@ def _placement(where: str, entry: dict[str, Any], model: Any, dtype: Any) -> Pla
       "before; take start='paper'"
     )
 
+  if replaces and getattr(model, 'groups', 1) > 1:
+    raise UserError(
+      f'{label} has no groups, so it cannot replace a convolution of {model.groups} groups; take '
+      'another network, or a mechanism that refines a map'
+    )
+
   num_stages = model.num_stages
   stages = entry.get('stages')
   numbers = range(1, num_stages + 1)
@@ -211,9 +220,18 @@ def _placement(where: str, entry: dict[str, Any], model: Any, dtype: Any) -> Pla
       f'{label} asks for stages {stages}, but the network has stages 1..{num_stages}; name some of '
       'these, or none to take the default'
     )
-  every = entry.get('every', getattr(module, 'default_every', 1))
-  if every < 1:
-    raise UserError(f'{label} every={every} must be at least 1 (1: every block)')
+  usual_every: int = getattr(module, 'default_every', 1)
+  every: int = usual_every if entry.get('every') is None else entry['every']
+  deepest = max(model.depths[stage - 1] for stage in stages)
+  if where == 'stage' and every != 1:
+    raise UserError(
+      f'{label} every={every} counts blocks, but acts once behind a stage; leave it out'
+    )
+  if not 1 <= every <= deepest:
+    raise UserError(
+      f'{label} every={every} meets no block: its stages have {deepest} at most; choose 1 (every '
+      f'block) to {deepest}'
+    )
 
   given = ('dtype', *(CONV_FIELDS if replaces else ()))
   allowed = [f for f in field_names(module) if f not in given]
@@ -226,6 +244,8 @@ def _placement(where: str, entry: dict[str, Any], model: Any, dtype: Any) -> Pla
     if isinstance(value, list):
       value = tuple(value)
     fields[field] = _one_per_stage(label, field, value, num_stages) if field in per_stage else value
+  if module in ATTENTION.values():
+    check_numbers(label, fields)
   defaults = {f.name: f.default for f in dataclasses.fields(module)}
   for field in per_stage:
     fields.setdefault(field, (defaults[field],) * num_stages)

@@ -56,8 +56,10 @@ class Placement:
 
   def refine(self, network: nn.Module, x: jax.Array, stage: int, *, train: bool) -> jax.Array:
     """Applies the module to a map [N, H, W, C], inside a compact method of `network`."""
-    y = self.make(stage)(x, train=train)
-    if self.start == 'paper':
+    module = self.make(stage)
+    y = module(x, train=train)
+    # Two zero factors in a row would leave both without a gradient for ever.
+    if self.start == 'paper' or getattr(module, 'starts_as_identity', False):
       return y
     gamma = network.param(f'{self._name(stage)}_gamma', nn.initializers.zeros, ())
     return x + gamma.astype(x.dtype) * (y - x)

@@ -91,6 +91,28 @@ class ResNet(nn.Module):
     """Input pixels per pixel of the last map."""
     return (1 if self.stem == 'cifar' else 4) * 2 ** (len(self.depths) - 1)
 
+  def check(self) -> None:
+    """Raises `UserError` for options that are unknown, do not go together or would do nothing."""
+    for field, allowed in _CHOICES.items():
+      check_choice(field, getattr(self, field), allowed)
+    if len(self.depths) != len(self.widths):
+      raise UserError(
+        f'depths={self.depths} and widths={self.widths} differ in length; give one of each a stage'
+      )
+    if not set(self.frozen) <= set(range(self.num_stages + 1)):
+      raise UserError(
+        f'frozen={self.frozen} names stages that are none; allowed: 0 (stem) to {self.num_stages}'
+      )
+    if self.block != 'bottleneck' and (self.groups, self.base_width) != (1, 64):
+      raise UserError(
+        f'groups={self.groups} and base_width={self.base_width} act in bottleneck blocks alone; '
+        f"leave them out, or take block='bottleneck'"
+      )
+    idle = {'zero_init_last': False, 'shortcut': 'conv', 'branch_relu': False}
+    for field, usual in idle.items():
+      if self.block == 'preact' and getattr(self, field) != usual:
+        raise UserError(f'{field}={getattr(self, field)!r} does nothing in preact blocks; leave it')
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Images [N, H, W, 3], normalised, to logits [N, num_classes] float32.
@@ -98,8 +120,7 @@ class ResNet(nn.Module):
     Raises:
       UserError: for images smaller than the network's stride, or options it does not know.
     """
-    for field, allowed in _CHOICES.items():
-      check_choice(field, getattr(self, field), allowed)
+    self.check()
     if min(x.shape[1:3]) < self.stride:
       raise UserError(
         f'images of {x.shape[1]}x{x.shape[2]} pixels are too small for this network, which takes '

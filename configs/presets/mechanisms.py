@@ -1,9 +1,7 @@
 """The fields of every attention mechanism."""
 
-from ml_collections.config_dict import placeholder
-
-# The fields of every mechanism with their defaults, as its class has them. A tuple placeholder
-# stands for None: the mechanism's own rule.
+# The fields of every mechanism with their defaults, as its class has them. None stands for the
+# mechanism's own rule, and takes a tuple.
 ATTENTION = {
   'aa': {
     'heads': 8,
@@ -14,6 +12,7 @@ ATTENTION = {
     'pool': (False,),
     'implementation': 'blocks',
   },
+  'additive': {'ratio': 16},
   'bam': {'ratio': 16, 'dilation': 4, 'depth': 2, 'combine': 'product', 'end_norm': False},
   'cbam': {
     'ratio': 16,
@@ -24,7 +23,7 @@ ATTENTION = {
     'zero_init_spatial': True,
   },
   'dual': {'ratio': 8, 'energy': 'released'},
-  'eca': {'kernel_size': placeholder(tuple), 'gamma': 2.0, 'b': 1.0, 'circular': False},
+  'eca': {'kernel_size': None, 'gamma': 2.0, 'b': 1.0, 'circular': False},
   'hybrid': {
     'channel': 'eca',
     'spatial': 'cbam',
@@ -32,6 +31,7 @@ ATTENTION = {
     'residual': False,
     'activation': 'sigmoid',
     'ratio': 16,
+    'position_ratio': 8,
     'kernel_size': 7,
     'dilation': 4,
     'hidden': 8,
