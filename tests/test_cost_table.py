@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from attn_flax import UserError, cost_table
+from attn_flax import UserError, cost_table, create_model
+from attn_flax.cost import macs
 
 _CSV = pathlib.Path(__file__).parent / 'data' / 'published_costs.csv'
 
@@ -64,6 +65,25 @@ def test_attention_products_are_apart():
   assert row['macs'] < row['macs_with_attention']
   row = cost_table.cost_table(['resnet20'], ['eca'], image_size=32, num_classes=10)[0]
   assert row['macs'] == row['macs_with_attention']
+
+
+def test_a_mechanism_that_a_network_does_not_take_is_a_row_with_the_reason():
+  rows = cost_table.cost_table(['vit_tiny32'], ['none', 'se'], image_size=32, num_classes=10)
+  assert [row['params'] for row in rows] == [2_693_578, '-']
+  assert 'made of attention' in rows[1]['reason']
+  with pytest.raises(UserError, match='made of attention'):
+    cost_table.cost_table(['vit_tiny32'], ['se'], image_size=32)
+
+
+def test_a_concatenation_counts_its_defining_product():
+  """w . [theta, phi] has twice the hidden channels, for every pair of positions."""
+  model = create_model(
+    'resnet18',
+    attention='non_local',
+    attention_kwargs={'kernel': 'concatenation', 'subsample': 'none', 'stages': (2,)},
+  )
+  pairs, hidden = (28 * 28) ** 2, 128 // 2
+  assert macs(model, (224, 224, 3)).attention == pairs * (2 * hidden + hidden)
 
 
 def test_a_missing_file_is_named():

@@ -77,6 +77,30 @@ def test_every_refiner_from_the_identity_leaves_trained_weights_their_logits(nam
   assert any('attention' in path for path in found.new) and not found.left
 
 
+@pytest.mark.parametrize('name', REFINERS)
+def test_every_refiner_learns_from_the_identity(name):
+  """After two steps all that the mechanism learns has moved, but what a softmax cancels."""
+  fields = field_names(ATTENTION[name])
+  kwargs = {'stages': (1, 2), 'every': 1, 'start': 'identity'}
+  kwargs |= {'ratio': 2} if 'ratio' in fields else {}
+  kwargs |= {'subsample': 'none'} if 'subsample' in fields else {}
+  model, state = _state(seed=2, attention=name, attention_kwargs=kwargs)
+  optimizer = optax.sgd(0.1)
+  batch = {
+    'image': jax.random.normal(jax.random.key(1), (4, 8, 8, 3)),
+    'label': jnp.array([0, 1, 2, 0]),
+  }
+  step = jax.jit(make_train_step(model, optimizer, lambda _: 0.1))
+  first = _flat(state)
+  for i in range(3):
+    state, _ = step(state, batch, jax.random.key(i))
+  after = _flat(state)
+  kernels = [p for p in first if 'attention' in p and p.endswith(('kernel', 'gamma'))]
+  # The 7x7 convolution of a spatial gate waits for its norm's scale, which starts at 0.
+  still = [p for p in kernels if np.array_equal(first[p], after[p])]
+  assert kernels and not still
+
+
 def test_weights_that_fit_nothing_are_refused():
   _, target = _state()
   with pytest.raises(UserError, match='no weight fits'):

@@ -70,6 +70,8 @@ def test_the_run_folder_says_what_was_run(name, finished):
   content = run_folder.read(workdir, 'config.json')
   assert content['config']['train']['steps'] == STEPS
   places = content['config']['model']['attention']
+  arrays = ' '.join(run_folder.state(workdir, STEPS))
+  assert all(f'{place}_attention' in arrays for place in places)
   assert bool(places) == (name != 'resnet')
   assert content['packages']['jax'] == jax.__version__
   assert {'platform', 'device', 'device_count', 'commit', 'command', 'date'} <= content.keys()
@@ -160,7 +162,10 @@ def _one_per_place():
   return found.values()
 
 
-@pytest.mark.parametrize('name', _one_per_place())
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(n, marks=() if n in _one_per_place() else pytest.mark.slow) for n in CONFIGS],
+)
 def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop_after, capsys):
   """At every place: SIGTERM saves, exits with 130, and the same command goes on from there."""
   workdir = tmp_path / 'run'

@@ -107,6 +107,33 @@ def test_whatever_does_not_fit_is_named(small):
   assert 'of another shape: layer3.0.conv2.weight' in text
 
 
+@pytest.mark.parametrize(
+  'name', ['conv1.foo', 'layer1.0.conv1.weight_mask', 'bn1.extra', 'fc.weight.more']
+)
+def test_a_name_beside_a_weight_does_not_take_its_place(small, name):
+  with pytest.raises(UserError, match=f'unexpected: {name}'):
+    from_torch({**small[0], name: np.zeros(3, np.float32)})
+
+
+def test_a_weight_with_and_without_prefix_is_refused(small):
+  with pytest.raises(UserError, match='twice'):
+    from_torch({**small[0], 'module.conv1.weight': small[0]['conv1.weight']})
+
+
+@pytest.mark.parametrize('name', ['conv1.weight', 'layer3.0.conv2.weight', 'fc.weight'])
+def test_a_weight_that_tells_the_architecture_is_named_when_missing(small, name):
+  state = {key: value for key, value in small[0].items() if key != name}
+  with pytest.raises(UserError, match=f'no {name}'):
+    from_torch(state)
+
+
+def test_an_unknown_field_or_source_is_refused(small):
+  with pytest.raises(UserError, match="'foo'"):
+    from_torch(small[0], foo=3)
+  with pytest.raises(UserError, match='list holds no weights'):
+    from_torch([1, 2])
+
+
 def test_counters_of_batches_may_be_absent(small):
   state, images, expected = small
   state = {name: value for name, value in state.items() if not name.endswith('batches_tracked')}

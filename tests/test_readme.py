@@ -1,0 +1,49 @@
+"""The README's own listings run."""
+
+import pathlib
+import re
+
+README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
+
+
+def _listing(containing):
+  listings = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+  return next(listing for listing in listings if containing in listing)
+
+
+def test_the_library_in_a_few_lines():
+  namespace = {}
+  exec(_listing('count_macs'), namespace)
+  assert namespace['logits'].shape == (1, 1000)
+  assert namespace['attn_flax'].count_params(namespace['variables']) == 28_089_624
+  assert namespace['attn_flax'].count_macs(namespace['model'], (224, 224, 3)) == 4_095_573_110
+  assert '# 28089624' in README and '# 4095573110' in README
+
+
+def test_a_mechanism_of_ones_own_trains():
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  from attn_flax import count_macs
+  from attn_flax.steps import init_state, make_train_step
+
+  namespace = {}
+  exec(_listing('class MeanGate'), namespace)
+  model = namespace['model'].clone(depths=(1, 1, 1), widths=(4, 8, 16))
+  plain = model.clone(attention=())
+  assert count_macs(model, (16, 16, 3)) > count_macs(plain, (16, 16, 3))
+  optimizer = optax.sgd(0.1)
+  state = init_state(model, optimizer, jax.random.key(0), (16, 16, 3), ema=False)
+  batch = {'image': jnp.ones((2, 16, 16, 3)), 'label': jnp.array([0, 1])}
+  _, metrics = jax.jit(make_train_step(model, optimizer, lambda _: 0.1))(
+    state, batch, jax.random.key(1)
+  )
+  assert jnp.isfinite(metrics['loss'])
+  assert 'branch_attention' in str(state.params)
+
+
+def test_two_places():
+  namespace = {'attn_flax': __import__('attn_flax')}
+  exec(_listing("'stage': {'name': 'bam'"), namespace)
+  assert {p.where for p in namespace['model'].attention} == {'branch', 'stage'}
