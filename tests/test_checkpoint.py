@@ -103,8 +103,8 @@ def test_a_damaged_file_is_an_error_or_harmless(how, tmp_path):
       jax.tree.map(np.testing.assert_array_equal, restored, expected)
       assert progress == {'train_seconds': 0.5}
     except UserError as error:
-      assert re.match(f'(the checkpoint )?{folder}|{folder.parent} cannot be read: ', str(error))
-      assert 'remove that' in str(error) and '\n' not in str(error)
+      assert re.search(rf'{folder}|{folder.parent} cannot be opened', str(error))
+      assert 'remove' in str(error) and '\n' not in str(error)
       refused.add(path.relative_to(folder).parts[0])
     path.write_bytes(content)
   assert {'state', 'progress'} | ({'metrics'} if how != 'removed' else set()) <= refused

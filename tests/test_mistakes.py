@@ -66,7 +66,7 @@ MISTAKES = {
     ['{eca}', '--config.model.attention.branch.stages=(3,4)'],
     r'stages \(3, 4\), but the network has stages 1\.\.3',
   ),
-  'every': (['{eca}', '--config.model.attention.branch.every=0'], 'every=0 must be at least 1'),
+  'every': (['{eca}', '--config.model.attention.branch.every=0'], 'every=0 meets no block'),
   'depths without widths': (['{eca}', '--config.model.depths=(1,1)'], 'differ in length'),
   'small images': (
     ['{eca}', f'--config.model.depths={(1,) * 7}', f'--config.model.widths={(8,) * 7}'],

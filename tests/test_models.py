@@ -600,7 +600,7 @@ MISTAKES = {
   'every': (
     ('resnet20',),
     {'attention': 'se', 'attention_kwargs': {'every': 0}},
-    'se every=0 must be at least 1',
+    'se every=0 meets no block',
   ),
   'values per stage': (
     ('resnet50',),
