@@ -1,7 +1,7 @@
 """The C library's allocator, told to keep freed pages.
 
 XLA on CPU takes its temporary memory afresh at each step and gives it back; with glibc's defaults
-each step then faults the same pages in again, a tenth of its time and more.
+each step then faults the same pages in again.
 """
 
 import ctypes

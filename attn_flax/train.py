@@ -125,10 +125,10 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
   latest = checkpoints.latest()
   if latest is None:
     start, state = 0, session.fresh_state(init_key)
-    if config.train.init_from is not None:
-      state, loaded = start_from(state, read_weights(config.train.init_from))
+    if config.init_from is not None:
+      state, loaded = start_from(state, read_weights(config.init_from))
       if jax.process_index() == 0:
-        print(f'starting from {config.train.init_from}: {loaded.describe()}')
+        print(f'starting from {config.init_from}: {loaded.describe()}')
         runs.write_json(workdir / 'init_from.json', loaded._asdict())
     progress = {'train_seconds': 0.0, 'compile_seconds': 0.0}
   else:

@@ -79,6 +79,8 @@ def get_config(arg=''):
 
   # Seed of the weights, the data order and the augmentation.
   config.seed = 0
+  # Fine-tuning: a run folder or a PyTorch file whose weights the run starts from.
+  config.init_from = placeholder(str)
 
   # The network. Where a field is none, the network's own value stands.
   config.model = ConfigDict()
@@ -210,8 +212,6 @@ def get_config(arg=''):
   config.train.ema_decay = placeholder(float)
   # Weigh each class by the inverse of its frequency in the loss.
   config.train.class_weights = False
-  # Fine-tuning: a run folder or a PyTorch file whose weights the run starts from.
-  config.train.init_from = placeholder(str)
   # Statistics of the batch norms: 'global' (over all devices) or 'per_device'.
   config.train.batch_norm = 'global'
 

@@ -123,7 +123,7 @@ def test_frozen_stages_keep_weights_and_statistics():
 def test_a_run_starts_from_a_run_and_from_a_pytorch_file(tmp_path, capsys):
   command = ['main.py', f'--config={ROOT}/configs/resnet.py:smoke', '--config.train.steps=1']
   assert main.run([*command, f'--workdir={tmp_path}/first']) == 0
-  start = f'--config.train.init_from={tmp_path}/first'
+  start = f'--config.init_from={tmp_path}/first'
   assert main.run([*command, start, f'--workdir={tmp_path}/second']) == 0
   assert 'arrays loaded' in capsys.readouterr().out
   listed = run_folder.read(tmp_path / 'second', 'init_from.json')

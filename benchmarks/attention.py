@@ -1,0 +1,93 @@
+"""Attention between pixels: memory and time of its implementations, forward and backward.
+
+    python benchmarks/attention.py
+
+Attention-augmented convolution's dimensions: 8 heads of 20 key and 4 value dimensions, relative
+positions, batch 8. The implementations are timed in turn; memory is the compiler's own count of
+temporaries. The table also goes to benchmarks/results, in a CSV whose name holds the conditions.
+"""
+
+import csv
+import os
+import pathlib
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+from attn_flax.attention import products
+from attn_flax.cost_table import format_table
+from attn_flax.timing import interleave, ratio
+
+_SIDES = flags.DEFINE_list('sides', '14,28', 'Sides of the square maps.')
+_BATCH = flags.DEFINE_integer('batch_size', 8, 'Images.')
+_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed calls of each.')
+_OUT = flags.DEFINE_string('out', 'benchmarks/results', 'Folder of the CSV; empty: none.')
+_HEADS, _KEY_DIM, _VALUE_DIM = 8, 20, 4
+
+
+def _call(side, implementation):
+  """A compiled value-and-gradient, and the bytes of its temporaries."""
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+  shape = (_BATCH.value, _HEADS, side * side)
+  q, k, v = normal(*shape, _KEY_DIM), normal(*shape, _KEY_DIM), normal(*shape, _VALUE_DIM)
+  tables = products.Relative(*(normal(2 * side - 1, _KEY_DIM) for _ in range(2)))
+  weight = normal(*shape, _VALUE_DIM)
+
+  def loss(q, k, v, tables):
+    y = products.attend(q, k, v, (side, side), relative=tables, implementation=implementation)
+    return (y * weight).sum()
+
+  step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+  compiled = step.lower(q, k, v, tables).compile()
+  return lambda: compiled(q, k, v, tables), compiled.memory_analysis().temp_size_in_bytes
+
+
+def main(argv):
+  """Times every implementation on every map and prints the table."""
+  del argv
+  logging.set_verbosity(logging.ERROR)
+  rows = []
+  for side in map(int, _SIDES.value):
+    calls, temporary = {}, {}
+    for implementation in ('direct', 'blocks', 'fused'):
+      calls[implementation], temporary[implementation] = _call(side, implementation)
+    seconds = interleave(calls, rounds=_ROUNDS.value)
+    for implementation in calls:
+      lower, median, upper = ratio(seconds[implementation], seconds['direct'])
+      rows.append(
+        {
+          'map': f'{side}x{side}',
+          'implementation': implementation,
+          'temporary_mb': round(temporary[implementation] / 1e6, 1),
+          'memory_vs_direct': round(temporary[implementation] / temporary['direct'], 3),
+          'call_ms': round(float(np.median(seconds[implementation])) * 1e3, 1),
+          'time_vs_direct': round(median, 3),
+          'quartiles': f'{lower:.3f}..{upper:.3f}',
+        }
+      )
+  print(format_table(rows))
+  if _OUT.value:
+    kind = re.sub(r'\W+', '_', jax.devices()[0].device_kind).lower()
+    conditions = (
+      f'b{_BATCH.value}-8heads-float32-{kind}-{os.cpu_count()}cores-jax{jax.__version__}'
+      f'-py{sys.version_info.major}{sys.version_info.minor}'
+    )
+    path = pathlib.Path(_OUT.value) / f'attention-{conditions}.csv'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='') as file:
+      writer = csv.DictWriter(file, rows[0])
+      writer.writeheader()
+      writer.writerows(rows)
+    print(f'written to {path}')
+
+
+if __name__ == '__main__':
+  app.run(main)
