@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from attn_flax import runs
+from attn_flax import data, runs
 from attn_flax.attention import ATTENTION
 from attn_flax.checkpoint import Checkpoints
 from attn_flax.cost import count_params
@@ -40,7 +40,8 @@ def import_run(
     be opened; a network can be imported before its dataset is there.
 
   Raises:
-    UserError: for a file that `from_torch` refuses, or a folder that holds a run already.
+    UserError: for a file that `from_torch` refuses, a folder that holds a run already, or a dataset
+      with another number of classes.
   """
   if (workdir / 'config.json').exists():
     raise UserError(f'{workdir} holds a run already; choose another --workdir')
@@ -50,12 +51,14 @@ def import_run(
   fields['model'] = dict.fromkeys(fields['model']) | {'dtype': config.model.dtype}
   fields['model'] |= model_config(model)
   config = ConfigDict(fields)
-  dataset = config.data.name
+  dataset, described = config.data.name, None
   try:
+    data.load(dataset, data_dir=config.data.dir, size=config.data.size, splits=())
+  except UserError as error:
+    dataset = f'not opened: {error}'
+  else:
     session = open_session(config, trains=False)
     config, described = session.config, session.describe_data()
-  except UserError as error:
-    described, dataset = None, f'not opened: {error}'
 
   train = config.train
   # The schedule leaves no trace in the optimizer's state.

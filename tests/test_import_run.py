@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -89,3 +90,29 @@ def test_another_number_of_classes_is_refused(tmp_path, capsys):
   assert main.run(['main.py', *flags]) == 2
   assert '100 classes and the dataset 10' in capsys.readouterr().err
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_network_is_imported_before_its_dataset_is_there(tmp_path, capsys):
+  np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar100-resnet18-CBAM')[0])
+  flags = [f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
+  config = [f'--config={ROOT}/configs/resnet.py:cifar100', f'--config.data.dir={tmp_path}/none']
+  assert main.run(['main.py', '--mode=import', *flags, *config]) == 0
+  assert json.loads(capsys.readouterr().out)['dataset'].startswith('not opened')
+  assert run_folder.steps(tmp_path / 'run') == [0]
+
+
+def test_it_is_trained_further_by_its_folder_alone(imported, tmp_path, capsys):
+  """From the weights it holds, not from fresh ones."""
+  shutil.copytree(imported / 'run', tmp_path / 'run')
+  content = run_folder.read(tmp_path / 'run', 'config.json')
+  content['config']['train'] |= {'steps': 1, 'batch_size': 8}
+  content['config']['optimizer']['lr_per_256'] = 1e-9
+  content['config']['optimizer']['warmup_epochs'] = 0.0
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(content))
+  assert main.run(['main.py', f'--workdir={tmp_path}/run']) == 0
+  before, after = (
+    run_folder.state(folder, step)
+    for folder, step in ((imported / 'run', 0), (tmp_path / 'run', 1))
+  )
+  name = next(n for n in before if 'stem_conv' in n and 'params' in n)
+  np.testing.assert_allclose(after[name], before[name], atol=1e-6)
