@@ -43,7 +43,7 @@ def _train(workdir, config, family):
 
 
 def _quick(family):
-  return () if family in ('resnext50_32x4d', 'wrn28_10') else pytest.mark.slow
+  return () if family == 'resnext50_32x4d' else pytest.mark.slow
 
 
 @pytest.mark.parametrize('family', [pytest.param(f, marks=_quick(f)) for f in FAMILIES])

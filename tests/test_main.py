@@ -19,6 +19,11 @@ from attn_flax import data
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != 'base')
+# Compositions of what the other configs hold run with the slow tests.
+HYBRIDS = ('dot_product_additive', 'eca_aa', 'eca_bam', 'eca_cbam', 'se_non_local')
+EACH_CONFIG = [
+  pytest.param(name, marks=pytest.mark.slow if name in HYBRIDS else ()) for name in CONFIGS
+]
 STEPS = 3
 
 pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
@@ -50,7 +55,7 @@ def finished(small_dataset, quick_compilation, tmp_path_factory):
   return finish
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', EACH_CONFIG)
 def test_every_config_runs_to_its_result(name, finished):
   workdir = finished(name)
   result = run_folder.read(workdir)
@@ -64,7 +69,7 @@ def test_every_config_runs_to_its_result(name, finished):
   assert result['images_per_second'] == pytest.approx(STEPS * 64 / result['train_seconds'])
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', EACH_CONFIG)
 def test_the_run_folder_says_what_was_run(name, finished):
   workdir = finished(name)
   content = run_folder.read(workdir, 'config.json')
@@ -82,7 +87,7 @@ def test_the_run_folder_says_what_was_run(name, finished):
   assert run_folder.steps(workdir) == [STEPS]
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', EACH_CONFIG)
 def test_predictions_give_the_scores_of_the_result(name, finished):
   """Logits and labels alone lead to loss, top-1 and top-5, in NumPy's double precision."""
   workdir = finished(name)
@@ -100,7 +105,7 @@ def test_predictions_give_the_scores_of_the_result(name, finished):
   assert result['test_top5'] == pytest.approx((rank < 5).mean(), rel=1e-6)
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', EACH_CONFIG)
 def test_metrics_are_written_twice_alike(name, finished):
   """JSON lines and TensorBoard events hold the same numbers, up to TensorBoard's float32."""
   workdir = finished(name)
@@ -121,7 +126,7 @@ def test_metrics_are_written_twice_alike(name, finished):
   assert run_folder.events(workdir) == expected
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', EACH_CONFIG)
 def test_a_finished_run_is_left_alone(name, finished, capsys):
   workdir = finished(name)
   before = {path: path.stat().st_mtime_ns for path in workdir.rglob('*')}
@@ -130,7 +135,7 @@ def test_a_finished_run_is_left_alone(name, finished, capsys):
   assert {path: path.stat().st_mtime_ns for path in workdir.rglob('*')} == before
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', EACH_CONFIG)
 def test_evaluate_gives_the_scores_of_the_result(name, finished, capsys):
   workdir = finished(name)
   assert run('--mode=evaluate', f'--workdir={workdir}') == 0

@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+import pytest
+
 README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
 
 
@@ -11,6 +13,7 @@ def _listing(containing):
   return next(listing for listing in listings if containing in listing)
 
 
+@pytest.mark.slow
 def test_the_library_in_a_few_lines():
   namespace = {}
   exec(_listing('count_macs'), namespace)
