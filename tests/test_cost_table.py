@@ -44,7 +44,7 @@ def test_a_row_fits_to_the_digit_or_says_why_not(rows):
 def test_how_many_rows_of_each_table_miss(rows):
   """So that a row cannot move to those with a reason unnoticed."""
   missed = collections.Counter(row['source'].split(' ')[0] for row in rows if not row['fits'])
-  assert missed == {'Park': 2, 'Wang': 1, 'Bello': 2, 'Ramachandran': 2}
+  assert missed == {'Park': 3, 'Wang': 1, 'Bello': 2, 'Ramachandran': 2}
 
 
 def test_every_row_names_its_source():
