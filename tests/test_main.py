@@ -173,6 +173,8 @@ def _one_per_place():
 )
 def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop_after, capsys):
   """At every place: SIGTERM saves, exits with 130, and the same command goes on from there."""
+  expected = finished(name)
+  capsys.readouterr()
   workdir = tmp_path / 'run'
   command = [*command_of(name), f'--workdir={workdir}']
   stop_after(2)
@@ -183,7 +185,6 @@ def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop
   assert capsys.readouterr().err == message
   assert run_folder.steps(workdir) == [2] and not (workdir / 'result.json').exists()
   assert run(*command) == 0
-  expected = finished(name)
   run_folder.assert_same_arrays(run_folder.state(workdir, 3), run_folder.state(expected, 3))
   assert run_folder.scores(workdir) == run_folder.scores(expected)
 
