@@ -87,7 +87,12 @@ def _import(fv: flags.FlagValues) -> None:
   from configs import base
 
   config = base.get_config() if fv.config is None else fv.config
-  kwargs = json.loads(fv.attention_kwargs)
+  try:
+    kwargs = json.loads(fv.attention_kwargs)
+  except ValueError:
+    raise UserError(
+      f'--attention_kwargs={fv.attention_kwargs} is no JSON; write \'{{"pools": ["avg", "max"]}}\''
+    ) from None
   result = import_run(pathlib.Path(fv.torch), config, pathlib.Path(fv.workdir), kwargs)
   print(json.dumps(result, indent=2))
 

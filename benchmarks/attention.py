@@ -7,16 +7,11 @@ positions, batch 8. The implementations are timed in turn; memory is the compile
 temporaries. The table also goes to benchmarks/results, in a CSV whose name holds the conditions.
 """
 
-import csv
-import os
-import pathlib
-import re
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
+from tables import write_csv
 
 from attn_flax.attention import products
 from attn_flax.cost_table import format_table
@@ -74,19 +69,7 @@ def main(argv):
         }
       )
   print(format_table(rows))
-  if _OUT.value:
-    kind = re.sub(r'\W+', '_', jax.devices()[0].device_kind).lower()
-    conditions = (
-      f'b{_BATCH.value}-8heads-float32-{kind}-{os.cpu_count()}cores-jax{jax.__version__}'
-      f'-py{sys.version_info.major}{sys.version_info.minor}'
-    )
-    path = pathlib.Path(_OUT.value) / f'attention-{conditions}.csv'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
-      writer = csv.DictWriter(file, rows[0])
-      writer.writeheader()
-      writer.writerows(rows)
-    print(f'written to {path}')
+  write_csv(_OUT.value, f'attention-b{_BATCH.value}-8heads-float32', rows)
 
 
 if __name__ == '__main__':

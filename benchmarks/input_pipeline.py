@@ -12,14 +12,11 @@
 Rates per core are per second of CPU time, so that whatever else the machine does hits them less.
 """
 
-import csv
 import importlib.metadata
 import importlib.util
 import io
 import os
 import pathlib
-import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,8 +32,10 @@ import numpy as np
 import optax
 from absl import app, flags
 from PIL import Image
+from tables import write_csv
 
 from attn_flax import create_model
+from attn_flax.cost_table import format_table
 from attn_flax.data import Split, decode
 from attn_flax.data.augment import Augmentation
 from attn_flax.data.folder import FolderSource
@@ -251,29 +250,11 @@ def main(argv):
   ]
   for rows in tables:
     print(rows[0]['part'])
-    _print([{name: value for name, value in row.items() if name != 'part'} for row in rows])
+    print(format_table([{k: v for k, v in row.items() if k != 'part'} for row in rows]))
     print()
-  if _OUT.value and not small:
-    kind = re.sub(r'\W+', '_', jax.devices()[0].device_kind).lower()
-    version = importlib.metadata.version
-    conditions = (
-      f'{_MODEL.value}-b{_BATCH.value}-{kind}-{os.cpu_count()}cores-jax{jax.__version__}'
-      f'-pillow{version("pillow")}-py{sys.version_info.major}{sys.version_info.minor}'
-    )
-    path = pathlib.Path(_OUT.value) / f'input_pipeline-{conditions}.csv'
-    fields = list(dict.fromkeys(name for rows in tables for row in rows for name in row))
-    with path.open('w', newline='') as file:
-      writer = csv.DictWriter(file, fields)
-      writer.writeheader()
-      writer.writerows(row for rows in tables for row in rows)
-    print(f'written to {path}')
-
-
-def _print(rows: list[dict]) -> None:
-  """Prints rows as one aligned table."""
-  widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
-  for row in [{name: name for name in rows[0]}, *rows]:
-    print('  '.join(str(row[name]).rjust(width) for name, width in widths.items()))
+  pillow = importlib.metadata.version('pillow')
+  name = f'input_pipeline-{_MODEL.value}-b{_BATCH.value}-pillow{pillow}'
+  write_csv('' if small else _OUT.value, name, [row for rows in tables for row in rows])
 
 
 if __name__ == '__main__':

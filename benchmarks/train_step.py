@@ -8,12 +8,8 @@ Where torch is installed and the network is one of He's CIFAR networks, the same
 CSV whose name holds the conditions.
 """
 
-import csv
 import importlib.util
-import os
-import pathlib
 import re
-import sys
 import time
 
 from attn_flax import memory
@@ -26,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags, logging
+from tables import write_csv
 
 from attn_flax import count_macs, count_params, create_model
 from attn_flax.cost_table import format_table
@@ -126,19 +123,8 @@ def main(argv):
       row['time_vs_torch'] = round(ratio(own, other)[1], 3)
     rows.append(row)
   print(format_table(rows))
-  if _OUT.value:
-    kind = re.sub(r'\W+', '_', jax.devices()[0].device_kind).lower()
-    conditions = (
-      f'{_MODEL.value}-b{_BATCH.value}-{_SIZE.value}px-{_DTYPE.value}-{kind}-{os.cpu_count()}cores'
-      f'-jax{jax.__version__}-py{sys.version_info.major}{sys.version_info.minor}'
-    )
-    path = pathlib.Path(_OUT.value) / f'train_step-{conditions}.csv'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
-      writer = csv.DictWriter(file, rows[0])
-      writer.writeheader()
-      writer.writerows(rows)
-    print(f'written to {path}')
+  network = f'{_MODEL.value}-b{_BATCH.value}-{_SIZE.value}px-{_DTYPE.value}'
+  write_csv(_OUT.value, f'train_step-{network}', rows)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ import numpy as np
 
 from attn_flax.data import images_check
 from attn_flax.data.folder_layout import Layout, check_classes, hash_share, read_layout
-from attn_flax.data.records import Records, Row
+from attn_flax.data.records import Records, Row, Source
 from attn_flax.data.splits import (
   IMAGENET_MEAN,
   IMAGENET_STD,
@@ -37,7 +37,7 @@ _SAMPLE = 500
 _NAMED = 5  # Broken images that an error names.
 
 
-class FolderSource:
+class FolderSource(Source):
   """Image files, see `records.Source`."""
 
   keys = frozenset({'image', 'label'})
@@ -69,10 +69,6 @@ class FolderSource:
   def name(self, index: int) -> str:
     """The file's path."""
     return os.path.join(self._root, self._files[index])
-
-  def foreground(self, mask: np.ndarray) -> np.ndarray:
-    """There are no masks."""
-    raise NotImplementedError
 
 
 def load(

@@ -48,6 +48,7 @@ class Source(Protocol):
 
   def foreground(self, mask: np.ndarray) -> np.ndarray:
     """Which values of a mask, uint8, mean the labelled object: bool, same shape."""
+    return mask > 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

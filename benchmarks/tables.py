@@ -1,0 +1,32 @@
+"""The CSV of a benchmark, in a file whose name holds the conditions."""
+
+import csv
+import os
+import pathlib
+import re
+import sys
+
+import jax
+
+
+def write_csv(folder: str, name: str, rows: list[dict]) -> None:
+  """Writes rows, which may differ in their columns, and says where.
+
+  Args:
+    folder: where to; made if it is missing; '' writes nothing.
+    name: of the benchmark, with the conditions that are its own; device, cores and versions are
+      added.
+    rows: the table.
+  """
+  if not folder:
+    return
+  kind = re.sub(r'\W+', '_', jax.devices()[0].device_kind).lower()
+  python = f'py{sys.version_info.major}{sys.version_info.minor}'
+  conditions = f'{kind}-{os.cpu_count()}cores-jax{jax.__version__}-{python}'
+  path = pathlib.Path(folder) / f'{name}-{conditions}.csv'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('w', newline='') as file:
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+  print(f'written to {path}')
