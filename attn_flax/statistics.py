@@ -1,0 +1,275 @@
+"""What a study with several seeds shows: differences, their intervals, verdicts and power.
+
+A score is a number for each run (seed) and each test image: 1 or 0 for a correct or wrong answer,
+or the score of an explanation. Both the seeds and the images are drawn by chance, and every seed
+meets every image: two crossed random factors. For the mean of the runs' means,
+
+  variance = V_seed + V_image - V_cell,
+
+  V_seed   the variance of the runs' means over the number of runs,
+  V_image  the variance over images of what each image adds to the result, times their number,
+  V_cell   the chance of a single image in a single run (its variance within an image, between
+           runs), which the other two both hold and which therefore counts once too often.
+
+All three are unbiased, as in the analysis of variance. The sum is never taken to be smaller than
+V_seed or V_image, each of which is a lower bound of the true variance. Images are paired: both
+arms of a comparison score the same images, and what makes an image hard for all drops out.
+Degrees of freedom are Satterthwaite's. Several variants against one baseline share the error level
+by Sidak's inequality, which holds for any correlation between the comparisons; Dunnett's quantile,
+for variants that share nothing but the baseline, would be about 5 % smaller.
+
+Sources:
+  Owen, The Pigeonhole Bootstrap, Annals of Applied Statistics 2007,
+    https://arxiv.org/abs/0712.1111: why crossed factors need both variances.
+  Cameron, Gelbach and Miller, Robust Inference with Multiway Clustering, Journal of Business and
+    Economic Statistics 2011, https://doi.org/10.1198/jbes.2010.07136: the sum of the two less the
+    cell's. Their cell term would hold the images' variance here, and subtract too much.
+  Satterthwaite, An Approximate Distribution of Estimates of Variance Components, Biometrics
+    Bulletin 1946, https://doi.org/10.2307/3002019.
+  Sidak, Rectangular Confidence Regions for the Means of Multivariate Normal Distributions, JASA
+    1967, https://doi.org/10.1080/01621459.1967.10482935.
+  Dunnett, A Multiple Comparison Procedure for Comparing Several Treatments with a Control, JASA
+    1955, https://doi.org/10.1080/01621459.1955.10501294.
+  Bouthillier et al., Accounting for Variance in Machine Learning Benchmarks, MLSys 2021,
+    https://arxiv.org/abs/2103.03098: why one seed, or images alone, show too little.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from attn_flax.errors import UserError
+
+# With two runs of an arm a variance is known so badly that a verdict would be a guess.
+FEWEST_SEEDS = 3
+
+
+class SeedVariance(NamedTuple):
+  """The variance of runs' means between seeds, and its degrees of freedom."""
+
+  variance: float
+  df: int
+
+
+class Estimate(NamedTuple):
+  """A mean or a difference of means, and how well it is known.
+
+  `low` and `high` bound the interval that holds all comparisons of a study at once with the
+  confidence asked for. `seeds` is the number of runs, of the smaller arm where there are two.
+  Where no variance between seeds is known, `standard_error` is NaN and the interval infinite.
+  """
+
+  mean: float
+  standard_error: float
+  df: float
+  low: float
+  high: float
+  seeds: int
+
+
+class _Arm(NamedTuple):
+  means: np.ndarray  # [S], of each run.
+  influence: np.ndarray  # [n], what each image adds to the arm's mean.
+  cell: float  # V_cell.
+  scored: np.ndarray  # [n], whether any run scored the image.
+
+
+def seed_variance(arms: Sequence[np.ndarray]) -> SeedVariance:
+  """The variance between seeds that all arms of a study share.
+
+  Each arm alone knows it from a few runs; seven arms of three runs know it with 14 degrees of
+  freedom. This takes the arms to be equally unsteady: an arm that is more so than the others
+  raises the errors of all, and gets too small a one itself. In simulation the error level of 5 %
+  holds for one arm of seven with twice the others' standard deviation; with three times it is 8 %.
+
+  Args:
+    arms: scores [S, n] of each arm, the baseline among them; NaN: not scored.
+
+  Raises:
+    UserError: see `difference`.
+  """
+  return _pool([_arm(values).means for values in arms])
+
+
+def difference(
+  variant: np.ndarray,
+  baseline: np.ndarray,
+  *,
+  seeds: SeedVariance | None = None,
+  comparisons: int = 1,
+  confidence: float = 0.95,
+) -> Estimate:
+  """The mean of `variant` less that of `baseline`, with the chance of seeds and of images.
+
+  Each run counts alike, and within a run each image that it scored. The images are the same in
+  both arms, the seeds are not paired. With n = 1 (one score for each run, such as its calibration
+  error) only the seeds count, and this is the two-sample t-test with a pooled variance.
+
+  Where runs score different images (such as those that they classify correctly), the arms' means
+  are about different images; set to NaN what one of them lacks to compare like with like.
+
+  Args:
+    variant: [S1, n] scores, a run in each row; NaN where a run did not score the image. Rows of
+      NaN alone (lost runs) are left out.
+    baseline: [S2, n], its columns the same images.
+    seeds: the study's `seed_variance`; None: from these two arms.
+    comparisons: how many variants the study compares with the baseline.
+    confidence: of all the study's intervals together.
+
+  Raises:
+    UserError: no scores, infinite ones, or arms with different numbers of images.
+  """
+  arms = _arm(variant), _arm(baseline)
+  images = [len(arm.influence) for arm in arms]
+  if images[0] != images[1]:
+    raise UserError(
+      f'the variant has scores of {images[0]} images and the baseline of {images[1]}; score the'
+      ' same images in the same order, with NaN where one is missing'
+    )
+  return _estimate(arms, seeds, comparisons, confidence)
+
+
+def paired(
+  values: np.ndarray,
+  *,
+  seeds: SeedVariance | None = None,
+  comparisons: int = 1,
+  confidence: float = 0.95,
+) -> Estimate:
+  """The mean of values that are compared with 0, such as a method's score less a control's.
+
+  Args:
+    values: [S, n], each a difference on one image in one run; NaN where there is none.
+    seeds: variance of the runs' means, as of `seed_variance`; None: from these runs.
+    comparisons: how many such means the study compares with 0.
+    confidence: of all the study's intervals together.
+
+  Raises:
+    UserError: no values or infinite ones.
+  """
+  return _estimate((_arm(values),), seeds, comparisons, confidence)
+
+
+def verdict(estimate: Estimate, *, lower_is_better: bool = False) -> str:
+  """What an estimate shows; it follows from the interval alone, so that the two always agree.
+
+  Returns:
+    'better', 'worse', 'no difference shown' (which is not: 'equal'; see `detectable`), or
+    'not enough seeds' where an arm has fewer than three.
+  """
+  if estimate.seeds < FEWEST_SEEDS:
+    return 'not enough seeds'
+  if estimate.low <= 0 <= estimate.high:
+    return 'no difference shown'
+  return 'better' if (estimate.mean > 0) != lower_is_better else 'worse'
+
+
+def detectable(
+  standard_error: float,
+  df: float,
+  comparisons: int = 1,
+  *,
+  power: float = 0.8,
+  confidence: float = 0.95,
+) -> float:
+  """The true difference that a study with this error would have found, had there been one.
+
+  By the non-central t distribution; in the units of the standard error. What a study with the
+  verdict 'no difference shown' leaves open is a difference up to about this size.
+
+  Args:
+    standard_error: of the difference.
+    df: its degrees of freedom.
+    comparisons: as in `difference`.
+    power: the share of such studies that would find it.
+    confidence: as in `difference`.
+
+  Returns:
+    NaN where the standard error is not known.
+  """
+  if not (standard_error >= 0 and df > 0):
+    return float('nan')
+  bound = _quantile(df, comparisons, confidence)
+  shift = optimize.brentq(
+    lambda shift: stats.nct.sf(bound, df, shift) - power, 0, 4 * (bound + 10), xtol=1e-6
+  )
+  return float(standard_error * shift)
+
+
+def expected_calibration_error(
+  probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> float:
+  """How far confidence and accuracy lie apart, on average over the images: 0 is best, 1 worst.
+
+  Images are put into bins of equal width by their largest probability, lower edge excluded. Guo
+  et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599.
+
+  Args:
+    probabilities: [n, K], rows that sum to 1.
+    labels: [n] integers.
+    bins: number of bins; the error grows with it where images are few.
+  """
+  confidence = probabilities.max(1).astype(np.float64)
+  gap = (probabilities.argmax(1) == labels) - confidence
+  place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+  return float(np.abs(np.bincount(place, gap, minlength=bins)).sum() / len(labels))
+
+
+def _arm(values: np.ndarray) -> _Arm:
+  values = np.asarray(values, np.float64)
+  if values.ndim != 2:
+    raise UserError(f'scores have shape {values.shape}; allowed: [seeds, images]')
+  scored = ~np.isnan(values)
+  is_run = scored.any(1)
+  values, scored = values[is_run], scored[is_run]
+  if not len(values) or np.isinf(values).any():
+    what = 'are infinite' if len(values) else 'are missing in every run'
+    raise UserError(f'scores {what}; give a finite number for each image, or NaN where it has none')
+  counts = scored.sum(1, keepdims=True)
+  means = np.where(scored, values, 0).sum(1, keepdims=True) / counts
+  weights = scored / (counts * len(values))
+  residuals = np.where(scored, values - means, 0)
+  runs = scored.sum(0)
+  # An image that one run alone scored tells nothing of its cell's chance, and nothing is taken off.
+  centred = np.where(scored, residuals - residuals.sum(0) / np.maximum(runs, 1), 0)
+  spread = (centred**2).sum(0) / np.maximum(runs - 1, 1)
+  cell = (spread * (weights**2).sum(0)).sum()
+  return _Arm(means[:, 0], (weights * residuals).sum(0), float(cell), runs > 0)
+
+
+def _pool(means: Sequence[np.ndarray]) -> SeedVariance:
+  squares = sum(float(((runs - runs.mean()) ** 2).sum()) for runs in means)
+  df = sum(len(runs) - 1 for runs in means)
+  return SeedVariance(squares / df if df else float('nan'), df)
+
+
+def _estimate(
+  arms: Sequence[_Arm], seeds: SeedVariance | None, comparisons: int, confidence: float
+) -> Estimate:
+  """The mean of one arm, or of the first less the second."""
+  signs = (1, -1)[: len(arms)]
+  mean = float(sum(sign * arm.means.mean() for sign, arm in zip(signs, arms, strict=True)))
+  fewest = min(len(arm.means) for arm in arms)
+  between = seeds or _pool([arm.means for arm in arms])
+  if not between.df:
+    return Estimate(mean, float('nan'), 0, -np.inf, np.inf, fewest)
+  influence = np.sum([sign * arm.influence for sign, arm in zip(signs, arms, strict=True)], axis=0)
+  images = int(np.any([arm.scored for arm in arms], axis=0).sum())
+  # A single image is no sample of images: the result is about this one.
+  correction = images / (images - 1) if images > 1 else 0
+  of_seeds = between.variance * sum(1 / len(arm.means) for arm in arms)
+  of_images = float((influence**2).sum()) * correction
+  of_cells = sum(arm.cell for arm in arms) * correction
+  variance = max(of_seeds + of_images - of_cells, of_seeds, of_images)
+  uncertainty = of_seeds**2 / between.df + of_images**2 / max(images - 1, 1)
+  df = variance**2 / uncertainty if uncertainty else float(between.df)
+  error = variance**0.5
+  reach = _quantile(df, comparisons, confidence) * error
+  return Estimate(mean, error, df, mean - reach, mean + reach, fewest)
+
+
+def _quantile(df: float, comparisons: int, confidence: float) -> float:
+  """What |t| stays below in all of the comparisons at once, with the confidence or more."""
+  return float(special.stdtrit(df, (1 + confidence ** (1 / comparisons)) / 2))
