@@ -59,9 +59,17 @@ RESTRICTED = {
   'attn_flax.memory': (),
   'attn_flax.attention': LEAVES,
   'attn_flax.models': ('attn_flax.attention', *LEAVES),
+  'attn_flax.explain': (
+    'attn_flax.models',
+    'attn_flax.attention',
+    'attn_flax.errors',
+    'attn_flax.layers',
+  ),
   'attn_flax.data': ('attn_flax.errors',),
   'attn_flax.metrics': ('attn_flax.errors',),
   'attn_flax.optim': ('attn_flax.errors',),
+  'attn_flax.report': ('attn_flax.statistics', 'attn_flax.errors'),
+  'attn_flax.statistics': ('attn_flax.errors',),
   'attn_flax.steps': ('attn_flax.metrics', 'attn_flax.optim', 'attn_flax.errors'),
 }
 
@@ -108,6 +116,13 @@ def test_nothing_imports_the_tests_the_configs_or_the_command_line():
   for name, path in MODULES.items():
     roots = {other.split('.')[0] for other in imported(path, everywhere=True)}
     assert not roots & {'configs', 'main', 'tests', 'benchmarks'}, name
+
+
+def test_the_report_touches_no_device():
+  members = [name for name in MODULES if lies_in(name, 'attn_flax.report')]
+  for name in members:
+    roots = {other.split('.')[0] for other in imported(MODULES[name], everywhere=True)}
+    assert not roots & {'jax', 'flax', 'optax'}, name
 
 
 def test_importing_the_library_is_light():

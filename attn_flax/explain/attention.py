@@ -1,0 +1,209 @@
+"""What attention mechanisms themselves say: gates, weights between positions, and maps of them.
+
+A gate or a weight is what the network computed, and no proof that the class depends on it: Jain and
+Wallace, "Attention is not Explanation" (NAACL 2019, https://arxiv.org/abs/1902.10186). Compare it
+with the maps of `cam` and `occlusion`.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attn_flax.errors import UserError, check_choice
+from attn_flax.explain import records
+from attn_flax.explain.records import Path
+from attn_flax.explain.taps import Network, Variables
+
+Queries = Sequence[int] | np.ndarray | jax.Array
+
+
+def attention_maps(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  *,
+  queries: Queries | Mapping[str, Queries] | None = None,
+) -> dict[str, jax.Array]:
+  """Every gate in a network, and the weights of some queries of its attention between positions.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    queries: positions that ask, counted row by row over the map on which the module asks: its
+      input, or the map of the keys for a module that stands in for a convolution; a class token is
+      number 0, and the patches follow. All modules are asked for the same, so they must lie in the
+      smallest map. A mapping from a module's path to such positions asks only the modules named.
+
+  Returns:
+    By path, such as 'stage3_block2/branch_attention/channel_gate': `channel_gate` [N, C],
+    `spatial_gate` [N, H, W], `gate` [N, H, W, C], in 0..1; and with queries
+    '<path of the module>/weights' [N, heads, Q, keys]. All float32.
+
+  Raises:
+    UserError: for queries outside a module's map, or an unknown path.
+  """
+  asked = {} if queries is None else _asked(model, variables, images, queries)
+  return _maps(model, variables, images, asked)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _maps(model, variables, images, asked):
+  found = records.record(model, variables, images)
+  maps = {'/'.join(path): gate for path, gate in found.gates.items()}
+  for path, attention in found.attention.items():
+    name = '/'.join(path)
+    if name in asked:
+      maps[f'{name}/weights'] = attention.weights(asked[name])
+  return maps
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _everyone(model, variables, images):
+  """All queries of each module; traced for their number, never computed."""
+  found = records.record(model, variables, images).attention
+  return {'/'.join(path): jnp.arange(attention.queries) for path, attention in found.items()}
+
+
+def _asked(model, variables, images, queries) -> dict[str, jax.Array]:
+  """The queries of each module, checked."""
+  everyone = jax.eval_shape(functools.partial(_everyone, model), variables, images)
+  if not isinstance(queries, Mapping):
+    queries = dict.fromkeys(everyone, queries)
+  asked = {}
+  for path, positions in queries.items():
+    check_choice('attention between positions', path, everyone)
+    array = positions if isinstance(positions, jax.Array) else np.asarray(positions)
+    if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
+      raise UserError(
+        f'queries of shape {array.shape} and type {array.dtype} are no positions; give whole '
+        'numbers [Q], each row * width + column'
+      )
+    if not isinstance(array, jax.core.Tracer):
+      count = len(everyone[path])
+      wrong = [int(position) for position in np.asarray(array) if not 0 <= position < count]
+      if wrong:
+        raise UserError(
+          f'query {wrong[0]} lies outside the map of {path}; allowed: 0 to {count - 1}, or '
+          'queries={path: positions} for modules with a larger map'
+        )
+    asked[path] = jnp.asarray(array, jnp.int32)
+  return asked
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def attention_received(
+  model: Network, variables: Variables, images: jax.Array
+) -> dict[str, jax.Array]:
+  """Mean weight that each position receives, over heads and all queries.
+
+  A map of softmax attention sums to 1, that of a vision transformer with a class token, which asks
+  but is left out as a key, to what the patches receive together. Where keys are subsampled, the map
+  is theirs. Stand-alone attention gives nothing outside its window, so that its maps tell where,
+  among its neighbours, each pixel stands out. A few queries are asked at a time: memory does not
+  grow with their number.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+
+  Returns:
+    [N, h, w] float32 by the module's path; empty where no module attends between positions.
+
+  Raises:
+    UserError: for a module of one's own whose keys form no map that is known.
+  """
+  found = records.record(model, variables, images).attention
+  return {
+    '/'.join(path): records.received(attention, path, len(images))
+    for path, attention in found.items()
+  }
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'query'))
+def attention_from(
+  model: Network, variables: Variables, images: jax.Array, query: tuple[float, float]
+) -> dict[str, jax.Array]:
+  """How much one place of the images attends to every other, averaged over heads.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    query: (y, x) of the place that asks, as shares of height and width in 0..1.
+
+  Returns:
+    [N, h, w] float32 by the module's path, on the map of its keys; empty where no module attends
+    between positions.
+
+  Raises:
+    UserError: for a place outside the image, or a module whose keys form no map that is known.
+  """
+  if not all(0 <= share <= 1 for share in query):
+    raise UserError(f'query={query} lies outside the image; give (y, x) in 0..1')
+  maps = {}
+  for path, attention in records.record(model, variables, images).attention.items():
+    rows = round(math.sqrt(attention.queries * images.shape[1] / images.shape[2]))
+    columns = attention.queries // rows  # A class token, if any, is the query before all of them.
+    tokens = attention.queries - rows * columns
+    y, x = (min(int(s * n), n - 1) for s, n in zip(query, (rows, columns), strict=True))
+    weights = attention.weights(jnp.array([tokens + y * columns + x]))
+    maps['/'.join(path)] = records.as_map(attention, path, weights[:, :, 0].mean(1))
+  return maps
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def own_map(model: Network, variables: Variables, images: jax.Array) -> jax.Array | None:
+  """The network's own spatial attention as one map, or None where it has none.
+
+  It is the map of the mechanism that acts last: its spatial gate, its joint gate averaged over
+  channels, or the attention received (see `attention_received`), whichever it has; averaged over
+  the blocks of the last stage where it acts, those of a vision transformer being one stage. A block
+  whose map has another size than the last one's, as stand-alone attention with a stride, is left
+  out of the average. Purely channel-wise mechanisms have no such map, and whether there is one
+  depends on the network alone, so that it is known while a program is traced.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+
+  Returns:
+    [N, h, w] float32, at least 0 for gates and softmax attention, not normalised; or None.
+
+  Raises:
+    UserError: for a module of one's own whose keys form no map that is known.
+  """
+  found = records.record(model, variables, images)
+  kinds = {}
+  for path in found.order:
+    if (*path, 'gate') in found.gates:
+      kinds[path] = 'gate'
+    elif (*path, 'spatial_gate') in found.gates:
+      kinds[path] = 'spatial_gate'
+    elif path in found.attention:
+      kinds[path] = 'weights'
+  if not kinds:
+    return None
+
+  def of(path):
+    if kinds[path] == 'weights':
+      return records.received(found.attention[path], path, len(images))
+    gate = found.gates[*path, kinds[path]]
+    return gate.mean(-1) if gate.ndim == 4 else gate
+
+  *_, last = kinds
+  maps = [of(path) for path in kinds if _mechanism(path, kinds) == _mechanism(last, kinds)]
+  return jnp.stack([m for m in maps if m.shape == maps[-1].shape]).mean(0)
+
+
+def _mechanism(path: Path, kinds: Mapping[Path, str]) -> tuple:
+  """What the blocks of a stage share: the stage, the place inside the block, the kind of map."""
+  stage = re.match(r'stage\d+', path[0])
+  return (stage and stage[0], path[1:], kinds[path])

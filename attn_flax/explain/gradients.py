@@ -1,0 +1,133 @@
+"""Attributions to pixels from gradients with respect to the image.
+
+Sundararajan et al., "Axiomatic Attribution for Deep Networks" (ICML 2017,
+https://arxiv.org/abs/1703.01365).
+Smilkov et al., "SmoothGrad: removing noise by adding noise" (ICML workshop on visualization for
+deep learning 2017, https://arxiv.org/abs/1706.03825).
+
+Both take one gradient after the other, so that memory does not grow with their number.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attn_flax.errors import UserError
+from attn_flax.explain import taps
+from attn_flax.explain.loops import accumulate
+from attn_flax.explain.taps import Network, Variables
+
+
+def integrated_gradients(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  *,
+  steps: int = 32,
+  baseline: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+  """Integrated gradients, `(x - baseline) * mean gradient on the line between the two`.
+
+  The result is the sum over the colours, with its signs: so the pixels of a map add up to the
+  difference of the logits of image and baseline, as far as the midpoint rule with `steps` gradients
+  has the integral (the paper's axiom of completeness). Negative pixels speak against the class.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    labels: [N], the classes that are explained.
+    steps: gradients per image; the paper takes 20 to 300.
+    baseline: what stands for no information, of a shape that broadcasts to that of the images; None
+      for zeros, which in normalised images are the data's mean colour.
+
+  Returns:
+    [N, H, W] float32, not normalised.
+
+  Raises:
+    UserError: for labels outside the network's classes, no steps, or a baseline that does not fit.
+  """
+  taps.check(model, images, labels)
+  _check_count('steps', steps)
+  baseline = 0.0 if baseline is None else baseline
+  shape = np.shape(baseline)
+  if len(shape) > 4 or any(
+    size not in (1, full)
+    for size, full in zip(reversed(shape), reversed(images.shape), strict=False)
+  ):
+    raise UserError(
+      f'a baseline of shape {shape} does not fit images of shape {images.shape}; give one image '
+      '[H, W, 3], one colour [3], or None'
+    )
+  images, baseline = jnp.asarray(images), jnp.asarray(baseline, jnp.float32)
+  # The middles of equal pieces: the error falls with the square of their number.
+  shares = (jnp.arange(steps, dtype=jnp.float32) + 0.5) / steps
+  add = functools.partial(_add_gradient_between, model)
+  total = accumulate(add, jnp.zeros_like(images), shares, variables, images, labels, baseline)
+  return ((images - baseline) * total / steps).sum(-1)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _add_gradient_between(model, total, share, variables, images, labels, baseline):
+  x = baseline + share * (images - baseline)
+  return total + taps.input_gradient(model, variables, x, labels)
+
+
+def smooth_grad(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  *,
+  key: jax.Array,
+  samples: int = 16,
+  noise: float = 0.15,
+) -> jax.Array:
+  """SmoothGrad: the gradient, averaged over noisy copies of the image.
+
+  The result is the mean over the colours of the absolute value, because the sign of a gradient says
+  only whether brighter or darker pixels would help. It is taken after the average, as the paper's
+  formula has it: averaged without signs, the noise would not cancel.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    labels: [N], the classes that are explained.
+    key: a random key; equal keys give equal maps.
+    samples: noisy copies per image; the paper sees little change above 50.
+    noise: standard deviation of the noise, as a share of the range of each image's values; the
+      paper takes 0.1 to 0.2.
+
+  Returns:
+    [N, H, W] float32, not normalised, at least 0.
+
+  Raises:
+    UserError: for labels outside the network's classes, no samples, or negative noise.
+  """
+  taps.check(model, images, labels)
+  _check_count('samples', samples)
+  if noise < 0:
+    raise UserError(f'noise={noise} must be at least 0; the paper takes 0.1 to 0.2')
+  images = jnp.asarray(images)
+  numbers = jnp.arange(samples)
+  add = functools.partial(_add_gradient_nearby, model)
+  fixed = (variables, images, labels, key, noise)
+  total = accumulate(add, jnp.zeros_like(images), numbers, *fixed)
+  return jnp.abs(total / samples).mean(-1)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _add_gradient_nearby(model, total, number, variables, images, labels, key, noise):
+  axes = (1, 2, 3)
+  deviation = noise * (images.max(axes, keepdims=True) - images.min(axes, keepdims=True))
+  normal = jax.random.normal(jax.random.fold_in(key, number), images.shape, images.dtype)
+  return total + taps.input_gradient(model, variables, images + deviation * normal, labels)
+
+
+def _check_count(name: str, value: int) -> None:
+  if value < 1:
+    raise UserError(f'{name}={value} must be at least 1')

@@ -1,0 +1,95 @@
+"""Occlusion: what the network loses where a patch covers the image.
+
+Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014,
+https://arxiv.org/abs/1311.2901), section 4.2 and figure 7.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+
+from attn_flax.errors import UserError
+from attn_flax.explain import taps
+from attn_flax.explain.loops import accumulate
+from attn_flax.explain.taps import Network, Variables
+
+
+def occlusion(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  *,
+  patch: int = 8,
+  stride: int = 4,
+  fill: jax.typing.ArrayLike = 0.0,
+) -> jax.Array:
+  """How far the label's probability drops, averaged over the patches that cover a pixel.
+
+  The probability, not the logit, is what the paper's figure shows. The patches stand on a grid; a
+  last row and column of them ends with the image, so that each pixel is covered. Patches are taken
+  one after the other: memory is that of one forward pass.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    labels: [N], the classes that are explained.
+    patch: side of the square patch in pixels.
+    stride: pixels between patches, at most `patch`.
+    fill: what the patch is filled with, a number or a colour [3]; 0 is the data's mean colour, as
+      the paper's grey square.
+
+  Returns:
+    [N, H, W] float32 in -1..1, not normalised; negative where the network does better without.
+
+  Raises:
+    UserError: for labels outside the network's classes, a patch that does not fit the images, or a
+      stride that leaves pixels uncovered.
+  """
+  taps.check(model, images, labels)
+  height, width = images.shape[1:3]
+  if not 1 <= patch <= min(height, width):
+    raise UserError(
+      f'patch={patch} does not fit images of {height}x{width}; allowed: 1 to {min(height, width)}'
+    )
+  if not 1 <= stride <= patch:
+    raise UserError(
+      f'stride={stride} with patch={patch} would leave pixels uncovered; allowed: 1 to {patch}'
+    )
+  images, fill = jnp.asarray(images), jnp.asarray(fill, jnp.float32)
+  sizes = images.shape[1:3]
+  corners = itertools.product(*(_starts(size, patch, stride) for size in sizes))
+  whole = _probability(model, variables, images, labels)
+  total, count = accumulate(
+    functools.partial(_add_drop, model, patch),
+    (jnp.zeros(images.shape[:3]), jnp.zeros(sizes, jnp.int32)),
+    jnp.array(list(corners)),
+    *(variables, images, labels, fill, whole),
+  )
+  return total / count
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _probability(model, variables, images, labels):
+  return taps.at_labels(jax.nn.softmax(taps.evaluate(model, variables, images)), labels)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'patch'))
+def _add_drop(model, patch, carry, corner, variables, images, labels, fill, whole):
+  total, count = carry
+  rows, columns = (
+    jnp.arange(size) - start for size, start in zip(images.shape[1:3], corner, strict=True)
+  )
+  inside = ((rows >= 0) & (rows < patch))[:, None] & ((columns >= 0) & (columns < patch))
+  covered = jnp.where(inside[..., None], fill, images)
+  drop = whole - _probability(model, variables, covered, labels)
+  return total + drop[:, None, None] * inside, count + inside
+
+
+def _starts(size: int, patch: int, stride: int) -> list[int]:
+  """First pixels of the patches along an axis."""
+  last = size - patch
+  return [*range(0, last, stride), last]

@@ -1,0 +1,187 @@
+"""Is a map faithful: what happens to the label's probability when pixels go in the map's order.
+
+Insertion and deletion: Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of
+Black-box Models" (BMVC 2018, https://arxiv.org/abs/1806.07421).
+ROAD, remove and debias: Rong et al., "A Consistent and Efficient Evaluation Strategy for
+Attribution Methods" (ICML 2022, https://arxiv.org/abs/2202.00449). One number for both orders,
+(least - most relevant first) / 2, is that of `ROADCombined` in
+https://github.com/jacobgil/pytorch-grad-cam.
+
+Departures from the papers: pixels of equal relevance go in random order, so that a flat part of a
+map is not read from top to bottom. Curves have few steps, not one for each row of pixels.
+
+Scores depend on the network: they compare maps of one network, and need those of random maps
+(`controls.random_maps`) beside them. All steps are taken one after the other: memory is that of one
+forward pass. Maps are [N, h, w] of any resolution up to that of the images.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from attn_flax.errors import UserError
+from attn_flax.explain import taps
+from attn_flax.explain.imputation import impute
+from attn_flax.explain.resize import upscale
+from attn_flax.explain.taps import Network, Variables
+
+
+def insertion_deletion(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  maps: jax.Array,
+  *,
+  key: jax.Array | None = None,
+  steps: int = 10,
+  sigma: float = 5.0,
+) -> dict[str, jax.Array]:
+  """Areas under the curve of the label's probability over the share of pixels that were moved.
+
+  Inserted pixels appear in a blurred copy of the image, deleted ones become 0, the mean colour of
+  normalised images; the most relevant go first.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    labels: [N], the classes that are explained.
+    maps: [N, h, w], the larger the more relevant.
+    key: random key for the order of equal values, the same for all maps that are compared; None:
+      a fixed one.
+    steps: equal steps from no pixel to all.
+    sigma: standard deviation of the blur in pixels, cut off at twice that (RISE: 5, cut off at 5).
+
+  Returns:
+    `insertion` [N] in 0..1, higher is better; `deletion` [N], lower is better; their curves
+    `insertion_curve` and `deletion_curve` [N, steps + 1].
+
+  Raises:
+    UserError: for labels outside the network's classes, maps that do not fit the images, no steps
+      or a blur that is not positive.
+  """
+  _check(model, images, labels, maps)
+  if steps < 1 or not sigma > 0:
+    raise UserError(f'steps={steps}, sigma={sigma}: give at least one step and a positive sigma')
+  key = jax.random.key(0) if key is None else key
+  return _insertion_deletion(model, variables, images, labels, maps, key, steps, sigma)
+
+
+def road(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  maps: jax.Array,
+  *,
+  key: jax.Array | None = None,
+  shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+  noise: float = 0.1,
+) -> dict[str, jax.Array]:
+  """The label's probability when pixels are removed and filled in from what remains.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    labels: [N], the classes that are explained.
+    maps: [N, h, w], the larger the more relevant.
+    key: random key for the order of equal values and the noise, the same for all maps that are
+      compared; None: a fixed one.
+    shares: of the pixels that are removed, between 0 and 1.
+    noise: standard deviation of what is added to the pixels filled in, in units of the normalised
+      images (0.1 is about 0.025 of the range of pixels; the official code has 0.01 of it).
+
+  Returns:
+    `morf` and `lerf` [N, T], the probability with the most and the least relevant removed;
+    `road` [N] in -0.5..0.5, the mean of (lerf - morf) / 2 over the shares, higher is better and 0
+    is chance.
+
+  Raises:
+    UserError: for labels outside the network's classes, maps that do not fit the images, or shares
+      that leave nothing to remove or to keep.
+  """
+  _check(model, images, labels, maps)
+  pixels = images.shape[1] * images.shape[2]
+  counts = tuple(round(share * pixels) for share in shares)
+  if not counts or not all(0 < count < pixels for count in counts):
+    raise UserError(
+      f'shares={tuple(shares)} are not allowed; give shares of {pixels} pixels that leave some and'
+      ' take some, such as (0.2, 0.4, 0.6, 0.8)'
+    )
+  key = jax.random.key(0) if key is None else key
+  return _road(model, variables, images, labels, maps, key, counts, noise)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'steps', 'sigma'))
+def _insertion_deletion(model, variables, images, labels, maps, key, steps, sigma):
+  places = _places(key, upscale(maps, *images.shape[1:3]))
+  pixels = places[0].size
+  counts = jnp.asarray([round(step * pixels / steps) for step in range(steps + 1)])
+  blurred = _blur(images, sigma)
+
+  def probabilities(count):
+    first = (places < count)[..., None]
+    inserted = jnp.where(first, images, blurred)
+    deleted = jnp.where(first, 0, images)
+    return [_probability(model, variables, x, labels) for x in (inserted, deleted)]
+
+  insertion, deletion = (curve.T for curve in lax.map(probabilities, counts))
+  return {
+    'insertion': jnp.trapezoid(insertion, counts / pixels),
+    'deletion': jnp.trapezoid(deletion, counts / pixels),
+    'insertion_curve': insertion,
+    'deletion_curve': deletion,
+  }
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'counts'))
+def _road(model, variables, images, labels, maps, key, counts, noise):
+  order_key, noise_key = jax.random.split(key)
+  places = _places(order_key, upscale(maps, *images.shape[1:3]))
+  pixels = places[0].size
+  # The same for all maps, orders and shares, so that their differences hold less chance.
+  added = noise * jax.random.normal(noise_key, images.shape)
+
+  def probabilities(count):
+    def without(removed):
+      filled = impute(images, removed) + jnp.where(removed[..., None], added, 0)
+      return _probability(model, variables, filled, labels)
+
+    return without(places < count), without(places >= pixels - count)
+
+  morf, lerf = (scores.T for scores in lax.map(probabilities, jnp.asarray(counts)))
+  return {'morf': morf, 'lerf': lerf, 'road': (lerf - morf).mean(1) / 2}
+
+
+def _check(model: Network, images: jax.Array, labels: jax.Array, maps: jax.Array) -> None:
+  taps.check(model, images, labels)
+  if len(maps) != len(images):
+    raise UserError(f'{len(maps)} maps do not fit {len(images)} images; give one for each')
+
+
+def _probability(model, variables, images, labels):
+  return taps.at_labels(jax.nn.softmax(taps.evaluate(model, variables, images)), labels)
+
+
+def _places(key: jax.Array, maps: jax.Array) -> jax.Array:
+  """Each pixel's place in the order of falling relevance, equal ones at random: int32 [N, H, W]."""
+  flat = maps.reshape(len(maps), -1)
+  order = jnp.lexsort((jax.random.bits(key, flat.shape), -flat))
+  return jnp.argsort(order).reshape(maps.shape).astype(jnp.int32)
+
+
+def _blur(images: jax.Array, sigma: float) -> jax.Array:
+  """Images [N, H, W, C] under a Gaussian; at the border, the mean of what there is."""
+
+  def weights(size):
+    distance = jnp.arange(size)[:, None] - jnp.arange(size)
+    kernel = jnp.exp(-((distance / sigma) ** 2) / 2) * (abs(distance) <= 2 * sigma)
+    return kernel / kernel.sum(1, keepdims=True)
+
+  rows, columns = map(weights, images.shape[1:3])
+  return jnp.einsum('yi,xj,nijc->nyxc', rows, columns, images)

@@ -1,0 +1,157 @@
+"""What the attention in a network did: its gates, and its weights for whoever asks.
+
+Gates are what mechanisms record in `intermediates`. Weights between positions are never recorded;
+every module with a method `weights(x, queries)` is noted with the input that it received, and asked
+afterwards, for the queries that are wanted.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from attn_flax.errors import UserError
+from attn_flax.explain.taps import Network, Variables, check_images, network_state
+
+# The vocabulary of `attention.compose`.
+GATES = ('channel_gate', 'spatial_gate', 'gate')
+# Queries asked at a time where all are.
+_BLOCK_QUERIES = 64
+# How much smaller than a module's input the map of its keys may be.
+_KEY_STEPS = (1, 2, 4, 8)
+
+Path = tuple[str, ...]
+
+
+class Attention(NamedTuple):
+  """Attention between positions, as one module of a network computed it.
+
+  Attributes:
+    weights: queries [Q] int32 -> [N, heads, Q, K] float32.
+    queries: number of queries; those of a module that stands in for a convolution are counted over
+      the map of its keys, those of any other over its input.
+    keys: number of keys K.
+    grid: (height, width) of the keys' map, without a class token, which is key 0 where there is
+      one; None where the keys form no map that is known.
+  """
+
+  weights: Callable[[jax.Array], jax.Array]
+  queries: int
+  keys: int
+  grid: tuple[int, int] | None
+
+
+class Records(NamedTuple):
+  """What one pass recorded, each by the path of its module.
+
+  Attributes:
+    gates: `channel_gate` [N, C], `spatial_gate` [N, H, W], `gate` [N, H, W, C]; the last part of
+      the path is the gate's kind.
+    attention: the modules that attend between positions.
+    order: the modules' paths, in the order in which they were done.
+  """
+
+  gates: dict[Path, jax.Array]
+  attention: dict[Path, Attention]
+  order: list[Path]
+
+
+def record(model: Network, variables: Variables, images: jax.Array) -> Records:
+  """Runs a network in evaluation mode and notes its gates and its attention."""
+  check_images(images)
+  seen: dict[Path, tuple[nn.Module, Variables, jax.Array]] = {}
+  order: list[Path] = []
+
+  def note(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    if context.method_name == '__call__':
+      path = context.module.path
+      order.append(path)
+      if callable(getattr(type(context.module), 'weights', None)):
+        seen[path] = (*context.module.unbind(), args[0])
+    return y
+
+  with nn.intercept_methods(note):
+    _, state = model.apply(network_state(variables), images, train=False, mutable=['intermediates'])
+  recorded = flax.traverse_util.flatten_dict(state['intermediates'])
+  tapped = recorded[(f'stage{model.num_stages}',)][-1]
+  attention = {
+    path: _attention(module, state, x, tapped.shape[1:3])
+    for path, (module, state, x) in seen.items()
+  }
+  return Records(
+    {p: v[-1].astype(jnp.float32) for p, v in recorded.items() if p[-1] in GATES},
+    {path: a for path, a in attention.items() if a is not None},
+    order,
+  )
+
+
+def _attention(module, variables, x, patches) -> Attention | None:
+  """Attention of a module on its input x: a map [N, H, W, C], or tokens [N, T, C] of patches."""
+  variables = network_state(variables)
+
+  def weights(queries):
+    return module.apply(variables, x, queries, method='weights')
+
+  shape = jax.eval_shape(weights, jax.ShapeDtypeStruct((1,), jnp.int32))
+  if shape is None:  # Augmented by nothing: a plain convolution.
+    return None
+  keys = shape.shape[-1]
+  if x.ndim == 3:
+    known = keys - patches[0] * patches[1] in (0, 1)
+    return Attention(weights, x.shape[1], keys, patches if known else None)
+  height, width = x.shape[1:3]
+  rounded_up = [(-(-height // step), -(-width // step)) for step in _KEY_STEPS]
+  rounded_down = [(height // step, width // step) for step in _KEY_STEPS]
+  grid = next((g for g in rounded_up + rounded_down if g[0] * g[1] == keys), None)
+  replaces = getattr(module, 'where', None) == 'conv'
+  return Attention(weights, keys if replaces else height * width, keys, grid)
+
+
+def pull(attention: Attention, shares: jax.Array) -> jax.Array:
+  """What the keys receive of queries that give their shares away: [N, queries] -> [N, K].
+
+  The mean over the heads of `shares @ weights`; a few queries are asked at a time, so that the
+  whole matrix never is in memory.
+  """
+  blocks = -(-attention.queries // _BLOCK_QUERIES)
+  spare = blocks * _BLOCK_QUERIES - attention.queries
+  shares = jnp.pad(shares, ((0, 0), (0, spare)))  # Queries that fill the last block give nothing.
+  positions = jnp.minimum(jnp.arange(shares.shape[1]), attention.queries - 1)
+
+  def add(total, block):
+    positions, shares = block
+    return total + jnp.einsum('nq,nhqk->nk', shares, attention.weights(positions)), None
+
+  inputs = (
+    positions.reshape(blocks, _BLOCK_QUERIES),
+    jnp.moveaxis(shares.reshape(len(shares), blocks, _BLOCK_QUERIES), 1, 0),
+  )
+  heads = jax.eval_shape(attention.weights, jax.ShapeDtypeStruct((1,), jnp.int32)).shape[1]
+  total, _ = lax.scan(add, jnp.zeros((len(shares), attention.keys), jnp.float32), inputs)
+  return total / heads
+
+
+def as_map(attention: Attention, path: Path, received: jax.Array) -> jax.Array:
+  """Values of the keys [N, K] as a map [N, h, w], without the class token.
+
+  Raises:
+    UserError: where the map of the keys is unknown.
+  """
+  if attention.grid is None:
+    raise UserError(
+      f'the {attention.keys} keys of {"/".join(path)} form no known map; known are keys on the map '
+      f'of its input, or on one smaller by {", ".join(map(str, _KEY_STEPS[1:]))}'
+    )
+  height, width = attention.grid
+  return received[:, attention.keys - height * width :].reshape(-1, height, width)
+
+
+def received(attention: Attention, path: Path, images: int) -> jax.Array:
+  """Mean weight that each key receives, over heads and queries, [N, h, w], for N images."""
+  shares = jnp.full((images, attention.queries), 1 / attention.queries, jnp.float32)
+  return as_map(attention, path, pull(attention, shares))

@@ -1,0 +1,51 @@
+"""Attention rollout: what the patches give to a vision transformer's logits, through all blocks.
+
+Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (ACL 2020,
+https://arxiv.org/abs/2005.00928), section 3.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from attn_flax.errors import UserError
+from attn_flax.explain import records
+from attn_flax.explain.taps import Network, Variables
+from attn_flax.models.vit import ViT
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def attention_rollout(model: Network, variables: Variables, images: jax.Array) -> jax.Array:
+  """Attention rollout: the product over the blocks of `0.5 I + 0.5 mean over heads of weights`.
+
+  The half identity stands for the residual connection. Of the product, the map is the row of the
+  class token (`pool='token'`), or the mean of all rows (`pool='mean'`); it is found from the last
+  block back, as a row times one matrix after the other, whose weights are made a few queries at a
+  time.
+
+  Args:
+    model: a vision transformer.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+
+  Returns:
+    [N, h, w] float32, one value per patch; they sum to 1, less what the class token keeps.
+
+  Raises:
+    UserError: for a network that is no vision transformer.
+  """
+  if not isinstance(model, ViT):
+    raise UserError(
+      f'attention rollout is defined for vision transformers (vit_*), not for '
+      f'{type(model).__name__}; take attention_received or own_map'
+    )
+  blocks = list(records.record(model, variables, images).attention.items())
+  path, last = blocks[-1]
+  row = jnp.full(last.queries, 1 / last.queries)
+  if model.pool == 'token':
+    row = jnp.zeros(last.queries).at[0].set(1)
+  shares = jnp.broadcast_to(row, (len(images), last.queries))
+  for _, attention in reversed(blocks):
+    shares = 0.5 * shares + 0.5 * records.pull(attention, shares)
+  return records.as_map(last, path, shares)

@@ -1,0 +1,145 @@
+"""What a network computes at a stage, and the gradient of a logit there.
+
+Networks name each stage's output with `layers.tap`: it is recorded, and a variable added to it is
+what the gradient is taken with respect to. Hence no hooks, and the network is as it was.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attn_flax.errors import UserError
+
+# A linen network of this library, with `num_classes` and `num_stages`.
+Network = Any
+Variables = Mapping[str, Any]
+
+
+def check_images(images: jax.Array) -> None:
+  """Raises `UserError` for images that are not [N, H, W, C] floats, such as unnormalised ones."""
+  if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+    raise UserError(
+      f'images of shape {images.shape} and type {images.dtype} cannot be explained; give the '
+      'normalised images that the network takes, [N, H, W, 3] of floats'
+    )
+
+
+def check(model: Network, images: jax.Array, labels: jax.Array) -> None:
+  """Raises `UserError` for images or labels that do not fit the network or each other.
+
+  The values of labels are looked at where they are known, so not inside a compiled function.
+  """
+  check_images(images)
+  if np.shape(labels) != images.shape[:1]:
+    raise UserError(
+      f'labels of shape {np.shape(labels)} do not fit {len(images)} images; give one class number '
+      'per image, [N]'
+    )
+  if isinstance(labels, jax.core.Tracer):
+    return
+  values = np.asarray(labels)
+  wrong = values[(values < 0) | (values >= model.num_classes)]
+  if wrong.size:
+    raise UserError(
+      f'label {wrong[0]} is no class of this network; allowed: 0 to {model.num_classes - 1}'
+    )
+
+
+def network_state(variables: Variables) -> dict[str, Any]:
+  """The variables without what an earlier call may have recorded, which would be appended to."""
+  return {k: v for k, v in variables.items() if k not in ('intermediates', 'perturbations')}
+
+
+def evaluate(model: Network, variables: Variables, images: jax.Array) -> jax.Array:
+  """Logits [N, num_classes] float32, in evaluation mode."""
+  return model.apply(network_state(variables), images, train=False)
+
+
+def at_labels(values: jax.Array, labels: jax.Array) -> jax.Array:
+  """The value of each image's label: [N, num_classes], [N] -> [N]."""
+  return jnp.take_along_axis(values, jnp.asarray(labels)[:, None], axis=1)[:, 0]
+
+
+def input_gradient(
+  model: Network, variables: Variables, images: jax.Array, labels: jax.Array
+) -> jax.Array:
+  """Gradient of each label's logit with respect to the pixels, [N, H, W, 3]."""
+  # In evaluation mode no image acts on another's logits, so one gradient of the sum serves all.
+  return jax.grad(lambda x: at_labels(evaluate(model, variables, x), labels).sum())(images)
+
+
+def _tap_name(model: Network, stage: int | None) -> str:
+  if stage is None:
+    stage = model.num_stages
+  if not 1 <= stage <= model.num_stages:
+    raise UserError(
+      f'stage={stage} is none of this network; allowed: 1 to {model.num_stages}, or None for the '
+      'last'
+    )
+  return f'stage{stage}'
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'stage'))
+def activations(
+  model: Network, variables: Variables, images: jax.Array, *, stage: int | None = None
+) -> jax.Array:
+  """The output of a stage, [N, h, w, C] float32.
+
+  It is taken after the last block's addition and ReLU, where it has one, and after the attention
+  that acts behind the stage. A convolution inside a block would show only what the block changes.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    stage: number of the stage, from 1; None for the last.
+
+  Raises:
+    UserError: for a stage that the network does not have.
+  """
+  check_images(images)
+  name = _tap_name(model, stage)
+  _, state = model.apply(network_state(variables), images, train=False, mutable=['intermediates'])
+  return state['intermediates'][name][0].astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'stage'))
+def activations_and_gradients(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  *,
+  stage: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """The output of a stage, and the gradient of each label's logit with respect to it.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalised.
+    labels: [N], the classes that are explained.
+    stage: number of the stage, from 1; None for the last.
+
+  Returns:
+    Two maps [N, h, w, C] float32.
+
+  Raises:
+    UserError: for a stage that the network does not have.
+  """
+  check(model, images, labels)
+  name, kept = _tap_name(model, stage), network_state(variables)
+
+  def run(added):
+    state = {**kept, 'perturbations': {name: added}} if added is not None else kept
+    logits, recorded = model.apply(state, images, train=False, mutable=['intermediates'])
+    return at_labels(logits, labels).sum(), recorded['intermediates'][name][0]
+
+  # Of the map's own dtype, so that adding it changes no dtype behind it.
+  _, shape = jax.eval_shape(lambda: run(None))
+  gradient, value = jax.grad(run, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
+  return value.astype(jnp.float32), gradient.astype(jnp.float32)

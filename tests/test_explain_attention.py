@@ -1,0 +1,447 @@
+"""What attention mechanisms say of themselves: gates, weights, what is received, and rollout."""
+
+import functools
+import itertools
+
+import chex
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attn_flax import UserError, attention_maps, create_model, explain, layers, list_attention
+from attn_flax.models.vit import SelfAttention
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+N, H, W, CLASSES = 2, 24, 16, 4
+# Maps of the stages, and their channels.
+GRIDS = {1: (24, 16), 2: (12, 8), 3: (6, 4)}
+WIDTHS = {1: 8, 2: 16, 3: 32}
+# Fields with which a mechanism fits so few channels, and so few blocks.
+FIELDS = {
+  **{name: {'ratio': 4} for name in ('additive', 'bam', 'cbam', 'hybrid', 'se')},
+  'aa': {'heads': 2, 'min_key_dim': 4, 'upsilon': 0.25},
+  'non_local': {'every': 1},
+  'sasa': {'heads': 2},
+}
+BRANCH, STAGE = 'stage{}_block1/branch_attention', 'stage{}_stage_attention'
+# By mechanism: the path at a stage, its stages, and its gates.
+GATED = {
+  'additive': (BRANCH, (1, 2, 3), ('spatial_gate',)),
+  'bam': (STAGE, (1, 2), ('gate',)),
+  'cbam': (BRANCH, (1, 2, 3), ('channel_gate', 'spatial_gate')),
+  'eca': (BRANCH, (1, 2, 3), ('channel_gate',)),
+  'hybrid': (BRANCH, (1, 2, 3), ('channel_gate', 'spatial_gate')),
+  'sca': (BRANCH, (3,), ('channel_gate', 'spatial_gate')),
+  'se': (BRANCH, (1, 2, 3), ('channel_gate',)),
+}
+# By mechanism and path: heads, the map of the queries and that of the keys. Stand-alone attention
+# works on the block's input, before the stride; the other two that are strided behind it.
+CONV = 'stage{}_block1/conv_attention'
+WEIGHTED = {
+  'aa': {CONV.format(s): (2, GRIDS[s], GRIDS[s]) for s in (2, 3)},
+  'dual': {'stage3_stage_attention/position': (1, GRIDS[3], GRIDS[3])},
+  'non_local': {'stage2_block1/block_attention': (1, GRIDS[2], GRIDS[3])},
+  'sasa': {CONV.format(s): (2, GRIDS[max(s - 1, 1)], GRIDS[max(s - 1, 1)]) for s in (1, 2, 3)},
+}
+NAMES = list_attention()
+
+
+def images(seed=0):
+  return np.random.default_rng(seed).normal(size=(N, H, W, 3)).astype(np.float32)
+
+
+def network(attention=None, depths=(1, 1, 1), kwargs=None, **fields):
+  if isinstance(attention, str) and kwargs is None:
+    kwargs = FIELDS.get(attention)
+  return create_model(
+    'resnet20',
+    depths=depths,
+    widths=tuple(WIDTHS.values()),
+    stem_width=8,
+    num_classes=CLASSES,
+    attention=attention,
+    attention_kwargs=kwargs,
+    **fields,
+  )
+
+
+def vit(pool='token', depth=3):
+  return create_model(
+    'vit_tiny32', width=16, depth=depth, heads=2, mlp_width=16, num_classes=CLASSES, pool=pool
+  )
+
+
+@pytest.fixture(scope='module')
+def made(randomised):
+  """A function that makes random variables for a network."""
+
+  @functools.cache
+  def make(model):
+    init = functools.partial(model.init, train=False)
+    return randomised(jax.eval_shape(init, jax.random.key(0), images()))
+
+  return make
+
+
+@pytest.fixture(scope='module')
+def explained(made):
+  """A function that explains a network by all that there is, with all queries of a mechanism."""
+
+  @functools.cache
+  def explain_all(model, name=None):
+    variables, x = made(model), images()
+    everyone = {p: np.arange(np.prod(q)) for p, (_, q, _) in WEIGHTED.get(name, {}).items()}
+
+    @jax.jit
+    def run(variables, x):
+      return (
+        explain.attention_maps(model, variables, x, queries=everyone),
+        explain.attention_received(model, variables, x),
+        explain.own_map(model, variables, x),
+      )
+
+    return jax.device_get(run(variables, x))
+
+  return explain_all
+
+
+# --- gates and weights of every mechanism
+
+
+def test_every_mechanism_is_in_one_of_the_tables():
+  assert sorted({*GATED, *WEIGHTED}) == NAMES
+
+
+def _expected_shapes(name):
+  shapes = {}
+  if name in GATED:
+    path, stages, gates = GATED[name]
+    for stage, gate in itertools.product(stages, gates):
+      full = {'channel_gate': (WIDTHS[stage],), 'spatial_gate': GRIDS[stage]}
+      full['gate'] = (*GRIDS[stage], WIDTHS[stage])
+      shapes[f'{path.format(stage)}/{gate}'] = (N, *full[gate])
+  for path, (heads, queries, keys) in WEIGHTED.get(name, {}).items():
+    shapes[f'{path}/weights'] = (N, heads, np.prod(queries), np.prod(keys))
+  return shapes
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_maps_are_those_of_the_mechanism(name, explained):
+  maps, received, own = explained(network(name), name)
+  assert {path: value.shape for path, value in maps.items()} == _expected_shapes(name)
+  weights = {p.removesuffix('/weights'): v for p, v in maps.items() if p.endswith('/weights')}
+  for path, value in maps.items():
+    assert value.dtype == np.float32 and 0 <= value.min() < value.max() <= 1, path
+  for path, value in weights.items():
+    np.testing.assert_allclose(value.sum(-1), 1, rtol=1e-5, err_msg=path)
+
+  # What is received is the mean over heads and queries; more of them than are asked at a time, and
+  # not a multiple of that.
+  assert received.keys() == weights.keys()
+  for path, value in received.items():
+    keys = WEIGHTED[name][path][2]
+    np.testing.assert_allclose(
+      value, weights[path].mean((1, 2)).reshape(N, *keys), rtol=1e-4, atol=1e-7
+    )
+    np.testing.assert_allclose(value.sum((1, 2)), 1, rtol=1e-5)
+
+  if name in ('eca', 'se'):
+    assert own is None
+  elif name in WEIGHTED:
+    np.testing.assert_array_equal(own, list(received.values())[-1])
+  else:
+    path, stages, gates = GATED[name]
+    gate = maps[f'{path.format(stages[-1])}/{gates[-1]}']
+    np.testing.assert_allclose(own, gate if gate.ndim == 3 else gate.mean(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['cbam', 'bam'])
+def test_gates_are_those_that_the_network_records(name, made):
+  """All of them, and not the outputs of the stages, which stand beside them."""
+  model, x = network(name), images()
+  run = jax.jit(lambda v: model.apply(v, x, train=False, mutable=['intermediates'])[1])
+  recorded = flax.traverse_util.flatten_dict(run(made(model))['intermediates'], sep='/')
+  expected = {p: value for p, (value,) in recorded.items() if '/' in p}
+  assert len(recorded) == len(expected) + 3
+  found = attention_maps(model, made(model), x)
+  chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', WEIGHTED)
+def test_some_queries_are_rows_of_all(name, made, explained):
+  model = network(name)
+  queries = [5, 0, 23]
+  found = attention_maps(model, made(model), images(), queries=queries)
+  expected = {path: value[:, :, queries] for path, value in explained(model, name)[0].items()}
+  chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_weights_are_those_that_the_output_is_made_of(made):
+  """For position attention: gamma times the sum of the values, from what the module received."""
+  model, x = network('dual'), images()
+  variables = made(model)
+  path = 'stage3_stage_attention/position'
+  kept = lambda module, _: module.name in ('stage3_block1', 'position')  # noqa: E731
+  run = jax.jit(lambda v: model.apply(v, x, train=False, capture_intermediates=kept)[1])
+  recorded = flax.traverse_util.flatten_dict(run(variables)['intermediates'], sep='/')
+  (received,), (output,) = recorded['stage3_block1/__call__'], recorded[f'{path}/__call__']
+
+  params = jax.device_get(variables['params']['stage3_stage_attention']['position'])
+  pixels = np.asarray(received).reshape(N, -1, 32)
+  values = pixels @ params['value']['kernel'][0, 0] + params['value']['bias']
+  everyone = range(pixels.shape[1])
+  weights = attention_maps(model, variables, x, queries=everyone)[f'{path}/weights']
+  expected = params['gamma'] * (weights[:, 0] @ values)
+  np.testing.assert_allclose(output, expected.reshape(output.shape), rtol=1e-3, atol=1e-4)
+
+
+def _traced(function, *args):
+  return str(jax.make_jaxpr(function)(*args))
+
+
+@pytest.mark.parametrize('name', ['aa', 'dual'])
+def test_neither_training_nor_evaluation_stores_the_weights(name, made):
+  """Neither before nor after someone has asked for them."""
+  model, variables, x = network(name), made(network(name)), images()
+  path, (_, queries, keys) = next(iter(WEIGHTED[name].items()))
+  if np.prod(queries) <= 32:  # One block of queries; larger maps are needed to tell.
+    x = np.zeros((N, 4 * H, 4 * W, 3), np.float32)
+    queries, keys = (tuple(4 * side for side in grid) for grid in (queries, keys))
+  full = f'{np.prod(queries)},{np.prod(keys)}]'
+
+  def loss(params, x):
+    out, state = model.apply(
+      {**variables, 'params': params}, x, train=True, mutable=['batch_stats', 'intermediates']
+    )
+    assert 'weights' not in str(state['intermediates'].keys())
+    return out.sum()
+
+  plain = functools.partial(model.apply, train=False)
+  before = _traced(plain, variables, x), _traced(jax.grad(loss), variables['params'], x)
+  assert not any(full in program for program in before)
+  asked = _traced(
+    functools.partial(attention_maps, model, queries={path: range(np.prod(queries))}), variables, x
+  )
+  assert full in asked
+  after = _traced(plain, variables, x), _traced(jax.grad(loss), variables['params'], x)
+  assert [len(program) for program in after] == [len(program) for program in before]
+
+
+def test_what_is_received_is_summed_without_storing_the_weights(made):
+  model = network('dual')
+  x = np.zeros((N, 4 * H, 4 * W, 3), np.float32)
+  run = functools.partial(explain.attention_received, model)
+  program = _traced(run, made(model), x)
+  assert ',64,384]' in program and '384,384]' not in program
+
+
+def test_other_queries_need_no_other_compilation(made):
+  traces = []
+
+  class Counted(SelfAttention):
+    def weights(self, x, queries):
+      traces.append(queries)
+      return super().weights(x, queries)
+
+  model = _Sequence(Counted)
+  variables = made(model)
+  for queries in ([0, 1], [4, 5], np.array([3, 3])):
+    attention_maps(model, variables, images(), queries=queries)
+  first = len(traces)
+  attention_maps(model, variables, images(), queries=[2, 5])
+  assert len(traces) == first
+
+
+# --- the network's own map
+
+
+def test_the_own_map_is_the_mean_over_the_blocks_of_the_last_stage(made, explained):
+  model = network('cbam', depths=(1, 1, 2))
+  maps, _, own = explained(model)
+  gates = [maps[f'stage3_block{i}/branch_attention/spatial_gate'] for i in (1, 2)]
+  np.testing.assert_allclose(own, np.mean(gates, 0), rtol=1e-6)
+
+
+def test_a_block_with_another_map_is_left_out_of_the_mean(explained):
+  """Stand-alone attention in a strided block works on the block's input."""
+  _, received, own = explained(network('sasa', depths=(1, 1, 2), kwargs=FIELDS['sasa']))
+  shapes = [received[f'stage3_block{i}/conv_attention'].shape for i in (1, 2)]
+  assert shapes == [(N, 12, 8), (N, 6, 4)]
+  np.testing.assert_array_equal(own, received['stage3_block2/conv_attention'])
+
+
+@pytest.mark.parametrize(
+  ('attention', 'last'),
+  [
+    (
+      {'conv': {'name': 'aa', **FIELDS['aa']}, 'branch': {'name': 'cbam', 'ratio': 4}},
+      'stage3_block1/branch_attention/spatial_gate',
+    ),
+    (
+      {'conv': {'name': 'aa', **FIELDS['aa']}, 'branch': {'name': 'eca'}},
+      'stage3_block1/conv_attention',
+    ),
+    (
+      {'branch': {'name': 'additive', 'ratio': 4}, 'stage': {'name': 'dual'}},
+      'stage3_stage_attention/position',
+    ),
+    (
+      {'branch': {'name': 'hybrid', 'spatial': 'position', 'position_ratio': 4}},
+      'stage3_block1/branch_attention/spatial',
+    ),
+    (
+      {'stage': {'name': 'bam', 'ratio': 4}, 'block': {'name': 'se', 'ratio': 4}},
+      'stage2_stage_attention/gate',
+    ),
+  ],
+)
+def test_of_several_mechanisms_the_own_map_is_that_of_the_last(attention, last, made):
+  model, x = network(attention), images()
+
+  @jax.jit
+  def run(variables):
+    maps = explain.attention_maps(model, variables, x)
+    return explain.own_map(model, variables, x), {
+      **maps,
+      **explain.attention_received(model, variables, x),
+    }
+
+  own, maps = run(made(model))
+  expected = maps[last] if maps[last].ndim == 3 else maps[last].mean(-1)
+  np.testing.assert_allclose(own, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(('attention', 'none'), [(None, True), ('eca', True), ('cbam', False)])
+def test_whether_there_is_an_own_map_is_known_from_shapes(attention, none, made):
+  model = network(attention)
+  own = jax.eval_shape(functools.partial(explain.own_map, model), made(model), images())
+  assert (own is None) == none
+  queries = [0]
+  maps = functools.partial(attention_maps, model, queries=queries)
+  assert bool(jax.eval_shape(maps, made(model), images())) == (attention is not None)
+
+
+def test_a_convolution_augmented_by_nothing_has_no_weights(made):
+  model = network('aa', kwargs={**FIELDS['aa'], 'upsilon': 0.0})
+  assert attention_maps(model, made(model), images(), queries=[0]) == {}
+  assert explain.own_map(model, made(model), images()) is None
+
+
+# --- vision transformers
+
+
+@pytest.mark.parametrize(('pool', 'depth'), [('token', 3), ('mean', 2)])
+def test_rollout_is_the_product_of_the_blocks(pool, depth, made):
+  """Multiplied out in the paper's order, the first block rightmost, over the weights of all."""
+  model, x = vit(pool, depth), images()
+  variables = made(model)
+  patches = (H // 4) * (W // 4)
+  tokens = patches + (pool == 'token')
+  maps = attention_maps(model, variables, x, queries=range(tokens))
+  assert list(maps) == [f'block{i + 1}/attention/weights' for i in range(depth)]
+  product = np.eye(tokens)
+  for value in maps.values():
+    chex.assert_shape(value, (N, 2, tokens, tokens))
+    product = (0.5 * np.eye(tokens) + 0.5 * np.asarray(value, np.float64).mean(1)) @ product
+  np.testing.assert_allclose(product.sum(-1), 1, rtol=1e-5)
+  row = product[:, 0, 1:] if pool == 'token' else product.mean(1)
+
+  rollout = explain.attention_rollout(model, variables, x)
+  chex.assert_shape(rollout, (N, H // 4, W // 4))
+  np.testing.assert_allclose(rollout, row.reshape(rollout.shape), rtol=1e-4, atol=1e-7)
+  if pool == 'mean':
+    np.testing.assert_allclose(rollout.sum((1, 2)), 1, rtol=1e-5)
+
+  received = explain.attention_received(model, variables, x)
+  means = [np.asarray(value).mean((1, 2))[:, tokens - patches :] for value in maps.values()]
+  for value, mean in zip(received.values(), means, strict=True):
+    np.testing.assert_allclose(value, mean.reshape(rollout.shape), rtol=1e-4)
+  own = explain.own_map(model, variables, x)
+  np.testing.assert_allclose(own, np.mean(means, 0).reshape(rollout.shape), rtol=1e-4)
+
+
+# --- networks of bfloat16, one's own modules, and mistakes
+
+
+@pytest.mark.parametrize('name', ['cbam', 'aa'])
+def test_maps_are_float32_whatever_the_network_computes_in(name, made):
+  model = network(name, dtype='bfloat16')
+  maps = functools.partial(attention_maps, model, queries=[1])
+  own = functools.partial(explain.own_map, model)
+  leaves = jax.tree.leaves([jax.eval_shape(f, made(model), images()) for f in (maps, own)])
+  assert {leaf.dtype for leaf in leaves} == {jnp.dtype('float32')}
+
+
+class _Odd(nn.Module):
+  """Attention over keys that form no map: three numbers."""
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    return x
+
+  def weights(self, x, queries):
+    return jnp.full((len(x), 1, len(queries), 7), 1 / 7)
+
+
+class _Sequence(nn.Module):
+  """One attention module over tokens, in a network that has the interface of this library's."""
+
+  attention: type[nn.Module]
+  num_stages: int = 1
+  num_classes: int = CLASSES
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = layers.tap(self, 'stage1', x[:, ::8, ::8])
+    x = self.attention(heads=1, name='own')(x.reshape(len(x), -1, 3))
+    return nn.Dense(self.num_classes, name='head')(x.mean(1))
+
+
+def test_keys_that_form_no_map_are_refused_as_a_map_only(made):
+  model = network(_Odd)
+  maps = attention_maps(model, made(model), images(), queries=[0, 1])
+  chex.assert_shape(maps['stage3_block1/branch_attention/weights'], (N, 1, 2, 7))
+  with pytest.raises(UserError, match='the 7 keys of stage1_block1/branch_attention form no'):
+    explain.attention_received(model, made(model), images())
+
+
+@pytest.mark.parametrize(
+  ('queries', 'message'),
+  [
+    ([0, 24], r'query 24 .* stage3_block1/conv_attention; allowed: 0 to 23'),
+    ([-1], r'query -1 .* allowed: 0 to 95'),
+    ({'stage2_block1/conv_attention': [96]}, r'query 96 .* allowed: 0 to 95'),
+    ({'stage2_block1/conv': [0]}, r"'stage2_block1/conv'; did you mean 'stage2_block1/conv_att"),
+    ([(0, 1), (2, 3)], r'shape \(2, 2\) .* row \* width \+ column'),
+    ([0.5], 'type float64'),
+  ],
+)
+def test_queries_that_no_map_has_are_refused(queries, message, made):
+  model = network('aa')
+  with pytest.raises(UserError, match=message):
+    attention_maps(model, made(model), images(), queries=queries)
+
+
+def test_a_mapping_asks_only_the_modules_it_names(made):
+  model = network('aa')
+  queries = {'stage2_block1/conv_attention': [95, 24]}
+  maps = attention_maps(model, made(model), images(), queries=queries)
+  assert {p: v.shape for p, v in maps.items()} == {
+    'stage2_block1/conv_attention/weights': (N, 2, 2, 96)
+  }
+
+
+def test_rollout_is_refused_to_other_networks(made):
+  model = network('cbam')
+  with pytest.raises(UserError, match='not for ResNet; take attention_received'):
+    explain.attention_rollout(model, made(model), images())
+
+
+def test_images_that_are_not_normalised_are_refused(made):
+  model = network('cbam')
+  with pytest.raises(UserError, match='type uint8'):
+    attention_maps(model, made(model), images().astype(np.uint8))
