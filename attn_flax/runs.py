@@ -21,7 +21,6 @@ from attn_flax.optim import OPEN_ENDED
 _PACKAGES = (
   'attn_flax jax jaxlib flax optax orbax-checkpoint numpy tensorflow-datasets grain ml-collections'
 ).split()
-# Fields that change no result, so that a run may go on with other ones.
 _FREE = ('data.dir', 'data.download', 'data.workers', 'log_every')
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
@@ -125,6 +124,12 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     ) from None
 
 
+def free_fields(config: ConfigDict) -> tuple[str, ...]:
+  """The fields of a config that change no result, so that a run may go on with other ones."""
+  # The folder of one's own images is the dataset itself; others are known by their name.
+  return tuple(f for f in _FREE if f != 'data.dir' or config.data.name != FOLDER)
+
+
 def load_config(workdir: pathlib.Path) -> ConfigDict:
   """The config of a run folder."""
   return ConfigDict(read_json(workdir / 'config.json')['config'])
@@ -144,9 +149,7 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
     write_json(path, {'config': asked, **environment()})
     return
   found = difference(read_json(path)['config'], asked)
-  # The folder of one's own images is the dataset itself; others are known by their name.
-  free = [field for field in _FREE if field != 'data.dir' or config.data.name != FOLDER]
-  conflicts = {field: pair for field, pair in found.items() if field not in free}
+  conflicts = {field: pair for field, pair in found.items() if field not in free_fields(config)}
   if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:
     if all(old is not None and new is not None and new > old for old, new in conflicts.values()):
       write_json(path, {'config': asked, **environment()})

@@ -139,7 +139,7 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
 
   pipeline = session.train_pipeline()
   began = time.perf_counter()
-  step = _compile_step(session, pipeline, state, pipeline.abstract_batch(), train_key)
+  step = compile_step(session, pipeline, state, pipeline.abstract_batch(), train_key)
   progress['compile_seconds'] += time.perf_counter() - began
   scorer = Scorer(session, 'validation')
   eval_every = config.eval.every_epochs * session.updates_per_epoch
@@ -183,7 +183,7 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
   return progress
 
 
-def _compile_step(session: Session, pipeline: Any, state: TrainState, moving: Any, key: jax.Array):
+def compile_step(session: Session, pipeline: Any, state: TrainState, moving: Any, key: jax.Array):
   """Compiles one training step: gather, augment, forward, backward, update."""
   train = session.config.train
   train_step = make_train_step(

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import run_folder
 import small_data
+from test_configs import FILES
 
 import main
 from attn_flax import data
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != 'base')
+CONFIGS = [path.stem for path in FILES]
 # Compositions of what the other configs hold run with the slow tests.
 HYBRIDS = ('dot_product_additive', 'eca_aa', 'eca_bam', 'eca_cbam', 'se_non_local')
 EACH_CONFIG = [

@@ -1,0 +1,110 @@
+"""What each variant costs, all of them timed in turn in one process."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from attn_flax import cost
+from attn_flax.report.findings import Cost, Ratio
+from attn_flax.session import Session
+from attn_flax.timing import interleave, peak_bytes, ratio
+from attn_flax.train import compile_step
+
+# A variant is named where time and multiply-adds grow by shares that differ by more than this.
+_DISAGREEMENT = 0.1
+
+
+def measure(
+  session: Session, models: Mapping[str, nn.Module], baseline: str, rounds: int
+) -> dict[str, Cost]:
+  """Times training steps and forward passes of networks that differ in their attention alone.
+
+  Args:
+    session: what their runs share.
+    models: the network of each variant.
+    baseline: the variant that the others are compared with.
+    rounds: how often each is timed.
+  """
+  steps, singles, batches = {}, {}, {}
+  peaks, compiling = {}, {}
+  eval_batch = session.config.eval.batch_size
+  pipeline: Any = session.train_pipeline()
+  for name, model in models.items():
+    own = session._replace(model=model)
+    steps[name], peaks[name], compiling[name] = _training_step(own, pipeline)
+    singles[name], batches[name] = _forward(own, 1), _forward(own, eval_batch)
+  times = {
+    'step_ms': interleave(steps, rounds=rounds),
+    'latency_ms': interleave(singles, rounds=rounds),
+    'throughput_ms': interleave(batches, rounds=rounds),
+  }
+  found = {}
+  for name, model in models.items():
+    ratios = {kind: _ratio(seconds[name], seconds[baseline]) for kind, seconds in times.items()}
+    found[name] = Cost(
+      params=cost.count_params(cost.abstract_variables(model, session.image_shape)),
+      macs=cost.count_macs(model, session.image_shape),
+      train_batch=session.config.train.batch_size,
+      eval_batch=eval_batch,
+      peak_mb=peaks[name],
+      compile_seconds=compiling[name],
+      **ratios,
+    )
+  return found
+
+
+def disagreements(costs: Mapping[str, Cost], baseline: str) -> list[str]:
+  """Sentences about the variants whose time says another thing than their multiply-adds."""
+  sentences = []
+  for name, found in costs.items():
+    macs = found.macs / costs[baseline].macs
+    step = found.step_ms
+    # Told only where the spread of the timing leaves no doubt.
+    if step.low > macs + _DISAGREEMENT:
+      more = 'longer'
+    elif step.high < macs - _DISAGREEMENT:
+      more = 'less long'
+    else:
+      continue
+    sentences.append(
+      f'{name}: multiply-adds and time disagree. It takes {macs:.2f} times the multiply-adds of '
+      f'{baseline}, and its training step {step.ratio:.2f} times as long: {more} than they suggest.'
+    )
+  return sentences
+
+
+def _training_step(session: Session, pipeline: Any) -> tuple[Callable[[], Any], float, float]:
+  """A call that trains once, the 10^6 bytes that it holds at most, the seconds to compile it."""
+  key = jax.device_put(jax.random.key(1), session.replicated)
+  state = session.fresh_state(jax.random.key(0))
+  began = time.perf_counter()
+  compiled = compile_step(session, pipeline, state, pipeline.abstract_batch(), key)
+  seconds = time.perf_counter() - began
+  with contextlib.closing(pipeline.batches()) as stream:
+    moving = next(stream)
+  held = [state]
+
+  def call():
+    held[0], metrics = compiled(held[0], pipeline.fixed, moving, key)
+    return metrics
+
+  return call, peak_bytes(compiled) / 1e6, seconds
+
+
+def _forward(session: Session, batch_size: int) -> Callable[[], Any]:
+  """A call that computes the logits of one batch."""
+  state = session.fresh_state(jax.random.key(0))
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  images = jax.random.normal(jax.random.key(1), (batch_size, *session.image_shape))
+  apply = jax.jit(lambda variables, images: session.model.apply(variables, images, train=False))
+  return lambda: apply(variables, images)
+
+
+def _ratio(seconds: np.ndarray, baseline: np.ndarray) -> Ratio:
+  low, middle, high = ratio(seconds, baseline)
+  return Ratio(float(np.median(seconds)) * 1e3, middle, low, high)

@@ -1,0 +1,186 @@
+"""Explains one run: its maps, their scores and those of the controls, image by image."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attn_flax.explain import grad_cam, in_batches, own_map
+from attn_flax.explain.controls import centred_gaussian, random_maps
+from attn_flax.explain.localisation import (
+  energy_inside,
+  is_empty,
+  pointing_game,
+  threshold_iou,
+)
+from attn_flax.explain.perturbation import insertion_deletion, road
+
+# Shares of a map's maximum that are tried for the best IoU.
+THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).round(2).tolist())
+BATCH = 50
+# Seed of what breaks ties between pixels and of the noise of imputed ones, the same for all maps.
+_TIES = 0
+
+# {source: values [images]}; a source is 'map' or the name of a control.
+BySource = dict[str, np.ndarray]
+
+
+class Images(NamedTuple):
+  """Images to explain.
+
+  Attributes:
+    image: [n, H, W, 3] uint8.
+    label: [n] int32.
+    mask: [n, H, W] bool; None for a dataset without masks.
+    box: [n, H, W] bool, the pixels of the box; None for a dataset without boxes.
+    fixed: [H, W], the best fixed map, from other images; None where there is none.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+  mask: np.ndarray | None
+  box: np.ndarray | None
+  fixed: np.ndarray | None
+
+  def take(self, index: np.ndarray) -> 'Images':
+    """Some of them."""
+    mask, box = (None if part is None else part[index] for part in (self.mask, self.box))
+    return Images(self.image[index], self.label[index], mask, box, self.fixed)
+
+
+class Explained(NamedTuple):
+  """The scores of one run.
+
+  Attributes:
+    localisation: {kind: {score: {source: [n]}}}; of 'iou' [n, thresholds].
+    perturbation: the same over the images that were perturbed.
+    empty: [n] whether the Grad-CAM map is all zero.
+  """
+
+  localisation: dict[str, dict[str, BySource]]
+  perturbation: dict[str, dict[str, BySource]]
+  empty: np.ndarray
+
+
+class Explainer:
+  """The compiled functions that explain one network, whatever its weights."""
+
+  def __init__(self, model: nn.Module, normalise: Callable[[jax.Array], jax.Array], steps: int):
+    """`normalise` makes of uint8 images what the network takes; `steps` is for insertion."""
+
+    def cam(variables, images, labels):
+      return grad_cam(model, variables, normalise(images), labels)
+
+    def own(variables, images, labels):
+      del labels
+      return own_map(model, variables, normalise(images))
+
+    def perturb(variables, images, labels, maps):
+      x, key = normalise(images), jax.random.key(_TIES)
+      areas = insertion_deletion(model, variables, x, labels, maps, key=key, steps=steps)
+      removed = road(model, variables, x, labels, maps, key=key)
+      return {**{name: areas[name] for name in ('insertion', 'deletion')}, 'road': removed['road']}
+
+    self._maps = {'Grad-CAM': jax.jit(cam), 'own map': jax.jit(own)}
+    self._perturb = jax.jit(perturb)
+
+  def maps(self, kind: str, variables: Any, images: Images) -> np.ndarray | None:
+    """Maps [n, h, w] of a kind for the images' labels; None where the network has none."""
+    function = functools.partial(self._maps[kind], variables)
+    return in_batches(function, images.image, images.label, batch_size=BATCH)
+
+  def perturb(self, variables: Any, images: Images, maps: np.ndarray) -> dict[str, np.ndarray]:
+    """Areas of insertion and deletion, and ROAD, [n] each."""
+    function = functools.partial(self._perturb, variables)
+    return in_batches(function, images.image, images.label, maps, batch_size=BATCH)
+
+  def explain(
+    self,
+    variables: Any,
+    fresh: Any,
+    images: Images,
+    perturbed: np.ndarray,
+    key: jax.Array,
+  ) -> Explained:
+    """Scores the maps of a run and their controls.
+
+    Args:
+      variables: the trained weights.
+      fresh: random weights of the same network.
+      images: the images, all classified correctly.
+      perturbed: positions, among these, of the ones to perturb.
+      key: of the random maps.
+    """
+    kinds: dict[str, BySource] = {}
+    for kind in self._maps:
+      own = self.maps(kind, variables, images)
+      random = self.maps(kind, fresh, images)
+      if own is not None and random is not None:
+        kinds[kind] = {'map': own, 'random weights': random}
+    shared = _controls(kinds['Grad-CAM']['map'].shape, images, key)
+    few = images.take(perturbed)
+    scores_of_shared = _localise_all(shared, images)
+    perturbed_shared = self._perturb_all(shared, variables, few, perturbed)
+    localisation, perturbation = {}, {}
+    for kind, sources in kinds.items():
+      localisation[kind] = _join(_localise_all(sources, images), scores_of_shared)
+      own_scores = self._perturb_all(sources, variables, few, perturbed)
+      perturbation[kind] = _join(own_scores, perturbed_shared)
+    empty = np.asarray(is_empty(kinds['Grad-CAM']['map']))
+    return Explained(localisation, perturbation, empty)
+
+  def _perturb_all(self, sources, variables, few, perturbed):
+    scores: dict[str, BySource] = {}
+    for source, maps in sources.items():
+      for name, values in self.perturb(variables, few, maps[perturbed]).items():
+        scores.setdefault(name, {})[source] = values
+    return scores
+
+
+def _controls(shape: tuple[int, ...], images: Images, key: jax.Array) -> BySource:
+  """The maps that know nothing of the network, by name."""
+  n, height, width = len(images.image), *images.image.shape[1:3]
+  controls = {
+    'random map': np.asarray(random_maps(key, *shape)),
+    'centred Gaussian': _repeat(np.asarray(centred_gaussian(height, width)), n),
+  }
+  if images.fixed is not None:
+    controls['best fixed map'] = _repeat(images.fixed, n)
+  return controls
+
+
+def _repeat(one: np.ndarray, n: int) -> np.ndarray:
+  return np.broadcast_to(one, (n, *one.shape))
+
+
+@jax.jit
+def _localise(maps, masks):
+  return {
+    'pointing': pointing_game(maps, masks),
+    'energy': energy_inside(maps, masks),
+    'iou': threshold_iou(maps, masks, jnp.array(THRESHOLDS)),
+  }
+
+
+def _localise_all(sources: Mapping[str, np.ndarray], images: Images) -> dict[str, BySource]:
+  """Localisation scores: {score: {source: values}}; {} for images without masks and boxes."""
+  scores: dict[str, BySource] = {}
+  for source, maps in sources.items():
+    for region, inside in (('mask', images.mask), ('box', images.box)):
+      if inside is None:
+        continue
+      found = in_batches(_localise, maps, inside, batch_size=BATCH)
+      scores.setdefault(f'energy_{region}', {})[source] = found['energy']
+      # The mask says more than the box; without one, the box has to do.
+      if region == 'mask' or images.mask is None:
+        scores.setdefault('pointing', {})[source] = found['pointing']
+        scores.setdefault('iou', {})[source] = found['iou']
+  return scores
+
+
+def _join(first: dict[str, BySource], second: dict[str, BySource]) -> dict[str, BySource]:
+  return {name: first[name] | second.get(name, {}) for name in first}

@@ -1,0 +1,136 @@
+"""Run folders as variants and seeds, and the check that they may stand in one table."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from attn_flax import runs
+from attn_flax.errors import UserError
+from attn_flax.study.plan import Planned
+
+# The attention is what is compared; the seed is what is averaged over.
+_MAY_DIFFER = ('seed', 'model.attention')
+
+
+class Member(NamedTuple):
+  """One run of a variant.
+
+  Attributes:
+    seed: its seed.
+    folder: its run folder.
+    config: its resolved configuration; None where the run left none.
+    record: the content of its `config.json`: command, versions, device, ...; {} likewise.
+    error: why there is nothing to evaluate; '' for a usable run.
+  """
+
+  seed: int
+  folder: pathlib.Path
+  config: Any
+  record: Mapping[str, Any]
+  error: str = ''
+
+
+Groups = dict[str, list[Member]]
+
+
+def of_plan(planned: Sequence[Planned], errors: Mapping[str, str]) -> Groups:
+  """The runs of a study, by variant; `errors` says why some have failed."""
+  groups: Groups = {}
+  for run in planned:
+    member = _read(run.folder, errors.get(run.name, ''))
+    groups.setdefault(run.variant, []).append(member._replace(seed=run.seed))
+  return groups
+
+
+def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
+  """Run folders by variant: those that differ in the seed alone are one; and the baseline's name.
+
+  A variant takes the name of its folder or, where it has several in one, of theirs. The baseline is
+  the one without attention or, where all have some, the first.
+
+  Raises:
+    UserError: a folder without a run, or a seed that a variant has twice.
+  """
+  found: dict[str, list[Member]] = {}
+  for folder in folders:
+    member = _read(folder, '')
+    if member.config is None:
+      raise UserError(f'{folder} holds no run (no config.json); name run folders in --workdirs')
+    key = json.dumps(_stripped(member.config, ('seed',)), sort_keys=True)
+    found.setdefault(key, []).append(member)
+  groups = {_name(members): sorted(members, key=lambda m: m.seed) for members in found.values()}
+  if len(groups) < len(found):
+    raise UserError(
+      f'two different variants are called {list(groups)[0]!r}, by their folders; rename a folder'
+    )
+  for name, members in groups.items():
+    seeds = [member.seed for member in members]
+    if len(set(seeds)) < len(seeds):
+      raise UserError(f'the runs of {name} have seeds {seeds}; name each seed once')
+  plain = [name for name, members in groups.items() if not members[0].config.model.attention]
+  baseline = (plain or list(groups))[0]
+  return {baseline: groups.pop(baseline), **groups}, baseline
+
+
+def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) -> None:
+  """Refuses runs that differ from the baseline's in more than attention and seed.
+
+  Args:
+    groups: the runs by variant.
+    baseline: the variant that the others are compared with.
+    also: further fields that may differ, such as a learning rate that was swept.
+
+  Raises:
+    UserError: it says which run differs, and in what.
+  """
+  allowed = (*_MAY_DIFFER, *also)
+  usable = [m for members in groups.values() for m in members if m.config is not None]
+  reference = next((m for m in groups[baseline] if m.config is not None), None)
+  if reference is None:
+    raise UserError(f'no run of the baseline {baseline} has begun, so there is nothing to compare')
+  expected = _stripped(reference.config, allowed)
+  for member in usable:
+    found = runs.difference(expected, _stripped(member.config, allowed))
+    if found:
+      pairs = [f'{field}: {old!r} there, {new!r} here' for field, (old, new) in found.items()]
+      raise UserError(
+        f'{member.folder} and {reference.folder} differ in more than model.attention and cannot '
+        f'stand in one table ({"; ".join(pairs[:6])}); train them alike, or report on them apart'
+      )
+
+
+def _stripped(config: Any, fields: Sequence[str]) -> dict[str, Any]:
+  """A configuration as flat values, without some fields, all below them, and those of no effect."""
+  flat = runs.flatten(runs.resolved(config))
+  fields = (*fields, *runs.free_fields(config))
+  return {
+    key: value
+    for key, value in flat.items()
+    if not any(key == field or key.startswith(field + '.') for field in fields)
+  }
+
+
+def _read(folder: pathlib.Path, error: str) -> Member:
+  path = folder / 'config.json'
+  if not path.exists():
+    return Member(-1, folder, None, {}, error or 'not trained yet')
+  record = runs.read_json(path)
+  config = ConfigDict(record['config'])
+  if not error and not any((folder / 'checkpoints').glob('[0-9]*')):
+    error = 'no checkpoint yet'
+  # An imported network has a checkpoint alone: it was trained elsewhere.
+  begun = (folder / 'metrics.jsonl').exists()
+  if not error and begun and not (folder / 'result.json').exists():
+    error = 'not finished'
+  return Member(config.seed, folder, config, record, error)
+
+
+def _name(members: Sequence[Member]) -> str:
+  parents = {member.folder.absolute().parent for member in members}
+  if len(members) > 1 and len(parents) == 1:
+    return parents.pop().name
+  folder = members[0].folder.absolute()
+  return folder.parent.name if folder.name == f'seed{members[0].seed}' else folder.name

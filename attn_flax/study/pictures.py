@@ -1,0 +1,98 @@
+"""What the pictures of a report show: maps, gates and predictions on a few test images."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from scipy import special
+
+from attn_flax.explain import (
+  attention_from,
+  attention_maps,
+  attention_received,
+  grad_cam,
+  in_batches,
+)
+from attn_flax.report.findings import Gates, Pictured
+from attn_flax.study.explaining import BATCH, Images
+
+
+def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+  """Positions of images to show, by chance: of as many classes as possible, in their order."""
+  rng = np.random.default_rng(seed)
+  shuffled = rng.permutation(len(labels))
+  rank = np.zeros(len(labels), int)  # How many of its class stand before an image.
+  for label in np.unique(labels):
+    members = shuffled[labels[shuffled] == label]
+    rank[members] = np.arange(len(members))
+  chosen = shuffled[np.argsort(rank[shuffled], kind='stable')][:count]
+  return chosen[np.argsort(labels[chosen], kind='stable')]
+
+
+class Picturer:
+  """The compiled functions that picture one network."""
+
+  def __init__(self, model: nn.Module, normalise: Callable[[jax.Array], jax.Array]):
+    """`normalise` makes of uint8 images what the network takes."""
+    self._model = model
+    self._normalise = jax.jit(normalise)
+
+    def channel_gates(variables, images):
+      found = attention_maps(model, variables, normalise(images))
+      return {path: gate for path, gate in found.items() if path.endswith('/channel_gate')}
+
+    self._channel_gates = jax.jit(channel_gates)
+
+  def picture(
+    self,
+    variables: Any,
+    shown: np.ndarray,
+    images: Images,
+    logits: np.ndarray,
+    query: tuple[float, float],
+  ) -> Pictured:
+    """Maps (for the labels) and gates of the network on some images.
+
+    Args:
+      variables: the trained weights.
+      shown: positions of the images to show, P of them.
+      images: all images; channel gates are averaged over them, by class.
+      logits: the network's logits of those to show, [P, K].
+      query: (y, x) of the position that asks, as shares of height and width.
+    """
+    x = self._normalise(images.image[shown])
+    gates = Gates(
+      spatial=self._spatial(variables, x),
+      channel=self._by_class(variables, images, logits.shape[1]),
+      attention=jax.device_get(attention_from(self._model, variables, x, query)),
+      query=query,
+    )
+    return Pictured(
+      cams=np.asarray(grad_cam(self._model, variables, x, images.label[shown])),
+      predicted=logits.argmax(1),
+      confidence=special.softmax(logits, axis=1).max(1),
+      gates=gates,
+    )
+
+  def _spatial(self, variables, x):
+    found = attention_maps(self._model, variables, x)
+    maps = {path: np.asarray(gate) for path, gate in found.items() if gate.ndim > 2}
+    maps = {path: gate.mean(-1) if gate.ndim == 4 else gate for path, gate in maps.items()}
+    received = attention_received(self._model, variables, x)
+    return maps | {f'{path}/received': np.asarray(one) for path, one in received.items()}
+
+  def _by_class(self, variables, images, num_classes):
+    function = functools.partial(self._channel_gates, variables)
+    found = in_batches(function, images.image, batch_size=BATCH)
+    return {path: class_means(gate, images.label, num_classes) for path, gate in found.items()}
+
+
+def class_means(values: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+  """Means [K, C] of values [n, C] over the images of each class; NaN for a class without any."""
+  sums = np.zeros((num_classes, values.shape[1]))
+  np.add.at(sums, labels, values)
+  counts = np.bincount(labels, minlength=num_classes)
+  return np.where(counts[:, None], sums / np.maximum(counts, 1)[:, None], np.nan)

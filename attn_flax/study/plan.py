@@ -1,0 +1,116 @@
+"""Which runs a study is made of, and where they lie."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from attn_flax.errors import UserError, check_choice
+
+
+class Planned(NamedTuple):
+  """One run of a study.
+
+  Attributes:
+    variant: name of its variant.
+    seed: its seed.
+    config: its configuration, as `configs/base.py` makes them.
+    folder: its run folder.
+  """
+
+  variant: str
+  seed: int
+  config: Any
+  folder: pathlib.Path
+
+  @property
+  def name(self) -> str:
+    """What to call it, such as 'eca/seed1'."""
+    return f'{self.variant}/seed{self.seed}'
+
+
+def variants(study: Any) -> list[str]:
+  """Names of a study's variants, the baseline first.
+
+  Raises:
+    UserError: for names that are no variants, or a study of one variant.
+  """
+  check_choice('study baseline', study.baseline, study.variants)
+  selected = list(study.variants) if study.select is None else study.select
+  for name in selected:
+    check_choice('study variant', name, study.variants)
+  others = [name for name in study.variants if name in selected and name != study.baseline]
+  if not others:
+    raise UserError(f'the study has one variant, {study.baseline!r}; name another to compare with')
+  return [study.baseline, *others]
+
+
+def plan(study: Any, workdir: pathlib.Path, rates: dict[str, float] | None = None) -> list[Planned]:
+  """The runs of a study, one seed of all variants after the other.
+
+  Args:
+    study: what `configs/compare.py` makes.
+    workdir: its folder; runs lie in `<variant>/seed<k>`.
+    rates: learning rate of each variant, by sweep; None: that of `study.base`.
+
+  Raises:
+    UserError: for a study that cannot be, see `variants`; seeds that repeat; or, where
+      `study.only` names one run, no such run.
+  """
+  names = variants(study)
+  seeds = tuple(study.seeds)
+  if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+    raise UserError(f'seeds={seeds} must be different numbers of 0 or more; try 0,1,2')
+  runs = [
+    Planned(
+      name,
+      seed,
+      run_config(study, name, seed, None if rates is None else rates[name]),
+      workdir / name / f'seed{seed}',
+    )
+    for seed in seeds
+    for name in names
+  ]
+  if study.only is None:
+    return runs
+  check_choice('only', study.only, [run.name for run in runs])
+  return [run for run in runs if run.name == study.only]
+
+
+def plan_sweep(study: Any, workdir: pathlib.Path) -> list[Planned]:
+  """The runs that choose each variant's learning rate; empty where the study tries none.
+
+  Raises:
+    UserError: for a sweep with a seed of the study, or with fewer than two rates.
+  """
+  rates = study.sweep.lr_per_256
+  if rates is None:
+    return []
+  if len(set(rates)) < 2:
+    raise UserError(f'sweep.lr_per_256={rates} leaves nothing to choose from; give two or more')
+  if study.sweep.seed in tuple(study.seeds):
+    raise UserError(
+      f'sweep.seed={study.sweep.seed} is also one of seeds={tuple(study.seeds)}; choose another, '
+      'so that no run decides about itself'
+    )
+  return [
+    Planned(
+      name,
+      study.sweep.seed,
+      run_config(study, name, study.sweep.seed, rate),
+      workdir / name / f'sweep_lr{rate:g}',
+    )
+    for name in variants(study)
+    for rate in rates
+  ]
+
+
+def run_config(study: Any, variant: str, seed: int, rate: float | None) -> ConfigDict:
+  """The configuration of one run: the shared one with its own attention, seed and rate."""
+  config = study.base.copy_and_resolve_references()
+  with config.unlocked():
+    config.model.attention = study.variants[variant]
+  config.seed = seed
+  if rate is not None:
+    config.optimizer.lr_per_256 = rate
+  return config

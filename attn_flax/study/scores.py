@@ -1,0 +1,123 @@
+"""Scores of explanations over runs and images: means, gains over the controls, differences."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from attn_flax import statistics
+from attn_flax.report.findings import SCORES, Explanations, Score
+from attn_flax.study.explaining import Explained
+
+
+class SeedImages(NamedTuple):
+  """The images that were explained for one seed, as positions in the test images.
+
+  Attributes:
+    localised: those that the localisation scores are over.
+    perturbed: those that insertion, deletion and ROAD are over.
+  """
+
+  localised: np.ndarray
+  perturbed: np.ndarray
+
+
+# {source: [S, n]}, NaN where an image was not scored; a source is 'map' or a control.
+Table = dict[str, np.ndarray]
+
+
+def summarise(
+  explained: Mapping[str, Mapping[int, Explained]],
+  images: Mapping[int, SeedImages],
+  count: int,
+  baseline: str,
+  own_maps: Mapping[str, str],
+) -> dict[str, Explanations]:
+  """The scores of all variants.
+
+  Args:
+    explained: the scores of each run, by variant and seed.
+    images: which images they are about, by seed.
+    count: number of test images.
+    baseline: the variant that the others are compared with.
+    own_maps: what each variant's own map is, in words.
+  """
+  tables = {name: _tables(runs, images, count) for name, runs in explained.items()}
+  found = {}
+  for name, runs in explained.items():
+    scores: dict[str, dict[str, Score]] = {}
+    for (kind, score), table in tables[name].items():
+      others = [t[kind, score]['map'] for t in tables.values() if (kind, score) in t]
+      reference = tables[baseline].get((kind, score)) if name != baseline else None
+      scores.setdefault(kind, {})[score] = _score(
+        score, table, None if reference is None else reference['map'], others
+      )
+    empty = np.concatenate([run.empty for run in runs.values()])
+    found[name] = Explanations(scores, float(empty.mean()), own_maps.get(name, ''))
+  return found
+
+
+def _score(score: str, table: Table, baseline: np.ndarray | None, others: list) -> Score:
+  values = table['map']
+  upwards = SCORES[score][1]
+  enough = len(values) >= statistics.FEWEST_SEEDS
+  gains = {
+    source: statistics.paired(values - other if upwards else other - values) if enough else None
+    for source, other in table.items()
+    if source != 'map'
+  }
+  difference, verdict = None, ''
+  if baseline is not None:
+    estimate = statistics.difference(
+      values,
+      baseline,
+      seeds=statistics.seed_variance(others),
+      comparisons=len(others) - 1,
+    )
+    verdict = statistics.verdict(estimate, lower_is_better=not upwards)
+    difference = estimate if estimate.seeds >= statistics.FEWEST_SEEDS else None
+  return Score(
+    value=_mean(values),
+    images=int(np.isfinite(values).sum()),
+    controls={source: _mean(other) for source, other in table.items() if source != 'map'},
+    gains=gains,
+    difference=difference,
+    verdict=verdict,
+  )
+
+
+def _mean(values: np.ndarray) -> float:
+  """The mean of the runs' means: each run counts alike."""
+  return float(np.nanmean(values, axis=1).mean())
+
+
+def _tables(
+  runs: Mapping[int, Explained], images: Mapping[int, SeedImages], count: int
+) -> dict[tuple[str, str], Table]:
+  """The values of each kind of map and score over all runs of a variant."""
+  parts: dict[tuple[str, str], dict[str, list[np.ndarray]]] = {}
+  for seed, run in runs.items():
+    for scored, index in (
+      (run.localisation, images[seed].localised),
+      (run.perturbation, images[seed].perturbed),
+    ):
+      for kind, scores in scored.items():
+        for score, sources in scores.items():
+          for source, values in sources.items():
+            row = np.full((count, *values.shape[1:]), np.nan)
+            row[index] = values
+            parts.setdefault((kind, score), {}).setdefault(source, []).append(row)
+  tables = {
+    key: {source: np.stack(rows) for source, rows in sources.items()}
+    for key, sources in parts.items()
+  }
+  for (_, score), table in tables.items():
+    if score == 'iou':
+      table.update({source: _best_threshold(values) for source, values in table.items()})
+  return tables
+
+
+def _best_threshold(values: np.ndarray) -> np.ndarray:
+  """IoUs [S, n] at the one threshold that is best on average, of [S, n, thresholds]."""
+  best = np.nanmean(values, axis=(0, 1)).argmax()
+  return values[..., best]

@@ -1,0 +1,115 @@
+"""Trains what a study lacks: stopped runs go on, finished ones stay, failed ones are noted."""
+
+import datetime
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import tqdm
+
+from attn_flax.errors import UserError
+from attn_flax.session import open_session
+from attn_flax.study.plan import Planned, plan_sweep, variants
+from attn_flax.train import Stopped, train
+
+
+def check(runs: Sequence[Planned]) -> None:
+  """Opens what the first run of each variant is made of, so that mistakes end a study at once.
+
+  Raises:
+    UserError: for anything in the configuration that cannot be run.
+  """
+  seen: set[str] = set()
+  for run in runs:
+    if run.variant not in seen:
+      seen.add(run.variant)
+      open_session(run.config)
+
+
+def train_missing(runs: Sequence[Planned]) -> dict[str, str]:
+  """Trains the runs that have no result yet, and shows how far the study is.
+
+  Returns:
+    Why runs failed, by their names.
+
+  Raises:
+    Stopped: after SIGTERM or an interrupt; the same study then goes on from there.
+  """
+  missing = [run for run in runs if not finished(run.folder)]
+  errors: dict[str, str] = {}
+  began = time.perf_counter()
+  with tqdm.tqdm(
+    total=len(runs),
+    initial=len(runs) - len(missing),
+    unit='run',
+    dynamic_ncols=True,
+    disable=not sys.stderr.isatty(),
+  ) as bar:
+    for i, run in enumerate(missing):
+      bar.set_description(run.name)
+      if bar.disable:
+        number = len(runs) - len(missing) + i + 1
+        left = _left(time.perf_counter() - began, i, len(missing))
+        print(f'run {number} of {len(runs)}: {run.name}{left}', flush=True)
+      try:
+        train(run.config, run.folder)
+      except Stopped:
+        raise
+      except Exception as error:  # A diverged or broken run is a row of the report, not its end.
+        errors[run.name] = ' '.join(str(error).split()) or type(error).__name__
+        print(f'{run.name} failed: {errors[run.name]}', file=sys.stderr, flush=True)
+      jax.clear_caches()  # The next run shares no program with this one.
+      bar.update()
+  return errors
+
+
+def finished(folder: pathlib.Path) -> bool:
+  """Whether a run folder holds a result."""
+  return (folder / 'result.json').exists()
+
+
+def _left(seconds: float, done: int, total: int) -> str:
+  """The time left, in words; '' before the first run is done."""
+  if not done:
+    return ''
+  left = datetime.timedelta(seconds=round(seconds / done * (total - done)))
+  return f', about {left} left'
+
+
+def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
+  """Chooses the learning rate of each variant on the validation split, by runs of their own.
+
+  Returns:
+    The rate by variant, also written to `sweep.json`; None where the study tries none.
+
+  Raises:
+    UserError: where all runs of a variant failed.
+    Stopped: as in `train_missing`.
+  """
+  runs = plan_sweep(study, workdir)
+  if not runs:
+    return None
+  check(runs)
+  train_missing(runs)
+  scores: dict[str, dict[float, float]] = {name: {} for name in variants(study)}
+  for run in runs:
+    if finished(run.folder):
+      rate = float(run.config.optimizer.lr_per_256)
+      scores[run.variant][rate] = best_validation(run.folder)
+  for name, found in scores.items():
+    if not found:
+      raise UserError(f'every run of the sweep of {name} failed; lower sweep.lr_per_256')
+  rates = {name: max(found, key=lambda rate: found[rate]) for name, found in scores.items()}
+  content = {'chosen': rates, 'validation_top1': scores}
+  (workdir / 'sweep.json').write_text(json.dumps(content, indent=2) + '\n')
+  return rates
+
+
+def best_validation(folder: pathlib.Path) -> float:
+  """The best top-1 on the validation split that a run logged."""
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return max(row['val_top1'] for row in map(json.loads, lines) if 'val_top1' in row)

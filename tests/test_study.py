@@ -1,0 +1,384 @@
+"""A study: what it is made of, what it trains, which runs it compares, and what it computes."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from attn_flax import UserError, runs, statistics
+from attn_flax.report.findings import SCORES
+from attn_flax.study import accuracy, costs, groups, pictures, plan, scores, training
+from attn_flax.study.explaining import Explained
+from attn_flax.train import Stopped
+from configs import compare, placement, ratio
+
+
+@pytest.fixture
+def study():
+  return compare.get_config('smoke')
+
+
+def test_a_study_is_all_variants_and_seeds_the_baseline_first(study):
+  planned = plan.plan(study, pathlib.Path('runs/compare'))
+  names = [run.name for run in planned]
+  assert names[:4] == ['resnet/seed0', 'cbam/seed0', 'eca/seed0', 'resnet/seed1']
+  assert len(set(names)) == 9
+  assert planned[1].folder == pathlib.Path('runs/compare/cbam/seed0')
+
+
+def test_runs_differ_in_attention_and_seed_alone(study):
+  planned = plan.plan(study, pathlib.Path('runs'))
+  first = runs.resolved(planned[0].config)
+  for run in planned[1:]:
+    changed = runs.difference(first, runs.resolved(run.config))
+    assert all(field == 'seed' or field.startswith('model.attention') for field in changed)
+    assert run.config.seed == run.seed
+    assert run.config.model.attention == study.variants[run.variant]
+
+
+@pytest.mark.parametrize('file', [compare, placement, ratio])
+@pytest.mark.parametrize('argument', ['', 'quick', 'smoke', 'quick,resnet18'])
+def test_every_study_can_be_planned(file, argument):
+  study = file.get_config(argument)
+  planned = plan.plan(study, pathlib.Path('runs'))
+  assert len(planned) == len(study.variants) * len(study.seeds)
+  assert planned[0].variant == study.baseline
+
+
+def test_the_quick_study_is_that_of_the_example_report():
+  study = compare.get_config('quick')
+  assert set(study.variants) == {'resnet', 'se', 'eca', 'cbam', 'bam', 'aa', 'eca_cbam'}
+  assert study.seeds == (0, 1, 2) and study.base.train.epochs == 10
+
+
+@pytest.mark.parametrize('argument', ['smoke,quick', 'nonsense'])
+def test_words_that_make_no_sense_are_refused(argument):
+  with pytest.raises(ValueError, match='quick|nonsense'):
+    compare.get_config(argument)
+
+
+def test_some_variants_may_be_selected(study):
+  study.select = ('eca',)
+  assert plan.variants(study) == ['resnet', 'eca']
+  study.select = ('eac',)
+  with pytest.raises(UserError, match="eac.*did you mean 'eca'|eac.*allowed"):
+    plan.variants(study)
+  study.select = ('resnet',)
+  with pytest.raises(UserError, match='one variant'):
+    plan.variants(study)
+
+
+def test_one_run_may_be_trained_alone(study):
+  study.only = 'eca/seed2'
+  (run,) = plan.plan(study, pathlib.Path('runs'))
+  assert (run.variant, run.seed) == ('eca', 2)
+  study.only = 'eca/seed7'
+  with pytest.raises(UserError, match='eca/seed7.*eca/seed0'):
+    plan.plan(study, pathlib.Path('runs'))
+
+
+@pytest.mark.parametrize('seeds', [(), (1, 1), (-1, 0)])
+def test_impossible_seeds_are_refused(study, seeds):
+  study.seeds = seeds
+  with pytest.raises(UserError, match='seeds'):
+    plan.plan(study, pathlib.Path('runs'))
+
+
+def fake_training(monkeypatch, fail=(), stop=None):
+  """Replaces training by writing a result; returns the folders that were 'trained'."""
+  trained = []
+
+  def train(config, folder):
+    if stop is not None and len(trained) == stop:
+      raise Stopped('stopped')
+    trained.append(folder)
+    if folder.parent.name in fail:
+      raise UserError('loss is nan at update 7')
+    folder.mkdir(parents=True)
+    # The higher the rate, the better, but for one variant.
+    rate = config.optimizer.lr_per_256
+    score = 1 - rate if 'eca' in str(folder) else rate
+    rows = [{'step': 1, 'val_top1': 0.0}, {'step': 2, 'val_top1': score}, {'step': 3, 'loss': 1.0}]
+    (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    (folder / 'result.json').write_text('{}')
+
+  monkeypatch.setattr(training, 'train', train)
+  return trained
+
+
+def test_only_what_is_missing_is_trained(study, tmp_path, monkeypatch, capsys):
+  trained = fake_training(monkeypatch)
+  planned = plan.plan(study, tmp_path)
+  assert training.train_missing(planned[:3]) == {}
+  assert training.train_missing(planned) == {}
+  assert trained == [run.folder for run in planned]
+  printed = capsys.readouterr().out
+  assert 'run 4 of 9: resnet/seed1' in printed and 'left' in printed
+
+
+def test_a_failed_run_does_not_end_the_study(study, tmp_path, monkeypatch):
+  fake_training(monkeypatch, fail=['cbam'])
+  planned = plan.plan(study, tmp_path)
+  errors = training.train_missing(planned)
+  assert errors == {f'cbam/seed{k}': 'loss is nan at update 7' for k in range(3)}
+  assert sum(training.finished(run.folder) for run in planned) == 6
+
+
+def test_an_interrupt_ends_the_study(study, tmp_path, monkeypatch):
+  trained = fake_training(monkeypatch, stop=2)
+  with pytest.raises(Stopped):
+    training.train_missing(plan.plan(study, tmp_path))
+  assert len(trained) == 2
+
+
+def test_the_sweep_takes_the_best_rate_of_each_variant(study, tmp_path, monkeypatch):
+  fake_training(monkeypatch)
+  monkeypatch.setattr(training, 'check', lambda runs: None)
+  assert training.sweep(study, tmp_path) is None
+  study.sweep.lr_per_256 = (0.1, 0.4, 0.2)
+  rates = training.sweep(study, tmp_path)
+  assert rates == {'resnet': 0.4, 'cbam': 0.4, 'eca': 0.1}
+  written = json.loads((tmp_path / 'sweep.json').read_text())
+  assert written['chosen'] == rates
+  assert written['validation_top1']['eca'] == {'0.1': 0.9, '0.4': 0.6, '0.2': 0.8}
+  planned = plan.plan(study, tmp_path, rates)
+  assert {run.config.optimizer.lr_per_256 for run in planned if run.variant == 'eca'} == {0.1}
+  assert {run.seed for run in plan.plan_sweep(study, tmp_path)}.isdisjoint(study.seeds)
+
+
+def test_an_impossible_sweep_is_refused(study, tmp_path):
+  study.sweep.lr_per_256 = (0.1, 0.1)
+  with pytest.raises(UserError, match='nothing to choose'):
+    plan.plan_sweep(study, tmp_path)
+  study.sweep.lr_per_256 = (0.1, 0.2)
+  study.sweep.seed = 1
+  with pytest.raises(UserError, match='decides about itself'):
+    plan.plan_sweep(study, tmp_path)
+
+
+def make_folder(path, config, *, seed=0, finished=True, **changes):
+  """A run folder that holds no more than `groups` reads."""
+  content = runs.resolved(config)
+  content['seed'] = seed
+  for field, value in changes.items():
+    section, name = field.split('__')
+    content[section][name] = value
+  (path / 'checkpoints' / '3').mkdir(parents=True)
+  (path / 'config.json').write_text(json.dumps({'config': content, 'command': 'python main.py'}))
+  (path / 'metrics.jsonl').write_text('')
+  if finished:
+    (path / 'result.json').write_text('{}')
+  return path
+
+
+@pytest.fixture
+def base_config(study):
+  return plan.run_config(study, 'resnet', 0, None)
+
+
+@pytest.fixture
+def eca_config(study):
+  return plan.run_config(study, 'eca', 0, None)
+
+
+def test_folders_that_differ_in_the_seed_are_one_variant(tmp_path, base_config, eca_config):
+  folders = [
+    make_folder(tmp_path / 'eca' / 'seed1', eca_config, seed=1),
+    make_folder(tmp_path / 'eca' / 'seed0', eca_config),
+    make_folder(tmp_path / 'plain', base_config),
+    make_folder(tmp_path / 'unfinished', base_config, seed=3, finished=False),
+  ]
+  found, baseline = groups.of_folders(folders)
+  assert list(found) == [baseline, 'eca']
+  assert [member.seed for member in found['eca']] == [0, 1]
+  assert [member.error for member in found[baseline]] == ['', 'not finished']
+  groups.check_controlled(found, baseline)
+
+
+def test_where_all_have_attention_the_first_is_the_baseline(tmp_path, study, eca_config):
+  cbam = plan.run_config(study, 'cbam', 0, None)
+  folders = [make_folder(tmp_path / 'a', cbam), make_folder(tmp_path / 'b', eca_config)]
+  assert groups.of_folders(folders)[1] == 'a'
+
+
+@pytest.mark.parametrize(
+  ('changes', 'named'),
+  [
+    ({'train__batch_size': 32}, 'train.batch_size: 64 there, 32 here'),
+    ({'optimizer__weight_decay': 0.0}, 'optimizer.weight_decay'),
+    ({'model__widths': [4, 8, 16]}, 'model.widths'),
+  ],
+)
+def test_runs_that_differ_in_more_are_not_compared(
+  tmp_path, base_config, eca_config, changes, named
+):
+  folders = [
+    make_folder(tmp_path / 'plain', base_config),
+    make_folder(tmp_path / 'eca', eca_config, **changes),
+  ]
+  with pytest.raises(UserError, match='cannot stand in one table') as error:
+    groups.check_controlled(*groups.of_folders(folders))
+  assert named in str(error.value)
+
+
+def test_a_swept_rate_and_what_has_no_effect_may_differ(tmp_path, base_config, eca_config):
+  changes = {'data__workers': 2, 'optimizer__lr_per_256': 0.1}
+  folders = [
+    make_folder(tmp_path / 'plain', base_config),
+    make_folder(tmp_path / 'eca', eca_config, **changes),
+  ]
+  found, baseline = groups.of_folders(folders)
+  with pytest.raises(UserError, match='lr_per_256'):
+    groups.check_controlled(found, baseline)
+  groups.check_controlled(found, baseline, also=('optimizer.lr_per_256',))
+
+
+def test_folders_that_cannot_be_grouped_are_refused(tmp_path, base_config, eca_config):
+  plain = make_folder(tmp_path / 'plain', base_config)
+  with pytest.raises(UserError, match='holds no run'):
+    groups.of_folders([plain, tmp_path / 'nothing'])
+  with pytest.raises(UserError, match='each seed once'):
+    groups.of_folders([plain, make_folder(tmp_path / 'again', base_config)])
+  other = make_folder(tmp_path / 'other' / 'plain', eca_config)
+  with pytest.raises(UserError, match="both|called 'plain'"):
+    groups.of_folders([plain, other])
+
+
+def test_a_study_shows_why_runs_are_missing(study, tmp_path):
+  planned = plan.plan(study, tmp_path)
+  make_folder(planned[0].folder, planned[0].config)
+  found = groups.of_plan(planned, {'cbam/seed0': 'loss is nan'})
+  assert [member.error for member in found['resnet']] == ['', 'not trained yet', 'not trained yet']
+  assert found['cbam'][0].error == 'loss is nan' and found['cbam'][0].seed == 0
+
+
+def random_logits(rng, labels, strength, num_classes=7):
+  logits = rng.normal(size=(len(labels), num_classes))
+  logits[np.arange(len(labels)), labels] += strength
+  return logits
+
+
+def test_accuracies_are_those_of_the_logits():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 7, 500)
+  strengths = {'plain': 1.0, 'better': 3.0, 'same': 1.0}
+  logits = {
+    name: {seed: random_logits(rng, labels, strength) for seed in range(4)}
+    for name, strength in strengths.items()
+  }
+  found = accuracy.compare(logits, labels, 'plain')
+  for name, variant in found.items():
+    right = np.array([run.argmax(1) == labels for run in logits[name].values()])
+    assert variant.top1 == pytest.approx(right.mean())
+    assert variant.top1_spread == pytest.approx(right.mean(1).std(ddof=1))
+    order = [np.argsort(-run, axis=1)[:, :5] for run in logits[name].values()]
+    assert variant.top5 == pytest.approx(np.mean([(o == labels[:, None]).any(1) for o in order]))
+    assert variant.confusion.sum() == 4 * 500
+    assert np.trace(variant.confusion) == right.sum()
+    by_class = [right[:, labels == label].mean() for label in range(7)]
+    np.testing.assert_allclose(variant.per_class, by_class)
+  assert found['plain'].difference is None and found['plain'].verdict == ''
+  assert found['better'].verdict == 'better'
+  assert found['same'].verdict == 'no difference shown'
+  assert found['better'].difference.mean == pytest.approx(
+    found['better'].top1 - found['plain'].top1
+  )
+  assert 0 < found['same'].detectable < 0.3
+
+
+def test_two_seeds_are_not_enough():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 7, 100)
+  logits = {
+    name: {seed: random_logits(rng, labels, strength) for seed in range(2)}
+    for name, strength in (('plain', 0.5), ('better', 5.0))
+  }
+  found = accuracy.compare(logits, labels, 'plain')['better']
+  assert found.verdict == 'not enough seeds' and found.difference is None
+
+
+def explained(rng, count, few, gain):
+  """Scores of one run: the map's lie `gain` above those of the control, on every image."""
+  chance = rng.uniform(size=count)
+  sources = {'map': chance + gain, 'random map': chance}
+  curve = {name: np.stack([values, values - 1], axis=1) for name, values in sources.items()}
+  lower = {name: -values[:few] for name, values in sources.items()}
+  return Explained(
+    localisation={'Grad-CAM': {'pointing': sources, 'iou': curve}},
+    perturbation={'Grad-CAM': {'deletion': lower}},
+    empty=np.arange(count) % 4 == 0,
+  )
+
+
+def test_scores_of_explanations_are_means_with_gains_over_the_controls():
+  rng = np.random.default_rng(0)
+  images = {
+    seed: scores.SeedImages(np.sort(rng.choice(100, 40, replace=False)), np.arange(8))
+    for seed in range(3)
+  }
+  runs_by_variant = {
+    'plain': {seed: explained(rng, 40, 8, gain=0.5) for seed in range(3)},
+    'sharper': {seed: explained(rng, 40, 8, gain=9.0) for seed in range(3)},
+  }
+  found = scores.summarise(runs_by_variant, images, 100, 'plain', {'sharper': 'a gate'})
+  plain, sharper = found['plain'].scores['Grad-CAM'], found['sharper'].scores['Grad-CAM']
+  values = [
+    run.localisation['Grad-CAM']['pointing']['map'] for run in runs_by_variant['plain'].values()
+  ]
+  assert plain['pointing'].value == pytest.approx(np.mean(values))
+  assert plain['pointing'].images == 120 and plain['deletion'].images == 24
+  assert plain['pointing'].gains['random map'].mean == pytest.approx(0.5)
+  # Lower deletion is better, so that its gain is positive too.
+  assert plain['deletion'].gains['random map'].mean == pytest.approx(0.5)
+  # The better of two thresholds, for all images alike.
+  assert plain['iou'].value == pytest.approx(plain['pointing'].value)
+  assert sharper['pointing'].verdict == 'better' and sharper['deletion'].verdict == 'better'
+  assert sharper['pointing'].difference.mean == pytest.approx(
+    sharper['pointing'].value - plain['pointing'].value
+  )
+  assert plain['pointing'].difference is None and plain['pointing'].verdict == ''
+  assert found['plain'].empty == 0.25 and found['sharper'].own_map == 'a gate'
+  assert set(plain) <= set(SCORES)
+
+
+def test_with_few_seeds_scores_have_no_intervals():
+  rng = np.random.default_rng(0)
+  images = {0: scores.SeedImages(np.arange(40), np.arange(8))}
+  found = scores.summarise({'plain': {0: explained(rng, 40, 8, 0.5)}}, images, 40, 'plain', {})
+  score = found['plain'].scores['Grad-CAM']['pointing']
+  assert score.gains == {'random map': None} and np.isfinite(score.controls['random map'])
+
+
+def make_cost(macs, step):
+  from attn_flax.report.findings import Cost, Ratio
+
+  ratio = Ratio(10 * step, step, step - 0.02, step + 0.02)
+  return Cost(1000, macs, ratio, ratio, ratio, 64, 200, 1.0, 1.0)
+
+
+def test_it_says_where_multiply_adds_and_time_disagree():
+  found = {
+    'plain': make_cost(1000, 1.0),
+    'alike': make_cost(1500, 1.45),
+    'slow': make_cost(1010, 1.4),
+    'quick': make_cost(2000, 1.5),
+  }
+  sentences = costs.disagreements(found, 'plain')
+  assert [sentence.split(':')[0] for sentence in sentences] == ['slow', 'quick']
+  assert '1.01 times the multiply-adds' in sentences[0] and '1.40 times as long' in sentences[0]
+
+
+def test_pictured_images_are_of_many_classes_and_drawn_by_chance():
+  labels = np.repeat(np.arange(5), 20)
+  chosen = pictures.choose(labels, 5, seed=0)
+  assert sorted(labels[chosen]) == [0, 1, 2, 3, 4]
+  assert len(set(pictures.choose(labels, 12, seed=0))) == 12
+  assert not np.array_equal(chosen, pictures.choose(labels, 5, seed=1))
+
+
+def test_class_means_leave_out_what_no_image_has():
+  values = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
+  found = pictures.class_means(values, np.array([0, 0, 2]), 3)
+  np.testing.assert_array_equal(found, [[2.0, 3.0], [np.nan, np.nan], [5.0, 9.0]])
