@@ -45,6 +45,21 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_string(
     'published', None, 'CSV of printed costs to compare with in --mode=cost.', flag_values=fv
   )
+  flags.DEFINE_list(
+    'workdirs',
+    None,
+    'Run folders that --mode=compare reports on, instead of a study.',
+    flag_values=fv,
+  )
+  flags.DEFINE_list(
+    'images', None, 'Image files and folders for --mode=predict and --mode=explain.', flag_values=fv
+  )
+  flags.DEFINE_list(
+    'methods', ['grad_cam', 'own_map'], 'Maps that --mode=explain makes.', flag_values=fv
+  )
+  flags.DEFINE_integer(
+    'stage', None, 'Stage whose maps --mode=explain explains; default: the last.', flag_values=fv
+  )
   flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=fv)
   return fv
 
@@ -69,6 +84,8 @@ def _train(fv: flags.FlagValues) -> None:
 
   if fv.config is None and not fv.workdir:
     raise UserError('--mode=train needs a config; try --config=configs/eca.py')
+  if fv.config is not None and 'variants' in fv.config:
+    raise UserError('this config is a study of many runs; add --mode=compare')
   # A run folder alone goes on with its own config.
   config = load_config(_workdir(fv)) if fv.config is None else fv.config
   print(json.dumps(train(config, _workdir(fv)), indent=2))
@@ -97,6 +114,49 @@ def _import(fv: flags.FlagValues) -> None:
   print(json.dumps(result, indent=2))
 
 
+def _explain(fv: flags.FlagValues) -> None:
+  from attn_flax.explain_run import explain_run
+
+  if not fv.images:
+    raise UserError('--mode=explain needs --images=<files and folders>')
+  workdir = _workdir(fv)
+  found = explain_run(workdir, fv.images, fv.methods, fv.stage)
+  for name, reason in found['unreadable'].items():
+    print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
+  print(f'{len(found["images"])} images explained in {workdir}/explanations, with their scores in')
+  print(f'{workdir}/explanations.json')
+
+
+def _predict(fv: flags.FlagValues) -> None:
+  from attn_flax.inference import predict_files
+
+  if not fv.images:
+    raise UserError('--mode=predict needs --images=<files and folders>')
+  for path, answers in predict_files(_workdir(fv), fv.images):
+    print(path)
+    for name, probability in answers:
+      print(f'  {probability:7.2%}  {name}')
+
+
+def _compare(fv: flags.FlagValues) -> None:
+  from attn_flax import study
+  from configs import compare
+
+  if fv.workdirs:
+    workdir = pathlib.Path(fv.workdir or 'runs/report')
+    options = compare.get_config() if fv.config is None else fv.config
+    study.compare_runs([pathlib.Path(folder) for folder in fv.workdirs], options.report, workdir)
+  else:
+    if fv.config is None or 'variants' not in fv.config:
+      raise UserError(
+        '--mode=compare needs a study, such as --config=configs/compare.py, or run folders, '
+        '--workdirs=runs/a,runs/b'
+      )
+    workdir = _workdir(fv)
+    study.compare(fv.config, workdir)
+  print(f'the report is {workdir}/report.html')
+
+
 def _cost(fv: flags.FlagValues) -> None:
   from attn_flax import cost_table, list_attention
 
@@ -111,7 +171,15 @@ def _cost(fv: flags.FlagValues) -> None:
   print(cost_table.format_table(rows))
 
 
-_MODES = {'train': _train, 'evaluate': _evaluate, 'import': _import, 'cost': _cost}
+_MODES = {
+  'train': _train,
+  'evaluate': _evaluate,
+  'predict': _predict,
+  'explain': _explain,
+  'compare': _compare,
+  'import': _import,
+  'cost': _cost,
+}
 
 
 def _fail(error: Exception) -> int:

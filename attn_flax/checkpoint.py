@@ -134,8 +134,12 @@ class Checkpoints:
       'choose another --workdir'
     )
 
-  def read_variables(self, step: int) -> dict[str, Any]:
+  def read_variables(self, step: int, *, average: bool = False) -> dict[str, Any]:
     """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
+
+    Args:
+      step: one of the steps kept.
+      average: whether to read the moving average, where the run kept one, instead.
 
     Raises:
       UserError: when the checkpoint is damaged.
@@ -148,7 +152,8 @@ class Checkpoints:
         state = reader.restore(folder, restore_args=as_numpy)
     except Exception as error:  # Orbax raises many types, by what is damaged.
       raise UserError(f'the checkpoint {folder} cannot be read ({_reason(error)})') from None
-    return {name: state.get(name) or {} for name in ('params', 'batch_stats')}
+    source = (state.get('ema') if average else None) or state
+    return {name: source.get(name) or {} for name in ('params', 'batch_stats')}
 
   def close(self) -> None:
     """Waits for the last save; raises its error if it failed."""

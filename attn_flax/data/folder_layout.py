@@ -145,12 +145,13 @@ def _list_classes(root: pathlib.Path, folder: pathlib.Path) -> Files:
       for place, folders, names in os.walk(entry):
         folders[:] = [name for name in folders if not name.startswith('.')]
         below = pathlib.PurePath(place).relative_to(root).as_posix()
-        own += [f'{below}/{name}' for name in names if _may_be_image(name)]
+        own += [f'{below}/{name}' for name in names if may_be_image(name)]
       files[entry.name] = sorted(own)
   return files
 
 
-def _may_be_image(name: str) -> bool:
+def may_be_image(name: str) -> bool:
+  """Whether a file of this name may hold an image: not hidden, nor a file manager's."""
   return not name.startswith('.') and name.lower() not in _NOT_IMAGES
 
 

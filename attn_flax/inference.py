@@ -1,0 +1,165 @@
+"""A trained run on images of one's own: predictions, by `--mode=predict`.
+
+All it takes is in the run folder: the network, its weights, class names and preprocessing.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from attn_flax import runs
+from attn_flax.checkpoint import Checkpoints
+from attn_flax.data.augment import Augmentation
+from attn_flax.data.decode import BadImage, central_crop
+from attn_flax.data.folder_layout import may_be_image, natural_key
+from attn_flax.errors import UserError
+from attn_flax.explain.batches import in_batches
+from attn_flax.session import make_model
+
+BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """A network with its weights and all that its images need.
+
+  Attributes:
+    model: the network.
+    variables: the weights of the best checkpoint; their moving average where the run kept one.
+    class_names: the name of each class.
+    augmentation: `augmentation.evaluate` normalises images [N, H, W, 3] uint8.
+    size: height and width in pixels of what the network takes.
+    resize: length in pixels of an image's shorter side before its centre is cut out.
+  """
+
+  model: nn.Module
+  variables: Any
+  class_names: Sequence[str]
+  augmentation: Augmentation
+  size: int
+  resize: int
+
+  def read(self, path: pathlib.Path) -> np.ndarray:
+    """An image file as the network sees it, [size, size, 3] uint8.
+
+    Raises:
+      BadImage: it cannot be decoded.
+    """
+    try:
+      content = path.read_bytes()
+    except OSError as error:
+      raise BadImage(str(error.strerror)) from None
+    return central_crop(content, self.size, resize=self.resize, upright=True)
+
+  def probabilities(self, images: np.ndarray) -> np.ndarray:
+    """[N, H, W, 3] uint8 -> probability of each class, [N, K] float32."""
+    function = functools.partial(_probabilities, self.model, self.augmentation, self.variables)
+    return in_batches(function, images, batch_size=BATCH)
+
+
+def open_trained(workdir: pathlib.Path) -> TrainedRun:
+  """Opens the network of a run folder; the dataset that it was trained on is not needed.
+
+  Raises:
+    UserError: for a folder without a run, or one whose checkpoint cannot be read.
+  """
+  config = runs.load_config(workdir)
+  described = runs.read_json(workdir / 'dataset.json')
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    variables = checkpoints.read_variables(checkpoints.best_or_latest(), average=True)
+  finally:
+    checkpoints.close()
+  class_names = described['class_names']
+  return TrainedRun(
+    model=make_model(config.model, len(class_names)),
+    variables=jax.device_put({name: tree for name, tree in variables.items() if tree}),
+    class_names=class_names,
+    augmentation=Augmentation(mean=tuple(described['mean']), std=tuple(described['std'])),
+    size=described['image_shape'][0],
+    resize=described['resize'],
+  )
+
+
+def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
+  """Image files: those named, and those in the folders named and below them, in natural order.
+
+  Raises:
+    UserError: for a path that does not exist, or no image at all.
+  """
+  found: list[pathlib.Path] = []
+  for name in paths:
+    path = pathlib.Path(name)
+    if path.is_dir():
+      inside = [p for p in path.rglob('*') if p.is_file() and may_be_image(p.name)]
+      found += sorted(inside, key=lambda p: natural_key(str(p)))
+    elif path.is_file():
+      found.append(path)
+    else:
+      raise UserError(f'{name} does not exist; name image files or folders in --images')
+  if not found:
+    raise UserError(f'there is no image in {", ".join(paths) or "--images"}; name one')
+  return found
+
+
+def read_images(
+  run: TrainedRun, paths: Sequence[pathlib.Path]
+) -> tuple[list[pathlib.Path], np.ndarray, dict[str, str]]:
+  """Reads what can be read.
+
+  Returns:
+    The files that could be read, their images [N, size, size, 3] uint8, and why others could not.
+  """
+  good, images, broken = [], [], {}
+  for path in paths:
+    try:
+      images.append(run.read(path))
+    except BadImage as error:
+      broken[str(path)] = str(error)
+    else:
+      good.append(path)
+  empty = np.zeros((0, run.size, run.size, 3), np.uint8)
+  return good, np.stack(images) if images else empty, broken
+
+
+def predict(run: TrainedRun, images: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
+  """The k likeliest classes of each image with their probabilities, the likeliest first."""
+  probabilities = run.probabilities(images)
+  order = np.argsort(-probabilities, axis=1, kind='stable')[:, :k]
+  return [
+    [(run.class_names[label], float(row[label])) for label in labels]
+    for labels, row in zip(order, probabilities, strict=True)
+  ]
+
+
+def predict_files(
+  workdir: pathlib.Path, images: Sequence[str]
+) -> Iterator[tuple[pathlib.Path, list[tuple[str, float]]]]:
+  """Yields image files with their likeliest classes; says on stderr which cannot be read.
+
+  Raises:
+    UserError: for a folder without a run, or when no image can be read.
+  """
+  run, paths = open_trained(workdir), find_images(images)
+  read = 0
+  for start in range(0, len(paths), BATCH):
+    good, pixels, broken = read_images(run, paths[start : start + BATCH])
+    for name, reason in broken.items():
+      print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
+    if good:
+      yield from zip(good, predict(run, pixels), strict=True)
+    read += len(good)
+  if not read:
+    raise UserError(f'none of the {len(paths)} images can be read')
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'augmentation'))
+def _probabilities(model, augmentation, variables, images):
+  return nn.softmax(model.apply(variables, augmentation.evaluate(images), train=False))
