@@ -31,6 +31,9 @@ METHODS: dict[str, Callable[..., Any]] = {
 }
 
 
+_STAGED = ('grad_cam', 'grad_cam_plus_plus', 'hires_cam', 'layer_cam')
+
+
 def explain_run(
   workdir: pathlib.Path, images: Sequence[str], methods: Sequence[str], stage: int | None = None
 ) -> dict[str, Any]:
@@ -73,32 +76,29 @@ def explain_run(
 
 
 class _Explainer:
-  """The compiled functions that explain one run."""
+  """Explains the images of one run, some at a time."""
 
   def __init__(self, run: TrainedRun, methods: Sequence[str], stage: int | None):
     self._run = run
-    evaluate = run.augmentation.evaluate
+    self._normalise = jax.jit(run.augmentation.evaluate)
+    self._methods = {
+      method: functools.partial(METHODS[method], stage=stage)
+      if method in _STAGED
+      else METHODS[method]
+      for method in methods
+    }
 
-    def compiled(method: str) -> Callable[..., Any]:
-      kwargs = {'stage': stage} if stage is not None and method in _STAGED else {}
+  def _maps(self, method, images, labels):
+    return method(self._run.model, self._run.variables, self._normalise(images), labels)
 
-      def maps(variables, images, labels):
-        return METHODS[method](run.model, variables, evaluate(images), labels, **kwargs)
-
-      return jax.jit(maps)
-
-    def scores(variables, images, labels, maps):
-      x, key = evaluate(images), jax.random.key(0)
-      areas = insertion_deletion(run.model, variables, x, labels, maps, key=key)
-      removed = road(run.model, variables, x, labels, maps, key=key)
-      return {
-        'insertion': areas['insertion'],
-        'deletion': areas['deletion'],
-        'road': removed['road'],
-      }
-
-    self._maps = {method: compiled(method) for method in methods}
-    self._scores = jax.jit(scores)
+  def _scores(self, images, labels, maps):
+    network = self._run.model, self._run.variables, self._normalise(images), labels, maps
+    areas, removed = insertion_deletion(*network), road(*network)
+    return {
+      'insertion': areas['insertion'],
+      'deletion': areas['deletion'],
+      'road': removed['road'],
+    }
 
   def explain(
     self, paths: Sequence[pathlib.Path], images: np.ndarray, folder: pathlib.Path, first: int
@@ -109,14 +109,13 @@ class _Explainer:
     labels = np.array([run.class_names.index(answer[0][0]) for answer in answers], np.int32)
     maps: dict[str, np.ndarray] = {}
     scores: dict[str, dict[str, np.ndarray]] = {}
-    for method, function in self._maps.items():
-      own = functools.partial(function, run.variables)
+    for name, method in self._methods.items():
+      own = functools.partial(self._maps, method)
       found = explain.in_batches(own, images, labels, batch_size=BATCH)
       if found is None:
         continue
-      maps[method] = found
-      scored = functools.partial(self._scores, run.variables)
-      scores[method] = explain.in_batches(scored, images, labels, found, batch_size=BATCH)
+      maps[name] = found
+      scores[name] = explain.in_batches(self._scores, images, labels, found, batch_size=BATCH)
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for i, path in enumerate(paths):
@@ -140,6 +139,3 @@ class _Explainer:
         }
       )
     return rows
-
-
-_STAGED = ('grad_cam', 'grad_cam_plus_plus', 'hires_cam', 'layer_cam')

@@ -49,7 +49,12 @@ def read_weights(source: str) -> Flat:
   Raises:
     UserError: when the source is neither, or cannot be read.
   """
-  path = pathlib.Path(source)
+  path = pathlib.Path(source).expanduser()
+  if not path.exists():
+    raise UserError(
+      f'--config.init_from={source} does not exist; name a run folder, or a PyTorch, safetensors '
+      'or npz file'
+    )
   if path.is_dir():
     checkpoints = Checkpoints(path, read_only=True)
     try:

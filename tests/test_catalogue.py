@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import requests
 import tensorflow_datasets as tfds
 from fake_catalogue import SIZES, FakeSource, catalogue, encode, write_metadata
 from PIL import Image
@@ -462,6 +463,33 @@ def test_the_arguments_reach_the_library(tmp_path, monkeypatch):
   assert prepare.main(['mnist', *arguments]) == 0
   array_record = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
   assert asked == [('mnist', '/downloads', '/archives', array_record)]
+
+
+PREPARATION_FAILS = [
+  AssertionError('Manual directory /x does not exist or is empty.\nCreate it:\ntrain.tar'),
+  ModuleNotFoundError("No module named 'apache_beam'"),
+  requests.ConnectionError('Name or service\nnot known'),
+  tfds.download.DownloadError('Failed to get url https://x. HTTP code: 404.'),
+  tfds.download.download_manager.NonMatchingChecksumError('Artifact https://x has wrong checksum.'),
+  OSError('Not enough disk space. Needed: 800 MiB (download: 773 MiB, generated: 27 MiB)'),
+]
+
+
+@pytest.mark.parametrize('error', PREPARATION_FAILS, ids=lambda error: type(error).__name__)
+def test_what_fails_while_preparing_is_told_in_one_line(tmp_path, error, monkeypatch, capsys):
+  def download_and_prepare(self, **_):
+    raise error
+
+  monkeypatch.setattr(prepare.importlib.util, 'find_spec', lambda name: True)
+  monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', download_and_prepare)
+  assert prepare.main(['oxford_iiit_pet', f'--data_dir={tmp_path}']) == 2
+  text = capsys.readouterr().err
+  assert text.count('\n') == 1 and text.startswith('error: ')
+  if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+    assert f"no space is left on the disk for '{tmp_path}/oxford_iiit_pet'" in text
+  else:
+    assert "'oxford_iiit_pet' could not be prepared" in text and '--manual_dir' in text
+    assert ' '.join(str(error).split()) in text
 
 
 def test_help_and_missing_arguments(capsys):

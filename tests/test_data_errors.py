@@ -2,14 +2,19 @@
 
 import errno
 import os
+import pathlib
+import re
 
 import numpy as np
 import pytest
-from fake_catalogue import encode
+from fake_catalogue import catalogue, encode
 
+import main
 from attn_flax import data
 from attn_flax.data import cifar, cluttered_digits_builder, storage
 from attn_flax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +135,19 @@ def test_annotations_and_splits_of_a_folder(tmp_path):
   )
 
 
+def test_an_error_stands_alone(tmp_path, capsys):
+  """Neither chance nor what is passed over is told where the run ends anyway."""
+  put(tmp_path, *(f'train/cats/{i}.png' for i in range(60)), 'train/dogs/1.png', 'test/cats/1.png')
+  arguments = dict(name='folder', data_dir=str(tmp_path))
+  refused("the test split .* has no images of 1 of 2 classes \\('dogs'\\)", **arguments)
+  put(tmp_path, 'test/dogs/1.png')
+  (tmp_path / 'train/dogs/1.png').write_bytes(b'')
+  refused("the train split .* has no images of .* \\('dogs'\\)", max_bad=1, **arguments)
+  (tmp_path / 'train/cats/5.png').write_bytes(b'')
+  refused('2 of 63 images cannot be used', splits=['validation', 'train', 'test'], **arguments)
+  assert capsys.readouterr().err == ''
+
+
 # ImageNet's class folders.
 
 
@@ -239,3 +257,87 @@ def test_other_errors_keep_their_traceback(tmp_path):
   for error in (OSError(errno.EIO, 'broken'), RuntimeError('a bug')):
     with pytest.raises(type(error), match='broken|a bug'), storage.explained(tmp_path):
       raise error
+
+
+# On the command line.
+
+
+WHOLE = [f'{split}/{name}/{i}.png' for split in ('train', 'val') for name in 'ab' for i in range(3)]
+# What is put into the folder, what one of its files holds instead, and the answer.
+FOLDERS = {
+  'no folder': (None, None, "images' does not exist: name the folder .* --config.data.dir"),
+  'empty folder': ([], None, r'has no folder train \(it holds nothing\): .*train/<class>/'),
+  'one class': (['train/a/1.png'], None, "one class, 'a': a classifier takes at least two"),
+  'class missing in val': (WHOLE[:-3], None, r"validation split .* \('b'\): add some, or remove"),
+  'empty file': (WHOLE, lambda file: b'', r'1 of 12 .*train/a/1.png: it is empty\): .*max_bad=1'),
+  'truncated': (WHOLE, lambda file: file[:2000], r'a/1.png: .*truncated.*\): .*max_bad=1'),
+  'no image': (WHOLE, lambda file: b'words', r'a/1.png: it is no image of a known .*max_bad=1'),
+}
+
+
+def answer(capsys, *arguments):
+  """The one line that the command answers with; it ends with the code of a mistake."""
+  assert main.run(['main.py', f'--config={ROOT}/configs/eca.py:folder,smoke', *arguments]) == 2
+  err = capsys.readouterr().err
+  assert re.fullmatch(r'error: [^\n]+\n', err), err
+  return err
+
+
+@pytest.mark.parametrize(('names', 'spoil', 'match'), FOLDERS.values(), ids=FOLDERS)
+def test_a_bad_folder_ends_the_command(tmp_path, monkeypatch, capsys, names, spoil, match):
+  monkeypatch.chdir(tmp_path)
+  images = tmp_path / 'images'
+  if names is not None:
+    images.mkdir()
+    put(images, *names)
+  if spoil is not None:
+    file = images / 'train/a/1.png'
+    file.write_bytes(spoil(file.read_bytes()))
+  assert re.search(match, answer(capsys, f'--config.data.dir={images}'))
+  assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize(
+  ('name', 'match'),
+  [
+    ('cifar10', "'cifar10' is not in .*--config.data.download=True"),
+    ('imagenet2012', 'attn_flax.data.prepare imagenet2012'),
+    ('oxford_iiit_pet', 'attn_flax.data.prepare oxford_iiit_pet'),
+    ('cifar1O', "did you mean 'cifar10'"),
+  ],
+)
+def test_a_missing_dataset_ends_the_command(tmp_path, monkeypatch, capsys, name, match):
+  monkeypatch.chdir(tmp_path)
+  err = answer(capsys, f'--config.data.name={name}', f'--config.data.dir={tmp_path}')
+  assert re.search(match, err) and not list(tmp_path.iterdir())
+
+
+def test_a_label_out_of_range_ends_the_command(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  flags = ['--config.data.name=oxford_flowers102', '--config.data.size=32']
+  with catalogue(tmp_path / 'sets', 'oxford_flowers102', labels=[0] * 19 + [102]):
+    err = answer(capsys, *flags)
+  assert 'example 19 of oxford_flowers102/train has label 102' in err and '0 to 101' in err
+
+
+@pytest.mark.parametrize('error', [OUT_OF_SPACE[0], OSError(errno.EACCES, 'Permission denied')])
+def test_a_disk_that_takes_nothing_ends_the_command(tmp_path, monkeypatch, capsys, error):
+  def fail(*_):
+    raise error
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(cluttered_digits_builder, '_write', fail)
+  monkeypatch.setattr(cifar, '_download_and_prepare', fail)
+  for name in ('cluttered_digits', 'cifar10'):
+    flags = [f'--config.data.name={name}', f'--config.data.dir={tmp_path}/sets']
+    # The lines before an error say what takes so long.
+    assert (
+      main.run(
+        ['main.py', f'--config={ROOT}/configs/eca.py:smoke', *flags, '--config.data.download=True']
+      )
+      == 2
+    )
+    err = capsys.readouterr().err
+    assert err.count('error: ') == 1 and f'{tmp_path}/sets/{name}' in err
+    assert 'no space is left' in err or 'Permission denied' in err
+    assert not (tmp_path / 'runs').exists()

@@ -50,3 +50,43 @@ def test_two_places():
   namespace = {'attn_flax': __import__('attn_flax')}
   exec(_listing("'stage': {'name': 'bam'"), namespace)
   assert {p.where for p in namespace['model'].attention} == {'branch', 'stage'}
+
+
+@pytest.mark.slow
+def test_explanations_in_a_few_lines():
+  import functools
+
+  import jax
+  import numpy as np
+
+  from attn_flax import create_model, explain
+
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(2, 16, 16, 3)).astype(np.float32)
+  model = create_model(
+    'resnet20',
+    depths=(1, 1, 1),
+    widths=(8, 8, 8),
+    num_classes=3,
+    attention='aa',
+    attention_kwargs={'heads': 2, 'kappa': 0.5, 'upsilon': 0.5},
+  )
+  vit = create_model('vit_tiny32', patch=8, width=8, depth=2, heads=2, mlp_width=16, num_classes=3)
+  variables, vit_variables = (
+    network.init(jax.random.key(0), images, train=False) for network in (model, vit)
+  )
+  labels = np.array([0, 2], np.int32)
+  namespace = {
+    'model': model,
+    'variables': variables,
+    'vit': vit,
+    'vit_variables': vit_variables,
+    'images': images,
+    'labels': labels,
+    'maps': rng.random((2, 4, 4)).astype(np.float32),
+    'masks': rng.random((2, 16, 16)) < 0.5,
+    'function': functools.partial(explain.grad_cam, model, variables),
+    'all_images': images,
+    'all_labels': labels,
+  }
+  exec(_listing('explain.grad_cam'), namespace)

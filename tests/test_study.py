@@ -5,9 +5,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from attn_flax import UserError, runs, statistics
+from attn_flax import UserError, runs
 from attn_flax.report.findings import SCORES
 from attn_flax.study import accuracy, costs, groups, pictures, plan, scores, training
 from attn_flax.study.explaining import Explained

@@ -99,11 +99,11 @@ def load(
   checked = images_check.check(layout.root, list(dict.fromkeys([*names, *sample])))
   size = size or _own_size([checked[name][:2] for name in sample if not checked[name].reason])
   checked = {name: checked[name] for name in names}
-  layout = _without_broken(layout, checked, max_bad)
-  shapes = {name: found[:2] for name, found in checked.items() if not found.reason}
-  _warn_of_small(layout.root, shapes, size)
+  layout, warnings = _without_broken(layout, checked, max_bad)
+  # Told only now, so that an error stands alone.
+  _warn([*warnings, *check_classes(layout), *_of_small(layout.root, checked, size)])
 
-  total_bytes = len(shapes) * size**2 * 3
+  total_bytes = sum(not found.reason for found in checked.values()) * size**2 * 3
   in_memory = size <= LARGE_SIZE and total_bytes <= MEMORY_LIMIT_BYTES
   resize = size if in_memory else eval_resize(size)
   opened: dict[str, Split | Records] = {}
@@ -161,7 +161,7 @@ def load_imagenet(
       f'{len(layout.class_names)}: for another choice of classes use --config.data.name=folder'
     )
   layout = _select(layout, splits)
-  check_classes(layout)
+  _warn(check_classes(layout))
   size = size or spec.image_size
   resize = eval_resize(size)
   opened: dict[str, Split | Records] = {
@@ -190,13 +190,15 @@ def _sources(layout: Layout) -> dict[str, FolderSource]:
 
 def _without_broken(
   layout: Layout, checked: Mapping[str, images_check.Checked], max_bad: int
-) -> Layout:
-  """Leaves broken images out, and says so.
+) -> tuple[Layout, list[str]]:
+  """Leaves broken images out; returns what remains, and warnings of what does not.
 
   Raises:
     UserError: there are more than `max_bad`.
   """
   broken = {name: found.reason for name, found in checked.items() if found.reason}
+  if not broken:
+    return layout, []
   described = [f'{layout.root / name}: {reason}' for name, reason in broken.items()]
   if len(broken) > max_bad:
     more = f'; and {len(broken) - _NAMED} more' if len(broken) > _NAMED else ''
@@ -204,10 +206,6 @@ def _without_broken(
       f'{len(broken)} of {len(checked)} images cannot be used ({"; ".join(described[:_NAMED])}'
       f'{more}): mend or remove them, or pass them over with --config.data.max_bad={len(broken)}'
     )
-  for line in described:
-    print(f'warning: passed over {line}', file=sys.stderr)
-  if broken:
-    print(f'warning: passed over {len(broken)} broken images of {len(checked)}', file=sys.stderr)
   splits = {
     split: {
       class_name: [name for name in names if name not in broken]
@@ -215,10 +213,13 @@ def _without_broken(
     }
     for split, files in layout.splits.items()
   }
-  layout = layout._replace(splits=splits)
-  if broken:
-    check_classes(layout)
-  return layout
+  described.append(f'{len(broken)} broken images of {len(checked)}')
+  return layout._replace(splits=splits), [f'passed over {line}' for line in described]
+
+
+def _warn(warnings: Sequence[str]) -> None:
+  for warning in warnings:
+    print(f'warning: {warning}', file=sys.stderr)
 
 
 def _sample(layout: Layout, seed: int) -> list[str]:
@@ -238,13 +239,16 @@ def _own_size(shapes: Sequence[tuple[int, int]]) -> int:
   return next(size for least, size in _SIZES if shorter >= least)
 
 
-def _warn_of_small(root: pathlib.Path, shapes: Mapping[str, tuple[int, int]], size: int) -> None:
+def _of_small(
+  root: pathlib.Path, checked: Mapping[str, images_check.Checked], size: int
+) -> list[str]:
+  """A warning of images that have to be enlarged, where there are any."""
+  shapes = {name: found[:2] for name, found in checked.items() if not found.reason}
   small = {name: shape for name, shape in shapes.items() if min(shape) < size}
-  if small:
-    name, (height, width) = min(small.items(), key=lambda item: min(item[1]))
-    print(
-      f'warning: {len(small)} of {len(shapes)} images are smaller than {size} pixels and are '
-      f'enlarged, most of all {root / name} ({width} x {height}); a smaller --config.data.size '
-      'avoids that',
-      file=sys.stderr,
-    )
+  if not small:
+    return []
+  name, (height, width) = min(small.items(), key=lambda item: min(item[1]))
+  return [
+    f'{len(small)} of {len(shapes)} images are smaller than {size} pixels and are enlarged, most '
+    f'of all {root / name} ({width} x {height}); a smaller --config.data.size avoids that'
+  ]

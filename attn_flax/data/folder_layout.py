@@ -5,7 +5,6 @@ import hashlib
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -86,15 +85,19 @@ def read_layout(
   return Layout(root, class_names, splits, missing)
 
 
-def check_classes(layout: Layout) -> None:
+def check_classes(layout: Layout) -> list[str]:
   """Checks that each split has images of every class.
 
   In a split that the user made, a class without images is a mistake; in one that was cut off it is
   chance, which is only told.
 
+  Returns:
+    Warnings of what chance left out.
+
   Raises:
     UserError: a split, or a class where it has to be there, has no images.
   """
+  warnings = []
   for split, files in layout.splits.items():
     empty = [name for name, part in files.items() if not part]
     if not empty:
@@ -111,10 +114,8 @@ def check_classes(layout: Layout) -> None:
         f'{str(layout.root)!r} has too few images to cut a {split} split off from train: add '
         'images, or make a folder for that split'
       )
-    print(
-      f'warning: the {split} split, cut off from {layout.root}/train, has no images of {what}',
-      file=sys.stderr,
-    )
+    warnings.append(f'the {split} split, cut off from {layout.root}/train, has no images of {what}')
+  return warnings
 
 
 def natural_key(name: str) -> tuple:

@@ -36,8 +36,9 @@ def prepare(
     The folder of the dataset.
 
   Raises:
-    UserError: a name that is unknown or needs no preparation, TensorFlow is missing, or the folder
-      holds the dataset in another form, cannot be written to, or is on a full disk.
+    UserError: a name that is unknown or needs no preparation, TensorFlow or an archive is missing,
+      a download fails, or the folder holds the dataset in another form, cannot be written to, or is
+      on a full disk.
   """
   if name == FOLDER or (name in DATASETS and DATASETS[name].open is not None):
     raise UserError(f'{name!r} needs no preparation: train with --config.data.name={name}')
@@ -63,15 +64,30 @@ def _prepare_with_tensorflow(
       f'preparing {name!r} needs TensorFlow: pip install -e ".[prepare]", then run this command '
       'again'
     )
+  import requests
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder(name, data_dir=root, try_gcs=False, file_format='array_record')
-  folder = root / builder.name
-  with storage.lock(folder), storage.explained(folder):
-    builder.download_and_prepare(
-      download_dir=download_dir or root / 'downloads',
-      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False),
-    )
+  try:
+    builder = tfds.builder(name, data_dir=root, try_gcs=False, file_format='array_record')
+    folder = root / builder.name
+    with storage.lock(folder), storage.explained(folder):
+      builder.download_and_prepare(
+        download_dir=download_dir or root / 'downloads',
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False),
+      )
+  # The library asserts that archives are there, and imports further packages when it needs them.
+  except (
+    AssertionError,
+    ImportError,
+    requests.RequestException,
+    tfds.download.DownloadError,
+    tfds.download.download_manager.NonMatchingChecksumError,
+  ) as error:
+    reason = ' '.join(str(error).split())
+    raise UserError(
+      f'{name!r} could not be prepared ({reason}): mend that and run the command again; archives '
+      'fetched by hand are looked for in --manual_dir'
+    ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

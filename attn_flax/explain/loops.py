@@ -1,18 +1,20 @@
-"""Many passes of a network, one after the other, in the memory of one."""
+"""Many passes of a network, one after the other, in the memory of one.
+
+The passes are called from the host where all values are known, because XLA has slow convolutions
+inside loops on a CPU (ResNet-20's gradient: a tenth of the speed); inside a compiled function they
+are a loop of the program.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 
 def accumulate(add: Callable[..., Any], carry: Any, items: jax.Array, *fixed: Any) -> Any:
   """Folds `carry = add(carry, item, *fixed)` over the first axis of `items`.
-
-  The calls are made from the host where all values are known, because XLA has slow convolutions
-  inside loops on a CPU (ResNet-20's gradient: a tenth of the speed); inside a compiled function
-  they are a scan.
 
   Args:
     add: a compiled function.
@@ -20,9 +22,26 @@ def accumulate(add: Callable[..., Any], carry: Any, items: jax.Array, *fixed: An
     items: one for each call.
     *fixed: pytrees of arrays that all calls share.
   """
-  leaves = jax.tree.leaves((carry, items, fixed))
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+  if _traced(carry, items, fixed):
     return lax.scan(lambda carry, item: (add(carry, item, *fixed), None), carry, items)[0]
   for item in items:
     carry = add(carry, item, *fixed)
   return carry
+
+
+def stack(function: Callable[..., Any], items: jax.Array, *fixed: Any) -> Any:
+  """The results of `function(item, *fixed)` over the first axis of `items`, along a first axis.
+
+  Args:
+    function: a compiled function.
+    items: one for each call.
+    *fixed: pytrees of arrays that all calls share.
+  """
+  if _traced(items, fixed):
+    return lax.map(lambda item: function(item, *fixed), items)
+  results = [function(item, *fixed) for item in items]
+  return jax.tree.map(lambda *parts: jnp.stack(parts), *results)
+
+
+def _traced(*trees: Any) -> bool:
+  return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

@@ -62,7 +62,7 @@ def occlusion(
   images, fill = jnp.asarray(images), jnp.asarray(fill, jnp.float32)
   sizes = images.shape[1:3]
   corners = itertools.product(*(_starts(size, patch, stride) for size in sizes))
-  whole = _probability(model, variables, images, labels)
+  whole = _whole(model, variables, images, labels)
   total, count = accumulate(
     functools.partial(_add_drop, model, patch),
     (jnp.zeros(images.shape[:3]), jnp.zeros(sizes, jnp.int32)),
@@ -72,9 +72,7 @@ def occlusion(
   return total / count
 
 
-@functools.partial(jax.jit, static_argnames='model')
-def _probability(model, variables, images, labels):
-  return taps.at_labels(jax.nn.softmax(taps.evaluate(model, variables, images)), labels)
+_whole = jax.jit(taps.probability, static_argnames='model')
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'patch'))
@@ -85,7 +83,7 @@ def _add_drop(model, patch, carry, corner, variables, images, labels, fill, whol
   )
   inside = ((rows >= 0) & (rows < patch))[:, None] & ((columns >= 0) & (columns < patch))
   covered = jnp.where(inside[..., None], fill, images)
-  drop = whole - _probability(model, variables, covered, labels)
+  drop = whole - taps.probability(model, variables, covered, labels)
   return total + drop[:, None, None] * inside, count + inside
 
 

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from attn_flax.errors import UserError
 from attn_flax.explain import taps
 from attn_flax.explain.imputation import impute
+from attn_flax.explain.loops import stack
 from attn_flax.explain.resize import upscale
 from attn_flax.explain.taps import Network, Variables
 
@@ -68,7 +68,19 @@ def insertion_deletion(
   if steps < 1 or not sigma > 0:
     raise UserError(f'steps={steps}, sigma={sigma}: give at least one step and a positive sigma')
   key = jax.random.key(0) if key is None else key
-  return _insertion_deletion(model, variables, images, labels, maps, key, steps, sigma)
+  images = jnp.asarray(images)
+  pixels = images.shape[1] * images.shape[2]
+  counts = jnp.asarray([round(step * pixels / steps) for step in range(steps + 1)])
+  places = _places(key, maps, images.shape[1:3])
+  moved = functools.partial(_moved, model)
+  scores = stack(moved, counts, variables, images, labels, places, _blur(images, sigma))
+  insertion, deletion = (curve.T for curve in scores)
+  return {
+    'insertion': jnp.trapezoid(insertion, counts / pixels),
+    'deletion': jnp.trapezoid(deletion, counts / pixels),
+    'insertion_curve': insertion,
+    'deletion_curve': deletion,
+  }
 
 
 def road(
@@ -106,6 +118,7 @@ def road(
       that leave nothing to remove or to keep.
   """
   _check(model, images, labels, maps)
+  images = jnp.asarray(images)
   pixels = images.shape[1] * images.shape[2]
   counts = tuple(round(share * pixels) for share in shares)
   if not counts or not all(0 < count < pixels for count in counts):
@@ -114,48 +127,34 @@ def road(
       ' take some, such as (0.2, 0.4, 0.6, 0.8)'
     )
   key = jax.random.key(0) if key is None else key
-  return _road(model, variables, images, labels, maps, key, counts, noise)
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'steps', 'sigma'))
-def _insertion_deletion(model, variables, images, labels, maps, key, steps, sigma):
-  places = _places(key, upscale(maps, *images.shape[1:3]))
-  pixels = places[0].size
-  counts = jnp.asarray([round(step * pixels / steps) for step in range(steps + 1)])
-  blurred = _blur(images, sigma)
-
-  def probabilities(count):
-    first = (places < count)[..., None]
-    inserted = jnp.where(first, images, blurred)
-    deleted = jnp.where(first, 0, images)
-    return [_probability(model, variables, x, labels) for x in (inserted, deleted)]
-
-  insertion, deletion = (curve.T for curve in lax.map(probabilities, counts))
-  return {
-    'insertion': jnp.trapezoid(insertion, counts / pixels),
-    'deletion': jnp.trapezoid(deletion, counts / pixels),
-    'insertion_curve': insertion,
-    'deletion_curve': deletion,
-  }
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'counts'))
-def _road(model, variables, images, labels, maps, key, counts, noise):
   order_key, noise_key = jax.random.split(key)
-  places = _places(order_key, upscale(maps, *images.shape[1:3]))
-  pixels = places[0].size
+  places = _places(order_key, maps, images.shape[1:3])
   # The same for all maps, orders and shares, so that their differences hold less chance.
   added = noise * jax.random.normal(noise_key, images.shape)
-
-  def probabilities(count):
-    def without(removed):
-      filled = impute(images, removed) + jnp.where(removed[..., None], added, 0)
-      return _probability(model, variables, filled, labels)
-
-    return without(places < count), without(places >= pixels - count)
-
-  morf, lerf = (scores.T for scores in lax.map(probabilities, jnp.asarray(counts)))
+  removed = functools.partial(_removed, model)
+  scores = stack(removed, jnp.asarray(counts), variables, images, labels, places, added)
+  morf, lerf = (curve.T for curve in scores)
   return {'morf': morf, 'lerf': lerf, 'road': (lerf - morf).mean(1) / 2}
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _moved(model, count, variables, images, labels, places, blurred):
+  """Probabilities with the first `count` pixels inserted, and with them deleted."""
+  first = (places < count)[..., None]
+  inserted = jnp.where(first, images, blurred)
+  deleted = jnp.where(first, 0, images)
+  return [taps.probability(model, variables, x, labels) for x in (inserted, deleted)]
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _removed(model, count, variables, images, labels, places, added):
+  """Probabilities without the `count` most relevant pixels, and without the least relevant."""
+
+  def without(removed):
+    filled = impute(images, removed) + jnp.where(removed[..., None], added, 0)
+    return taps.probability(model, variables, filled, labels)
+
+  return without(places < count), without(places >= places[0].size - count)
 
 
 def _check(model: Network, images: jax.Array, labels: jax.Array, maps: jax.Array) -> None:
@@ -164,17 +163,16 @@ def _check(model: Network, images: jax.Array, labels: jax.Array, maps: jax.Array
     raise UserError(f'{len(maps)} maps do not fit {len(images)} images; give one for each')
 
 
-def _probability(model, variables, images, labels):
-  return taps.at_labels(jax.nn.softmax(taps.evaluate(model, variables, images)), labels)
-
-
-def _places(key: jax.Array, maps: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames='size')
+def _places(key: jax.Array, maps: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Each pixel's place in the order of falling relevance, equal ones at random: int32 [N, H, W]."""
+  maps = upscale(maps, *size)
   flat = maps.reshape(len(maps), -1)
   order = jnp.lexsort((jax.random.bits(key, flat.shape), -flat))
   return jnp.argsort(order).reshape(maps.shape).astype(jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnames='sigma')
 def _blur(images: jax.Array, sigma: float) -> jax.Array:
   """Images [N, H, W, C] under a Gaussian; at the border, the mean of what there is."""
 

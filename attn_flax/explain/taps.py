@@ -64,6 +64,13 @@ def at_labels(values: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.take_along_axis(values, jnp.asarray(labels)[:, None], axis=1)[:, 0]
 
 
+def probability(
+  model: Network, variables: Variables, images: jax.Array, labels: jax.Array
+) -> jax.Array:
+  """Probability of each image's label, [N]."""
+  return at_labels(jax.nn.softmax(evaluate(model, variables, images)), labels)
+
+
 def input_gradient(
   model: Network, variables: Variables, images: jax.Array, labels: jax.Array
 ) -> jax.Array:

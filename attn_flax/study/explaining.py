@@ -22,8 +22,6 @@ from attn_flax.explain.perturbation import insertion_deletion, road
 # Shares of a map's maximum that are tried for the best IoU.
 THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).round(2).tolist())
 BATCH = 50
-# Seed of what breaks ties between pixels and of the noise of imputed ones, the same for all maps.
-_TIES = 0
 
 # {source: values [images]}; a source is 'map' or the name of a control.
 BySource = dict[str, np.ndarray]
@@ -67,36 +65,39 @@ class Explained(NamedTuple):
 
 
 class Explainer:
-  """The compiled functions that explain one network, whatever its weights."""
+  """Explains one network, whatever its weights."""
 
   def __init__(self, model: nn.Module, normalise: Callable[[jax.Array], jax.Array], steps: int):
-    """`normalise` makes of uint8 images what the network takes; `steps` is for insertion."""
+    """`normalise`, compiled, makes of uint8 images what the network takes."""
+    self._model = model
+    self._normalise = normalise
+    self._steps = steps
 
-    def cam(variables, images, labels):
-      return grad_cam(model, variables, normalise(images), labels)
+  def _cam(self, variables, images, labels):
+    return grad_cam(self._model, variables, self._normalise(images), labels)
 
-    def own(variables, images, labels):
-      del labels
-      return own_map(model, variables, normalise(images))
+  def _own(self, variables, images, labels):
+    del labels
+    return own_map(self._model, variables, self._normalise(images))
 
-    def perturb(variables, images, labels, maps):
-      x, key = normalise(images), jax.random.key(_TIES)
-      areas = insertion_deletion(model, variables, x, labels, maps, key=key, steps=steps)
-      removed = road(model, variables, x, labels, maps, key=key)
-      return {**{name: areas[name] for name in ('insertion', 'deletion')}, 'road': removed['road']}
+  def _moved(self, variables, images, labels, maps):
+    network = self._model, variables, self._normalise(images), labels, maps
+    areas = insertion_deletion(*network, steps=self._steps)
+    removed = road(*network)
+    return {
+      'insertion': areas['insertion'],
+      'deletion': areas['deletion'],
+      'road': removed['road'],
+    }
 
-    self._maps = {'Grad-CAM': jax.jit(cam), 'own map': jax.jit(own)}
-    self._perturb = jax.jit(perturb)
-
-  def maps(self, kind: str, variables: Any, images: Images) -> np.ndarray | None:
-    """Maps [n, h, w] of a kind for the images' labels; None where the network has none."""
-    function = functools.partial(self._maps[kind], variables)
-    return in_batches(function, images.image, images.label, batch_size=BATCH)
-
-  def perturb(self, variables: Any, images: Images, maps: np.ndarray) -> dict[str, np.ndarray]:
-    """Areas of insertion and deletion, and ROAD, [n] each."""
-    function = functools.partial(self._perturb, variables)
-    return in_batches(function, images.image, images.label, maps, batch_size=BATCH)
+  def maps(self, variables: Any, images: Images) -> dict[str, np.ndarray]:
+    """Maps [n, h, w] for the images' labels, by kind; no own map where the network has none."""
+    methods = {'Grad-CAM': self._cam, 'own map': self._own}
+    found = {
+      kind: in_batches(functools.partial(method, variables), *images[:2], batch_size=BATCH)
+      for kind, method in methods.items()
+    }
+    return {kind: maps for kind, maps in found.items() if maps is not None}
 
   def explain(
     self,
@@ -115,12 +116,11 @@ class Explainer:
       perturbed: positions, among these, of the ones to perturb.
       key: of the random maps.
     """
-    kinds: dict[str, BySource] = {}
-    for kind in self._maps:
-      own = self.maps(kind, variables, images)
-      random = self.maps(kind, fresh, images)
-      if own is not None and random is not None:
-        kinds[kind] = {'map': own, 'random weights': random}
+    random = self.maps(fresh, images)
+    kinds = {
+      kind: {'map': maps, 'random weights': random[kind]}
+      for kind, maps in self.maps(variables, images).items()
+    }
     shared = _controls(kinds['Grad-CAM']['map'].shape, images, key)
     few = images.take(perturbed)
     scores_of_shared = _localise_all(shared, images)
@@ -136,7 +136,9 @@ class Explainer:
   def _perturb_all(self, sources, variables, few, perturbed):
     scores: dict[str, BySource] = {}
     for source, maps in sources.items():
-      for name, values in self.perturb(variables, few, maps[perturbed]).items():
+      moved = functools.partial(self._moved, variables)
+      found = in_batches(moved, *few[:2], maps[perturbed], batch_size=BATCH)
+      for name, values in found.items():
         scores.setdefault(name, {})[source] = values
     return scores
 

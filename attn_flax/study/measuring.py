@@ -212,7 +212,7 @@ def _explain(
   study: _Study, test: _Test, logits: Mapping[str, Mapping[int, np.ndarray]]
 ) -> tuple[dict[str, dict[int, Explained]], dict[int, SeedImages]]:
   """Explains, for each seed, the images that all its variants classify correctly."""
-  normalise = study.session.augmentation.evaluate
+  normalise = jax.jit(study.session.augmentation.evaluate)
   explainers = {
     name: Explainer(model, normalise, study.options.steps) for name, model in study.models.items()
   }
@@ -245,10 +245,11 @@ def _picture(
   logits: Mapping[str, Mapping[int, np.ndarray]],
 ) -> dict[str, Pictured]:
   """What the first run of each variant says about the images of the pictures."""
+  normalise = jax.jit(study.session.augmentation.evaluate)
   pictured = {}
   for name in _progress(study.models, 'picturing'):
     member = study.members[name][0]
-    picturer = Picturer(study.models[name], study.session.augmentation.evaluate)
+    picturer = Picturer(study.models[name], normalise)
     pictured[name] = picturer.picture(
       study.variables(name, member),
       shown,

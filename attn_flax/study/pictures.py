@@ -36,9 +36,9 @@ class Picturer:
   """The compiled functions that picture one network."""
 
   def __init__(self, model: nn.Module, normalise: Callable[[jax.Array], jax.Array]):
-    """`normalise` makes of uint8 images what the network takes."""
+    """`normalise`, compiled, makes of uint8 images what the network takes."""
     self._model = model
-    self._normalise = jax.jit(normalise)
+    self._normalise = normalise
 
     def channel_gates(variables, images):
       found = attention_maps(model, variables, normalise(images))

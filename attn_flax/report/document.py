@@ -1,0 +1,163 @@
+"""The report before it is HTML or Markdown: sections of sentences, tables and illustrations."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from attn_flax.report import channels, formats, pareto, pictures, plots, score_tables, tables
+from attn_flax.report.answer import answer
+from attn_flax.report.cells import Table
+from attn_flax.report.findings import SCORES, Findings
+from attn_flax.report.style import Illustration, drawing
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+  """Illustrations that stand side by side where there is room."""
+
+  illustrations: Sequence[Illustration]
+
+
+Part = Table | Illustration | Gallery
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A section.
+
+  Attributes:
+    id: what links name it.
+    title: its heading.
+    paragraphs: what is said before its parts.
+    parts: tables and illustrations.
+    listed: whether the paragraphs are points of a list.
+  """
+
+  id: str
+  title: str
+  paragraphs: Sequence[str] = ()
+  parts: Sequence[Part] = ()
+  listed: bool = False
+
+
+def sections(findings: Findings) -> list[Section]:
+  """The whole report, drawn."""
+  with drawing():
+    made = [
+      Section(
+        'answer', 'Answer', [' '.join(answer(findings))], _there([plots.differences(findings)])
+      ),
+      Section('notes', 'Notes', list(findings.notes), listed=True),
+      Section(
+        'accuracy-section',
+        'Accuracy',
+        parts=_there(
+          [
+            tables.accuracy(findings),
+            plots.curves(findings),
+            tables.per_class(findings),
+            _gallery(plots.confusions(findings)),
+          ]
+        ),
+      ),
+      Section(
+        'cost-section',
+        'Cost',
+        parts=_there([tables.cost(findings), _gallery(pareto.plots(findings))]),
+      ),
+      _explanations(findings),
+      Section(
+        'pictures',
+        'Pictures',
+        parts=_there(
+          [
+            pictures.cams(findings),
+            *pictures.gates(findings),
+            *channels.plots(findings),
+          ]
+        ),
+      ),
+      Section(
+        'published-section', 'Published accuracies', parts=_there([tables.published(findings)])
+      ),
+      Section(
+        'reproduction',
+        'Conditions and runs',
+        parts=[tables.conditions(findings), tables.runs(findings)],
+      ),
+    ]
+  return [section for section in made if section.paragraphs or section.parts]
+
+
+def _explanations(findings: Findings) -> Section:
+  if not any(variant.explanations for variant in findings.variants):
+    return Section('explanations-section', 'Explainability', ['Explanations were not scored: n/a.'])
+  scored = {
+    name
+    for variant in findings.variants
+    if variant.explanations
+    for scores in variant.explanations.scores.values()
+    for name in scores
+  }
+  paragraphs = []
+  if findings.localised_images:
+    paragraphs.append(
+      'Pointing game, energy and IoU ask whether a map lies on the object; they are over'
+      f' {_counted(findings.localised_images)}.'
+    )
+  if findings.perturbed_images:
+    paragraphs.append(
+      f'Insertion, deletion (in {findings.steps} steps) and ROAD ask whether the network uses'
+      f' what a map shows; they are over {_counted(findings.perturbed_images)}.'
+    )
+  if findings.masks is None:
+    paragraphs.append('The dataset has no masks; scores that need them are n/a.')
+  paragraphs.append(
+    'In the table of each score stands, with each control, the gain of the map over it, paired on'
+    ' run and image, and its 95 % interval; positive is better than the control, also where lower'
+    f' scores are better. The difference is the score less that of {findings.baseline}, corrected'
+    ' for the number of variants; n counts pairs of a run and an image.'
+  )
+  return Section(
+    'explanations-section',
+    'Explainability',
+    paragraphs,
+    _there(
+      [
+        score_tables.overview(findings),
+        plots.scores(findings),
+        *(score_tables.score_table(findings, name) for name in SCORES if name in scored),
+      ]
+    ),
+  )
+
+
+def _gallery(illustrations: list[Illustration]) -> Gallery | None:
+  return Gallery(illustrations) if illustrations else None
+
+
+def _there(parts: Iterable[Part | None]) -> list[Part]:
+  return [part for part in parts if part is not None]
+
+
+def _counted(images: Mapping[int, int]) -> str:
+  """Numbers of images by seed: '1812 (seed 0) and 1790 (seed 1) images', or one that all share."""
+  if len(set(images.values())) == 1:
+    return f'{next(iter(images.values()))} images of each seed'
+  return formats.listing([f'{n} (seed {seed})' for seed, n in images.items()]) + ' images'
+
+
+def all_tables(document: Sequence[Section]) -> list[Table]:
+  """Every table of the report, in its order."""
+  return [part for section in document for part in section.parts if isinstance(part, Table)]
+
+
+def all_illustrations(document: Sequence[Section]) -> list[Illustration]:
+  """Every illustration of the report, in its order."""
+  found: list[Illustration] = []
+  for section in document:
+    for part in section.parts:
+      if isinstance(part, Gallery):
+        found += part.illustrations
+      elif isinstance(part, Illustration):
+        found.append(part)
+  return found

@@ -1,0 +1,72 @@
+"""The report as GitHub Markdown."""
+
+import re
+from collections.abc import Sequence
+
+from attn_flax.report.cells import Cell, Table
+from attn_flax.report.document import Gallery, Section
+from attn_flax.report.style import Illustration
+
+# What Markdown reads as markup; an underscore only where it does not stand inside a word.
+_MARKUP = re.compile(r'[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])')
+_ENTITIES = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
+
+
+def escape(text: str) -> str:
+  """Text that Markdown prints letter by letter, on one line, also inside a table."""
+  text = ' '.join(text.split())
+  text = ''.join(_ENTITIES.get(letter, letter) for letter in text)
+  return _MARKUP.sub(lambda match: '\\' + match[0], text)
+
+
+def render(title: str, document: Sequence[Section]) -> str:
+  """The text of `report.md`; illustrations are links to `plots/`."""
+  lines = [f'# {escape(title)}', '']
+  for section in document:
+    lines += [f'## {escape(section.title)}', '']
+    for paragraph in section.paragraphs:
+      lines.append(('- ' if section.listed else '') + escape(paragraph))
+      lines += [] if section.listed else ['']
+    lines += [''] if section.listed else []
+    for part in section.parts:
+      if isinstance(part, Table):
+        lines += _table(part, section)
+      else:
+        for illustration in part.illustrations if isinstance(part, Gallery) else [part]:
+          lines += _illustration(illustration)
+  return '\n'.join(lines)
+
+
+def _table(table: Table, section: Section) -> list[str]:
+  lines = [] if table.title == section.title else [f'### {escape(table.title)}', '']
+  if table.note:
+    lines += [escape(table.note), '']
+  lines += [
+    _row([escape(column.title) for column in table.columns]),
+    _row(['---:' if column.numeric else '---' for column in table.columns]),
+    *(_row([_cell(cell) for cell in row]) for row in table.rows),
+  ]
+  return [*lines, '']
+
+
+def _row(cells: Sequence[str]) -> str:
+  return f'| {" | ".join(cells)} |'
+
+
+def _cell(cell: Cell) -> str:
+  text = escape(cell.text)
+  # Inside a code span only a pipe can be escaped.
+  if cell.code and cell.text and not set(cell.text) & set('`<>|\\\n'):
+    text = f'`{cell.text}`'
+  return f'{text} ({escape(cell.detail)})' if cell.detail else text
+
+
+def _illustration(illustration: Illustration) -> list[str]:
+  caption = [escape(illustration.caption), ''] if illustration.caption else []
+  return [
+    f'### {escape(illustration.title)}',
+    '',
+    f'![{escape(illustration.alt)}](plots/{illustration.name}.png)',
+    '',
+    *caption,
+  ]

@@ -1,0 +1,111 @@
+"""What all plots share: colours, sizes, and how a figure becomes a file."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure as Canvas
+
+# Okabe and Ito, Color Universal Design (2008); their yellow is too pale for lines on white.
+BLACK, GREY = '#000000', '#767676'
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+DASHES = (
+  (0, (5, 1.5)),
+  (0, (1.2, 1.2)),
+  (0, (5, 1.5, 1.2, 1.5)),
+  (0, (9, 2)),
+  (0, (3, 1, 1, 1, 1, 1)),
+)
+MARKERS = ('s', '^', 'D', 'v', 'P', 'X', '<', '>')
+MAP = 'viridis'
+DPI = 144
+
+_SETTINGS: dict[Any, Any] = {
+  'font.size': 9,
+  'axes.titlesize': 9,
+  'axes.labelsize': 9,
+  'legend.fontsize': 9,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.edgecolor': '#555555',
+  'axes.grid': False,
+  'axes.axisbelow': True,
+  'grid.color': '#dddddd',
+  'grid.linewidth': 0.6,
+  'legend.frameon': False,
+  'figure.facecolor': 'white',
+  'savefig.facecolor': 'white',
+  'figure.constrained_layout.w_pad': 0.06,
+  'figure.constrained_layout.h_pad': 0.06,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Illustration:
+  """A finished picture.
+
+  Attributes:
+    name: of its file, without folder and ending.
+    title: its heading.
+    caption: how it is read.
+    alt: what it shows, for those who do not see it.
+    png: the file.
+  """
+
+  name: str
+  title: str
+  caption: str
+  alt: str
+  png: bytes
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """Width and height in CSS pixels, of 96 to the inch; the file has more."""
+    width, height = (int.from_bytes(self.png[i : i + 4], 'big') for i in (16, 20))
+    return round(width * 96 / DPI), round(height * 96 / DPI)
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+  """The house style of all figures made inside."""
+  with matplotlib.rc_context():
+    matplotlib.rcdefaults()  # Whatever the user's own matplotlibrc says, reports look alike.
+    matplotlib.rcParams.update(_SETTINGS)
+    yield
+
+
+def line_style(index: int) -> dict[str, Any]:
+  """Colour, dashes and marker of a variant by its place; the baseline, 0, is black and solid."""
+  if index == 0:
+    return {'color': BLACK, 'linestyle': '-', 'marker': 'o'}
+  index -= 1
+  return {
+    'color': COLOURS[index % len(COLOURS)],
+    'linestyle': DASHES[index % len(DASHES)],
+    'marker': MARKERS[index % len(MARKERS)],
+  }
+
+
+def plain(text: str, longest: int = 32) -> str:
+  """A name as matplotlib prints it letter by letter: on one line, and no mathematics in dollars."""
+  text = ' '.join(str(text).split())
+  text = text if len(text) <= longest else text[: longest - 1] + '…'
+  return text.replace('$', r'\$')
+
+
+def file_name(*parts: str | int) -> str:
+  """A file name of letters, digits and underscores."""
+  return '_'.join(
+    filter(None, (re.sub(r'[^a-z0-9]+', '_', str(p).lower()).strip('_') for p in parts))
+  )
+
+
+def finish(canvas: Canvas, name: str, title: str, caption: str, alt: str) -> Illustration:
+  """Draws a figure into a PNG."""
+  file = io.BytesIO()
+  canvas.savefig(file, format='png', dpi=DPI, metadata={'Software': None})
+  return Illustration(name, title, caption, alt, file.getvalue())

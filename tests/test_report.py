@@ -1,0 +1,420 @@
+"""The report holds what was found, in three forms, whatever is missing or ill-named."""
+
+import csv
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import fake_findings
+import numpy as np
+import pytest
+from fake_findings import PIPE, SCRIPT
+from PIL import Image
+
+from attn_flax import report
+from attn_flax.report import (
+  cells,
+  document,
+  formats,
+  html,
+  markdown,
+  pareto,
+  pictures,
+  plots,
+  published,
+  style,
+  tables,
+)
+from attn_flax.report.answer import answer
+from attn_flax.report.findings import SCORES, Run
+
+VOID = {'meta', 'img', 'br', 'link', 'base', 'input', 'hr'}
+
+
+class Page(HTMLParser):
+  """The tags of a page, and the texts of its tables by the heading or section above them."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.open, self.tables, self.place = [], [], {}, ''
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attributes):
+    attributes = dict(attributes)
+    self.tags.append((tag, attributes))
+    if tag not in VOID:
+      self.open.append(tag)
+    if tag in ('section', 'h3'):
+      self.place = attributes['id']
+    if tag == 'tr':
+      self.tables.setdefault(self.place, []).append([])
+    if tag in ('th', 'td'):
+      self.tables[self.place][-1].append('')
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if {'th', 'td'} & set(self.open):
+      self.tables[self.place][-1][-1] += data.replace('\xa0', ' ')
+
+  def row(self, place, name, *more):
+    """The row of a variant, whose name may have its mechanism behind it."""
+    return next(
+      row
+      for row in self.tables[place]
+      if f'{row[0]} '.startswith(f'{name} ') and row[1 : 1 + len(more)] == list(more)
+    )
+
+
+@pytest.fixture(scope='module')
+def found():
+  return fake_findings.findings(pictures=3)
+
+
+@pytest.fixture(scope='module')
+def folder(found, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('study') / 'report'
+  report.write_report(found, folder)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def page(folder):
+  return Page((folder / 'report.html').read_text())
+
+
+@pytest.fixture(scope='module')
+def rows(folder):
+  with open(folder / 'results.csv', newline='') as file:
+    return {row['variant']: row for row in csv.DictReader(file)}
+
+
+def markdown_rows(text):
+  """The cells of every table row."""
+  lines = [line for line in text.splitlines() if line.startswith('| ')]
+  return [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines]
+
+
+def test_the_csv_holds_every_digit(found, rows):
+  assert list(rows) == list(fake_findings.NAMES)
+  for variant in found.variants:
+    row, accuracy, cost = rows[variant.name], variant.accuracy, variant.cost
+    assert float(row['top1_mean']) == accuracy.top1
+    assert float(row['top1_spread']) == accuracy.top1_spread
+    assert float(row['top5_mean']) == accuracy.top5
+    assert float(row['calibration_error']) == accuracy.calibration_error
+    assert row['verdict'] == accuracy.verdict
+    if accuracy.difference is None:
+      assert row['difference'] == row['difference_low'] == row['difference_high'] == ''
+    else:
+      assert float(row['difference']) == accuracy.difference.mean
+      assert float(row['difference_low']) == accuracy.difference.low
+      assert float(row['difference_high']) == accuracy.difference.high
+    assert [float(row[f'top1_class_{k}']) for k in range(10)] == list(accuracy.per_class)
+    assert (int(row['params']), int(row['macs'])) == (cost.params, cost.macs)
+    assert float(row['params_ratio']) == cost.params / found.variants[0].cost.params
+    for name in ('step', 'latency', 'throughput'):
+      measured = getattr(cost, f'{name}_ms')
+      assert float(row[f'{name}_ms']) == measured.median
+      bounds = [float(row[f'{name}_ratio{end}']) for end in ('', '_low', '_high')]
+      assert bounds == [measured.ratio, measured.low, measured.high]
+    assert float(row['images_per_second']) == pytest.approx(256e3 / cost.throughput_ms.median)
+    assert float(row['peak_mb']) == cost.peak_mb
+    scores = variant.explanations.scores
+    for kind, prefix in (('Grad-CAM', 'gradcam'), ('own map', 'own')):
+      for name in SCORES:
+        if kind not in scores:
+          assert row[f'{prefix}_{name}'] == ''
+          continue
+        score = scores[kind][name]
+        assert float(row[f'{prefix}_{name}']) == score.value
+        assert float(row[f'{prefix}_{name}_fixed']) == score.controls['best fixed map']
+        gain = float(row[f'{prefix}_{name}_random_weights_gain_low'])
+        assert gain == score.gains['random weights'].low
+
+
+def test_html_and_markdown_print_the_same_numbers(found, folder, page):
+  in_markdown = markdown_rows((folder / 'report.md').read_text())
+  for variant in found.variants:
+    accuracy, cost = variant.accuracy, variant.cost
+    row = page.row('accuracy-section', variant.name)
+    expected = [f'{100 * accuracy.top1:.2f}', f'{100 * accuracy.top1_spread:.2f}']
+    assert row[2].split() == [expected[0], '±', expected[1]]
+    if accuracy.difference:
+      bounds = [100 * bound for bound in accuracy.difference[3:5]]
+      mean = f'{100 * accuracy.difference.mean:+.2f}'
+      text = f'{mean} [{bounds[0]:+.2f}, {bounds[1]:+.2f}]'.replace('-', '−')
+      assert row[4] == text
+    assert row[5] == (accuracy.verdict or 'baseline')
+    row = page.row('cost-section', variant.name)
+    assert row[1].split()[:2] == [f'{cost.params / 1e3:.3f}', 'k']
+    assert row[3].split()[0] == f'{cost.step_ms.median:.0f}'
+    ratio = f'×{cost.step_ms.ratio:.2f} [{cost.step_ms.low:.2f}, {cost.step_ms.high:.2f}]'
+    assert ' '.join(row[3].split()[1:]) == ratio
+    score = variant.explanations.scores['Grad-CAM']['deletion']
+    row = page.row('score-deletion', variant.name, 'Grad-CAM')
+    assert row[2:4] == [f'{score.value:.3f}', '5123']
+    gain = score.gains['centred Gaussian']
+    text = f'{score.controls["centred Gaussian"]:.3f} {gain.mean:+.3f}'.replace('-', '−')
+    assert row[5].startswith(text)
+
+  # Markdown has the same rows as HTML, but for how a detail is set off.
+  def letters(text):
+    text = re.sub(r'\\(.)', r'\1', text)
+    for entity, letter in (('&lt;', '<'), ('&gt;', '>'), ('&amp;', '&'), ('`', '')):
+      text = text.replace(entity, letter)
+    return re.sub(r'[\s()]', '', text)
+
+  ours = [[letters(cell) for cell in row] for table in page.tables.values() for row in table]
+  theirs = [[letters(cell) for cell in row] for row in in_markdown if '---' not in row]
+  assert ours == theirs
+
+
+def test_every_verdict_is_a_word(folder, page):
+  text = (folder / 'report.md').read_text()
+  for verdict in ('better', 'worse', 'no difference shown'):
+    assert f'| {verdict} |' in text
+    assert any(row[5] == verdict for row in page.tables['accuracy-section'])
+
+
+def test_the_answer_comes_first(folder, found):
+  sentences = ' '.join(answer(found))
+  assert 'Better are a|b (+1.28 [+0.67,\xa0+1.89]) and se (+1.24 [' in sentences
+  assert 'worse is cbam (−1.38 [−1.99,\xa0−0.77])' in sentences
+  assert 'no difference is shown for eca (+0.14 [' in sentences
+  assert '×1.11 (se)' in sentences
+  assert '1.23 points in four of five cases' in sentences
+  text = (folder / 'report.md').read_text()
+  assert text.index('## Answer') < text.index('## Accuracy') < text.index('## Cost')
+
+
+def test_names_are_escaped(folder, page):
+  text = (folder / 'report.html').read_text()
+  assert SCRIPT not in text
+  assert text.count('<script>') == 1  # The page's own, which sorts.
+  assert page.row('accuracy-section', SCRIPT)[0] == f'{SCRIPT} the mechanism {SCRIPT}'
+  text = (folder / 'report.md').read_text()
+  assert '<script>' not in text and '<nan>' not in text
+  assert '| a\\|b |' in text
+
+
+def test_the_page_loads_nothing_from_elsewhere(folder, page):
+  for tag, attributes in page.tags:
+    for name in ('src', 'href', 'srcset', 'action', 'poster', 'data'):
+      value = attributes.get(name)
+      if value is not None:
+        assert value.startswith('data:image/png;base64,' if tag == 'img' else '#'), (tag, value)
+    assert tag not in ('link', 'iframe', 'object', 'embed', 'base')
+    if tag == 'img':
+      assert attributes['alt']
+  style_sheet = (folder / 'report.html').read_text().split('<style>')[1].split('</style>')[0]
+  assert 'url(' not in style_sheet and '@import' not in style_sheet
+  policy = next(a['content'] for _, a in page.tags if 'http-equiv' in a)
+  assert policy.startswith("default-src 'none'")
+  assert (folder / 'report.html').stat().st_size < 6e6
+
+
+def test_the_contents_lead_to_every_section(page):
+  ids = [a['id'] for _, a in page.tags if 'id' in a]
+  assert len(ids) == len(set(ids))
+  links = [a['href'][1:] for tag, a in page.tags if tag == 'a']
+  assert links == [a['id'] for tag, a in page.tags if tag == 'section']
+
+
+def test_pictures_are_files_and_linked(folder, page):
+  linked = re.findall(r'\]\(plots/(\w+)\.png\)', (folder / 'report.md').read_text())
+  files = {path.stem for path in (folder / 'plots').iterdir()}
+  assert set(linked) == files and len(linked) == len(files)
+  assert len([tag for tag, _ in page.tags if tag == 'img']) == len(files)
+  assert {'grad_cam', 'learning_curves', 'differences', 'scores', 'pareto_step_ms'} <= files
+  assert {'confusion_0_none', 'channels_1_se', 'gates_3_cbam_spatial_gate'} <= files
+  assert 'gates_5_a_b_attention' in files
+  for path in (folder / 'plots').iterdir():
+    with Image.open(path) as image:
+      image.verify()
+
+
+def test_conditions_and_runs(found, page):
+  conditions = dict(page.tables['conditions'])
+  assert set(found.conditions) <= set(conditions)
+  assert conditions['versions'] == 'jax 0.10.2, flax 0.12.8'
+  for variant in found.variants:
+    for run in variant.runs:
+      row = page.row('runs', variant.name, str(run.seed))
+      assert row[-2:] == [run.folder, run.command]
+      assert row[4] == (f'failed {run.error}' if run.error else 'finished')
+
+
+def test_published_accuracies_have_a_table_of_their_own(page):
+  head, *body = page.tables['published-section']
+  assert 'here: top-1, %' in head and 'published top-1, %' in head
+  row = page.row('published-section', 'se')
+  assert row[1].startswith('91.') and row[3:7] == [
+    'se in ResNet-18 ImageNet',
+    '70.40',
+    '70.59',
+    '+0.19',
+  ]
+  assert len(body) > 5
+
+
+def test_published_rows_are_plausible():
+  rows = published.rows(['se', 'eca', 'cbam', 'bam', 'aa', 'sasa'])
+  assert 20 <= len(rows) <= 40
+  for row in rows:
+    assert row['dataset'] in ('ImageNet', 'CIFAR-100')
+    assert 65 < float(row['baseline_top1']) < float(row['top1']) < 90
+    assert row['source'].startswith('https://arxiv.org/abs/')
+  assert published.rows(['none']) == []
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda found: found,
+    lambda found: fake_findings.without(found, cost=None),
+    lambda found: fake_findings.without(found, explanations=None, pictured=None),
+    lambda found: fake_findings.without(found, accuracy=None, published=()),
+    lambda found: fake_findings.without(
+      found, accuracy=None, cost=None, explanations=None, pictured=None, runs=(), published=()
+    ),
+    lambda found: dataclasses.replace(found, variants=found.variants[:1]),
+    lambda found: dataclasses.replace(
+      found,
+      variants=[
+        found.variants[0],
+        dataclasses.replace(
+          found.variants[1],
+          accuracy=None,
+          cost=None,
+          explanations=None,
+          pictured=None,
+          runs=[Run('se', 0, 'runs/se', 'python main.py', error='out of memory')],
+        ),
+      ],
+    ),
+  ],
+  ids=['no masks', 'no cost', 'no pictures', 'no accuracy', 'nothing', 'baseline', 'failed'],
+)
+def test_what_is_missing_is_said_and_does_not_crash(change, tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  found = change(fake_findings.findings(('none', 'se'), masks=False, seeds=1, pictures=1))
+  report.write_report(found, tmp_path)
+  page = Page((tmp_path / 'report.html').read_text())
+  assert 'n/a' in page.row('accuracy-section', 'none')
+  text = (tmp_path / 'report.md').read_text()
+  assert not {'nan', 'None', 'inf'} & set(text.split())
+  for table in page.tables.values():
+    assert len({len(row) for row in table}) == 1
+
+
+def test_too_few_seeds_are_said():
+  found = fake_findings.findings(('none', 'se'), seeds=2, pictures=1)
+  assert 'Not enough seeds for a verdict on se' in ' '.join(answer(found))
+  assert tables.accuracy(found).rows[1][5].text == 'not enough seeds'
+
+
+def test_an_empty_map_is_flagged(monkeypatch):
+  written = []
+  monkeypatch.setattr(
+    pictures.Axes, 'text', lambda self, x, y, text, **_: written.append(text), raising=True
+  )
+  small = fake_findings.findings(('none', 'se'), pictures=2)
+  with style.drawing():
+    assert pictures.cams(small) is not None
+  assert written == ['empty', 'empty']  # The second image, in both variants.
+  assert pictures.is_empty(np.zeros((4, 4))) and pictures.is_empty(np.full((4, 4), np.nan))
+  assert not pictures.is_empty(np.eye(4))
+
+
+def test_one_scale_for_all():
+  faint, strong = np.array([[0.0, 0.1]]), np.array([[0.5, 2.0]])
+  assert pictures.scale([faint, strong]) == (0.0, 2.0)
+  assert pictures.scale([strong], from_zero=True) == (0.0, 2.0)
+  assert pictures.scale([strong]) == (0.5, 2.0)
+  low, high = pictures.scale([np.zeros((2, 2))])
+  assert low < high
+
+
+def test_every_overlay_of_a_row_has_the_same_scale(monkeypatch):
+  drawn = []
+  overlay = pictures.overlay
+
+  def spy(ax, values, size, bounds):
+    drawn.append((bounds, values.max()))
+    return overlay(ax, values, size, bounds)
+
+  monkeypatch.setattr(pictures, 'overlay', spy)
+  found = fake_findings.findings(('none', 'se', 'eca'), pictures=1)
+  with style.drawing():
+    pictures.cams(found)
+  assert len({bounds for bounds, _ in drawn}) == 1
+  assert drawn[0][0] == (0.0, max(largest for _, largest in drawn))
+
+
+def test_the_front():
+  assert pareto.front([1, 2, 3, 4], [5, 4, 6, 6]) == [0, 2]
+  assert pareto.front([2, 1], [1, 1]) == [1]
+  assert pareto.front([1, 1], [1, 2]) == [1]
+
+
+def test_bands_span_the_seeds():
+  def run(seed, values):
+    curve = [(float(i), {'loss': value}) for i, value in enumerate(values)]
+    return Run('none', seed, '', '', curves={'train': curve})
+
+  epochs, mean, low, high = plots.band([run(0, [1, 2, 3]), run(1, [3, 2])], 'train', 'loss')
+  np.testing.assert_array_equal(epochs, [0, 1])
+  np.testing.assert_array_equal([mean, low, high], [[2, 2], [1, 2], [3, 2]])
+  assert plots.band([run(0, [1])], 'validation', 'loss') is None
+
+
+def test_numbers_as_words():
+  assert formats.points(-0.0141) == '−1.41' and formats.points(0.00001) == '0.00'
+  assert formats.points(-0.00001) == '0.00' and formats.points(0.01) == '+1.00'
+  assert formats.number(None, 2) == formats.number(float('nan'), 2) == 'n/a'
+  assert formats.times(1.0) == '×1.00' and formats.times(1.0013) == '×1.0013'
+  assert formats.large(25_557_032) == '25.557 M' and formats.large(87) == '87'
+  assert formats.listing(['a']) == 'a' and formats.listing(['a', 'b', 'c']) == 'a, b and c'
+  assert formats.words({'a': 1, 'b': [2, 3]}) == 'a 1, b 2, 3'
+
+
+def test_file_names_are_tame():
+  assert style.file_name('gates', 3, SCRIPT) == 'gates_3_script_alert_1_script'
+  assert style.file_name('confusion', 0, '../..') == 'confusion_0'
+  assert style.plain('a$b') == r'a\$b' and len(style.plain('x' * 99)) == 32
+
+
+def test_markdown_escapes_its_markup():
+  assert markdown.escape('a|b *c* [d] <e> `f` g_h _i_') == (
+    r'a\|b \*c\* \[d\] &lt;e&gt; \`f\` g_h \_i\_'
+  )
+  assert markdown.escape('two\nlines') == 'two lines'
+
+
+def test_many_classes_are_narrowed_to_those_that_differ():
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  share = np.full(50, 0.9)
+  other = share.copy()
+  other[7] = 0.2
+  variants = [
+    dataclasses.replace(v, accuracy=dataclasses.replace(v.accuracy, per_class=shares))
+    for v, shares in zip(found.variants, (share, other), strict=True)
+  ]
+  names = [f'class {k}' for k in range(50)]
+  table = tables.per_class(dataclasses.replace(found, variants=variants, class_names=names))
+  assert len(table.rows) == tables.LISTED_CLASSES
+  assert 'class 7' in [row[0].text for row in table.rows]
+
+
+def test_html_and_markdown_are_made_of_the_same_cells():
+  cell = cells.Cell(PIPE, '<b>', {'x': 1.0}, 'none')
+  column = cells.Column('*head*')
+  table = cells.Table('t', 'Table', [column], [[cell]])
+  section = document.Section('s', 'Section', parts=[table])
+  assert '| a\\|b (&lt;b&gt;) |' in markdown.render('title', [section])
+  text = html.render('<title>', [section])
+  assert 'data-key="1.0">a|b <small>&lt;b&gt;</small>' in text and '&lt;title&gt;' in text
