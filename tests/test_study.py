@@ -8,7 +8,16 @@ import pytest
 
 from attn_flax import UserError, runs
 from attn_flax.report.findings import SCORES
-from attn_flax.study import accuracy, costs, groups, pictures, plan, scores, training
+from attn_flax.study import (
+  accuracy,
+  conditions,
+  costs,
+  groups,
+  pictures,
+  plan,
+  scores,
+  training,
+)
 from attn_flax.study.explaining import Explained
 from attn_flax.train import Stopped
 from configs import compare, placement, ratio
@@ -381,3 +390,28 @@ def test_class_means_leave_out_what_no_image_has():
   values = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
   found = pictures.class_means(values, np.array([0, 0, 2]), 3)
   np.testing.assert_array_equal(found, [[2.0, 3.0], [np.nan, np.nan], [5.0, 9.0]])
+
+
+def test_a_folder_that_holds_another_run_ends_the_study_at_once(study, tmp_path, small_dataset):
+  planned = plan.plan(study, tmp_path)[:2]
+  resolved = {run.name: training.open_session(run.config).config for run in planned}
+  for run in planned:
+    make_folder(run.folder, resolved[run.name])
+  training.check(planned)
+  for run in planned:
+    run.config.train.steps = 30
+  with pytest.raises(UserError, match='train.steps: 20 there, 30 asked'):
+    training.check(planned)
+
+
+def test_each_run_says_how_to_make_it_again(tmp_path, base_config):
+  make_folder(tmp_path, base_config)
+  member = groups.of_folders([tmp_path])[0][tmp_path.name][0]
+  study_command = 'python main.py --config=configs/compare.py --mode=compare'
+  for command, expected in (
+    ('python main.py --config=configs/eca.py', 'python main.py --config=configs/eca.py'),
+    (study_command, f'{study_command} --config.only=eca/seed0'),
+  ):
+    recorded = member._replace(record={'command': command})
+    row = conditions.run_row('eca', recorded, {}, np.zeros(3, int), 125)
+    assert row.command == expected and row.top1 is None

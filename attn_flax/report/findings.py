@@ -248,7 +248,6 @@ class Findings:
     steps: steps of insertion and deletion.
     notes: sentences that belong above the tables: where multiply-adds and milliseconds disagree,
       runs that failed, scores that are missing.
-    settings: (learning rate of each variant, by sweep), or empty.
   """
 
   title: str

@@ -87,11 +87,14 @@ def run_row(
 ) -> Run:
   """A run as a row of the report."""
   found = logits.get(variant, {}).get(member.seed)
+  command = member.record.get('command', '')
+  if '--mode=compare' in command and '--config.only' not in command:
+    command += f' --config.only={variant}/seed{member.seed}'  # This run of the study alone.
   return Run(
     variant=variant,
     seed=member.seed,
     folder=str(member.folder),
-    command=member.record.get('command', ''),
+    command=command,
     error=member.error,
     top1=None if found is None else float(hits(found, labels).mean()),
     top5=None if found is None else float(hits(found, labels, 5).mean()),

@@ -220,7 +220,7 @@ def _explain(
   images: dict[int, SeedImages] = {}
   for seed in sorted({member.seed for runs in study.members.values() for member in runs}):
     runs = {name: m for name, ms in study.members.items() for m in ms if m.seed == seed}
-    right = [logits[name][seed][test.index].argmax(1) == test.images.label for name in runs]
+    right = [logits[name][seed][test.position].argmax(1) == test.images.label for name in runs]
     common = np.flatnonzero(np.all(right, axis=0))
     if not len(common):
       continue

@@ -11,26 +11,32 @@ from typing import Any
 import jax
 import tqdm
 
+from attn_flax import runs
 from attn_flax.errors import UserError
 from attn_flax.session import open_session
 from attn_flax.study.plan import Planned, plan_sweep, variants
 from attn_flax.train import Stopped, train
 
 
-def check(runs: Sequence[Planned]) -> None:
-  """Opens what the first run of each variant is made of, so that mistakes end a study at once.
+def check(planned: Sequence[Planned]) -> None:
+  """Opens what the runs are made of, so that mistakes end a study at once.
 
   Raises:
-    UserError: for anything in the configuration that cannot be run.
+    UserError: for anything in the configuration that cannot be run, or a run folder that holds a
+      run of another configuration.
   """
-  seen: set[str] = set()
-  for run in runs:
-    if run.variant not in seen:
-      seen.add(run.variant)
-      open_session(run.config)
+  opened: dict[str, Any] = {}
+  for run in planned:
+    if run.variant not in opened:
+      opened[run.variant] = open_session(run.config).config
+    resolved = opened[run.variant].copy_and_resolve_references()
+    resolved.seed = run.seed
+    resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256
+    if (run.folder / 'config.json').exists():
+      runs.open_run(run.folder, resolved)
 
 
-def train_missing(runs: Sequence[Planned]) -> dict[str, str]:
+def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
   """Trains the runs that have no result yet, and shows how far the study is.
 
   Returns:
@@ -39,12 +45,12 @@ def train_missing(runs: Sequence[Planned]) -> dict[str, str]:
   Raises:
     Stopped: after SIGTERM or an interrupt; the same study then goes on from there.
   """
-  missing = [run for run in runs if not finished(run.folder)]
+  missing = [run for run in planned if not finished(run.folder)]
   errors: dict[str, str] = {}
   began = time.perf_counter()
   with tqdm.tqdm(
-    total=len(runs),
-    initial=len(runs) - len(missing),
+    total=len(planned),
+    initial=len(planned) - len(missing),
     unit='run',
     dynamic_ncols=True,
     disable=not sys.stderr.isatty(),
@@ -52,9 +58,9 @@ def train_missing(runs: Sequence[Planned]) -> dict[str, str]:
     for i, run in enumerate(missing):
       bar.set_description(run.name)
       if bar.disable:
-        number = len(runs) - len(missing) + i + 1
+        number = len(planned) - len(missing) + i + 1
         left = _left(time.perf_counter() - began, i, len(missing))
-        print(f'run {number} of {len(runs)}: {run.name}{left}', flush=True)
+        print(f'run {number} of {len(planned)}: {run.name}{left}', flush=True)
       try:
         train(run.config, run.folder)
       except Stopped:
@@ -90,13 +96,13 @@ def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
     UserError: where all runs of a variant failed.
     Stopped: as in `train_missing`.
   """
-  runs = plan_sweep(study, workdir)
-  if not runs:
+  planned = plan_sweep(study, workdir)
+  if not planned:
     return None
-  check(runs)
-  train_missing(runs)
+  check(planned)
+  train_missing(planned)
   scores: dict[str, dict[float, float]] = {name: {} for name in variants(study)}
-  for run in runs:
+  for run in planned:
     if finished(run.folder):
       rate = float(run.config.optimizer.lr_per_256)
       scores[run.variant][rate] = best_validation(run.folder)
