@@ -8,6 +8,7 @@ import io
 import socket
 import tarfile
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -202,6 +203,43 @@ def test_another_file_than_the_published_one_is_refused(tmp_path, published):
       data.load('cifar10', data_dir=str(tmp_path / 'datasets'), download=True)
     assert len(asked) == attempt
   assert not list((tmp_path / 'datasets').rglob('dataset_info.json'))
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_keys_ids_pixels_and_names_are_the_stock_builders(tmp_path, name, monkeypatch):
+  """The order of storage follows from the keys."""
+  from tensorflow_datasets.image_classification import cifar as stock_module
+
+  from attn_flax.data import cifar
+
+  make_archive(name, tmp_path)
+  archive = tmp_path / KINDS[name]['archive']
+  with tarfile.open(archive) as tar:
+    tar.extractall(tmp_path / 'extracted', filter='data')
+  manager = types.SimpleNamespace(
+    download_dir=tmp_path,
+    download=lambda url: archive,
+    download_and_extract=lambda url: tmp_path / 'extracted',
+  )
+  # All that the stock builder takes of TensorFlow here is a file.
+  gfile = types.SimpleNamespace(GFile=open)
+  monkeypatch.setattr(
+    stock_module, 'tf', types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile))
+  )
+  own = cifar.BUILDERS[name](data_dir=tmp_path / 'own')
+  stock = tfds.builder_cls(name)(data_dir=tmp_path / 'stock')
+  found, expected = own._split_generators(manager), stock._split_generators(manager)
+  assert list(found) == list(map(str, expected))
+  for split in expected:
+    pairs = list(zip(found[str(split)], expected[split], strict=True))
+    assert len(pairs) == COUNT * (5 if name == 'cifar10' and split == 'train' else 1)
+    for (key, example), (stock_key, stock_example) in pairs:
+      assert key == stock_key and example.keys() == stock_example.keys()
+      np.testing.assert_array_equal(np.asarray(example.pop('image')), stock_example.pop('image'))
+      assert example == stock_example
+  for label in own._cifar_info.label_keys:
+    assert own.info.features[label].names == stock.info.features[label].names
+  assert own.info.features.to_json() == stock.info.features.to_json()
 
 
 def test_the_checksums_are_the_stock_builders():

@@ -59,6 +59,19 @@ def test_a_head_for_other_classes_is_new():
   chex.assert_trees_all_equal(started.params['stem_conv'], source.params['stem_conv'])
 
 
+def test_the_listing_names_the_modules_that_are_new_or_left():
+  _, source = _state(seed=1, attention='cbam', attention_kwargs={'ratio': 2})
+  _, target = _state(seed=2, num_classes=5)
+  _, found = start_from(target, _flat(source))
+  line = found.describe()
+  assert line.startswith(
+    f'{len(found.loaded)} arrays loaded; new: head; left: head, stage1_block1/'
+  )
+  assert 'branch_attention/channel/reduce' in line and '\n' not in line
+  assert set(found.loaded) | set(found.new) == _flat(target).keys()
+  assert set(found.loaded) | set(found.left) == _flat(source).keys()
+
+
 REFINERS = sorted(name for name, module in ATTENTION.items() if module.where != 'conv')
 
 
@@ -134,10 +147,18 @@ def test_a_run_starts_from_a_run_and_from_a_pytorch_file(tmp_path, capsys):
   assert loaded['params/stage1_block1/conv1/kernel'].shape == (3, 3, 64, 64)
 
 
-@pytest.mark.parametrize('source', ['nowhere', '.'])
-def test_a_source_that_is_none_is_named(tmp_path, monkeypatch, source):
+@pytest.mark.parametrize(
+  ('source', 'match'),
+  [
+    ('nowhere', '--config.init_from=nowhere does not exist; name a run folder, or a PyTorch'),
+    ('.', 'holds no checkpoints; name the folder of a run'),
+    ('words.txt', 'words.txt is of an unknown kind; allowed: .pth, .pth.tar'),
+  ],
+)
+def test_a_source_that_is_none_is_named(tmp_path, monkeypatch, source, match):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError):
+  (tmp_path / 'words.txt').write_text('words')
+  with pytest.raises(UserError, match=match):
     read_weights(source)
 
 

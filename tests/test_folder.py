@@ -380,6 +380,23 @@ def test_broken_images_are_named_counted_and_passed_over(whole, how, capsys):
   assert len(load(whole, splits=['test']).splits['test']) == 4
 
 
+@pytest.mark.parametrize('kind', FORMATS)
+@pytest.mark.parametrize('share', [0.03, 0.5, 0.97])
+def test_what_is_cut_short_is_found_before_the_training(kind, share):
+  """The check decodes less, and accepts no more than training and evaluation."""
+  content = FORMATS[kind](picture(6, height=300, width=400))
+  encoded = content[: int(share * len(content))]
+  draws = np.tile([0.9, 0.5, 0.5, 0.5], (decode.TRIES, 1))
+  for call in (
+    lambda: decode.probe(encoded, upright=True),
+    lambda: decode.central_crop(encoded, 40, upright=True),
+    lambda: decode.random_crop(encoded, 40, draws, upright=True),
+  ):
+    with pytest.raises(decode.BadImage) as caught:
+      call()
+    assert str(caught.value) and '\n' not in str(caught.value)
+
+
 def test_many_broken_images_make_one_short_line(tmp_path):
   make(tmp_path, {'train': {'a': 30, 'b': 30}}, height=8, width=8)
   for path in (tmp_path / 'train/a').iterdir():

@@ -60,6 +60,20 @@ def command(images, workdir, *flags):
   ]
 
 
+@pytest.fixture
+def tensorflow_is_there(tmp_path, monkeypatch):
+  """A TensorFlow that could be imported, and leaves a file behind where it is."""
+  package = tmp_path / 'stub/tensorflow'
+  package.mkdir(parents=True)
+  (package / '__init__.py').write_text(
+    "import pathlib\npathlib.Path(__file__).with_name('imported').touch()\nraise ImportError\n"
+  )
+  monkeypatch.syspath_prepend(package.parent)
+  yield
+  assert not (package / 'imported').exists()
+
+
+@pytest.mark.usefixtures('tensorflow_is_there')
 def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   """What the result says of each class, and that the run keeps the names of its classes."""
   against = ['--config.train.class_weights=True', '--config.data.balanced=True']
@@ -100,7 +114,7 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   assert re.search('the classes of folder have changed since .*; restore them, or', err[-1])
 
 
-def test_balanced_batches_and_class_weights_reach_the_training(images, monkeypatch):
+def test_balanced_batches_reach_the_training(images):
   config = base.get_config('folder,quick,smoke')
   config.data.dir, config.train.batch_size = str(images), 26
   shares = {}
@@ -121,6 +135,7 @@ def test_balanced_batches_and_class_weights_reach_the_training(images, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('tensorflow_is_there')
 def test_a_streamed_run_resumes_exactly_with_other_workers(images, tmp_path, stop_after):
   """Decoded by threads throughout, or stopped and taken up again with worker processes."""
   streamed = ['--config.train.steps=5', '--config.data.size=100']

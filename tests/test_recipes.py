@@ -56,6 +56,21 @@ def test_a_recipe_of_a_paper_has_its_numbers(recipe):
     assert config.optimizer.decay_all
 
 
+def test_the_modern_recipe_holds_what_is_usual_today():
+  config = base.get_config('modern')
+  assert (config.optimizer.schedule, config.optimizer.decay_all) == ('cosine', False)
+  assert config.train.ema_decay > 0.999 and config.train.label_smoothing == 0.1
+  assert config.augment.mixup_alpha > 0 and config.augment.cutmix_alpha > 0
+  assert config.augment.randaugment == (2, 7.0)
+
+
+def test_every_recipe_says_where_it_comes_from():
+  lines = pathlib.Path(recipes.__file__).read_text().splitlines()
+  for recipe in recipes.RECIPES:
+    (at,) = (i for i, line in enumerate(lines) if line.startswith(f"  '{recipe}': {{"))
+    assert lines[at - 1].startswith('  # '), recipe
+
+
 @pytest.mark.parametrize('name', recipes.DATASETS)
 def test_a_dataset_brings_network_stem_and_recipe(name):
   config = base.get_config(name)

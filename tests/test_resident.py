@@ -154,6 +154,7 @@ def batches_on(mesh):
   """A few training and evaluation batches, as NumPy arrays, and how the images were sharded."""
   augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, crop_padding=1, flip=True)
   pipeline = Resident(_split(70), 16, seed=3, augmentation=augmentation, mesh=mesh)
+  assert all(array.sharding.is_fully_replicated for array in pipeline.fixed.values())
   train_batch, eval_batch = jax.jit(pipeline.train_batch), jax.jit(pipeline.eval_batch)
   batches = {}
   for i, moving in enumerate(itertools.islice(pipeline.batches(2), 5)):

@@ -6,8 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from attn_flax import UserError, runs
+from attn_flax import UserError, create_model, runs
 from attn_flax.report.findings import SCORES
+from attn_flax.session import make_model
 from attn_flax.study import (
   accuracy,
   conditions,
@@ -415,3 +416,34 @@ def test_each_run_says_how_to_make_it_again(tmp_path, base_config):
     recorded = member._replace(record={'command': command})
     row = conditions.run_row('eca', recorded, {}, np.zeros(3, int), 125)
     assert row.command == expected and row.top1 is None
+
+
+def test_mechanisms_are_told_by_what_is_unusual_in_them():
+  def told(attention, **kwargs):
+    return conditions.describe(create_model('resnet20', attention=attention, **kwargs), (32, 32, 3))
+
+  assert told(None) == 'none'
+  assert told('eca') == 'eca at branch, stages 1, 2, 3'
+  assert told('cbam', attention_kwargs={'ratio': 4}) == 'cbam at branch, stages 1, 2, 3, ratio=4'
+  assert told({'stage': {'name': 'bam', 'stages': (2,), 'start': 'identity'}}).startswith(
+    'bam at stage, stages 2, from the identity'
+  )
+
+
+def test_the_ratio_study_has_five_distinct_ratios():
+  """What kappa and upsilon come to differs from each to the next, in every stage."""
+  study = ratio.get_config()
+  found = []
+  for name in plan.variants(study):
+    config = plan.run_config(study, name, 0, None).model
+    model = make_model(config, 10)
+    found.append(conditions.augmented_shares(model, (32, 32, 3)))
+  for stage, features in ((2, 32), (3, 64)):
+    of_stage = [shares.get(stage, (0, 0, features)) for shares in found]
+    assert [values for _, values, _ in of_stage] == [
+      round(share * features) for share in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    assert len({keys for keys, _, _ in of_stage}) == 5
+  assert '8 key and 8 value dimensions of 32' in conditions.describe(
+    make_model(plan.run_config(study, 'ratio_025', 0, None).model, 10), (32, 32, 3)
+  )

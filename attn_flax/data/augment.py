@@ -122,8 +122,9 @@ class Augmentation:
       low, high = getattr(self, name)
       self._check(name, 0 < low <= high, 'two positive ratios, the smaller first')
     if self.randaugment is not None:
-      number, magnitude = self.randaugment
-      possible = number >= 1 and number == int(number) and 0 <= magnitude <= 30
+      numbers = [value for value in self.randaugment if isinstance(value, int | float)]
+      possible = len(numbers) == len(self.randaugment) == 2
+      possible = possible and numbers[0] >= 1 and numbers[0] % 1 == 0 and 0 <= numbers[1] <= 30
       self._check('randaugment', possible, 'a number of operations and a magnitude from 0 to 30')
     if self.mixes and self.num_classes is None:
       raise UserError('mixup and CutMix take the number of classes: set num_classes')

@@ -90,7 +90,7 @@ def _state(path: pathlib.Path) -> list[int]:
 def _store(root: pathlib.Path) -> pathlib.Path:
   """The file that remembers a folder."""
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+  digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
   return pathlib.Path(base) / 'attn_flax' / f'images-{digest}.json'
 
 

@@ -1,8 +1,10 @@
 """What the results of a study depend on, in words."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
@@ -20,20 +22,34 @@ from attn_flax.study.groups import Groups, Member
 
 
 def describe(model: nn.Module, image_shape: tuple[int, ...]) -> str:
-  """A network's attention in words: what, where, with which fields, and what these come to."""
+  """A network's attention in words: what and where, and the fields that are not the usual ones.
+
+  Of augmented convolutions also what kappa and upsilon come to in each stage.
+  """
   placements: Sequence[Placement] = getattr(model, 'attention', ())
-  if not placements:
-    return 'none'
   parts = []
   for placement in placements:
-    every = '' if placement.every == 1 else f', every {placement.every}. block'
-    fields = ', '.join(f'{name}={value}' for name, value in placement.fields)
+    every = '' if placement.every == 1 else f', every {placement.every} blocks'
+    start = '' if placement.start == 'paper' else f', from the {placement.start}'
     stages = ', '.join(map(str, placement.stages))
-    parts.append(f'{_name(placement)} ({placement.where} of stages {stages}{every}; {fields})')
-  shares = augmented_shares(model, image_shape)
-  for stage, (keys, values, features) in shares.items():
+    fields = ''.join(f', {name}={value}' for name, value in _unusual(placement).items())
+    where = f'{placement.where}, stages {stages}{every}{start}{fields}'
+    parts.append(f'{_name(placement)} at {where}')
+  for stage, (keys, values, features) in augmented_shares(model, image_shape).items():
     parts.append(f'stage {stage}: {keys} key and {values} value dimensions of {features}')
-  return '; '.join(parts)
+  return '; '.join(parts) or 'none'
+
+
+def _unusual(placement: Placement) -> dict[str, Any]:
+  """The fields of a mechanism that differ from its class's."""
+  usual = {field.name: field.default for field in dataclasses.fields(placement.module)}
+  fields = dict(placement.fields)
+  return {
+    name: value
+    for name, value in fields.items()
+    # A field with a value for each stage is usual where each of them is.
+    if value != usual[name] and not (isinstance(value, tuple) and set(value) == {usual[name]})
+  }
 
 
 def describe_own_map(model: nn.Module, image_shape: tuple[int, ...]) -> str:
