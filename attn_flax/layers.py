@@ -245,6 +245,22 @@ def halve(x: jax.Array) -> jax.Array:
   return nn.avg_pool(x, (2, 2), (2, 2), odd, count_include_pad=False)
 
 
+def interpolate(x: jax.Array, axis: int, length: int) -> jax.Array:
+  """Linear interpolation to `length` along one axis, the values standing in the middles of pixels.
+
+  As `jax.image.resize` has it, but without a matrix product, which would count as a layer's, and
+  exact where neighbours are equal: rounding would put flat parts of a map into some order.
+  """
+  size = x.shape[axis]
+  if size == length:
+    return x
+  places = ((jnp.arange(length) + 0.5) * (size / length) - 0.5).clip(0, size - 1)
+  low = places.astype(jnp.int32)
+  share = jnp.expand_dims(places - low, [a for a in range(x.ndim) if a != axis]).astype(x.dtype)
+  start, end = x.take(low, axis), x.take(jnp.minimum(low + 1, size - 1), axis)
+  return start + share * (end - start)
+
+
 def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
   """Names an activation, so that explanations can read it and differentiate at it.
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import fake_catalogue
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from attn_flax.study import (
   conditions,
   costs,
   groups,
+  measuring,
   pictures,
   plan,
   scores,
@@ -447,3 +449,26 @@ def test_the_ratio_study_has_five_distinct_ratios():
   assert '8 key and 8 value dimensions of 32' in conditions.describe(
     make_model(plan.run_config(study, 'ratio_025', 0, None).model, 10), (32, 32, 3)
   )
+
+
+@pytest.mark.parametrize('name', ['oxford_iiit_pet', 'oxford_flowers102'])
+def test_images_of_the_catalogue_come_with_what_they_have(tmp_path, study, name):
+  """Decoded as for evaluation, some of them, with masks and the best fixed map where there are."""
+  study.base.data.name = name
+  study.base.data.dir = str(tmp_path)
+  study.base.model.depths, study.base.model.widths = (1,), (8,)
+  study.base.train.batch_size = 4
+  study.report.images = 5
+  with fake_catalogue.catalogue(tmp_path, name):
+    session = training.open_session(plan.run_config(study, 'resnet', 0, None))
+    test = measuring._load_test(session, study.report)
+    whole = session.dataset.splits['test'].take(test.position)
+  assert len(set(test.position)) == 5
+  np.testing.assert_array_equal(test.images.image, whole.image)
+  np.testing.assert_array_equal(test.images.label, whole.label)
+  size = session.image_shape[:2]
+  if name == 'oxford_iiit_pet':
+    assert test.images.mask.shape == (5, *size) and test.images.fixed.shape == size
+    assert 0 < test.images.mask.mean() < 1
+  else:
+    assert test.images.mask is test.images.box is test.images.fixed is None

@@ -47,19 +47,6 @@ def augmented_dims(
   return key, value
 
 
-def _upsample(x: jax.Array, axis: int, length: int) -> jax.Array:
-  """Linear interpolation along one axis, the values standing in the middles of their pixels.
-
-  As `jax.image.resize` has it, but without a matrix product, which would count as a layer's.
-  """
-  size = x.shape[axis]
-  places = ((jnp.arange(length) + 0.5) * (size / length) - 0.5).clip(0, size - 1)
-  low = places.astype(jnp.int32)
-  share = jnp.expand_dims(places - low, [a for a in range(x.ndim) if a != axis]).astype(x.dtype)
-  high = jnp.minimum(low + 1, size - 1)
-  return x.take(low, axis) * (1 - share) + x.take(high, axis) * share
-
-
 class AugmentedConv(nn.Module):
   """Convolution and self-attention side by side: `[conv(x; F - dv), attention(x; dk, dv)]`.
 
@@ -152,7 +139,7 @@ class AugmentedConv(nn.Module):
     y = layers.conv(value_dim, 1, dtype=self.dtype, name='output')(y)
     if self.pool:
       full = [-(-size // self.stride) for size in x.shape[1:3]]
-      y = _upsample(_upsample(y, 1, full[0]), 2, full[1])
+      y = layers.interpolate(layers.interpolate(y, 1, full[0]), 2, full[1])
     return jnp.concatenate([*parts, y], axis=-1)
 
   def _check_size(self, height, width):
