@@ -154,7 +154,7 @@ def test_equal_values_go_in_random_order():
 def test_only_equal_values_are_shuffled():
   rng = np.random.default_rng(1)
   maps = jnp.asarray(rng.integers(0, 4, (50, 5, 4)), jnp.float32)
-  places = np.asarray(perturbation._places(KEY, maps, (4, 3))).reshape(50, -1)
+  places = np.asarray(perturbation._places(KEY, maps, (5, 4))).reshape(50, -1)
   in_order = np.take_along_axis(np.asarray(maps).reshape(50, -1), places.argsort(1), axis=1)
   assert (np.diff(in_order, axis=1) <= 0).all()
 
