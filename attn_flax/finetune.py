@@ -46,6 +46,8 @@ class Loaded(NamedTuple):
 def read_weights(source: str) -> Flat:
   """`params/...` and `batch_stats/...` of a run folder's best checkpoint, or of a PyTorch file.
 
+  Where the run kept a moving average of its weights, it is that which is read.
+
   Raises:
     UserError: when the source is neither, or cannot be read.
   """
@@ -58,7 +60,7 @@ def read_weights(source: str) -> Flat:
   if path.is_dir():
     checkpoints = Checkpoints(path, read_only=True)
     try:
-      variables = checkpoints.read_variables(checkpoints.best_or_latest())
+      variables = checkpoints.read_variables(checkpoints.best_or_latest(), average=True)
     finally:
       checkpoints.close()
   else:

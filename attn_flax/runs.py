@@ -21,7 +21,7 @@ from attn_flax.optim import OPEN_ENDED
 _PACKAGES = (
   'attn_flax jax jaxlib flax optax orbax-checkpoint numpy tensorflow-datasets grain ml-collections'
 ).split()
-_FREE = ('data.dir', 'data.download', 'data.workers', 'log_every')
+_FREE = ('data.dir', 'data.download', 'data.enlarge', 'data.workers', 'log_every')
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
 

@@ -83,6 +83,7 @@ class Session(NamedTuple):
     return {
       'name': self.config.data.name,
       'class_names': list(self.dataset.class_names),
+      'examples': {name: len(split) for name, split in self.dataset.splits.items()},
       'image_shape': list(self.image_shape),
       'mean': list(spec.mean),
       'std': list(spec.std),
@@ -156,6 +157,7 @@ def open_session(config: Any, *, trains: bool = True) -> Session:
     seed=config.data.seed,
     download=config.data.download,
     max_bad=config.data.max_bad,
+    enlarge=config.data.get('enlarge', False),  # Runs of before this field have none.
   )
   num_examples = len(dataset.splits['train'])
   updates_per_epoch = num_examples // train.batch_size
@@ -200,6 +202,8 @@ def resolve(config: Any, session: Session) -> Any:
   for name in fields['augment']:
     fields['augment'][name] = getattr(session.augmentation, name)
   fields['data']['size'] = session.dataset.spec.image_size
+  # Where no size was asked for, what is smaller than the one found was enlarged.
+  fields['data']['enlarge'] = config.data.size is None or config.data.get('enlarge', False)
   return ConfigDict(fields)
 
 

@@ -19,13 +19,15 @@ from attn_flax.checkpoint import Checkpoints
 from attn_flax.data import class_weights
 from attn_flax.errors import UserError
 from attn_flax.evaluate import Scorer
-from attn_flax.finetune import read_weights, start_from
+from attn_flax.finetune import Flat, read_weights, start_from
 from attn_flax.logs import Log
 from attn_flax.metrics import confusion
 from attn_flax.session import Session, open_session, restore_best
 from attn_flax.steps import TrainState, make_train_step
 
 _global_norm = jax.jit(optax.tree.norm)
+# What a run's checkpoints count over all its restarts.
+_TIMES = ('train_seconds', 'compile_seconds')
 
 
 class Stopped(Exception):  # noqa: N818
@@ -78,6 +80,9 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     'macs': cost.count_macs(session.model, session.image_shape),
   }
   first = jax.process_index() == 0
+  weights = None
+  if config.init_from is not None and not (workdir / 'config.json').exists():
+    weights = read_weights(config.init_from)
   if first:
     runs.open_run(workdir, config)
   jax.experimental.multihost_utils.sync_global_devices('run folder')
@@ -89,7 +94,7 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
 
   checkpoints = Checkpoints(workdir)
   try:
-    progress = _run(session, workdir, checkpoints)
+    progress = _run(session, workdir, checkpoints, weights)
   finally:
     checkpoints.close()
   state, best_step = restore_best(session, workdir)
@@ -112,8 +117,10 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
   return result
 
 
-def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> dict[str, float]:
-  """Trains from the latest checkpoint to the last update.
+def _run(
+  session: Session, workdir: pathlib.Path, checkpoints: Checkpoints, weights: Flat | None
+) -> dict[str, float]:
+  """Trains from the latest checkpoint to the last update, or from `weights` where there is none.
 
   Returns:
     `train_seconds` and `compile_seconds` of the whole run, over all its restarts.
@@ -126,14 +133,15 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
   if latest is None:
     start, state = 0, session.fresh_state(init_key)
     if config.init_from is not None:
-      state, loaded = start_from(state, read_weights(config.init_from))
+      state, loaded = start_from(state, weights or read_weights(config.init_from))
       if jax.process_index() == 0:
         print(f'starting from {config.init_from}: {loaded.describe()}')
         runs.write_json(workdir / 'init_from.json', loaded._asdict())
-    progress = {'train_seconds': 0.0, 'compile_seconds': 0.0}
+    progress = dict.fromkeys(_TIMES, 0.0)
   else:
     start = latest
     state, progress = checkpoints.restore(start, session.abstract_state())
+    progress = {name: progress[name] for name in _TIMES}
   if start >= session.updates:
     return progress
 
@@ -145,6 +153,7 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
   eval_every = config.eval.every_epochs * session.updates_per_epoch
   save_every = config.checkpoint.every_steps or math.inf
 
+  class_names = list(session.dataset.class_names)
   log = Log(workdir, start=start, total=session.updates, write=jax.process_index() == 0)
   saved, window, began = start, [], time.perf_counter()
   stream: Any = pipeline.batches(start * accumulate)
@@ -174,7 +183,8 @@ def _run(session: Session, workdir: pathlib.Path, checkpoints: Checkpoints) -> d
         _check_finite([scores], update, 1, saved, workdir)
         log.metrics(update, scores)
       if saves:
-        checkpoints.save(update, state, progress, scores)
+        # With the class names, weights can be used wherever the checkpoint is taken.
+        checkpoints.save(update, state, {**progress, 'class_names': class_names}, scores)
         saved = update
       if stop.asked and update < session.updates:
         raise Stopped(f'stopped after update {update} of {session.updates}, saved in {workdir}')
@@ -208,12 +218,13 @@ def compile_step(session: Session, pipeline: Any, state: TrainState, moving: Any
 def _write_dataset(session: Session, path: pathlib.Path) -> None:
   """Writes class names and preprocessing, or checks that they are still those of the run."""
   found = session.describe_data()
-  before = runs.read_json(path)['class_names'] if path.exists() else found['class_names']
-  if before != found['class_names']:
-    raise UserError(
-      f'the classes of {session.config.data.name} have changed since {path} was written; restore '
-      'them, or choose another --workdir'
-    )
+  before = runs.read_json(path) if path.exists() else {}
+  for what, name in (('classes', 'class_names'), ('numbers of images', 'examples')):
+    if name in before and before[name] != found[name]:
+      raise UserError(
+        f'the {what} of {session.config.data.name} have changed since {path} was written; restore '
+        'them, or choose another --workdir'
+      )
   runs.write_json(path, found)
 
 

@@ -157,6 +157,8 @@ def get_config(arg=''):
   config.data.seed = 2014
   # Broken images of a folder that may be left out; above it, the first is an error.
   config.data.max_bad = 0
+  # Whether images of a folder that are smaller than `size` are enlarged; else they are an error.
+  config.data.enlarge = False
   # Processes that decode images; 0: threads. Datasets that are held on the device need none.
   config.data.workers = 0
   # Whether training draws equally many images of every class.

@@ -275,6 +275,14 @@ FOLDERS = {
 }
 
 
+def test_an_image_smaller_than_the_crop_ends_the_command(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  put(tmp_path / 'images', *WHOLE)
+  err = answer(capsys, f'--config.data.dir={tmp_path}/images', '--config.data.size=500')
+  assert '12 of 12 images are smaller than 500 pixels' in err and 'data.enlarge=True' in err
+  assert not (tmp_path / 'runs').exists()
+
+
 def answer(capsys, *arguments):
   """The one line that the command answers with; it ends with the code of a mistake."""
   assert main.run(['main.py', f'--config={ROOT}/configs/eca.py:folder,smoke', *arguments]) == 2

@@ -142,6 +142,11 @@ def test_a_run_starts_from_a_run_and_from_a_pytorch_file(tmp_path, capsys):
   listed = run_folder.read(tmp_path / 'second', 'init_from.json')
   assert listed['loaded'] and not listed['new'] and not listed['left']
 
+  # A mistake leaves no folder behind, so that the command can be mended.
+  wrong = f'--config.init_from={tmp_path}/nowhere'
+  assert main.run([*command, wrong, f'--workdir={tmp_path}/third']) == 2
+  assert 'does not exist' in capsys.readouterr().err and not (tmp_path / 'third').exists()
+
   np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar10-resnet18')[0])
   loaded = read_weights(str(tmp_path / 'weights.npz'))
   assert loaded['params/stage1_block1/conv1/kernel'].shape == (3, 3, 64, 64)

@@ -312,11 +312,15 @@ def test_small_images_are_decoded_once_to_one_size(tmp_path):
   assert np.abs(difference).max() <= 1 and (difference == 0).mean() > 0.98
 
 
-def test_images_smaller_than_the_crop_are_enlarged_with_a_warning(tmp_path, capsys):
+def test_images_smaller_than_the_crop_are_refused_or_enlarged_with_a_warning(tmp_path, capsys):
   counts = {'train': {'a': 3, 'b': 3}, 'val': {'a': 1, 'b': 1}, 'test': {'a': 1, 'b': 1}}
   make(tmp_path, counts, height=150, width=150)
   picture(0, 20, 90).save(tmp_path / 'train/a/1.png')
-  dataset = load(tmp_path, size=128)
+  with pytest.raises(
+    UserError, match='1 of 10 images are smaller than 128.*data.size=20.*enlarge=True'
+  ):
+    load(tmp_path, size=128)
+  dataset = load(tmp_path, size=128, enlarge=True)
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('warning: 1 of 10 images are smaller than 128 pixels')
   assert f'{tmp_path}/train/a/1.png (90 x 20)' in line and '--config.data.size' in line

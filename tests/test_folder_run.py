@@ -90,6 +90,8 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   ]
   names = ['class9', 'class10']
   assert run_folder.read(tmp_path / 'run', 'dataset.json')['class_names'] == names
+  saved = json.loads((tmp_path / 'run/checkpoints/2/progress/metadata').read_text())
+  assert saved['class_names'] == names
   result = run_folder.read(tmp_path / 'run')
   with np.load(tmp_path / 'run/predictions.npz') as found:
     counts, labels, logits = (found[key] for key in ('confusion', 'labels', 'logits'))
@@ -101,8 +103,15 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   assert list(result['test_per_class']) == names
   np.testing.assert_allclose(list(result['test_per_class'].values()), own)
 
-  # Another class, and the labels would mean something else.
+  # Another image, and the order of the rest of the run would be another one.
   (tmp_path / 'run/result.json').unlink()
+  added = images / 'train/class9/added.png'
+  added.write_bytes((images / 'val/class9/0.png').read_bytes())
+  assert main.run(asked) == 2
+  assert 'the numbers of images of folder have changed' in capsys.readouterr().err
+  added.unlink()
+
+  # Another class, and the labels would mean something else.
   for split in COUNTS:
     (images / split / 'class8').mkdir()
     (images / split / 'class8/0.png').write_bytes((images / 'val/class9/0.png').read_bytes())

@@ -132,6 +132,7 @@ def load(
   annotations: bool = False,
   download: bool = False,
   max_bad: int = 0,
+  enlarge: bool = False,
 ) -> Dataset:
   """Opens splits of a dataset, and makes the dataset first if it is an embedded one.
 
@@ -151,6 +152,8 @@ def load(
     annotations: whether to read masks and boxes, too.
     download: whether to download a dataset that is missing.
     max_bad: broken images of a folder that are passed over.
+    enlarge: whether images of a folder that are smaller than `size` are enlarged instead of being
+      an error.
 
   Raises:
     UserError: an unknown dataset, size or split, a missing or unreadable dataset, annotations that
@@ -168,7 +171,9 @@ def load(
   if name == FOLDER:
     from attn_flax.data import folder
 
-    return folder.load(data_dir, size=size, seed=seed, splits=splits, max_bad=max_bad)
+    return folder.load(
+      data_dir, size=size, seed=seed, splits=splits, max_bad=max_bad, enlarge=enlarge
+    )
   if name == 'imagenet2012' and spec is not None:
     from attn_flax.data import folder
 

@@ -72,7 +72,13 @@ class FolderSource(Source):
 
 
 def load(
-  data_dir: str | None, *, size: int | None, seed: int, splits: Sequence[str], max_bad: int
+  data_dir: str | None,
+  *,
+  size: int | None,
+  seed: int,
+  splits: Sequence[str],
+  max_bad: int,
+  enlarge: bool,
 ) -> Dataset:
   """Opens a folder of images.
 
@@ -81,10 +87,12 @@ def load(
 
   Args:
     data_dir: the folder.
-    size: height and width in pixels; None: 224, or less where the images are small.
+    size: height and width in pixels; None: 224, or less where the images are small, and what is
+      smaller still is enlarged.
     seed: seed of the hash.
     splits: names of splits, of 'train', 'validation' and 'test'.
     max_bad: broken images in these splits that are passed over; each is named.
+    enlarge: whether images that are smaller than `size` are enlarged instead of being an error.
 
   Raises:
     UserError: for anything about the folder that cannot be.
@@ -97,11 +105,12 @@ def load(
   sample = _sample(whole, seed) if size is None else []
   names = [name for files in layout.splits.values() for part in files.values() for name in part]
   checked = images_check.check(layout.root, list(dict.fromkeys([*names, *sample])))
+  enlarge = enlarge or size is None
   size = size or _own_size([checked[name][:2] for name in sample if not checked[name].reason])
   checked = {name: checked[name] for name in names}
   layout, warnings = _without_broken(layout, checked, max_bad)
   # Told only now, so that an error stands alone.
-  _warn([*warnings, *check_classes(layout), *_of_small(layout.root, checked, size)])
+  _warn([*warnings, *check_classes(layout), *_of_small(layout.root, checked, size, enlarge)])
 
   total_bytes = sum(not found.reason for found in checked.values()) * size**2 * 3
   in_memory = size <= LARGE_SIZE and total_bytes <= MEMORY_LIMIT_BYTES
@@ -240,15 +249,21 @@ def _own_size(shapes: Sequence[tuple[int, int]]) -> int:
 
 
 def _of_small(
-  root: pathlib.Path, checked: Mapping[str, images_check.Checked], size: int
+  root: pathlib.Path, checked: Mapping[str, images_check.Checked], size: int, enlarge: bool
 ) -> list[str]:
-  """A warning of images that have to be enlarged, where there are any."""
+  """A warning of images that are enlarged, where there are any; an error where none may be."""
   shapes = {name: found[:2] for name, found in checked.items() if not found.reason}
   small = {name: shape for name, shape in shapes.items() if min(shape) < size}
   if not small:
     return []
   name, (height, width) = min(small.items(), key=lambda item: min(item[1]))
+  told = f'{len(small)} of {len(shapes)} images are smaller than {size} pixels'
+  smallest = f'{root / name} ({width} x {height})'
+  if not enlarge:
+    raise UserError(
+      f'{told}, such as {smallest}: choose --config.data.size={min(height, width)} '
+      'or less, leave them out, or enlarge them with --config.data.enlarge=True'
+    )
   return [
-    f'{len(small)} of {len(shapes)} images are smaller than {size} pixels and are enlarged, most '
-    f'of all {root / name} ({width} x {height}); a smaller --config.data.size avoids that'
+    f'{told} and are enlarged, most of all {smallest}; a smaller --config.data.size avoids that'
   ]
