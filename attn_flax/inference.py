@@ -72,20 +72,29 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
   """
   config = runs.load_config(workdir)
   described = runs.read_json(workdir / 'dataset.json')
-  checkpoints = Checkpoints(workdir, read_only=True)
-  try:
-    variables = checkpoints.read_variables(checkpoints.best_or_latest(), average=True)
-  finally:
-    checkpoints.close()
   class_names = described['class_names']
   return TrainedRun(
     model=make_model(config.model, len(class_names)),
-    variables=jax.device_put({name: tree for name, tree in variables.items() if tree}),
+    variables=read_weights(workdir),
     class_names=class_names,
     augmentation=Augmentation(mean=tuple(described['mean']), std=tuple(described['std'])),
     size=described['image_shape'][0],
     resize=described['resize'],
   )
+
+
+def read_weights(workdir: pathlib.Path) -> dict[str, Any]:
+  """The weights of a run that count: of the best checkpoint, their average where it kept one.
+
+  Raises:
+    UserError: when the folder holds no checkpoint, or it cannot be read.
+  """
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    variables = checkpoints.read_variables(checkpoints.best_or_latest(), average=True)
+  finally:
+    checkpoints.close()
+  return jax.device_put({name: tree for name, tree in variables.items() if tree})
 
 
 def find_images(paths: Sequence[str]) -> list[pathlib.Path]:

@@ -92,9 +92,7 @@ class Session(NamedTuple):
 
   def fresh_state(self, key: jax.Array) -> TrainState:
     """A new state, on every device."""
-    # It runs once: on CPU, compiling it with optimisation takes far longer than that gains.
-    on_cpu = self.mesh.devices.flat[0].platform == 'cpu'
-    options = {'xla_backend_optimization_level': 0} if on_cpu else None
+    options = options_to_run_once()
     make = jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)
     return make(key)
 
@@ -221,6 +219,14 @@ def make_augmentation(config: Any, dataset: data.Dataset) -> Augmentation:
   if fields['randaugment'] is not None:
     fields['randaugment'] = tuple(fields['randaugment'])
   return Augmentation(mean=spec.mean, std=spec.std, num_classes=len(dataset.class_names), **fields)
+
+
+def options_to_run_once() -> dict[str, int] | None:
+  """Compiler options of a program that runs once or so, such as the initialisation of weights.
+
+  On CPU, compiling it with optimisation takes far longer than that gains.
+  """
+  return {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
 
 
 def make_mesh() -> Mesh:

@@ -7,11 +7,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from attn_flax import cost
 from attn_flax.report.findings import Cost, Ratio
 from attn_flax.session import Session
+from attn_flax.steps import TrainState
 from attn_flax.timing import interleave, peak_bytes, ratio
 from attn_flax.train import compile_step
 
@@ -36,8 +38,12 @@ def measure(
   pipeline: Any = session.train_pipeline()
   for name, model in models.items():
     own = session._replace(model=model)
-    steps[name], peaks[name], compiling[name] = _training_step(own, pipeline)
-    singles[name], batches[name] = _forward(own, 1), _forward(own, eval_batch)
+    state = own.fresh_state(jax.random.key(0))
+    # A copy, because training gives its state away.
+    variables = jax.tree.map(jnp.copy, {'params': state.params, 'batch_stats': state.batch_stats})
+    steps[name], peaks[name], compiling[name] = _training_step(own, pipeline, state)
+    singles[name] = _forward(own, variables, 1)
+    batches[name] = _forward(own, variables, eval_batch)
   times = {
     'step_ms': interleave(steps, rounds=rounds),
     'latency_ms': interleave(singles, rounds=rounds),
@@ -78,10 +84,11 @@ def disagreements(costs: Mapping[str, Cost], baseline: str) -> list[str]:
   return sentences
 
 
-def _training_step(session: Session, pipeline: Any) -> tuple[Callable[[], Any], float, float]:
+def _training_step(
+  session: Session, pipeline: Any, state: TrainState
+) -> tuple[Callable[[], Any], float, float]:
   """A call that trains once, the 10^6 bytes that it holds at most, the seconds to compile it."""
   key = jax.device_put(jax.random.key(1), session.replicated)
-  state = session.fresh_state(jax.random.key(0))
   began = time.perf_counter()
   compiled = compile_step(session, pipeline, state, pipeline.abstract_batch(), key)
   seconds = time.perf_counter() - began
@@ -96,10 +103,8 @@ def _training_step(session: Session, pipeline: Any) -> tuple[Callable[[], Any], 
   return call, peak_bytes(compiled) / 1e6, seconds
 
 
-def _forward(session: Session, batch_size: int) -> Callable[[], Any]:
+def _forward(session: Session, variables: Any, batch_size: int) -> Callable[[], Any]:
   """A call that computes the logits of one batch."""
-  state = session.fresh_state(jax.random.key(0))
-  variables = {'params': state.params, 'batch_stats': state.batch_stats}
   images = jax.random.normal(jax.random.key(1), (batch_size, *session.image_shape))
   apply = jax.jit(lambda variables, images: session.model.apply(variables, images, train=False))
   return lambda: apply(variables, images)

@@ -18,6 +18,7 @@ from attn_flax.explain.localisation import (
   threshold_iou,
 )
 from attn_flax.explain.perturbation import insertion_deletion, road
+from attn_flax.session import options_to_run_once
 
 # Shares of a map's maximum that are tried for the best IoU.
 THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).round(2).tolist())
@@ -72,6 +73,9 @@ class Explainer:
     self._model = model
     self._normalise = normalise
     self._steps = steps
+    self._init = jax.jit(
+      functools.partial(model.init, train=False), compiler_options=options_to_run_once()
+    )
 
   def _cam(self, variables, images, labels):
     return grad_cam(self._model, variables, self._normalise(images), labels)
@@ -102,7 +106,6 @@ class Explainer:
   def explain(
     self,
     variables: Any,
-    fresh: Any,
     images: Images,
     perturbed: np.ndarray,
     key: jax.Array,
@@ -111,11 +114,11 @@ class Explainer:
 
     Args:
       variables: the trained weights.
-      fresh: random weights of the same network.
       images: the images, all classified correctly.
       perturbed: positions, among these, of the ones to perturb.
-      key: of the random maps.
+      key: of the random maps and of the random weights.
     """
+    fresh = self._init(key, self._normalise(jnp.asarray(images.image[:1])))
     random = self.maps(fresh, images)
     kinds = {
       kind: {'map': maps, 'random weights': random[kind]}

@@ -16,9 +16,10 @@ from attn_flax.errors import UserError
 from attn_flax.evaluate import Scorer
 from attn_flax.explain.controls import best_fixed_map
 from attn_flax.explain.localisation import box_mask
+from attn_flax.inference import read_weights
 from attn_flax.report import published
 from attn_flax.report.findings import Findings, Pictured, Variant
-from attn_flax.session import Session, make_model, open_session, restore_best
+from attn_flax.session import Session, make_model, open_session
 from attn_flax.study import accuracy, conditions, costs
 from attn_flax.study.explaining import Explained, Explainer, Images
 from attn_flax.study.groups import Groups, Member
@@ -39,24 +40,6 @@ class _Study(NamedTuple):
   members: dict[str, list[Member]]
   baseline: str
   options: Any
-
-  def variables(self, name: str, member: Member) -> dict[str, Any]:
-    """The weights of a run that count: the moving average where there is one."""
-    state, _ = restore_best(self._of(name), member.folder)
-    return state.ema or {'params': state.params, 'batch_stats': state.batch_stats}
-
-  def fresh(self, name: str, seed: int) -> dict[str, Any]:
-    """Random weights of the same network."""
-    key = jax.random.fold_in(jax.random.key(self.options.seed), seed)
-    state = self._of(name).fresh_state(key)
-    return {'params': state.params, 'batch_stats': state.batch_stats}
-
-  def scorer(self, name: str) -> Scorer:
-    """What scores the weights of a variant on the test split."""
-    return Scorer(self._of(name), 'test')
-
-  def _of(self, name: str) -> Session:
-    return self.session._replace(model=self.models[name])
 
 
 class _Test(NamedTuple):
@@ -158,9 +141,9 @@ def _evaluate(study: _Study) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarr
   """Logits of every run on all test images, {variant: {seed: [n, K]}}, and the labels [n]."""
   logits: dict[str, dict[int, np.ndarray]] = {}
   for name in _progress(study.members, 'evaluating'):
-    scorer = study.scorer(name)
+    scorer = Scorer(study.session._replace(model=study.models[name]), 'test')
     for member in study.members[name]:
-      _, found, labels = scorer.score(study.variables(name, member))
+      _, found, labels = scorer.score(read_weights(member.folder))
       logits.setdefault(name, {})[member.seed] = found
   return logits, labels
 
@@ -229,8 +212,7 @@ def _explain(
     key = jax.random.fold_in(jax.random.key(study.options.seed), seed)
     for name in _progress(runs, f'explaining seed {seed}'):
       explained.setdefault(name, {})[seed] = explainers[name].explain(
-        study.variables(name, runs[name]),
-        study.fresh(name, seed),
+        read_weights(runs[name].folder),
         test.images.take(common),
         few,
         key,
@@ -251,7 +233,7 @@ def _picture(
     member = study.members[name][0]
     picturer = Picturer(study.models[name], normalise)
     pictured[name] = picturer.picture(
-      study.variables(name, member),
+      read_weights(member.folder),
       shown,
       test.images,
       logits[name][member.seed][test.position[shown]],
