@@ -99,6 +99,35 @@ def test_an_estimator_without_seeds_breaks_the_level(seeds):
   assert false / 300 > 2 * (0.05 + SLACK)
 
 
+@pytest.mark.parametrize('factor', [3, 10])
+@pytest.mark.parametrize('seeds', [3, 5])
+def test_an_unsteady_arm_neither_raises_false_alarms_nor_hides_the_others(seeds, factor):
+  """One variant of six has many times the others' deviation between seeds."""
+  rng = np.random.default_rng(seeds)
+  false, reach, alone = 0, [], []
+  for _ in range(STUDIES):
+    arms = crossed(rng, [seeds] * 7, 50)
+    arms[-1] = arms[-1] + rng.normal(0, (factor**2 - 1) ** 0.5, (seeds, 1))
+    estimates = compare(arms)
+    false += any(statistics.verdict(x) != 'no difference shown' for x in estimates)
+    reach.append(estimates[0].high - estimates[0].low)
+    alone.append(np.ptp([[x.low, x.high] for x in compare(arms[:2])]))
+  assert false / STUDIES <= 0.05 + SLACK
+  # Next to it, the others' intervals are those of arms that are known by themselves.
+  assert np.median(reach) < {3: 3, 5: 2}[seeds] * np.median(alone)
+
+
+def test_arms_that_are_not_alike_share_no_variance():
+  rng = np.random.default_rng(0)
+  arms = [(1 + arm / 10) * np.arange(5.0)[:, None] + rng.normal() for arm in range(4)]
+  shared = statistics.seed_variance(arms)
+  assert shared.df == 16
+  assert shared.variance == pytest.approx(np.mean([arm.var(ddof=1) for arm in arms]))
+  assert statistics.seed_variance([*arms, 100 * rng.normal(size=(5, 1))]) is None
+  assert statistics.seed_variance([np.zeros((3, 1)), np.ones((3, 1))]).variance == 0
+  assert statistics.seed_variance([np.zeros((3, 1)), rng.normal(size=(3, 1))]) is None
+
+
 def test_three_points_are_found_with_five_seeds():
   """One variant of six is better by three points, the others are not."""
   rng = np.random.default_rng(2)
@@ -121,7 +150,9 @@ def test_what_is_detectable_is_detected():
   for _ in range(studies):
     arms = crossed(rng, [4] * 7, 50)
     arms[1] += size
-    found += statistics.verdict(compare(arms)[0]) == 'better'
+    seeds = statistics._pool([arm.mean(1) for arm in arms])
+    estimate = statistics.difference(arms[1], arms[0], seeds=seeds, comparisons=6)
+    found += statistics.verdict(estimate) == 'better'
   assert abs(found / studies - 0.8) < 3 * (0.8 * 0.2 / studies) ** 0.5
 
 
@@ -133,22 +164,24 @@ def test_detectable_in_the_limit_of_many_seeds():
   assert np.isnan(statistics.detectable(float('nan'), 0))
 
 
+@pytest.mark.parametrize('pooled', [True, False])
 @pytest.mark.parametrize('n', [1, 40])
-def test_without_variance_between_images_it_is_the_two_sample_t_test(n):
+def test_without_variance_between_images_it_is_the_two_sample_t_test(n, pooled):
   rng = np.random.default_rng(4)
   one, other = rng.normal(size=4), rng.normal(size=6)
-  estimate = statistics.difference(*(np.tile(x[:, None], n) for x in (one, other)))
-  expected = stats.ttest_ind(one, other)
+  arms = [np.tile(x[:, None], n) for x in (one, other)]
+  estimate = statistics.difference(*arms, seeds=statistics.seed_variance(arms) if pooled else None)
+  expected = stats.ttest_ind(one, other, equal_var=pooled)
   low, high = expected.confidence_interval()
   assert estimate.mean / estimate.standard_error == pytest.approx(expected.statistic)
-  assert estimate.df == pytest.approx(8) and estimate.seeds == 4
+  assert estimate.df == pytest.approx(expected.df) and estimate.seeds == 4
   assert (estimate.low, estimate.high) == pytest.approx((low, high))
 
 
 def test_several_variants_against_dunnett():
   """The same errors and degrees of freedom; Sidak's bound is safe, and wider by a few percent."""
   rng = np.random.default_rng(5)
-  arms = [rng.normal(size=(5, 1)) for _ in range(7)]
+  arms = [rng.permutation(np.arange(5.0))[:, None] + rng.normal() for _ in range(7)]
   expected = stats.dunnett(*(arm[:, 0] for arm in arms[1:]), control=arms[0][:, 0])
   interval = expected.confidence_interval()
   for index, estimate in enumerate(compare(arms)):
