@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure as Canvas
+from PIL import Image
 
 # Okabe and Ito, Color Universal Design (2008); their yellow is too pale for lines on white.
 BLACK, GREY = '#000000', '#767676'
@@ -108,4 +109,13 @@ def finish(canvas: Canvas, name: str, title: str, caption: str, alt: str) -> Ill
   """Draws a figure into a PNG."""
   file = io.BytesIO()
   canvas.savefig(file, format='png', dpi=DPI, metadata={'Software': None})
-  return Illustration(name, title, caption, alt, file.getvalue())
+  return Illustration(name, title, caption, alt, smaller(file.getvalue()))
+
+
+def smaller(png: bytes) -> bytes:
+  """A PNG in 256 colours of its own, which is a third of its size and looks the same."""
+  file = io.BytesIO()
+  with Image.open(io.BytesIO(png)) as image:
+    few = image.convert('RGB').quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
+    few.save(file, 'png', optimize=True)
+  return file.getvalue()
