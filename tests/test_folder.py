@@ -40,8 +40,8 @@ def make(root, splits, **size):
   return root
 
 
-def load(root, **arguments):
-  return data.load('folder', data_dir=str(root), **arguments)
+def load(root, enlarge=True, **arguments):
+  return data.load('folder', data_dir=str(root), enlarge=enlarge, **arguments)
 
 
 def files_of(records):
@@ -319,8 +319,8 @@ def test_images_smaller_than_the_crop_are_refused_or_enlarged_with_a_warning(tmp
   with pytest.raises(
     UserError, match='1 of 10 images are smaller than 128.*data.size=20.*enlarge=True'
   ):
-    load(tmp_path, size=128)
-  dataset = load(tmp_path, size=128, enlarge=True)
+    load(tmp_path, size=128, enlarge=False)
+  dataset = load(tmp_path, size=128)
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('warning: 1 of 10 images are smaller than 128 pixels')
   assert f'{tmp_path}/train/a/1.png (90 x 20)' in line and '--config.data.size' in line

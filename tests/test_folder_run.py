@@ -125,7 +125,7 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
 
 def test_balanced_batches_reach_the_training(images):
   config = base.get_config('folder,quick,smoke')
-  config.data.dir, config.train.batch_size = str(images), 26
+  config.data.dir, config.train.batch_size, config.data.enlarge = str(images), 26, True
   shares = {}
   for balanced in (False, True):
     config.data.balanced = balanced
@@ -147,7 +147,7 @@ def test_balanced_batches_reach_the_training(images):
 @pytest.mark.usefixtures('tensorflow_is_there')
 def test_a_streamed_run_resumes_exactly_with_other_workers(images, tmp_path, stop_after):
   """Decoded by threads throughout, or stopped and taken up again with worker processes."""
-  streamed = ['--config.train.steps=5', '--config.data.size=100']
+  streamed = ['--config.train.steps=5', '--config.data.size=100', '--config.data.enlarge=True']
   assert main.run(command(images, tmp_path / 'whole', *streamed)) == 0
   stop_after(3)
   again = command(images, tmp_path / 'parts', *streamed)
