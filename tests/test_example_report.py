@@ -80,3 +80,19 @@ def test_the_report_is_whole():
   assert not re.search(r'(src|href)="(https?:)?//', html)
   # It says nothing of the machine's folders.
   assert not re.search(r'(?<![\w/.])/(tmp|home|root|work)/', text)
+
+
+def test_the_speed_of_the_input_pipeline_is_that_of_its_table(readme):
+  (path,) = (ROOT / 'benchmarks' / 'results').glob('input_pipeline-*.csv')
+  with open(path, newline='') as file:
+    rows = {row['what']: row for row in csv.DictReader(file)}
+  text = ' '.join(readme.split())
+  plain, more = (
+    float(rows[what]['share_of_step'].rstrip('%'))
+    for what in ('crop, flip', 'crop, flip, RandAugment, mixup')
+  )
+  assert f'augmentation takes {plain:.1f} % of a ResNet-20 step ({more:.1f} % with' in text
+  pillow, faster = (
+    rows[what]['images_per_second'] for what in ('Pillow', 'simplejpeg, resized by opencv')
+  )
+  assert f'crops {pillow} JPEGs a second and core' in text and f'would do {faster}.' in text
