@@ -91,7 +91,7 @@ def road(
   maps: jax.Array,
   *,
   key: jax.Array | None = None,
-  shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+  shares: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
   noise: float = 0.1,
 ) -> dict[str, jax.Array]:
   """The label's probability when pixels are removed and filled in from what remains.

@@ -47,12 +47,15 @@ def _verdicts(variants: Sequence[Variant]) -> list[str]:
   if clauses:
     text = '; '.join(clauses)
     sentences.append(f'{text[0].upper()}{text[1:]} (percentage points with 95 % intervals).')
-  found = [v.accuracy.detectable for v in variants if v.accuracy and v.accuracy.detectable]
+  found = [
+    (v.accuracy.detectable, v.name) for v in variants if v.accuracy and v.accuracy.detectable
+  ]
   if found:
-    sentences.append(
-      f'The study would have found a difference of {formats.percent(max(found))} points in four of'
-      ' five cases.'
-    )
+    (least, first), (most, last) = min(found), max(found)
+    size = f'{formats.percent(most)} points'
+    if formats.percent(least) != formats.percent(most):
+      size = f'{formats.percent(least)} ({first}) to {formats.percent(most)} ({last}) points'
+    sentences.append(f'The study would have found a difference of {size} in four of five cases.')
   if named := groups.get('not enough seeds'):
     sentences.append(
       f'Not enough seeds for a verdict on {formats.listing([v.name for v in named])}: it takes'
