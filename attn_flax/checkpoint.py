@@ -134,12 +134,10 @@ class Checkpoints:
       'choose another --workdir'
     )
 
-  def read_variables(self, step: int, *, average: bool = False) -> dict[str, Any]:
+  def read_variables(self, step: int) -> dict[str, Any]:
     """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
 
-    Args:
-      step: one of the steps kept.
-      average: whether to read the moving average, where the run kept one, instead.
+    Where the run kept a moving average of them, it is that which is read.
 
     Raises:
       UserError: when the checkpoint is damaged.
@@ -152,7 +150,7 @@ class Checkpoints:
         state = reader.restore(folder, restore_args=as_numpy)
     except Exception as error:  # Orbax raises many types, by what is damaged.
       raise UserError(f'the checkpoint {folder} cannot be read ({_reason(error)})') from None
-    source = (state.get('ema') if average else None) or state
+    source = state.get('ema') or state
     return {name: source.get(name) or {} for name in ('params', 'batch_stats')}
 
   def close(self) -> None:
@@ -160,3 +158,16 @@ class Checkpoints:
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
     self._manager.close()
+
+
+def read_best(workdir: pathlib.Path) -> dict[str, Any]:
+  """`params` and `batch_stats` of a run folder's best checkpoint, see `Checkpoints.read_variables`.
+
+  Raises:
+    UserError: when the folder holds no checkpoint, or it cannot be read.
+  """
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    return checkpoints.read_variables(checkpoints.best_or_latest())
+  finally:
+    checkpoints.close()

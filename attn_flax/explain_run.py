@@ -11,7 +11,7 @@ import numpy as np
 from attn_flax import explain, runs
 from attn_flax.errors import UserError, check_choice
 from attn_flax.explain.localisation import is_empty
-from attn_flax.explain.perturbation import insertion_deletion, road
+from attn_flax.explain.perturbation import faithfulness
 from attn_flax.inference import BATCH, TrainedRun, find_images, open_trained, predict, read_images
 from attn_flax.report.overlays import overlays
 
@@ -92,13 +92,7 @@ class _Explainer:
     return method(self._run.model, self._run.variables, self._normalise(images), labels)
 
   def _scores(self, images, labels, maps):
-    network = self._run.model, self._run.variables, self._normalise(images), labels, maps
-    areas, removed = insertion_deletion(*network), road(*network)
-    return {
-      'insertion': areas['insertion'],
-      'deletion': areas['deletion'],
-      'road': removed['road'],
-    }
+    return faithfulness(self._run.model, self._run.variables, self._normalise(images), labels, maps)
 
   def explain(
     self, paths: Sequence[pathlib.Path], images: np.ndarray, folder: pathlib.Path, first: int

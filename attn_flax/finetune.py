@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.checkpoint import Checkpoints
+from attn_flax.checkpoint import read_best
 from attn_flax.errors import UserError
 from attn_flax.steps import TrainState
 from attn_flax.torch_import import from_torch
@@ -58,11 +58,7 @@ def read_weights(source: str) -> Flat:
       'or npz file'
     )
   if path.is_dir():
-    checkpoints = Checkpoints(path, read_only=True)
-    try:
-      variables = checkpoints.read_variables(checkpoints.best_or_latest(), average=True)
-    finally:
-      checkpoints.close()
+    variables = read_best(path)
   else:
     _, variables = from_torch(path)
   return flax.traverse_util.flatten_dict(variables, sep='/')

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from attn_flax import runs
-from attn_flax.checkpoint import Checkpoints
+from attn_flax.checkpoint import read_best
 from attn_flax.data.augment import Augmentation
 from attn_flax.data.decode import BadImage, central_crop
 from attn_flax.data.folder_layout import may_be_image, natural_key
@@ -84,17 +84,12 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
 
 
 def read_weights(workdir: pathlib.Path) -> dict[str, Any]:
-  """The weights of a run that count: of the best checkpoint, their average where it kept one.
+  """The weights of a run's best checkpoint on the device, as `model.apply` takes them.
 
   Raises:
     UserError: when the folder holds no checkpoint, or it cannot be read.
   """
-  checkpoints = Checkpoints(workdir, read_only=True)
-  try:
-    variables = checkpoints.read_variables(checkpoints.best_or_latest(), average=True)
-  finally:
-    checkpoints.close()
-  return jax.device_put({name: tree for name, tree in variables.items() if tree})
+  return jax.device_put({name: tree for name, tree in read_best(workdir).items() if tree})
 
 
 def find_images(paths: Sequence[str]) -> list[pathlib.Path]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import run_folder
 
-from attn_flax.checkpoint import Checkpoints
+from attn_flax.checkpoint import Checkpoints, read_best
 from attn_flax.errors import UserError
 
 
@@ -65,6 +65,18 @@ def test_a_checkpoint_returns_what_was_saved(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored, state(step))
     assert restored['step'].dtype == jnp.int32 and progress == {'train_seconds': step / 2}
   checkpoints.close()
+
+
+@pytest.mark.parametrize('average', [True, False])
+def test_the_best_weights_are_the_average_where_there_is_one(tmp_path, average):
+  weights = {'params': {'kernel': jnp.zeros(3)}, 'batch_stats': {'mean': jnp.zeros(2)}}
+  ema = jax.tree.map(lambda leaf: leaf + 7, weights) if average else None
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, {**weights, 'ema': ema}, {}, {'val_top1': 0.9})
+  checkpoints.save(2, {**jax.tree.map(jnp.ones_like, weights), 'ema': ema}, {}, {'val_top1': 0.1})
+  checkpoints.close()
+  expected = ema or weights
+  jax.tree.map(np.testing.assert_array_equal, read_best(tmp_path), expected)
 
 
 def test_a_relative_folder_works(tmp_path, monkeypatch):

@@ -137,6 +137,21 @@ def road(
   return {'morf': morf, 'lerf': lerf, 'road': (lerf - morf).mean(1) / 2}
 
 
+def faithfulness(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  maps: jax.Array,
+  *,
+  steps: int = 10,
+) -> dict[str, jax.Array]:
+  """`insertion`, `deletion` and `road`, [N] each, with the defaults of the two functions."""
+  network = model, variables, images, labels, maps
+  scores = insertion_deletion(*network, steps=steps) | road(*network)
+  return {name: scores[name] for name in ('insertion', 'deletion', 'road')}
+
+
 @functools.partial(jax.jit, static_argnames='model')
 def _moved(model, count, variables, images, labels, places, blurred):
   """Probabilities with the first `count` pixels inserted, and with them deleted."""

@@ -188,7 +188,7 @@ def _span(dates: Sequence[str]) -> str:
   return f'{known[0]} to {known[-1]}' if known else 'unknown'
 
 
-def notes(groups: Groups, baseline: str) -> list[str]:
+def notes(groups: Groups) -> list[str]:
   """Sentences about runs that failed, and about runs that were not made alike."""
   sentences = []
   for name, members in groups.items():

@@ -17,7 +17,7 @@ from attn_flax.explain.localisation import (
   pointing_game,
   threshold_iou,
 )
-from attn_flax.explain.perturbation import insertion_deletion, road
+from attn_flax.explain.perturbation import faithfulness
 from attn_flax.session import options_to_run_once
 
 # Shares of a map's maximum that are tried for the best IoU.
@@ -85,14 +85,8 @@ class Explainer:
     return own_map(self._model, variables, self._normalise(images))
 
   def _moved(self, variables, images, labels, maps):
-    network = self._model, variables, self._normalise(images), labels, maps
-    areas = insertion_deletion(*network, steps=self._steps)
-    removed = road(*network)
-    return {
-      'insertion': areas['insertion'],
-      'deletion': areas['deletion'],
-      'road': removed['road'],
-    }
+    x = self._normalise(images)
+    return faithfulness(self._model, variables, x, labels, maps, steps=self._steps)
 
   def maps(self, variables: Any, images: Images) -> dict[str, np.ndarray]:
     """Maps [n, h, w] for the images' labels, by kind; no own map where the network has none."""

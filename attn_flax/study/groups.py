@@ -61,11 +61,12 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
       raise UserError(f'{folder} holds no run (no config.json); name run folders in --workdirs')
     key = json.dumps(_stripped(member.config, ('seed',)), sort_keys=True)
     found.setdefault(key, []).append(member)
-  groups = {_name(members): sorted(members, key=lambda m: m.seed) for members in found.values()}
-  if len(groups) < len(found):
-    raise UserError(
-      f'two different variants are called {list(groups)[0]!r}, by their folders; rename a folder'
-    )
+  groups: Groups = {}
+  for members in found.values():
+    name = _name(members)
+    if name in groups:
+      raise UserError(f'two different variants are called {name!r}, by their folders; rename one')
+    groups[name] = sorted(members, key=lambda member: member.seed)
   for name, members in groups.items():
     seeds = [member.seed for member in members]
     if len(set(seeds)) < len(seeds):

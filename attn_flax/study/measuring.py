@@ -118,7 +118,7 @@ def measure(
     perturbed_images={seed: len(one.perturbed) for seed, one in images.items()},
     steps=options.steps,
     notes=[
-      *conditions.notes(groups, baseline),
+      *conditions.notes(groups),
       *costs.disagreements(found_costs, baseline),
       *_unexplained(study, images),
     ],
@@ -203,7 +203,7 @@ def _explain(
   images: dict[int, SeedImages] = {}
   for seed in sorted({member.seed for runs in study.members.values() for member in runs}):
     runs = {name: m for name, ms in study.members.items() for m in ms if m.seed == seed}
-    right = [logits[name][seed][test.position].argmax(1) == test.images.label for name in runs]
+    right = [accuracy.hits(logits[name][seed][test.position], test.images.label) for name in runs]
     common = np.flatnonzero(np.all(right, axis=0))
     if not len(common):
       continue

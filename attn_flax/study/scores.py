@@ -48,7 +48,7 @@ def summarise(
     scores: dict[str, dict[str, Score]] = {}
     for (kind, score), table in tables[name].items():
       others = [t[kind, score]['map'] for t in tables.values() if (kind, score) in t]
-      reference = tables[baseline].get((kind, score)) if name != baseline else None
+      reference = tables.get(baseline, {}).get((kind, score)) if name != baseline else None
       scores.setdefault(kind, {})[score] = _score(
         score, table, None if reference is None else reference['map'], others
       )
