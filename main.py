@@ -48,7 +48,7 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_list(
     'workdirs',
     None,
-    'Run folders that --mode=compare reports on, instead of a study.',
+    'Run folders, or folders of runs, that --mode=compare reports on, instead of a study.',
     flag_values=fv,
   )
   flags.DEFINE_list(
@@ -64,6 +64,10 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
   return fv
 
 
+# Fields of a study that choose among its runs or shape its report, and change no run.
+_OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
+
+
 def _workdir(fv: flags.FlagValues) -> pathlib.Path:
   """The folder asked for, or one that no command with another config shares."""
   if fv.workdir:
@@ -72,7 +76,10 @@ def _workdir(fv: flags.FlagValues) -> pathlib.Path:
     raise UserError('neither --workdir nor --config is given; name a run folder or a config')
   path, _, argument = config_flags.get_config_filename(fv['config']).partition(':')
   parts = [pathlib.Path(path).stem, *argument.replace('=', '-').replace(',', ' ').split()]
-  if overrides := config_flags.get_override_values(fv['config']):
+  overrides = config_flags.get_override_values(fv['config'])
+  if 'variants' in fv.config:  # More seeds or another picture do not make another study.
+    overrides = {k: v for k, v in overrides.items() if k.partition('.')[0] not in _OF_NO_RUN}
+  if overrides:
     text = json.dumps(overrides, sort_keys=True, default=str)
     parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
   return pathlib.Path('runs') / '-'.join(parts)
@@ -145,6 +152,11 @@ def _compare(fv: flags.FlagValues) -> None:
   if fv.workdirs:
     workdir = pathlib.Path(fv.workdir or 'runs/report')
     options = compare.get_config() if fv.config is None else fv.config
+    if 'report' not in options:
+      raise UserError(
+        '--workdirs takes the options of the report from a study; leave out --config, or name one '
+        'such as configs/compare.py'
+      )
     study.compare_runs([pathlib.Path(folder) for folder in fv.workdirs], options.report, workdir)
   else:
     if fv.config is None or 'variants' not in fv.config:
@@ -154,6 +166,9 @@ def _compare(fv: flags.FlagValues) -> None:
       )
     workdir = _workdir(fv)
     study.compare(fv.config, workdir)
+    if fv.config.only is not None:
+      print(f'{fv.config.only} is trained; without --config.only comes the report')
+      return
   print(f'the report is {workdir}/report.html')
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ def environment() -> dict[str, Any]:
     'device_count': jax.device_count(),
     'cpu_count': os.cpu_count(),
     'commit': _commit(),
-    'command': ' '.join(['python', *sys.argv]),
+    'command': shlex.join(['python', *sys.argv]),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
 

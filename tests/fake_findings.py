@@ -126,6 +126,7 @@ def pictured(rng, index, labels, name):
       weights = blob(rng, count, 32 >> (stage - 1)) + 0.1
       attention[f'{path}/weights'] = weights / weights.sum((1, 2), keepdims=True)
   return Pictured(
+    seed=0,
     cams=cams,
     predicted=predicted,
     confidence=rng.uniform(0.5, 1, count),

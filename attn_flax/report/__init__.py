@@ -18,13 +18,14 @@ def write_report(findings: Findings, folder: pathlib.Path) -> None:
 
   Args:
     findings: what the study found.
-    folder: made where it is missing; older files of the same names are replaced.
+    folder: made where it is missing; an older report in it is replaced.
   """
   document = sections(findings)
   plots = folder / 'plots'
   plots.mkdir(parents=True, exist_ok=True)
-  for old in plots.glob('*.png'):
-    old.unlink()
+  older = folder / 'report.md'
+  for name in markdown.pictures(older.read_text(encoding='utf-8')) if older.exists() else ():
+    (plots / name).unlink(missing_ok=True)
   for illustration in all_illustrations(document):
     (plots / f'{illustration.name}.png').write_bytes(illustration.png)
   for name, text in (

@@ -1,5 +1,7 @@
 """Channel gates as curves: what a network scales its channels by, class by class."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
@@ -15,17 +17,27 @@ def by_stage(paths: list[str]) -> dict[str, str]:
   return {path.split('/')[0].split('_')[0]: path for path in paths}
 
 
+def _of_known(
+  gates: Mapping[str, np.ndarray],
+) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+  """Classes with an image, and their gates at each path; None where there is no such gate."""
+  finite = [np.isfinite(gate).all(1) for gate in gates.values()]
+  known = np.flatnonzero(np.all(finite, axis=0)) if finite else np.arange(0)
+  return (known, {path: gate[known] for path, gate in gates.items()}) if len(known) else None
+
+
 def plots(findings: Findings) -> list[style.Illustration]:
   """A figure for each variant with channel gates, all on one scale."""
   gated = [
-    (i, v.name, v.pictured.gates.channel)
+    (i, v.name, found)
     for i, v in enumerate(findings.variants)
-    if v.pictured is not None and v.pictured.gates.channel
+    if v.pictured is not None and (found := _of_known(v.pictured.gates.channel))
   ]
-  low, high = pictures.scale(gate for *_, gates in gated for gate in gates.values())
+  low, high = pictures.scale(gate for *_, (_, gates) in gated for gate in gates.values())
+  names = findings.class_names
   room = 0.04 * (high - low)
   made = []
-  for index, name, gates in gated:
+  for index, name, (known, gates) in gated:
     stages = by_stage(list(gates))
     chosen = pictures.spread_out(list(stages), MOST_STAGES)
     canvas = Canvas(figsize=(2.5 * len(chosen) + 0.7, 2.9), layout='constrained')
@@ -43,7 +55,7 @@ def plots(findings: Findings) -> list[style.Illustration]:
       )
       for i, k in enumerate(classes):
         look = {key: style.line_style(i + 1)[key] for key in ('color', 'linestyle')}
-        ax.plot(channels, values[k], lw=1, label=style.plain(findings.class_names[k], 16), **look)
+        ax.plot(channels, values[k], lw=1, label=style.plain(names[known[k]], 16), **look)
       ax.plot(channels, values.mean(0), color=style.BLACK, lw=1.6, label='mean')
       ax.set_title(style.plain(stages[stage].split('/')[0], 24))
       ax.set_xlabel('channel, by mean gate')

@@ -44,7 +44,7 @@ def sections(findings: Findings) -> list[Section]:
   with drawing():
     made = [
       Section(
-        'answer', 'Answer', [' '.join(answer(findings))], _there([plots.differences(findings)])
+        'answer', 'Answer', answer(findings), _there([plots.differences(findings)]), listed=True
       ),
       Section('notes', 'Notes', list(findings.notes), listed=True),
       Section(
@@ -99,7 +99,8 @@ def _explanations(findings: Findings) -> Section:
     for name in scores
   }
   paragraphs = []
-  if findings.localised_images:
+  on_object = scored & {'pointing', 'energy_mask', 'energy_box', 'iou'}
+  if on_object:
     paragraphs.append(
       'Pointing game, energy and IoU ask whether a map lies on the object; they are over'
       f' {_counted(findings.localised_images)}.'
@@ -109,8 +110,10 @@ def _explanations(findings: Findings) -> Section:
       f'Insertion, deletion (in {findings.steps} steps) and ROAD ask whether the network uses'
       f' what a map shows; they are over {_counted(findings.perturbed_images)}.'
     )
-  if findings.masks is None:
-    paragraphs.append('The dataset has no masks; scores that need them are n/a.')
+  else:
+    paragraphs.append(
+      'The dataset has neither masks nor boxes: whether a map lies on the object is n/a.'
+    )
   paragraphs.append(
     'In the table of each score stands, with each control, the gain of the map over it, paired on'
     ' run and image, and its 95 % interval; positive is better than the control, also where lower'

@@ -24,7 +24,7 @@ class Run:
     command: the command that makes it again.
     error: why it has no result; empty for a finished run.
     top1: share of the test images that are classified correctly; None without a result.
-    top5: share whose class is among the five likeliest; likewise.
+    top5: share whose class is among the five likeliest; likewise, and with five classes or fewer.
     curves: what it logged, by split ('train', 'validation'): [(epoch, {'loss': ..., 'top1': ...})].
   """
 
@@ -92,12 +92,13 @@ class Accuracy:
     seeds: number of finished runs.
     top1: mean over the runs.
     top1_spread: standard deviation between the runs; None for a single one.
-    top5: mean over the runs.
+    top5: mean over the runs; None with five classes or fewer.
     difference: top-1 less the baseline's, corrected for the number of variants; None for the
       baseline, and where there are too few runs.
     verdict: 'better', 'worse', 'no difference shown', 'not enough seeds', or '' for the baseline.
-    detectable: the difference that the study would have found in four of five cases.
-    per_class: [K] share classified correctly, mean over the runs.
+    detectable: the difference that the study would have found in four of five cases; None where
+      that would take more than 100 points.
+    per_class: [K] share classified correctly, mean over the runs; NaN for a class without images.
     calibration_error: expected calibration error, mean over the runs.
     calibration_spread: its standard deviation between the runs; None for a single one.
     confusion: [K, K] counts of all runs; rows are labels, columns predictions.
@@ -106,7 +107,7 @@ class Accuracy:
   seeds: int
   top1: float
   top1_spread: float | None
-  top5: float
+  top5: float | None
   difference: Estimate | None
   verdict: str
   detectable: float | None
@@ -190,12 +191,14 @@ class Pictured:
   """What one run of a variant says about the images of the pictures.
 
   Attributes:
+    seed: of that run.
     cams: [P, h, w] Grad-CAM, not normalised; zeros where it is empty.
     predicted: [P] predicted classes.
     confidence: [P] probability of the predicted class.
     gates: what the mechanism attends with.
   """
 
+  seed: int
   cams: np.ndarray
   predicted: np.ndarray
   confidence: np.ndarray
@@ -213,7 +216,7 @@ class Variant:
     accuracy: None where no run has finished, like what follows.
     cost: its costs.
     explanations: scores of its maps.
-    pictured: its pictures, of the run with the first seed.
+    pictured: its pictures, of one run.
     published: rows of `published.csv` about its mechanism.
   """
 

@@ -37,6 +37,11 @@ def render(title: str, document: Sequence[Section]) -> str:
   return '\n'.join(lines)
 
 
+def pictures(text: str) -> list[str]:
+  """Names of the files in `plots/` that a rendered report shows."""
+  return re.findall(r'\]\(plots/(\w+\.png)\)', text)
+
+
 def _table(table: Table, section: Section) -> list[str]:
   lines = [] if table.title == section.title else [f'### {escape(table.title)}', '']
   if table.note:

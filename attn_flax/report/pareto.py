@@ -72,7 +72,8 @@ def plots(findings: Findings) -> list[style.Illustration]:
     ax.locator_params(axis='x', nbins=5)
     ax.set_xlabel(label)
     ax.set_ylabel('top-1, %')
-    _label(canvas, ax, values, top1, [style.plain(row[1], 14) for row in known], bars)
+    texts = [(style.plain(name, 14), style.line_style(i)['color']) for i, name, *_ in known]
+    _label(canvas, ax, values, top1, texts, bars)
     names = formats.listing([known[i][1] for i in best])
     made.append(
       style.finish(
@@ -103,10 +104,13 @@ def _label(
   ax: Axes,
   x: Sequence[float],
   y: Sequence[float],
-  names: Sequence[str],
+  texts: Sequence[tuple[str, str]],
   bars: Sequence[tuple[tuple[float, float], tuple[float, float]]],
 ) -> None:
-  """Puts each name near its point, where it covers no other name, point, error bar or edge."""
+  """Puts each text, in its colour, near its point, nearer than any other point.
+
+  It covers no other text, point, error bar or edge where there is room.
+  """
   canvas.draw_without_rendering()
   places = ax.transData.transform(np.column_stack([x, y]))
   unit = canvas.dpi / 72
@@ -117,14 +121,16 @@ def _label(
   inside = ax.get_window_extent()
   for i in np.argsort(places[:, 0]):
     best: tuple[float, Bbox, tuple[float, float], float] | None = None
+    name, colour = texts[i]
     text = ax.annotate(
-      names[i],
+      name,
       (x[i], y[i]),
       (0, 0),
       textcoords='offset points',
       va='center',
       ha='center',
       fontsize=7.5,
+      color=colour,
     )
     text.set_in_layout(False)  # The axes stay where the labels are placed for.
     extent = text.get_window_extent()
@@ -137,7 +143,11 @@ def _label(
         clashes = sum(_overlap(box, other) for j, other in enumerate(taken) if j != i)
         clashes += sum(_overlap(box, line) for line in lines)
         clashes += box.width * box.height - _overlap(box, inside)
-        penalty = clashes * 100 + distance
+        middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
+        away = np.linalg.norm(places - middle, axis=1)
+        # As bad as standing farthest away: a reader would take it for another point's name.
+        strange = 42 * bool(np.any(np.delete(away, i) < 1.25 * away[i]))
+        penalty = clashes * 100 + distance + strange
         if best is None or penalty < best[0]:
           best = (penalty, box, shift, distance)
     assert best is not None  # There are always candidates.
@@ -148,7 +158,7 @@ def _label(
         (x[i], y[i]),
         best[2],
         textcoords='offset points',
-        arrowprops={'arrowstyle': '-', 'color': '#aaaaaa', 'lw': 0.7, 'shrinkB': 7, 'shrinkA': 5},
+        arrowprops={'arrowstyle': '-', 'color': colour, 'lw': 0.7, 'shrinkB': 7, 'shrinkA': 5},
       )
     taken.append(best[1])
 

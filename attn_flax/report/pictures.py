@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from attn_flax.report import style
-from attn_flax.report.findings import Findings, Pictured, Variant
+from attn_flax.report.findings import Findings, Gates, Pictured, Variant
 
-MOST_IMAGES = 8
 MOST_GATED = 4
 MOST_PATHS = 5
 OVERLAY = 0.6
+# Maps that are weights over positions, by kind, and what they are called.
+WEIGHTS = {'received': 'attention received', 'attention': 'attention from the query'}
 RIGHT, WRONG = '✓', '✗'
 
 
@@ -39,7 +40,7 @@ def is_empty(cam: np.ndarray) -> bool:
 def cams(findings: Findings) -> style.Illustration | None:
   """The same images under the Grad-CAM of every variant; a scale for each image."""
   shown = [(v.name, v.pictured) for v in findings.variants if v.pictured is not None]
-  count = min(len(findings.images), MOST_IMAGES)
+  count = len(findings.images)
   if not shown or not count:
     return None
   canvas = Canvas(figsize=(1.25 * (len(shown) + 1) + 0.9, 1.48 * count + 0.3), layout='constrained')
@@ -62,11 +63,21 @@ def cams(findings: Findings) -> style.Illustration | None:
     canvas,
     'grad_cam',
     'Grad-CAM',
-    f'Grad-CAM of the label over the same images. Each row has one scale for all variants.{outline}'
+    f'Grad-CAM of the label over the same images{_of_seeds(shown)}. Each row has one scale for all'
+    f' variants.{outline}'
     f' Below: prediction and confidence; {WRONG} and a thick frame mark a wrong one. “empty” is a'
     ' map that is zero everywhere.',
     f'{count} images, each beside its Grad-CAM in {len(shown)} variants.',
+    maps=True,
   )
+
+
+def _of_seeds(shown: Sequence[tuple[str, Pictured]]) -> str:
+  """Which runs are pictured, in words."""
+  seeds = {name: pictured.seed for name, pictured in shown}
+  if len(set(seeds.values())) == 1:
+    return f', of seed {shown[0][1].seed}'
+  return ', of ' + ', '.join(f'seed {seed} ({name})' for name, seed in seeds.items())
 
 
 def _mask(findings: Findings, row: int) -> np.ndarray | None:
@@ -131,33 +142,33 @@ def _answer(ax: Axes, findings: Findings, pictured: Pictured, row: int) -> None:
 
 def gates(findings: Findings) -> list[style.Illustration]:
   """What each mechanism attends with in space, and from the query position."""
+  drawn = {v.name: _drawn(v.pictured.gates) for v in findings.variants if v.pictured is not None}
   made = []
   for index, variant in enumerate(findings.variants):
-    if variant.pictured is None:
-      continue
-    for kind, paths in _by_kind(variant.pictured.gates.spatial).items():
-      others = [_by_kind(v.pictured.gates.spatial) for v in findings.variants if v.pictured]
-      bounds = scale(a for kinds in others for a in kinds.get(kind, {}).values())
-      made.append(_gate_grid(findings, variant, index, kind, paths, bounds))
-    if variant.pictured.gates.attention:
-      everywhere = [v.pictured.gates.attention for v in findings.variants if v.pictured]
-      bounds = scale((a for maps in everywhere for a in _relative(maps).values()), from_zero=True)
-      paths = _relative(variant.pictured.gates.attention)
-      made.append(_gate_grid(findings, variant, index, '', paths, bounds))
+    for kind, maps in drawn.get(variant.name, {}).items():
+      alike = [found for kinds in drawn.values() for found in kinds.get(kind, {}).values()]
+      bounds = scale(alike, from_zero=kind in WEIGHTS)
+      made.append(_gate_grid(findings, variant, index, kind, maps, bounds))
   return [illustration for illustration in made if illustration is not None]
 
 
-def _by_kind(maps: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-  """Maps by the last part of their path: what is alike in every mechanism shares its scale."""
+def _drawn(found: Gates) -> dict[str, dict[str, np.ndarray]]:
+  """The maps that are drawn, by kind, which is the last part of their path.
+
+  Weights over positions become multiples of the uniform one, comparable across resolutions.
+  """
   kinds: dict[str, dict[str, np.ndarray]] = {}
-  for path, found in maps.items():
-    kinds.setdefault(path.rsplit('/', 1)[-1], {})[path] = found
-  return kinds
-
-
-def _relative(maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Weights over positions as multiples of the uniform weight, comparable across resolutions."""
-  return {path: found * found.shape[-2] * found.shape[-1] for path, found in maps.items()}
+  for path, maps in found.spatial.items():
+    kinds.setdefault(path.rsplit('/', 1)[-1], {})[path] = maps
+  if found.attention:
+    kinds['attention'] = dict(found.attention)
+  return {
+    kind: {
+      path: maps[path][:MOST_GATED] * (maps[path][0].size if kind in WEIGHTS else 1)
+      for path in spread_out(list(maps), MOST_PATHS)
+    }
+    for kind, maps in kinds.items()
+  }
 
 
 def spread_out(paths: Sequence[str], most: int) -> list[str]:
@@ -175,39 +186,39 @@ def _gate_grid(
   maps: Mapping[str, np.ndarray],
   bounds: tuple[float, float],
 ) -> style.Illustration | None:
-  """One variant's maps over the images; an empty `kind` is attention from the query."""
+  """One variant's maps of one kind over the images."""
   count = min(len(findings.images), MOST_GATED)
   if not count or variant.pictured is None:
     return None
-  chosen = spread_out(list(maps), MOST_PATHS)
-  titles = [path.split('/')[0] for path in chosen]
+  titles = [path.split('/')[0] for path in maps]
   if len(set(titles)) < len(titles):
-    titles = ['\n'.join(path.split('/')[:-1]) for path in chosen]
-  canvas = Canvas(figsize=(1.5 * (len(chosen) + 1) + 0.9, 1.5 * count + 0.6), layout='constrained')
-  axes = canvas.subplots(count, len(chosen) + 1, squeeze=False)
+    titles = ['\n'.join(path.split('/')[:-1]) for path in maps]
+  canvas = Canvas(figsize=(1.5 * (len(maps) + 1) + 0.9, 1.5 * count + 0.6), layout='constrained')
+  axes = canvas.subplots(count, len(maps) + 1, squeeze=False)
   for row in range(count):
     bare(axes[row, 0], findings.images[row], _mask(findings, row), coloured=True)
-    for ax, path, title in zip(axes[row, 1:], chosen, titles, strict=True):
+    for ax, found, title in zip(axes[row, 1:], maps.values(), titles, strict=True):
       bare(ax, findings.images[row], _mask(findings, row))
-      drawn = overlay(ax, maps[path][row], findings.images.shape[1:3], bounds)
+      drawn = overlay(ax, found[row], findings.images.shape[1:3], bounds)
       if row == 0:
         ax.set_title('\n'.join(style.plain(part, 22) for part in title.split('\n')))
-    if not kind:
+    if kind == 'attention':
       for ax in axes[row]:
         _mark(ax, findings, variant.pictured.gates.query)
   axes[0, 0].set_title('image')
-  what = kind.replace('_', ' ') or 'attention from the query'
-  unit = kind.replace('_', ' ') or 'multiples of the uniform weight'
+  what = WEIGHTS.get(kind) or kind.replace('_', ' ')
+  unit = f'{what}, multiples of the uniform weight' if kind in WEIGHTS else what
   canvas.colorbar(
-    drawn, ax=axes, pad=0.01, aspect=30, shrink=0.8, format='%.3g', label=style.plain(unit)
+    drawn, ax=axes, pad=0.01, aspect=30, shrink=0.8, format='%.3g', label=style.plain(unit, 64)
   )
-  marked = ' The cross marks the query position.' if not kind else ''
+  marked = ' The cross marks the query position.' if kind == 'attention' else ''
   return style.finish(
     canvas,
-    style.file_name('gates', index, variant.name, kind or 'attention'),
+    style.file_name('gates', index, variant.name, kind),
     f'{variant.name}: {what}',
     f'One scale for the whole grid and for every variant that has such maps.{marked}',
-    f'{what} of {variant.name} over {count} images, at {len(chosen)} places of the network.',
+    f'{what} of {variant.name} over {count} images, at {len(maps)} places of the network.',
+    maps=True,
   )
 
 

@@ -116,7 +116,8 @@ def differences(findings: Findings) -> style.Illustration | None:
     'differences',
     'Differences to the baseline',
     'Points are mean differences, bars their 95 % intervals, corrected for the number of variants.'
-    ' A bar that crosses the line at zero shows no difference.',
+    ' Where a bar crosses the line at zero no difference is shown, which does not mean that there'
+    ' is none.',
     'Difference in top-1 of each variant to the baseline: '
     + '; '.join(
       f'{name} {formats.points(e.mean)} {formats.interval(e, 2, 100)}' for name, e, _, _ in known

@@ -23,7 +23,7 @@ DASHES = (
 )
 MARKERS = ('s', '^', 'D', 'v', 'P', 'X', '<', '>')
 MAP = 'viridis'
-DPI = 144
+DPI = 120
 
 _SETTINGS: dict[Any, Any] = {
   'font.size': 9,
@@ -95,7 +95,8 @@ def plain(text: str, longest: int = 32) -> str:
   """A name as matplotlib prints it letter by letter: on one line, and no mathematics in dollars."""
   text = ' '.join(str(text).split())
   text = text if len(text) <= longest else text[: longest - 1] + '…'
-  return text.replace('$', r'\$')
+  # Legends leave out what begins with an underscore.
+  return (' ' if text.startswith('_') else '') + text.replace('$', r'\$')
 
 
 def file_name(*parts: str | int) -> str:
@@ -105,15 +106,18 @@ def file_name(*parts: str | int) -> str:
   )
 
 
-def finish(canvas: Canvas, name: str, title: str, caption: str, alt: str) -> Illustration:
-  """Draws a figure into a PNG."""
+def finish(
+  canvas: Canvas, name: str, title: str, caption: str, alt: str, *, maps: bool = False
+) -> Illustration:
+  """Draws a figure into a PNG; one of `maps` keeps all shades, others are drawn in few colours."""
   file = io.BytesIO()
   canvas.savefig(file, format='png', dpi=DPI, metadata={'Software': None})
-  return Illustration(name, title, caption, alt, smaller(file.getvalue()))
+  png = file.getvalue()
+  return Illustration(name, title, caption, alt, png if maps else smaller(png))
 
 
 def smaller(png: bytes) -> bytes:
-  """A PNG in 256 colours of its own, which is a third of its size and looks the same."""
+  """A PNG in 256 colours of its own: lines and text look the same in a third of the size."""
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
     few = image.convert('RGB').quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)

@@ -128,7 +128,8 @@ def cost(findings: Findings) -> Table:
   note = (
     '×: ratio to the baseline. Times are medians of rounds in which all variants take turns; behind'
     ' their ratio, which is taken round by round, stand its quartiles. Multiply-adds are those of'
-    ' one image forward; peak memory and compiling are those of the training step.'
+    ' one image forward; peak memory and compiling are those of the training step. Compiling is'
+    ' measured once, and takes less where a persistent compilation cache helps.'
   )
   if costs:
     note += (
@@ -164,7 +165,8 @@ def _cost_cells(variant: Variant, found: Cost, base: Cost | None) -> list[Cell]:
 
   def rate(name: str, images: int, measured: Ratio) -> Cell:
     per_second = 1000 * images / measured.median
-    detail = f'{formats.times(1 / measured.ratio)}' if measured.ratio else ''
+    quartiles = (formats.number(1 / share, 2) for share in (measured.high, measured.low))
+    detail = f'{formats.times(1 / measured.ratio)} {formats.bounds(*quartiles)}'
     return Cell(formats.magnitude(per_second), detail, {name: per_second}, variant.name)
 
   throughput = rate('images_per_second', found.eval_batch, found.throughput_ms)

@@ -24,6 +24,7 @@ def compare(study: Any, workdir: pathlib.Path) -> None:
     UserError: for a study that cannot be run, or whose runs cannot be compared.
     Stopped: after SIGTERM or an interrupt; the same command then goes on from there.
   """
+  plan.check_report(study.report)
   plan.plan(study, workdir)  # Mistakes show before the sweep.
   rates = training.sweep(study, workdir)
   planned = plan.plan(study, workdir, rates)
@@ -53,6 +54,7 @@ def compare_runs(folders: Sequence[pathlib.Path], options: Any, workdir: pathlib
   Raises:
     UserError: for folders without runs, or runs that differ in more than attention and seed.
   """
+  plan.check_report(options)
   found, baseline = groups.of_folders(folders)
   groups.check_controlled(found, baseline)
   title = f'Attention compared: {", ".join(found)}'

@@ -6,7 +6,12 @@ import numpy as np
 from scipy import special
 
 from attn_flax import metrics, statistics
+from attn_flax.report import formats
 from attn_flax.report.findings import Accuracy
+
+# A variant is called unsteady where its seeds spread by more than so many times the baseline's
+# standard deviation, and by two points.
+_UNSTEADY, _UNSTEADY_LEAST = 4, 0.02
 
 # {variant: {seed: logits [n, K]}}
 Logits = Mapping[str, Mapping[int, np.ndarray]]
@@ -28,35 +33,58 @@ def compare(logits: Logits, labels: np.ndarray, baseline: str) -> dict[str, Accu
     for name, runs in logits.items()
   }
   seeds = statistics.seed_variance(list(top1.values()))
-  comparisons = len(top1) - 1
+  comparisons = len(top1.keys() - {baseline})
   found = {}
   for name, runs in logits.items():
     difference, verdict, detectable = None, '', None
-    if name != baseline:
+    if name != baseline and baseline not in top1:
+      verdict = 'not enough seeds'
+    elif name != baseline:
       estimate = statistics.difference(
         top1[name], top1[baseline], seeds=seeds, comparisons=comparisons
       )
       verdict = statistics.verdict(estimate)
       if estimate.seeds >= statistics.FEWEST_SEEDS:
-        difference = estimate
-        detectable = statistics.detectable(estimate.standard_error, estimate.df, comparisons)
+        difference = estimate._replace(low=max(estimate.low, -1.0), high=min(estimate.high, 1.0))
+        least = statistics.detectable(estimate.standard_error, estimate.df, comparisons)
+        detectable = least if least < 1 else None
     errors = [calibration_error(run, labels) for run in runs.values()]
     counts = [metrics.confusion(run, labels) for run in runs.values()]
-    per_class = [count.diagonal() / np.maximum(count.sum(1), 1) for count in counts]
+    of_class = np.bincount(labels, minlength=len(counts[0]))
+    shares = np.mean([count.diagonal() for count in counts], axis=0) / np.maximum(of_class, 1)
     found[name] = Accuracy(
       seeds=len(runs),
       top1=float(top1[name].mean()),
       top1_spread=_spread(top1[name].mean(1)),
-      top5=float(np.mean([hits(run, labels, 5).mean() for run in runs.values()])),
+      top5=top5(list(runs.values()), labels),
       difference=difference,
       verdict=verdict,
       detectable=detectable,
-      per_class=np.mean(per_class, axis=0),
+      per_class=np.where(of_class, shares, np.nan),
       calibration_error=float(np.mean(errors)),
       calibration_spread=_spread(errors),
       confusion=np.sum(counts, axis=0),
     )
   return found
+
+
+def top5(runs: Sequence[np.ndarray], labels: np.ndarray) -> float | None:
+  """Mean top-5 over runs, or one run's; None where there are no more than five classes."""
+  if runs[0].shape[1] <= 5:
+    return None
+  return float(np.mean([hits(run, labels, 5).mean() for run in runs]))
+
+
+def unsteady(accuracies: Mapping[str, Accuracy], baseline: str) -> list[str]:
+  """Sentences about variants whose seeds differ so much that a comparison tells little."""
+  usual = accuracies[baseline].top1_spread if baseline in accuracies else None
+  return [
+    f'{name}: its seeds differ much (standard deviation {formats.percent(found.top1_spread, 1)} '
+    f'points, {baseline} {formats.percent(usual, 1)}). Its training is not steady under this '
+    'recipe; another one, such as more epochs or a sweep of the rate, would tell more.'
+    for name, found in accuracies.items()
+    if usual is not None and (found.top1_spread or 0) > max(_UNSTEADY * usual, _UNSTEADY_LEAST)
+  ]
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:

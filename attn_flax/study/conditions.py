@@ -17,8 +17,21 @@ from attn_flax.explain import attention_maps, attention_received, own_map
 from attn_flax.models.placement import Placement
 from attn_flax.report.findings import Run
 from attn_flax.session import Session
-from attn_flax.study.accuracy import Logits, hits
+from attn_flax.study.accuracy import Logits, hits, top5
 from attn_flax.study.groups import Groups, Member
+
+# What a hybrid is made of says more than its name.
+_ALWAYS_SAID = ('channel', 'spatial')
+# Fields of training that reports name apart, and those that matter beside others alone.
+_NAMED = (
+  'train.epochs',
+  'train.steps',
+  'train.batch_size',
+  'train.ema_decay',
+  'train.accumulate',
+  'augment.padding_mode',
+  'augment.mix_probability',
+)
 
 
 def describe(model: nn.Module, image_shape: tuple[int, ...]) -> str:
@@ -48,7 +61,8 @@ def _unusual(placement: Placement) -> dict[str, Any]:
     name: value
     for name, value in fields.items()
     # A field with a value for each stage is usual where each of them is.
-    if value != usual[name] and not (isinstance(value, tuple) and set(value) == {usual[name]})
+    if name in _ALWAYS_SAID
+    or (value != usual[name] and not (isinstance(value, tuple) and set(value) == {usual[name]}))
   }
 
 
@@ -69,8 +83,9 @@ def describe_own_map(model: nn.Module, image_shape: tuple[int, ...]) -> str:
 
 
 def mechanisms(model: nn.Module) -> set[str]:
-  """Names of the mechanisms in a network."""
-  return {_name(placement) for placement in getattr(model, 'attention', ())}
+  """Names of the mechanisms in a network that attend with anything."""
+  placements: Sequence[Placement] = getattr(model, 'attention', ())
+  return {_name(one) for one in placements if dict(one.fields).get('upsilon') != 0}
 
 
 def _name(placement: Placement) -> str:
@@ -113,7 +128,7 @@ def run_row(
     command=command,
     error=member.error,
     top1=None if found is None else float(hits(found, labels).mean()),
-    top5=None if found is None else float(hits(found, labels, 5).mean()),
+    top5=None if found is None else top5([found], labels),
     curves=_curves(member.folder / 'metrics.jsonl', updates_per_epoch),
   )
 
@@ -156,15 +171,15 @@ def conditions(
     rate = 'per 256 images by sweep, ' + ', '.join(f'{n}: {r:g}' for n, r in rates.items())
   sizes = ', '.join(f'{len(split):,} {name}' for name, split in session.dataset.splits.items())
   side = session.image_shape[0]
-  packages = here['packages']
   return {
     'dataset': f'{config.data.name}, {side}x{side} pixels, {sizes} images',
     'network': config.model.name,
     'recipe': (
       f'{session.updates:,} updates of {train.batch_size} images '
       f'({session.updates / session.updates_per_epoch:g} epochs), {optimizer.name}, '
-      f'learning rate {rate}, {optimizer.schedule} schedule, weight decay '
-      f'{optimizer.weight_decay:g}'
+      f'learning rate {rate}, {optimizer.schedule} schedule, warm-up of '
+      f'{optimizer.warmup_epochs:g} epochs, weight decay {optimizer.weight_decay:g}'
+      + ''.join(f', {name} {value}' for name, value in _further(config).items())
     ),
     'weights': 'those of the epoch with the best validation accuracy'
     + (', moving average' if train.ema_decay is not None else ''),
@@ -172,15 +187,27 @@ def conditions(
     'dtype': config.model.dtype,
     'trained on': trained('device'),
     'trained with commit': trained('commit'),
+    'trained with versions': '; '.join(sorted({_versions(m.record) for m in members})),
     'trained at': _span([str(member.record.get('date', '')) for member in members]),
     'measured on': f'{here["device"]}, {here["device_count"]} device(s), {here["cpu_count"]} cores',
     'measured with commit': str(here['commit']),
     'measured at': here['date'],
-    'versions': ', '.join(
-      [f'Python {here["python"]}', *(f'{name} {version}' for name, version in packages.items())]
-    ),
+    'measured with versions': _versions(here),
     'command': here['command'],
   }
+
+
+def _further(config: Any) -> dict[str, Any]:
+  """What training does beside the fields that every report names, field to value."""
+  fields = {f'train.{field}': value for field, value in config.train.items()}
+  fields |= {f'augment.{field}': value for field, value in config.augment.items()}
+  fields |= {'init_from': config.init_from, 'data.balanced': config.data.balanced}
+  return {field: value for field, value in fields.items() if value and field not in _NAMED}
+
+
+def _versions(record: Mapping[str, Any]) -> str:
+  packages = record.get('packages', {})
+  return f'Python {record.get("python")}' + ''.join(f', {n} {v}' for n, v in packages.items())
 
 
 def _span(dates: Sequence[str]) -> str:

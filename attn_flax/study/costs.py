@@ -12,6 +12,7 @@ import numpy as np
 
 from attn_flax import cost
 from attn_flax.report.findings import Cost, Ratio
+from attn_flax.report.formats import listing
 from attn_flax.session import Session
 from attn_flax.steps import TrainState
 from attn_flax.timing import interleave, peak_bytes, ratio
@@ -19,6 +20,11 @@ from attn_flax.train import compile_step
 
 # A variant is named where time and multiply-adds grow by shares that differ by more than this.
 _DISAGREEMENT = 0.1
+_TIMES = {
+  'step_ms': 'a training step',
+  'latency_ms': 'one image',
+  'throughput_ms': 'a batch in evaluation',
+}
 
 
 def measure(
@@ -69,18 +75,18 @@ def disagreements(costs: Mapping[str, Cost], baseline: str) -> list[str]:
   sentences = []
   for name, found in costs.items():
     macs = found.macs / costs[baseline].macs
-    step = found.step_ms
+    times = {what: getattr(found, kind) for kind, what in _TIMES.items()}
     # Told only where the spread of the timing leaves no doubt.
-    if step.low > macs + _DISAGREEMENT:
-      more = 'longer'
-    elif step.high < macs - _DISAGREEMENT:
-      more = 'less long'
-    else:
-      continue
-    sentences.append(
-      f'{name}: multiply-adds and time disagree. It takes {macs:.2f} times the multiply-adds of '
-      f'{baseline}, and its training step {step.ratio:.2f} times as long: {more} than they suggest.'
-    )
+    apart = [
+      f'{time.ratio:.2f} times as long for {what}'
+      for what, time in times.items()
+      if time.low > macs + _DISAGREEMENT or time.high < macs - _DISAGREEMENT
+    ]
+    if apart:
+      sentences.append(
+        f'{name}: multiply-adds and time disagree. It has {macs:.2f} times the multiply-adds of '
+        f'{baseline}, but takes {listing(apart)}.'
+      )
   return sentences
 
 

@@ -48,14 +48,15 @@ def of_plan(planned: Sequence[Planned], errors: Mapping[str, str]) -> Groups:
 def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
   """Run folders by variant: those that differ in the seed alone are one; and the baseline's name.
 
-  A variant takes the name of its folder or, where it has several in one, of theirs. The baseline is
-  the one without attention or, where all have some, the first.
+  A folder that is no run stands for the runs in it, as in `<variant>/seed<k>`. A variant takes the
+  shortest name of its folders or, where they are called after their seeds, that of the folder
+  around them. The baseline is the one without attention or, where all have some, the first.
 
   Raises:
     UserError: a folder without a run, or a seed that a variant has twice.
   """
   found: dict[str, list[Member]] = {}
-  for folder in folders:
+  for folder in [run for named in folders for run in _runs_in(named)]:
     member = _read(folder, '')
     if member.config is None:
       raise UserError(f'{folder} holds no run (no config.json); name run folders in --workdirs')
@@ -129,9 +130,15 @@ def _read(folder: pathlib.Path, error: str) -> Member:
   return Member(config.seed, folder, config, record, error)
 
 
+def _runs_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The folder of a run itself, else the folders in it called after seeds, of any variant."""
+  if (folder / 'config.json').exists():
+    return [folder]
+  found = [*folder.glob('seed*/config.json'), *folder.glob('*/seed*/config.json')]
+  return sorted(path.parent for path in found) or [folder]
+
+
 def _name(members: Sequence[Member]) -> str:
-  parents = {member.folder.absolute().parent for member in members}
-  if len(members) > 1 and len(parents) == 1:
-    return parents.pop().name
-  folder = members[0].folder.absolute()
-  return folder.parent.name if folder.name == f'seed{members[0].seed}' else folder.name
+  folders = [(member.folder.absolute(), member.seed) for member in members]
+  names = [f.parent.name if f.name == f'seed{seed}' else f.name for f, seed in folders]
+  return min(names, key=lambda name: (len(name), name))

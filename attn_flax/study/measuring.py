@@ -1,6 +1,7 @@
 """Evaluates, times and explains the runs of a study: from checkpoints to `Findings`."""
 
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -72,8 +73,10 @@ def measure(
     rates: learning rates that a sweep chose.
 
   Raises:
-    UserError: where no run of the baseline can be evaluated, or a checkpoint cannot be read.
+    UserError: where no run can be evaluated, or the baseline has not begun.
   """
+  began = time.perf_counter()
+  groups = _readable(groups)
   study = _open(groups, baseline, options)
   logits, labels = _evaluate(study)
   papers = {name: conditions.mechanisms(model) for name, model in study.models.items()}
@@ -103,14 +106,16 @@ def measure(
         cost=found_costs.get(name),
         explanations=explanations.get(name),
         pictured=pictured.get(name),
-        published=published.rows(papers.get(name, ())),
+        # Of a mixture no paper's row says anything.
+        published=published.rows(papers[name] if len(papers.get(name, ())) == 1 else ()),
       )
       for name, members in groups.items()
     ],
     dataset=study.session.config.data.name,
     test_images=len(labels),
     class_names=study.session.dataset.class_names,
-    conditions=conditions.conditions(study.session, groups, rates),
+    conditions=conditions.conditions(study.session, groups, rates)
+    | {'measured in': f'{(time.perf_counter() - began) / 60:.1f} minutes'},
     images=picture.image,
     labels=picture.label,
     masks=picture.mask,
@@ -119,21 +124,39 @@ def measure(
     steps=options.steps,
     notes=[
       *conditions.notes(groups),
+      *accuracy.unsteady(accuracies, baseline),
       *costs.disagreements(found_costs, baseline),
       *_unexplained(study, images),
     ],
   )
 
 
+def _readable(groups: Groups) -> Groups:
+  """The runs, those whose checkpoint cannot be read with the reason."""
+
+  def checked(member: Member) -> Member:
+    if not member.error:
+      try:
+        read_weights(member.folder)
+      except UserError as error:
+        return member._replace(error=str(error))
+    return member
+
+  return {name: [checked(member) for member in members] for name, members in groups.items()}
+
+
 def _open(groups: Groups, baseline: str, options: Any) -> _Study:
   members = {name: [m for m in runs if not m.error] for name, runs in groups.items()}
   members = {name: runs for name, runs in members.items() if runs}
-  if baseline not in members:
+  if not members:
     reasons = ', '.join(f'{member.folder}: {member.error}' for member in groups[baseline])
-    raise UserError(f'no run of the baseline {baseline} can be evaluated ({reasons}); train one')
-  session = open_session(members[baseline][0].config, trains=False)
+    raise UserError(f'no run can be evaluated ({reasons}); train one')
+  # Of the baseline the costs are needed also where all its runs have failed.
+  begun = [member.config for member in groups[baseline] if member.config is not None]
+  session = open_session(begun[0], trains=False)
   num_classes = len(session.dataset.class_names)
-  models = {name: make_model(runs[0].config.model, num_classes) for name, runs in members.items()}
+  configs = {baseline: begun[0]} | {name: runs[0].config for name, runs in members.items()}
+  models = {name: make_model(config.model, num_classes) for name, config in configs.items()}
   return _Study(session, models, members, baseline, options)
 
 
@@ -226,14 +249,18 @@ def _picture(
   shown: np.ndarray,
   logits: Mapping[str, Mapping[int, np.ndarray]],
 ) -> dict[str, Pictured]:
-  """What the first run of each variant says about the images of the pictures."""
+  """What one run of each variant, of a seed that all have if any, says about some images."""
   normalise = jax.jit(study.session.augmentation.evaluate)
   pictured = {}
-  for name in _progress(study.models, 'picturing'):
-    member = study.members[name][0]
+  seeds = [{member.seed for member in members} for members in study.members.values()]
+  common = set.intersection(*seeds)
+  for name in _progress(study.members, 'picturing'):
+    members = study.members[name]
+    member = next((one for one in members if one.seed in common), members[0])
     picturer = Picturer(study.models[name], normalise)
     pictured[name] = picturer.picture(
       read_weights(member.folder),
+      member.seed,
       shown,
       test.images,
       logits[name][member.seed][test.position[shown]],

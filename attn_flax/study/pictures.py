@@ -49,6 +49,7 @@ class Picturer:
   def picture(
     self,
     variables: Any,
+    seed: int,
     shown: np.ndarray,
     images: Images,
     logits: np.ndarray,
@@ -58,6 +59,7 @@ class Picturer:
 
     Args:
       variables: the trained weights.
+      seed: of the run that they are from.
       shown: positions of the images to show, P of them.
       images: all images; channel gates are averaged over them, by class.
       logits: the network's logits of those to show, [P, K].
@@ -71,6 +73,7 @@ class Picturer:
       query=query,
     )
     return Pictured(
+      seed=seed,
       cams=np.asarray(grad_cam(self._model, variables, x, images.label[shown])),
       predicted=logits.argmax(1),
       confidence=special.softmax(logits, axis=1).max(1),

@@ -51,7 +51,7 @@ def plan(study: Any, workdir: pathlib.Path, rates: dict[str, float] | None = Non
   Args:
     study: what `configs/compare.py` makes.
     workdir: its folder; runs lie in `<variant>/seed<k>`.
-    rates: learning rate of each variant, by sweep; None: that of `study.base`.
+    rates: learning rate of each variant, by sweep; without one it is that of `study.base`.
 
   Raises:
     UserError: for a study that cannot be, see `variants`; seeds that repeat; or, where
@@ -65,7 +65,7 @@ def plan(study: Any, workdir: pathlib.Path, rates: dict[str, float] | None = Non
     Planned(
       name,
       seed,
-      run_config(study, name, seed, None if rates is None else rates[name]),
+      run_config(study, name, seed, None if rates is None else rates.get(name)),
       workdir / name / f'seed{seed}',
     )
     for seed in seeds
@@ -75,6 +75,22 @@ def plan(study: Any, workdir: pathlib.Path, rates: dict[str, float] | None = Non
     return runs
   check_choice('only', study.only, [run.name for run in runs])
   return [run for run in runs if run.name == study.only]
+
+
+def check_report(options: Any) -> None:
+  """Refuses options, `config.report`, that would end a report only after all its runs.
+
+  Raises:
+    UserError: it names the field.
+  """
+  for field in ('perturbed_images', 'steps', 'pictures', 'rounds'):
+    if options[field] < 1:
+      raise UserError(f'report.{field}={options[field]} must be 1 or more')
+  if options.images is not None and options.images < 1:
+    raise UserError(f'report.images={options.images} must be 1 or more; leave it out for all')
+  query = tuple(options.query)
+  if len(query) != 2 or not all(0 <= share <= 1 for share in query):
+    raise UserError(f'report.query={query} must be (y, x), each in 0..1')
 
 
 def plan_sweep(study: Any, workdir: pathlib.Path) -> list[Planned]:
@@ -101,6 +117,7 @@ def plan_sweep(study: Any, workdir: pathlib.Path) -> list[Planned]:
       workdir / name / f'sweep_lr{rate:g}',
     )
     for name in variants(study)
+    if study.only is None or study.only.startswith(f'{name}/')
     for rate in rates
   ]
 

@@ -48,16 +48,24 @@ def summarise(
     scores: dict[str, dict[str, Score]] = {}
     for (kind, score), table in tables[name].items():
       others = [t[kind, score]['map'] for t in tables.values() if (kind, score) in t]
-      reference = tables.get(baseline, {}).get((kind, score)) if name != baseline else None
-      scores.setdefault(kind, {})[score] = _score(
-        score, table, None if reference is None else reference['map'], others
-      )
+      pair = None
+      if name != baseline and (kind, score) in tables.get(baseline, {}):
+        # Each seed has its own images: those of a seed that one of them lacks say nothing.
+        both = [seed for seed in runs if seed in explained[baseline]]
+        pair = (
+          table['map'][[list(runs).index(seed) for seed in both]],
+          tables[baseline][kind, score]['map'][[list(explained[baseline]).index(s) for s in both]],
+        )
+      scores.setdefault(kind, {})[score] = _score(score, table, pair, others)
     empty = np.concatenate([run.empty for run in runs.values()])
     found[name] = Explanations(scores, float(empty.mean()), own_maps.get(name, ''))
   return found
 
 
-def _score(score: str, table: Table, baseline: np.ndarray | None, others: list) -> Score:
+def _score(
+  score: str, table: Table, pair: tuple[np.ndarray, np.ndarray] | None, others: list
+) -> Score:
+  """A score; `pair` are its values and the baseline's over the seeds that both have."""
   values = table['map']
   upwards = SCORES[score][1]
   enough = len(values) >= statistics.FEWEST_SEEDS
@@ -67,10 +75,9 @@ def _score(score: str, table: Table, baseline: np.ndarray | None, others: list) 
     if source != 'map'
   }
   difference, verdict = None, ''
-  if baseline is not None:
+  if pair is not None and len(pair[0]):
     estimate = statistics.difference(
-      values,
-      baseline,
+      *pair,
       seeds=statistics.seed_variance(others),
       comparisons=len(others) - 1,
     )
@@ -120,4 +127,4 @@ def _tables(
 def _best_threshold(values: np.ndarray) -> np.ndarray:
   """IoUs [S, n] at the one threshold that is best on average, of [S, n, thresholds]."""
   best = np.nanmean(values, axis=(0, 1)).argmax()
-  return values[..., best]
+  return values[..., best].copy()  # Of all thresholds, no more than this one stays in memory.

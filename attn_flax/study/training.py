@@ -14,7 +14,7 @@ import tqdm
 from attn_flax import runs
 from attn_flax.errors import UserError
 from attn_flax.session import open_session
-from attn_flax.study.plan import Planned, plan_sweep, variants
+from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.train import Stopped, train
 
 
@@ -90,7 +90,8 @@ def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
   """Chooses the learning rate of each variant on the validation split, by runs of their own.
 
   Returns:
-    The rate by variant, also written to `sweep.json`; None where the study tries none.
+    The rate by variant, also written to `sweep.json`; None where the study tries none. Where
+    `study.only` names one run, that of its variant alone.
 
   Raises:
     UserError: where all runs of a variant failed.
@@ -101,7 +102,7 @@ def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
     return None
   check(planned)
   train_missing(planned)
-  scores: dict[str, dict[float, float]] = {name: {} for name in variants(study)}
+  scores: dict[str, dict[float, float]] = {run.variant: {} for run in planned}
   for run in planned:
     if finished(run.folder):
       rate = float(run.config.optimizer.lr_per_256)
@@ -116,6 +117,6 @@ def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
 
 
 def best_validation(folder: pathlib.Path) -> float:
-  """The best top-1 on the validation split that a run logged."""
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  return max(row['val_top1'] for row in map(json.loads, lines) if 'val_top1' in row)
+  """The best top-1 on the validation split that a run logged, by its moving average if kept."""
+  rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+  return max(row.get('val_ema_top1', row['val_top1']) for row in rows if 'val_top1' in row)
