@@ -63,6 +63,7 @@ def accuracy(rng, top1, verdict, difference, seeds=3):
     top1=top1,
     top1_spread=0.00437 if several else None,
     top5=0.9912345,
+    top5_spread=0.00123 if several else None,
     difference=difference,
     verdict=verdict,
     detectable=0.0123 if difference else None,
@@ -96,6 +97,7 @@ def explanations(rng, index, masks, own_map):
   return Explanations(
     scores={kind: {name: score(name, kind) for name in names} for kind in kinds},
     empty=0.0123 * index,
+    empty_random=0.0321,
     own_map=own_map,
   )
 

@@ -1,13 +1,17 @@
 """The parts of the report one by one: scales, fronts, bands, numbers, names and escapes."""
 
 import dataclasses
+import io
 
 import fake_findings
 import numpy as np
 from fake_findings import PIPE, SCRIPT
+from matplotlib.figure import Figure
+from PIL import Image
 
 from attn_flax.report import (
   cells,
+  channels,
   document,
   formats,
   html,
@@ -20,7 +24,7 @@ from attn_flax.report import (
   tables,
 )
 from attn_flax.report.answer import answer
-from attn_flax.report.findings import Run
+from attn_flax.report.findings import Gates, Run
 
 
 def test_published_rows_are_plausible():
@@ -50,6 +54,73 @@ def test_an_empty_map_is_flagged(monkeypatch):
   assert written == ['empty', 'empty']  # The second image, in both variants.
   assert pictures.is_empty(np.zeros((4, 4))) and pictures.is_empty(np.full((4, 4), np.nan))
   assert not pictures.is_empty(np.eye(4))
+
+
+def test_maps_keep_their_shades():
+  """In few colours the bar that magnitudes are read from would have steps."""
+  found = fake_findings.findings(('none', 'cbam'), pictures=2)
+  with style.drawing():
+    made = [pictures.cams(found), *pictures.gates(found)]
+  assert len(made) == 2
+  for illustration in made:
+    pixels = np.asarray(Image.open(io.BytesIO(illustration.png)).convert('RGB'))
+    bars = pixels[:, -pixels.shape[1] // 8 :].reshape(-1, 3)
+    coloured = bars[np.ptp(bars, axis=1) > 40]
+    assert len(np.unique(coloured, axis=0)) > 100
+
+
+def test_attention_is_drawn_in_multiples_of_the_uniform_weight():
+  def gates(side, query_weight):
+    received = np.full((5, side, side), 1 / side**2)
+    return Gates(
+      spatial={'stage2_block1/conv_attention/received': received, 'stage3/spatial_gate': received},
+      attention={'stage2_block1/conv_attention': received * query_weight},
+    )
+
+  for side in (4, 8):
+    drawn = pictures._drawn(gates(side, 3.0))
+    (received,), (attention,) = drawn['received'].values(), drawn['attention'].values()
+    assert len(received) == pictures.MOST_GATED
+    np.testing.assert_allclose(received, 1)
+    np.testing.assert_allclose(attention, 3)
+    np.testing.assert_allclose(drawn['spatial_gate']['stage3/spatial_gate'], 1 / side**2)
+
+
+def test_classes_without_images_leave_the_curves_as_they_are():
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  gates = found.variants[1].pictured.gates
+  fourth = np.arange(10)[:, None] == 4
+  missing = {path: np.where(fourth, np.nan, gate) for path, gate in gates.channel.items()}
+  known, of_known = channels._of_known(missing)
+  assert list(known) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+  assert all(np.isfinite(gate).all() and len(gate) == 9 for gate in of_known.values())
+  assert channels._of_known({'stage1/channel_gate': np.full((3, 8), np.nan)}) is None
+  nothing = Gates(channel={path: np.full_like(v, np.nan) for path, v in gates.channel.items()})
+  for replaced, count in ((Gates(channel=missing), 1), (nothing, 0)):
+    picture = dataclasses.replace(found.variants[1].pictured, gates=replaced)
+    variants = [found.variants[0], dataclasses.replace(found.variants[1], pictured=picture)]
+    with style.drawing():
+      assert len(channels.plots(dataclasses.replace(found, variants=variants))) == count
+
+
+def test_each_name_stands_nearest_to_its_own_point(monkeypatch):
+  """Two networks of nearly one cost and accuracy, among others."""
+  canvas = Figure(figsize=(3.2, 3), layout='constrained')
+  ax = canvas.subplots()
+  x, y = np.array([40.8, 40.8, 41.2, 45.4]), np.array([83.3, 84.0, 69.2, 62.7])
+  ax.plot(x, y, 'o')
+  ax.margins(0.18, 0.16)
+  texts = [(name, 'black') for name in ('resnet', 'eca', 'cbam', 'aa')]
+  pareto._label(canvas, ax, x, y, texts, [])
+  canvas.draw_without_rendering()
+  places = ax.transData.transform(np.column_stack([x, y]))
+  named = [text for text in ax.texts if text.get_text()]
+  assert len(named) == 4
+  for text in named:
+    box = text.get_window_extent()
+    middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
+    nearest = np.linalg.norm(places - middle, axis=1).argmin()
+    assert texts[nearest][0] == text.get_text()
 
 
 def test_one_scale_for_all():
@@ -107,6 +178,7 @@ def test_numbers_as_words():
 def test_file_names_are_tame():
   assert style.file_name('gates', 3, SCRIPT) == 'gates_3_script_alert_1_script'
   assert style.file_name('confusion', 0, '../..') == 'confusion_0'
+  assert not style.plain('_se').startswith('_')
   assert style.plain('a$b') == r'a\$b' and len(style.plain('x' * 99)) == 32
 
 

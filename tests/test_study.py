@@ -1,5 +1,6 @@
 """A study: what it is made of, what it trains, which runs it compares, and what it computes."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -21,6 +22,7 @@ from attn_flax.study import (
   scores,
   training,
 )
+from attn_flax.study import compare as compare_study
 from attn_flax.study.explaining import Explained
 from attn_flax.train import Stopped
 from configs import compare, placement, ratio
@@ -88,6 +90,16 @@ def test_one_run_may_be_trained_alone(study):
   study.only = 'eca/seed7'
   with pytest.raises(UserError, match='eca/seed7.*eca/seed0'):
     plan.plan(study, pathlib.Path('runs'))
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [('rounds', 0), ('steps', 0), ('pictures', 0), ('images', 0), ('query', (0.5, 2.0))],
+)
+def test_an_impossible_report_is_refused_before_training(study, tmp_path, field, value):
+  study.report[field] = value
+  with pytest.raises(UserError, match=f'report.{field}'):
+    compare_study(study, tmp_path)
 
 
 @pytest.mark.parametrize('seeds', [(), (1, 1), (-1, 0)])
@@ -159,6 +171,23 @@ def test_the_sweep_takes_the_best_rate_of_each_variant(study, tmp_path, monkeypa
   assert {run.seed for run in plan.plan_sweep(study, tmp_path)}.isdisjoint(study.seeds)
 
 
+def test_the_sweep_of_one_run_is_that_of_its_variant(study, tmp_path, monkeypatch):
+  trained = fake_training(monkeypatch)
+  monkeypatch.setattr(training, 'check', lambda planned: None)
+  study.sweep.lr_per_256, study.only = (0.1, 0.4), 'eca/seed1'
+  rates = training.sweep(study, tmp_path)
+  assert rates == {'eca': 0.1}
+  assert {folder.parent.name for folder in trained} == {'eca'}
+  (run,) = plan.plan(study, tmp_path, rates)
+  assert run.config.optimizer.lr_per_256 == 0.1
+
+
+def test_a_moving_average_is_what_a_sweep_chooses_by(tmp_path):
+  rows = [{'step': 1, 'val_top1': 0.5, 'val_ema_top1': 0.25}, {'step': 2, 'loss': 1.0}]
+  (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+  assert training.best_validation(tmp_path) == 0.25
+
+
 def test_an_impossible_sweep_is_refused(study, tmp_path):
   study.sweep.lr_per_256 = (0.1, 0.1)
   with pytest.raises(UserError, match='nothing to choose'):
@@ -206,6 +235,29 @@ def test_folders_that_differ_in_the_seed_are_one_variant(tmp_path, base_config, 
   assert [member.seed for member in found['eca']] == [0, 1]
   assert [member.error for member in found[baseline]] == ['', 'not finished']
   groups.check_controlled(found, baseline)
+
+
+def test_variants_are_called_as_their_commands_call_them(tmp_path, base_config, eca_config):
+  """`--config.seed=1` alone makes a folder with a hash behind the name."""
+  folders = [
+    make_folder(tmp_path / 'plain-1f', base_config, seed=1),
+    make_folder(tmp_path / 'plain', base_config),
+    make_folder(tmp_path / 'eca', eca_config),
+    make_folder(tmp_path / 'eca-2e', eca_config, seed=1),
+  ]
+  found, baseline = groups.of_folders(folders)
+  assert baseline == 'plain' and list(found) == ['plain', 'eca']
+
+
+def test_a_folder_of_runs_stands_for_them(tmp_path, base_config, eca_config):
+  for variant, config in (('plain', base_config), ('eca', eca_config)):
+    for seed in range(2):
+      make_folder(tmp_path / variant / f'seed{seed}', config, seed=seed)
+    make_folder(tmp_path / variant / 'sweep_lr0.1', config, optimizer__lr_per_256=0.1)
+  for named in ([tmp_path], [tmp_path / 'eca', tmp_path / 'plain']):
+    found, baseline = groups.of_folders(named)
+    assert baseline == 'plain' and set(found) == {'plain', 'eca'}
+    assert all([member.seed for member in members] == [0, 1] for members in found.values())
 
 
 def test_where_all_have_attention_the_first_is_the_baseline(tmp_path, study, eca_config):
@@ -300,6 +352,40 @@ def test_accuracies_are_those_of_the_logits():
   assert 0 < found['same'].detectable < 0.3
 
 
+def test_what_no_image_shows_is_not_known():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 4, 200)  # None of class 4.
+  runs = {seed: random_logits(rng, labels, 2.0, num_classes=5) for seed in range(3)}
+  (found,) = accuracy.compare({'plain': runs}, labels, 'plain').values()
+  assert np.isnan(found.per_class[4]) and np.all(found.per_class[:4] > 0)
+  assert found.top5 is None
+
+
+def test_without_the_baseline_there_are_accuracies_and_no_verdict():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 7, 200)
+  runs = {seed: random_logits(rng, labels, 2.0) for seed in range(3)}
+  found = accuracy.compare({'eca': runs}, labels, 'plain')['eca']
+  assert found.top1 > 0.4 and found.difference is None
+  assert found.verdict == 'not enough seeds'
+
+
+def test_unsteady_training_is_told():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 7, 1000)
+  strengths = {'plain': (2.0, 2.0, 2.0), 'steady': (2.1, 2.0, 2.1), 'unsteady': (0.0, 3.0, 9.0)}
+  logits = {
+    name: {seed: random_logits(rng, labels, strength) for seed, strength in enumerate(of_seeds)}
+    for name, of_seeds in strengths.items()
+  }
+  found = accuracy.compare(logits, labels, 'plain')
+  (sentence,) = accuracy.unsteady(found, 'plain')
+  assert sentence.startswith('unsteady: its seeds differ much')
+  # Three such seeds tell nothing, and no difference of shares is larger than one.
+  assert found['unsteady'].detectable is None
+  assert found['unsteady'].difference.low == -1 and found['unsteady'].difference.high == 1
+
+
 def test_two_seeds_are_not_enough():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 7, 100)
@@ -321,6 +407,7 @@ def explained(rng, count, few, gain):
     localisation={'Grad-CAM': {'pointing': sources, 'iou': curve}},
     perturbation={'Grad-CAM': {'deletion': lower}},
     empty=np.arange(count) % 4 == 0,
+    empty_random=np.arange(count) % 2 == 0,
   )
 
 
@@ -351,8 +438,22 @@ def test_scores_of_explanations_are_means_with_gains_over_the_controls():
     sharper['pointing'].value - plain['pointing'].value
   )
   assert plain['pointing'].difference is None and plain['pointing'].verdict == ''
-  assert found['plain'].empty == 0.25 and found['sharper'].own_map == 'a gate'
+  assert found['plain'].empty == 0.25 and found['plain'].empty_random == 0.5
+  assert found['sharper'].own_map == 'a gate'
   assert set(plain) <= set(SCORES)
+
+
+def test_scores_are_compared_over_the_seeds_that_both_have():
+  """Each seed has its own images: of a lost seed's, the other variant says nothing here."""
+  rng = np.random.default_rng(0)
+  images = {seed: scores.SeedImages(np.arange(40), np.arange(8)) for seed in range(4)}
+  # Without its seed 0, on whose images the map is far better, the baseline is as the variant.
+  plain = {seed: explained(rng, 40, 8, gain=9.0 if seed == 0 else 0.5) for seed in range(4)}
+  other = {seed: plain[seed] for seed in (3, 1, 2)}
+  found = scores.summarise({'plain': plain, 'other': other}, images, 40, 'plain', {})
+  score = found['other'].scores['Grad-CAM']['pointing']
+  assert score.difference.mean == pytest.approx(0, abs=1e-12) and score.difference.seeds == 3
+  assert found['plain'].scores['Grad-CAM']['pointing'].value > score.value + 2
 
 
 def test_without_scores_of_the_baseline_there_is_no_difference():
@@ -388,7 +489,12 @@ def test_it_says_where_multiply_adds_and_time_disagree():
   }
   sentences = costs.disagreements(found, 'plain')
   assert [sentence.split(':')[0] for sentence in sentences] == ['slow', 'quick']
-  assert '1.01 times the multiply-adds' in sentences[0] and '1.40 times as long' in sentences[0]
+  assert '1.01 times the multiply-adds' in sentences[0]
+  assert '1.40 times as long for a training step, 1.40 times as long for one' in sentences[0]
+  # Each of the three times is looked at.
+  latency = dataclasses.replace(found['plain'], latency_ms=found['slow'].latency_ms)
+  (sentence,) = costs.disagreements({'plain': found['plain'], 'late': latency}, 'plain')
+  assert sentence.endswith('but takes 1.40 times as long for one image.')
 
 
 def test_pictured_images_are_of_many_classes_and_drawn_by_chance():
@@ -437,6 +543,7 @@ def test_mechanisms_are_told_by_what_is_unusual_in_them():
   assert told(None) == 'none'
   assert told('eca') == 'eca at branch, stages 1, 2, 3'
   assert told('cbam', attention_kwargs={'ratio': 4}) == 'cbam at branch, stages 1, 2, 3, ratio=4'
+  assert 'channel=eca, spatial=cbam' in told('hybrid')
   assert told({'stage': {'name': 'bam', 'stages': (2,), 'start': 'identity'}}).startswith(
     'bam at stage, stages 2, from the identity'
   )
@@ -456,9 +563,10 @@ def test_the_ratio_study_has_five_distinct_ratios():
       round(share * features) for share in (0, 0.25, 0.5, 0.75, 1)
     ]
     assert len({keys for keys, _, _ in of_stage}) == 5
-  assert '8 key and 8 value dimensions of 32' in conditions.describe(
-    make_model(plan.run_config(study, 'ratio_025', 0, None).model, 10), (32, 32, 3)
-  )
+  configs = [plan.run_config(study, name, 0, None) for name in ('ratio_000', 'ratio_025')]
+  models = [make_model(config.model, 10) for config in configs]
+  assert [conditions.mechanisms(model) for model in models] == [set(), {'aa'}]
+  assert '8 key and 8 value dimensions of 32' in conditions.describe(models[1], (32, 32, 3))
 
 
 @pytest.mark.parametrize('name', ['oxford_iiit_pet', 'oxford_flowers102'])

@@ -93,6 +93,7 @@ class Accuracy:
     top1: mean over the runs.
     top1_spread: standard deviation between the runs; None for a single one.
     top5: mean over the runs; None with five classes or fewer.
+    top5_spread: its standard deviation between the runs; None likewise, and for a single one.
     difference: top-1 less the baseline's, corrected for the number of variants; None for the
       baseline, and where there are too few runs.
     verdict: 'better', 'worse', 'no difference shown', 'not enough seeds', or '' for the baseline.
@@ -108,6 +109,7 @@ class Accuracy:
   top1: float
   top1_spread: float | None
   top5: float | None
+  top5_spread: float | None
   difference: Estimate | None
   verdict: str
   detectable: float | None
@@ -129,7 +131,8 @@ class Score:
     gains: the score less each control's, paired on run and image; positive is better than the
       control also where lower scores are better; None where there are too few runs.
     difference: the score less the baseline's, corrected for the number of variants; None for the
-      baseline, for maps that it does not have, and where there are too few runs.
+      baseline, for maps that it does not have, and where there are too few runs. Of insertion,
+      deletion and ROAD: the score less the random map's, less the same of the baseline.
     verdict: of that difference, as in `Accuracy`.
   """
 
@@ -149,11 +152,13 @@ class Explanations:
     scores: {kind of map: {score: Score}}; kinds are 'Grad-CAM' and 'own map'; scores are keys of
       `SCORES`. A purely channel-wise mechanism has no own map.
     empty: share of the Grad-CAM maps that are all zero.
+    empty_random: the same of the networks with random weights.
     own_map: what the own map is, in words; '' where there is none.
   """
 
   scores: Mapping[str, Mapping[str, Score]]
   empty: float
+  empty_random: float
   own_map: str = ''
 
 

@@ -41,7 +41,12 @@ def overview(findings: Findings) -> Table:
         cells.append(NO_CELL if score is None else _summary(score))
       if kind == 'Grad-CAM' and found:
         cells.append(
-          Cell(formats.percent(found.empty, 1), '', {'gradcam_empty': found.empty}, variant.name)
+          Cell(
+            formats.percent(found.empty, 1),
+            f'{formats.percent(found.empty_random, 1)} with random weights',
+            {'gradcam_empty': found.empty, 'gradcam_empty_random_weights': found.empty_random},
+            variant.name,
+          )
         )
       else:
         cells.append(NO_CELL)
@@ -55,8 +60,9 @@ def overview(findings: Findings) -> Table:
   note = (
     '↑ higher is better, ↓ lower is better. A score says little by itself: “above all controls”'
     ' means that it is better than a random map, a centred Gaussian, the best fixed map and the'
-    ' same network with random weights, each by an interval that leaves out zero. A purely'
-    ' channel-wise mechanism has no map of its own: n/a.'
+    ' same network with random weights, each by a 95 % interval of its own that leaves out zero. A'
+    ' purely channel-wise mechanism has no map of its own: n/a. An empty map is a miss; of the'
+    ' network with random weights it counts as a constant one, which scores by chance.'
   )
   return Table('explanations', 'All scores', columns, rows, note)
 

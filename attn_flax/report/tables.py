@@ -31,11 +31,16 @@ def accuracy(findings: Findings) -> Table:
         cell(str(found.seeds), seeds=found.seeds),
         cell(
           formats.percent(found.top1),
-          '' if spread is None else formats.plus_minus(formats.percent(spread)),
+          _spread(spread),
           top1_mean=found.top1,
           top1_spread=spread,
         ),
-        cell(formats.percent(found.top5), top5_mean=found.top5),
+        cell(
+          formats.percent(found.top5),
+          _spread(found.top5_spread),
+          top5_mean=found.top5,
+          top5_spread=found.top5_spread,
+        ),
         cell(
           formats.points(difference.mean if difference else None),
           formats.interval(difference, 2, 100),
@@ -76,6 +81,10 @@ def accuracy(findings: Findings) -> Table:
     ' of five cases. Calibration error: expected calibration error, 0 is best.'
   )
   return Table('accuracy', 'Accuracy', columns, rows, note)
+
+
+def _spread(value: float | None) -> str:
+  return '' if value is None else formats.plus_minus(formats.percent(value))
 
 
 def per_class(findings: Findings) -> Table | None:

@@ -48,6 +48,7 @@ def compare(logits: Logits, labels: np.ndarray, baseline: str) -> dict[str, Accu
         difference = estimate._replace(low=max(estimate.low, -1.0), high=min(estimate.high, 1.0))
         least = statistics.detectable(estimate.standard_error, estimate.df, comparisons)
         detectable = least if least < 1 else None
+    fives = top5(list(runs.values()), labels)
     errors = [calibration_error(run, labels) for run in runs.values()]
     counts = [metrics.confusion(run, labels) for run in runs.values()]
     of_class = np.bincount(labels, minlength=len(counts[0]))
@@ -56,7 +57,8 @@ def compare(logits: Logits, labels: np.ndarray, baseline: str) -> dict[str, Accu
       seeds=len(runs),
       top1=float(top1[name].mean()),
       top1_spread=_spread(top1[name].mean(1)),
-      top5=top5(list(runs.values()), labels),
+      top5=None if fives is None else float(np.mean(fives)),
+      top5_spread=None if fives is None else _spread(fives),
       difference=difference,
       verdict=verdict,
       detectable=detectable,
@@ -68,11 +70,11 @@ def compare(logits: Logits, labels: np.ndarray, baseline: str) -> dict[str, Accu
   return found
 
 
-def top5(runs: Sequence[np.ndarray], labels: np.ndarray) -> float | None:
-  """Mean top-5 over runs, or one run's; None where there are no more than five classes."""
+def top5(runs: Sequence[np.ndarray], labels: np.ndarray) -> list[float] | None:
+  """Top-5 of each run; None where there are no more than five classes."""
   if runs[0].shape[1] <= 5:
     return None
-  return float(np.mean([hits(run, labels, 5).mean() for run in runs]))
+  return [float(hits(run, labels, 5).mean()) for run in runs]
 
 
 def unsteady(accuracies: Mapping[str, Accuracy], baseline: str) -> list[str]:

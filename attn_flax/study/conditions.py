@@ -56,7 +56,8 @@ def describe(model: nn.Module, image_shape: tuple[int, ...]) -> str:
 def _unusual(placement: Placement) -> dict[str, Any]:
   """The fields of a mechanism that differ from its class's."""
   usual = {field.name: field.default for field in dataclasses.fields(placement.module)}
-  fields = dict(placement.fields)
+  said = {name: value for name, value in usual.items() if name in _ALWAYS_SAID}
+  fields = {**said, **dict(placement.fields)}
   return {
     name: value
     for name, value in fields.items()
@@ -118,6 +119,7 @@ def run_row(
 ) -> Run:
   """A run as a row of the report."""
   found = logits.get(variant, {}).get(member.seed)
+  fives = None if found is None else top5([found], labels)
   command = member.record.get('command', '')
   if '--mode=compare' in command and '--config.only' not in command:
     command += f' --config.only={variant}/seed{member.seed}'  # This run of the study alone.
@@ -128,7 +130,7 @@ def run_row(
     command=command,
     error=member.error,
     top1=None if found is None else float(hits(found, labels).mean()),
-    top5=None if found is None else top5([found], labels),
+    top5=None if fives is None else fives[0],
     curves=_curves(member.folder / 'metrics.jsonl', updates_per_epoch),
   )
 

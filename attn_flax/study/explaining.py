@@ -58,11 +58,13 @@ class Explained(NamedTuple):
     localisation: {kind: {score: {source: [n]}}}; of 'iou' [n, thresholds].
     perturbation: the same over the images that were perturbed.
     empty: [n] whether the Grad-CAM map is all zero.
+    empty_random: [n] the same of the network with random weights.
   """
 
   localisation: dict[str, dict[str, BySource]]
   perturbation: dict[str, dict[str, BySource]]
   empty: np.ndarray
+  empty_random: np.ndarray
 
 
 class Explainer:
@@ -113,12 +115,17 @@ class Explainer:
       key: of the random maps and of the random weights.
     """
     fresh = self._init(key, self._normalise(jnp.asarray(images.image[:1])))
-    random = self.maps(fresh, images)
+    trained, random = self.maps(variables, images), self.maps(fresh, images)
     kinds = {
-      kind: {'map': maps, 'random weights': random[kind]}
-      for kind, maps in self.maps(variables, images).items()
+      kind: {
+        'map': maps,
+        # As fine as the map itself: finer noise is spread over more of the image.
+        'random map': np.asarray(random_maps(key, *maps.shape)),
+        'random weights': _filled(random[kind]),
+      }
+      for kind, maps in trained.items()
     }
-    shared = _controls(kinds['Grad-CAM']['map'].shape, images, key)
+    shared = _shared_controls(images)
     few = images.take(perturbed)
     scores_of_shared = _localise_all(shared, images)
     perturbed_shared = self._perturb_all(shared, variables, few, perturbed)
@@ -127,8 +134,8 @@ class Explainer:
       localisation[kind] = _join(_localise_all(sources, images), scores_of_shared)
       own_scores = self._perturb_all(sources, variables, few, perturbed)
       perturbation[kind] = _join(own_scores, perturbed_shared)
-    empty = np.asarray(is_empty(kinds['Grad-CAM']['map']))
-    return Explained(localisation, perturbation, empty)
+    empty, empty_random = (np.asarray(is_empty(one['Grad-CAM'])) for one in (trained, random))
+    return Explained(localisation, perturbation, empty, empty_random)
 
   def _perturb_all(self, sources, variables, few, perturbed):
     scores: dict[str, BySource] = {}
@@ -140,13 +147,19 @@ class Explainer:
     return scores
 
 
-def _controls(shape: tuple[int, ...], images: Images, key: jax.Array) -> BySource:
-  """The maps that know nothing of the network, by name."""
+def _filled(maps: np.ndarray) -> np.ndarray:
+  """Maps of a control, constant where they are empty.
+
+  An untrained network's Grad-CAM is empty for whole classes. As misses those would put the control
+  below chance, and a map that knows nothing would beat it.
+  """
+  return np.where(np.asarray(is_empty(maps))[:, None, None], 1, maps)
+
+
+def _shared_controls(images: Images) -> BySource:
+  """The maps that know nothing of the network and are alike for all kinds of map, by name."""
   n, height, width = len(images.image), *images.image.shape[1:3]
-  controls = {
-    'random map': np.asarray(random_maps(key, *shape)),
-    'centred Gaussian': _repeat(np.asarray(centred_gaussian(height, width)), n),
-  }
+  controls = {'centred Gaussian': _repeat(np.asarray(centred_gaussian(height, width)), n)}
   if images.fixed is not None:
     controls['best fixed map'] = _repeat(images.fixed, n)
   return controls

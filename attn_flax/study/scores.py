@@ -22,6 +22,9 @@ class SeedImages(NamedTuple):
   perturbed: np.ndarray
 
 
+# Scores that depend on how confident a network is, and tell no two networks apart by themselves.
+OF_CONFIDENCE = ('insertion', 'deletion', 'road')
+
 # {source: [S, n]}, NaN where an image was not scored; a source is 'map' or a control.
 Table = dict[str, np.ndarray]
 
@@ -47,25 +50,38 @@ def summarise(
   for name, runs in explained.items():
     scores: dict[str, dict[str, Score]] = {}
     for (kind, score), table in tables[name].items():
-      others = [t[kind, score]['map'] for t in tables.values() if (kind, score) in t]
-      pair = None
-      if name != baseline and (kind, score) in tables.get(baseline, {}):
+      compared = {
+        other: _comparable(score, t[kind, score])
+        for other, t in tables.items()
+        if (kind, score) in t
+      }
+      others, pair = list(compared.values()), None
+      if name != baseline and baseline in compared:
         # Each seed has its own images: those of a seed that one of them lacks say nothing.
         both = [seed for seed in runs if seed in explained[baseline]]
         pair = (
-          table['map'][[list(runs).index(seed) for seed in both]],
-          tables[baseline][kind, score]['map'][[list(explained[baseline]).index(s) for s in both]],
+          compared[name][[list(runs).index(seed) for seed in both]],
+          compared[baseline][[list(explained[baseline]).index(seed) for seed in both]],
         )
       scores.setdefault(kind, {})[score] = _score(score, table, pair, others)
-    empty = np.concatenate([run.empty for run in runs.values()])
-    found[name] = Explanations(scores, float(empty.mean()), own_maps.get(name, ''))
+    found[name] = Explanations(
+      scores,
+      empty=float(np.concatenate([run.empty for run in runs.values()]).mean()),
+      empty_random=float(np.concatenate([run.empty_random for run in runs.values()]).mean()),
+      own_map=own_maps.get(name, ''),
+    )
   return found
+
+
+def _comparable(score: str, table: Table) -> np.ndarray:
+  """What two networks are compared by: the score or, where it takes confidence, its gain."""
+  return table['map'] - table['random map'] if score in OF_CONFIDENCE else table['map']
 
 
 def _score(
   score: str, table: Table, pair: tuple[np.ndarray, np.ndarray] | None, others: list
 ) -> Score:
-  """A score; `pair` are its values and the baseline's over the seeds that both have."""
+  """A score; `pair` is what it and the baseline's are compared by, over the seeds of both."""
   values = table['map']
   upwards = SCORES[score][1]
   enough = len(values) >= statistics.FEWEST_SEEDS
@@ -118,6 +134,7 @@ def _tables(
     key: {source: np.stack(rows) for source, rows in sources.items()}
     for key, sources in parts.items()
   }
+  tables = {key: table for key, table in tables.items() if not np.isnan(table['map']).all()}
   for (_, score), table in tables.items():
     if score == 'iou':
       table.update({source: _best_threshold(values) for source, values in table.items()})
