@@ -3,12 +3,13 @@
 All it takes is in the run folder: the network, its weights, class names and preprocessing.
 """
 
+import collections
 import dataclasses
 import functools
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -33,7 +34,8 @@ class TrainedRun:
   Attributes:
     model: the network.
     variables: the weights of the best checkpoint; their moving average where the run kept one.
-    class_names: the name of each class.
+    class_names: the name of each class; names that several classes share have the class's number
+      behind them.
     augmentation: `augmentation.evaluate` normalises images [N, H, W, 3] uint8.
     size: height and width in pixels of what the network takes.
     resize: length in pixels of an image's shorter side before its centre is cut out.
@@ -58,10 +60,16 @@ class TrainedRun:
       raise BadImage(str(error.strerror)) from None
     return central_crop(content, self.size, resize=self.resize, upright=True)
 
-  def probabilities(self, images: np.ndarray) -> np.ndarray:
-    """[N, H, W, 3] uint8 -> probability of each class, [N, K] float32."""
+  def probabilities(self, images: np.ndarray, batch: int | None = None) -> np.ndarray:
+    """[N, H, W, 3] uint8 -> probability of each class, [N, K] float32.
+
+    Args:
+      images: any number of them.
+      batch: images of one pass, to which fewer are filled up; None: at most `BATCH`.
+    """
     function = functools.partial(_probabilities, self.model, self.augmentation, self.variables)
-    return in_batches(function, images, batch_size=BATCH)
+    batch = batch or min(BATCH, max(len(images), 1))
+    return in_batches(function, images, batch_size=batch, pad=True)
 
 
 def open_trained(workdir: pathlib.Path) -> TrainedRun:
@@ -72,7 +80,7 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
   """
   config = runs.load_config(workdir)
   described = runs.read_json(workdir / 'dataset.json')
-  class_names = described['class_names']
+  class_names = _distinct(described['class_names'])
   return TrainedRun(
     model=make_model(config.model, len(class_names)),
     variables=read_weights(workdir),
@@ -81,6 +89,12 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
     size=described['image_shape'][0],
     resize=described['resize'],
   )
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+  """Names of classes, with the class's number where several share a name, as ImageNet's 'crane'."""
+  counts = collections.Counter(names)
+  return [f'{name} ({i})' if counts[name] > 1 else name for i, name in enumerate(names)]
 
 
 def read_weights(workdir: pathlib.Path) -> dict[str, Any]:
@@ -133,12 +147,36 @@ def read_images(
   return good, np.stack(images) if images else empty, broken
 
 
-def predict(run: TrainedRun, images: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
-  """The k likeliest classes of each image with their probabilities, the likeliest first."""
-  probabilities = run.probabilities(images)
+def batch_size(paths: Sequence[pathlib.Path]) -> int:
+  """Images of one pass over some files: one size for all passes, so that each traces once."""
+  return min(BATCH, len(paths))
+
+
+def read_batches(
+  run: TrainedRun, paths: Sequence[pathlib.Path]
+) -> Iterator[tuple[list[pathlib.Path], np.ndarray, dict[str, str]]]:
+  """Yields what `read_images` returns for `batch_size` files at a time, perhaps for none good."""
+  size = batch_size(paths)
+  for start in range(0, len(paths), size):
+    yield read_images(run, paths[start : start + size])
+
+
+class Answer(NamedTuple):
+  """One of the likeliest classes of an image."""
+
+  label: int
+  name: str
+  probability: float
+
+
+def predict(
+  run: TrainedRun, images: np.ndarray, k: int = 5, batch: int | None = None
+) -> list[list[Answer]]:
+  """The k likeliest classes of each image, the likeliest first; `batch`: see `probabilities`."""
+  probabilities = run.probabilities(images, batch)
   order = np.argsort(-probabilities, axis=1, kind='stable')[:, :k]
   return [
-    [(run.class_names[label], float(row[label])) for label in labels]
+    [Answer(int(label), run.class_names[label], float(row[label])) for label in labels]
     for labels, row in zip(order, probabilities, strict=True)
   ]
 
@@ -153,12 +191,13 @@ def predict_files(
   """
   run, paths = open_trained(workdir), find_images(images)
   read = 0
-  for start in range(0, len(paths), BATCH):
-    good, pixels, broken = read_images(run, paths[start : start + BATCH])
+  for good, pixels, broken in read_batches(run, paths):
     for name, reason in broken.items():
       print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
     if good:
-      yield from zip(good, predict(run, pixels), strict=True)
+      found = predict(run, pixels, batch=batch_size(paths))
+      for path, answers in zip(good, found, strict=True):
+        yield path, [(answer.name, answer.probability) for answer in answers]
     read += len(good)
   if not read:
     raise UserError(f'none of the {len(paths)} images can be read')

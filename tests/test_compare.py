@@ -9,6 +9,7 @@ import run_folder
 
 import main
 from attn_flax import runs
+from configs import compare
 
 STEPS = 12
 SMALL = (
@@ -56,7 +57,9 @@ def test_the_report_holds_what_the_runs_hold(finished):
   assert rows['cbam']['verdict'] == 'not enough seeds'
   assert float(rows['resnet']['step_ratio']) == 1
   text = (finished / 'report.md').read_text()
-  assert 'not enough seeds' in text
+  assert 'not enough seeds' in text and '# Attention in resnet20 on cluttered' in text
+  for condition in ('trained with versions', 'measured with versions', 'measured in'):
+    assert f'| {condition} | ' in text
   html = (finished / 'report.html').read_text()
   assert all(f'{name}/seed{k}' in html for name in rows for k in (0, 1))
   assert list((finished / 'plots').glob('*.png'))
@@ -73,10 +76,26 @@ def test_a_finished_study_trains_nothing_again(finished, capsys, monkeypatch):
 
 
 def test_existing_runs_are_reported_on(finished, tmp_path):
-  folders = f'{finished}/resnet/seed0,{finished}/cbam/seed0'
+  folders = f'{finished}/resnet/seed0,{finished}/cbam'  # A run, and a folder of runs.
   small = '--config=configs/compare.py:smoke', *SMALL[4:]
   assert run('--mode=compare', f'--workdirs={folders}', *small, f'--workdir={tmp_path}') == 0
   assert list(table(tmp_path)) == ['resnet', 'cbam']
+
+
+def test_without_a_usable_baseline_there_is_a_report_without_verdicts(finished, tmp_path):
+  from attn_flax.report import write_report
+  from attn_flax.study import groups, measuring
+
+  found, baseline = groups.of_folders([finished])
+  found['resnet'] = [one._replace(error='the loss is nan') for one in found['resnet']]
+  options = compare.get_config('smoke').report
+  options.images, options.perturbed_images, options.rounds, options.steps = 20, 4, 2, 2
+  write_report(measuring.measure(found, baseline, options), tmp_path)
+  text = (tmp_path / 'report.md').read_text()
+  assert 'No run of resnet, the baseline, has finished.' in text and 'the loss is nan' in text
+  rows = table(tmp_path)
+  assert rows['cbam']['verdict'] == 'not enough seeds' and float(rows['cbam']['step_ratio']) > 0
+  assert rows['resnet']['top1_mean'] == '' and float(rows['resnet']['step_ratio']) == 1
 
 
 def test_runs_that_were_not_trained_alike_are_refused(finished, tmp_path, capsys):

@@ -256,6 +256,54 @@ def test_other_queries_need_no_other_compilation(made):
   assert len(traces) == first
 
 
+# Odd sides, where a number of queries fits many maps. By case: the network, sides of the images,
+# path, maps of the queries and of the keys, tokens before the patches.
+TALL, FIRST_OF_2 = (16, 5), 'stage2_block1/'
+QUERY_GRIDS = {
+  'aa': ('aa', TALL, FIRST_OF_2 + 'conv_attention', (8, 3), (8, 3), 0),
+  'sasa': ('sasa', TALL, FIRST_OF_2 + 'conv_attention', TALL, TALL, 0),
+  'non_local': ('non_local', TALL, FIRST_OF_2 + 'block_attention', (8, 3), (4, 1), 0),
+  'dual': ('dual', TALL, 'stage2_stage_attention/position', (8, 3), (8, 3), 0),
+  'vit': (vit(depth=1), (4, 12), 'block1/attention', (1, 3), (1, 3), 1),
+}
+
+
+@pytest.mark.parametrize('case', QUERY_GRIDS)
+def test_a_place_asks_as_the_query_of_its_cell(case, randomised):
+  attention, sides, path, queries, keys, tokens = QUERY_GRIDS[case]
+  model = attention
+  if isinstance(attention, str):
+    model = create_model(
+      'resnet20',
+      depths=(1, 1),
+      widths=(8, 16),
+      stem_width=8,
+      num_classes=CLASSES,
+      attention=attention,
+      attention_kwargs={**FIELDS.get(attention, {}), 'stages': 2},
+    )
+  x = np.random.default_rng(3).normal(size=(N, *sides, 3)).astype(np.float32)
+  init = functools.partial(model.init, train=False)
+  variables = randomised(jax.eval_shape(init, jax.random.key(0), x))
+  # The first and the last cell, and the middles of two others.
+  places = {(0.0, 0.0): (0, 0), (1.0, 1.0): (queries[0] - 1, queries[1] - 1)}
+  for y, x_ in ((queries[0] // 2, queries[1] - 1), (queries[0] - 1, queries[1] // 2)):
+    places[(y + 0.5) / queries[0], (x_ + 0.5) / queries[1]] = (y, x_)
+  count = tokens + queries[0] * queries[1]
+
+  @jax.jit
+  def run(variables, x):
+    everyone = attention_maps(model, variables, x, queries={path: np.arange(count)})
+    found = [explain.attention_from(model, variables, x, place)[path] for place in places]
+    return everyone[f'{path}/weights'], found
+
+  weights, found = jax.device_get(run(variables, x))
+  for (y, x_), values in zip(places.values(), found, strict=True):
+    row = weights[:, :, tokens + y * queries[1] + x_].mean(1)[:, tokens:]
+    np.testing.assert_allclose(values, row.reshape(N, *keys), rtol=1e-4, atol=1e-7)
+  assert np.ptp(weights.mean(1), axis=1).max() > 1e-3  # Queries differ, or the test says nothing.
+
+
 # --- the network's own map
 
 

@@ -92,20 +92,19 @@ def logits_of(model, variables, x, labels=LABELS):
 # --- class activation maps
 
 
-def test_the_last_stage_of_a_resnet_has_the_classical_map(made):
+@pytest.mark.parametrize(('network', 'last'), [('basic', 'stage2_block1'), ('preact', 'last_norm')])
+def test_the_last_stage_of_a_resnet_has_the_classical_map(network, last, made):
   """Behind it stand a mean over h * w positions and one dense layer, whose weights are the map's.
 
   So each gradient is weight / (h * w), the same everywhere, and the sum of the signed map lacks
-  only the bias of being the logit.
+  only the bias of being the logit. Before it stands a ReLU, in the block or behind the last norm.
   """
-  model, variables = made('basic')
+  model, variables = made(network)
   x = images()
   logits, state = jax.jit(
-    lambda v: model.apply(
-      v, x, train=False, capture_intermediates=lambda m, _: m.name == 'stage2_block1'
-    )
+    lambda v: model.apply(v, x, train=False, capture_intermediates=lambda m, _: m.name == last)
   )(variables)
-  a = np.asarray(state['intermediates']['stage2_block1']['__call__'][0], np.float64)
+  a = np.maximum(np.asarray(state['intermediates'][last]['__call__'][0], np.float64), 0)
   head = variables['params']['head']
   classical = np.einsum('nhwc,cn->nhw', a, np.asarray(head['kernel'])[:, LABELS])
   expected = classical / (a.shape[1] * a.shape[2])
@@ -319,6 +318,18 @@ def test_each_method_explains_each_network(network, name, dtype, made):
   _assert_explains(network, {**CAMS, **PIXELS}[name], name, made, dtype)
 
 
+@pytest.mark.parametrize('name', PIXELS)
+def test_maps_of_images_in_half_precision_are_float32(name, made):
+  """And not sums of roundings: the maps of the same images in float32."""
+  model, variables = made(Tiny())
+  x = jnp.asarray(images(), jnp.bfloat16)
+  found = PIXELS[name](model, variables, x, LABELS)
+  assert found.dtype == jnp.float32
+  np.testing.assert_array_equal(
+    found, PIXELS[name](model, variables, x.astype(jnp.float32), LABELS)
+  )
+
+
 # --- compilation and memory
 
 
@@ -383,6 +394,7 @@ def test_memory_does_not_grow_with_the_number_of_passes(method, few, many, made)
     ({'method': PIXELS['smooth_grad'], 'noise': -0.1}, 'noise=-0.1 must be at least 0'),
     ({'method': explain.occlusion, 'patch': 17}, r'patch=17 .* 16x24; allowed: 1 to 16'),
     ({'method': explain.occlusion, 'patch': 4, 'stride': 5}, r'stride=5 .* allowed: 1 to 4'),
+    ({'method': explain.occlusion, 'fill': np.zeros(4)}, r'fill of shape \(4,\) does not fit'),
   ],
 )
 def test_mistakes_are_named(change, message, made):
@@ -424,6 +436,19 @@ def test_each_example_is_explained_once(batch_size):
   found = explain.in_batches(double, np.arange(5), batch_size=batch_size)
   np.testing.assert_array_equal(found, 2 * np.arange(5))
   assert set(sizes) == {min(batch_size, 5)}
+
+
+def test_calls_for_data_of_several_lengths_are_filled_up_to_one():
+  sizes = []
+
+  def double(x):
+    sizes.append(len(x))
+    return 2 * x
+
+  for n in (3, 1, 4, 7):
+    found = explain.in_batches(double, np.arange(n), batch_size=4, pad=True)
+    np.testing.assert_array_equal(found, 2 * np.arange(n))
+  assert sizes == [4] * 5
 
 
 def test_batches_may_come_from_an_iterator():

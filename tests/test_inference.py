@@ -1,17 +1,23 @@
 """`--mode=predict` and `--mode=explain` on images of one's own."""
 
+import collections
+import functools
 import json
+import runpy
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 import main
-from attn_flax import UserError, explain, inference, runs
+from attn_flax import UserError, explain, explain_run, inference, runs
 from attn_flax.checkpoint import Checkpoints
 from attn_flax.data.decode import central_crop
-from attn_flax.explain_run import METHODS, explain_run
+from attn_flax.explain import perturbation
+from attn_flax.explain_run import METHODS
 from attn_flax.session import open_session
 from configs import cbam
 
@@ -97,6 +103,10 @@ def test_a_folder_is_read_in_natural_order_and_what_is_broken_is_named(workdir, 
     ),
     (['--mode=explain', '--images={photos}/b9.png', '--methods=attention_rollout'], 'transformer'),
     (['--mode=explain', '--images={photos}/b9.png', '--stage=9'], 'stage'),
+    (
+      ['--mode=explain', '--images={photos}/b9.png', '--stage=2', '--methods=own_map,occlusion'],
+      'stage=2 does nothing in own_map, occlusion; leave it out, or name one of grad_cam',
+    ),
   ],
 )
 def test_mistakes_are_one_line(workdir, photos, capsys, arguments, message):
@@ -128,12 +138,189 @@ def test_images_are_explained_with_overlays_and_scores(workdir, photos, capsys):
     assert set(row['maps']) == {'grad_cam', 'own_map'}
     for scores in row['maps'].values():
       assert 0 <= scores['insertion'] <= 1 and 0 <= scores['deletion'] <= 1
-      assert -1 <= scores['road'] <= 1
-  first = content['images'][0]
-  x = trained.augmentation.evaluate(trained.read(photos / 'b9.png')[None])
-  label = trained.class_names.index(next(iter(first['predictions'])))
-  cam = explain.grad_cam(trained.model, trained.variables, x, np.array([label]))
-  assert first['maps']['grad_cam']['largest'] == pytest.approx(float(cam.max()), rel=1e-3, abs=1e-6)
+      assert -0.5 <= scores['road'] <= 0.5
+  pixels = np.stack([trained.read(photos / name) for name in ('b9.png', 'below/c.png')])
+  x = trained.augmentation.evaluate(pixels)
+  logits = trained.model.apply(trained.variables, x, train=False)
+  labels = np.argmax(logits, 1)
+  assert [row['label'] for row in content['images']] == labels.tolist()
+  network = trained.model, trained.variables, x
+  maps = {
+    'grad_cam': explain.grad_cam(*network, labels),
+    'own_map': explain.own_map(*network),
+  }
+  for method, found in maps.items():
+    scores = perturbation.faithfulness(*network, labels, found)
+    for i, row in enumerate(content['images']):
+      told = row['maps'][method]
+      expected = {name: float(values[i]) for name, values in scores.items()}
+      expected |= {'largest': float(found[i].max()), 'smallest': float(found[i].min())}
+      expected |= {'empty': not np.any(found[i])}
+      assert told == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def _drawn(monkeypatch):
+  """Has overlays noted in place of drawn: the list of (image, maps, class, probability)."""
+  noted = []
+  monkeypatch.setattr(explain_run, 'overlays', lambda *args: noted.append(args) or b'picture')
+  return noted
+
+
+def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
+  workdir, photos, monkeypatch, capsys
+):
+  """Four good images and an unreadable one, two at a time: chunks of 2, 1 and 1."""
+  traces = collections.Counter()
+
+  def counted(name, function):
+    @functools.partial(jax.jit, static_argnums=0, static_argnames='stage')
+    def run(model, *args, **fields):
+      traces[name] += 1
+      return function(model, *args, **fields)
+
+    return run
+
+  evaluate = inference._probabilities.__wrapped__
+
+  @functools.partial(jax.jit, static_argnames=('model', 'augmentation'))
+  def probabilities(model, augmentation, variables, images):
+    traces['probabilities'] += 1
+    return evaluate(model, augmentation, variables, images)
+
+  monkeypatch.setattr(inference, 'BATCH', 2)
+  monkeypatch.setattr(inference, '_probabilities', probabilities)
+  for name in ('grad_cam', 'own_map'):
+    monkeypatch.setitem(METHODS, name, counted(name, METHODS[name]))
+  monkeypatch.setattr(explain_run, 'faithfulness', counted('scores', perturbation.faithfulness))
+  noted = _drawn(monkeypatch)
+  good = [photos / name for name in ('b9.png', 'b10.png', 'below/c.png', 'b10.png')]
+  names = [str(path) for path in (*good[:2], photos / 'text.jpg', *good[2:])]
+  content = explain_run.explain_run(workdir, names, ['grad_cam', 'own_map'])
+  sizes = {values.shape for values in noted[0][1].values()}
+  assert traces == {'probabilities': 1, 'grad_cam': 1, 'own_map': 1, 'scores': len(sizes)}
+  assert [row['image'] for row in content['images']] == [str(path) for path in good]
+  assert list(content['unreadable']) == [str(photos / 'text.jpg')]
+
+  trained = inference.open_trained(workdir)
+  pixels = np.stack([trained.read(path) for path in good])
+  x = trained.augmentation.evaluate(pixels)
+  network = trained.model, trained.variables, x
+  probability = np.asarray(jax.nn.softmax(trained.model.apply(*network[1:], train=False)))
+  labels = probability.argmax(1)
+  cams, own = explain.grad_cam(*network, labels), explain.own_map(*network)
+  assert len(noted) == 4
+  for i, (image, maps, name, share) in enumerate(noted):
+    np.testing.assert_array_equal(image, pixels[i])
+    np.testing.assert_allclose(maps['grad_cam'], cams[i], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(maps['own_map'], own[i], rtol=1e-3, atol=1e-5)
+    assert name == trained.class_names[labels[i]]
+    assert share == pytest.approx(probability[i].max(), rel=1e-3)
+  used = np.stack([maps['grad_cam'] for _, maps, _, _ in noted])
+  scores = perturbation.faithfulness(*network, labels, used)
+  for i, row in enumerate(content['images']):
+    assert row['picture'] == str(workdir / f'explanations/{i + 1:04}_{good[i].stem}.png')
+    assert row['label'] == labels[i]
+    for score, values in scores.items():
+      assert row['maps']['grad_cam'][score] == pytest.approx(float(values[i]), rel=1e-3, abs=1e-5)
+
+  found = dict(enumerate(inference.predict_files(workdir, names)))
+  assert [path for path, _ in found.values()] == good
+  for i, (_, answers) in found.items():
+    name, share = answers[0]
+    assert name == trained.class_names[labels[i]]
+    assert share == pytest.approx(probability[i].max(), rel=1e-3)
+  assert traces['probabilities'] == 1
+  assert 'text.jpg' in capsys.readouterr().err
+
+
+def test_what_is_empty_in_the_result_is_shown_as_empty(workdir, photos, monkeypatch):
+  """Maps that are zero or not finite are; one that is negative everywhere is not, but drawn."""
+  made = {'grad_cam': 0.0, 'hires_cam': np.nan, 'layer_cam': np.inf, 'occlusion': -1.0}
+  for name, value in made.items():
+    fixed = lambda model, variables, x, labels, stage=None, value=value: (  # noqa: E731
+      np.linspace(1, 2, len(x) * 16, dtype=np.float32).reshape(len(x), 4, 4) * np.float32(value)
+    )
+    monkeypatch.setitem(METHODS, name, fixed)
+  scores = lambda model, variables, x, *_, **__: {'road': np.full(len(x), np.nan)}  # noqa: E731
+  monkeypatch.setattr(explain_run, 'faithfulness', scores)
+  texts = []
+  text = Axes.text
+  monkeypatch.setattr(
+    Axes, 'text', lambda self, x, y, s, *a, **k: texts.append(s) or text(self, x, y, s, *a, **k)
+  )
+  explain_run.explain_run(workdir, [str(photos / 'b9.png')], list(made))
+  assert texts.count('empty') == 3
+
+  def refuse(constant):
+    raise AssertionError(f'{constant} is no JSON')
+
+  content = json.loads((workdir / 'explanations.json').read_text(), parse_constant=refuse)
+  told = content['images'][0]['maps']
+  assert {name: scores['empty'] for name, scores in told.items()} == {
+    'grad_cam': True,
+    'hires_cam': True,
+    'layer_cam': True,
+    'occlusion': False,
+  }
+  assert told['occlusion'] == {'empty': False, 'smallest': -2, 'largest': -1, 'road': None}
+  assert told['grad_cam']['largest'] == told['grad_cam']['smallest'] == 0
+  assert told['hires_cam']['largest'] is told['layer_cam']['largest'] is None
+
+
+def test_classes_that_share_a_name_are_told_apart(workdir, photos, monkeypatch, tmp_path):
+  """The class that is explained is the likeliest, not the first of its name."""
+  folder = tmp_path / 'run'
+  shutil.copytree(workdir, folder)
+  described = runs.read_json(folder / 'dataset.json')
+  described['class_names'] = ['crane'] * 9 + ['other']
+  runs.write_json(folder / 'dataset.json', described)
+  probabilities = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.4, 0.09, 0.23], np.float32)
+  monkeypatch.setattr(
+    inference, '_probabilities', lambda *args: np.tile(probabilities, (len(args[-1]), 1))
+  )
+  labels = []
+
+  def method(model, variables, x, y):
+    labels.extend(y.tolist())
+    return np.ones((len(x), 4, 4), np.float32)
+
+  monkeypatch.setitem(METHODS, 'own_map', method)
+  monkeypatch.setattr(explain_run, 'faithfulness', lambda *args, **fields: {})
+  noted = _drawn(monkeypatch)
+  content = explain_run.explain_run(folder, [str(photos / 'b9.png')], ['own_map'])
+  (row,) = content['images']
+  assert labels == [7] and row['label'] == 7 and noted[0][2] == 'crane (7)'
+  assert list(row['predictions']) == ['crane (7)', 'other', 'crane (8)', 'crane (6)', 'crane (5)']
+
+
+def test_overlays_of_an_earlier_run_are_removed(workdir, photos, monkeypatch):
+  """Those that its result names, and nothing else in the folder."""
+  monkeypatch.setitem(METHODS, 'own_map', lambda *args: np.ones((len(args[2]), 4, 4), np.float32))
+  monkeypatch.setattr(explain_run, 'faithfulness', lambda *args, **fields: {})
+  _drawn(monkeypatch)
+  shutil.rmtree(workdir / 'explanations', ignore_errors=True)
+  (workdir / 'explanations.json').unlink(missing_ok=True)
+  own = workdir / 'explanations' / 'my_notes.png'
+  own.parent.mkdir()
+  own.touch()
+  for images, expected in (
+    (['b9.png', 'b10.png'], {'0001_b9.png', '0002_b10.png'}),
+    (['b9.png'], {'0001_b9.png'}),
+    (['b10.png'], {'0001_b10.png'}),
+  ):
+    explain_run.explain_run(workdir, [str(photos / name) for name in images], ['own_map'])
+    assert {path.name for path in own.parent.iterdir()} == {*expected, own.name}
+  (workdir / 'explanations.json').write_text('damaged')
+  explain_run.explain_run(workdir, [str(photos / 'b9.png')], ['own_map'])
+  assert (own.parent / '0001_b10.png').exists()
+
+
+def test_importing_starts_no_device(monkeypatch):
+  def start(*_):
+    raise AssertionError('a key is made at import')
+
+  monkeypatch.setattr(jax.random, 'key', start)
+  runpy.run_path(explain_run.__file__)
 
 
 def test_every_method_has_a_name():
@@ -146,5 +333,5 @@ def test_every_method_has_a_name():
 @pytest.mark.slow
 def test_other_methods_explain_too(workdir, photos):
   methods = [name for name in METHODS if name != 'attention_rollout']
-  content = explain_run(workdir, [str(photos / 'b9.png')], methods)
+  content = explain_run.explain_run(workdir, [str(photos / 'b9.png')], methods)
   assert set(content['images'][0]['maps']) == set(methods)

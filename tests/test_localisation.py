@@ -1,5 +1,7 @@
 """Localisation scores against loops, at the extremes, and at chance."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,13 +119,55 @@ def test_random_maps_score_at_chance(masks):
   np.testing.assert_allclose(energy.std(0), spread, rtol=0.2)
 
 
+def binomial(n, p):
+  return np.array([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)])
+
+
+def expected_iou(size, pixels, threshold):
+  """Mean IoU of uniform noise with a mask of `size` of the pixels.
+
+  Divided by the largest value, all others are uniform in 0..1: each is marked with a chance of
+  1 - threshold, and the largest itself, which lies anywhere, always.
+  """
+  chance, total = 1 - threshold, 0.0
+  for share, hit in ((size / pixels, 1), (1 - size / pixels, 0)):
+    inside, outside = binomial(size - hit, chance), binomial(pixels - size - 1 + hit, chance)
+    both = np.arange(len(inside))[:, None] + hit
+    either = size + np.arange(len(outside)) + 1 - hit
+    total += share * (inside[:, None] * outside * both / either).sum()
+  return total
+
+
+def test_the_overlap_of_random_maps_is_that_of_chance(masks):
+  """Within four standard errors."""
+  repeats, thresholds = 500, np.array([0.2, 0.5, 0.9])
+  maps = controls.random_maps(jax.random.key(2), 8 * repeats, 12, 15)
+  ious = np.asarray(localisation.threshold_iou(maps, jnp.tile(masks, (repeats, 1, 1)), thresholds))
+  ious = ious.reshape(repeats, 8, 3)
+  sizes = np.asarray(masks.sum((1, 2)))
+  expected = [[expected_iou(int(size), 180, t) for t in thresholds] for size in sizes]
+  assert (abs(ious.mean(0) - expected) < 4 * ious.std(0) / repeats**0.5).all()
+
+
 @pytest.mark.parametrize('score', [*SCORES, best_iou])
 def test_empty_and_broken_maps_are_misses(masks, score):
   maps = np.ones((8, 3, 3), np.float32)
-  maps[0], maps[1], maps[2, 0, 0], maps[3, 1, 1] = 0, -1, np.nan, np.inf
-  np.testing.assert_array_equal(localisation.is_empty(maps), np.arange(8) < 4)
+  maps[0], maps[1], maps[2, 0, 0], maps[3, 1, 1], maps[4, 2, 2] = 0, -1, np.nan, np.inf, -np.inf
+  np.testing.assert_array_equal(localisation.is_empty(maps), np.arange(8) < 5)
   actual = np.asarray(score(jnp.asarray(maps), masks))
-  assert (actual[:4] == 0).all() and (actual[4:] > 0).all()
+  assert (actual[:5] == 0).all() and (actual[5:] > 0).all()
+
+
+@pytest.mark.parametrize('score', [*SCORES, best_iou])
+def test_a_map_that_is_nowhere_positive_at_the_masks_size_is_a_miss(score):
+  """Scaled up, a lone positive value among negative ones may lie below 0."""
+  small = jnp.full((1, 3, 3), -10.0).at[0, 1, 1].set(1)
+  assert upscale(small, 6, 6).max() < 0 < small.max()
+  mask = jnp.zeros((1, 6, 6), bool).at[0, :2].set(True)
+  assert score(small, mask) == 0
+  # At a size where the value stays positive, it is a hit.
+  middle = jnp.zeros((1, 9, 9), bool).at[0, 3:6, 3:6].set(True)
+  assert score(small, middle) > 0
 
 
 @pytest.mark.parametrize('score', [*SCORES, best_iou])
@@ -151,8 +195,7 @@ def test_boxes():
   expected[0] = True
   expected[1, 1:3, 4] = True
   expected[3, 0, 1:7] = True
-  np.testing.assert_array_equal(masks[:3], expected[:3])
-  assert masks[3].sum() == (6 if masks[3].any() else 0)
+  np.testing.assert_array_equal(masks, expected)
 
 
 def test_best_fixed_map_wins_the_pointing_game_among_fixed_maps(masks):

@@ -263,3 +263,22 @@ def test_the_process_exits_with_the_code(tmp_path):
   done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
   assert done.returncode == 2
   assert done.stderr.count('\n') == 1 and 'nowhere/config.json does not exist' in done.stderr
+
+
+STUDY = ['main.py', f'--config={ROOT}/configs/compare.py:quick', '--mode=compare']
+
+
+def folder_of(*options):
+  fv = main._define_flags([*STUDY, *options])
+  fv([*STUDY, *options])
+  return main._workdir(fv)
+
+
+def test_a_study_stays_in_its_folder_whatever_is_asked_of_its_runs():
+  expected = pathlib.Path('runs/compare-quick')
+  assert folder_of() == expected
+  for option in ('only=eca/seed1', 'seeds=0,1,2,3,4', 'select=eca,cbam', 'report.pictures=4'):
+    assert folder_of(f'--config.{option}') == expected
+  longer = folder_of('--config.base.train.epochs=20')
+  assert longer != expected and longer.parent == expected.parent
+  assert folder_of('--config.base.train.epochs=20', '--config.only=se/seed0') == longer

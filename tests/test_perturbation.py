@@ -16,6 +16,10 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 KEY = jax.random.key(7)
 
 
+def keys(n, key=KEY):
+  return perturbation._keys(key, None, n)
+
+
 class Linear(nn.Module):
   """Logits that are sums over the pixels."""
 
@@ -143,18 +147,19 @@ def test_what_each_pixel_adds_beats_random_and_opposite_maps(case):
 def test_equal_values_go_in_random_order():
   """No place is preferred, and the order is that of the key."""
   maps = jnp.full((2000, 4, 3), 0.1)
-  places = np.asarray(perturbation._places(KEY, maps, (4, 3)))
+  places = np.asarray(perturbation._places(keys(2000), maps, (4, 3)))
   assert (np.sort(places.reshape(2000, -1), 1) == np.arange(12)).all()
   error = (12**2 - 1) / 12 / 2000  # The variance of a mean of uniform places.
   assert (abs(places.mean(0) - 5.5) < 4 * error**0.5).all()
-  np.testing.assert_array_equal(places, perturbation._places(KEY, maps, (4, 3)))
-  assert (places != perturbation._places(jax.random.key(8), maps, (4, 3))).any()
+  np.testing.assert_array_equal(places, perturbation._places(keys(2000), maps, (4, 3)))
+  other = perturbation._places(keys(2000, jax.random.key(8)), maps, (4, 3))
+  assert (places != other).any()
 
 
 def test_only_equal_values_are_shuffled():
   rng = np.random.default_rng(1)
   maps = jnp.asarray(rng.integers(0, 4, (50, 5, 4)), jnp.float32)
-  places = np.asarray(perturbation._places(KEY, maps, (5, 4))).reshape(50, -1)
+  places = np.asarray(perturbation._places(keys(50), maps, (5, 4))).reshape(50, -1)
   in_order = np.take_along_axis(np.asarray(maps).reshape(50, -1), places.argsort(1), axis=1)
   assert (np.diff(in_order, axis=1) <= 0).all()
 
@@ -258,6 +263,31 @@ def test_without_a_key_every_map_gets_the_same_order(case):
 
 
 @pytest.mark.parametrize('function', [perturbation.insertion_deletion, perturbation.road])
+def test_chance_is_that_of_an_images_position_whatever_the_batch(case, function):
+  """In parts as at once; and no two images share it, also not the first of two batches."""
+  model, variables, images, labels, _ = case
+  flat = jnp.zeros((4, 6, 5))
+  call = functools.partial(function, model, variables, key=KEY)
+  whole = call(images, labels, flat)
+  for part in (slice(0, 2), slice(2, 4)):
+    found = call(images[part], labels[part], flat[part], positions=np.arange(4)[part])
+    for name, values in found.items():
+      np.testing.assert_allclose(values, whole[name][part], rtol=1e-5, atol=1e-7)
+  same = call(images[:1].repeat(4, 0), labels[:1].repeat(4), flat)
+  for name in {'morf', 'deletion'} & same.keys():
+    assert len(np.unique(np.asarray(same[name]).reshape(4, -1), axis=0)) == 4
+
+
+def test_images_in_half_precision_are_scored_in_single(case):
+  model, variables, images, labels, maps = case
+  half = images.astype(jnp.bfloat16)
+  found = perturbation.faithfulness(model, variables, half, labels, maps)
+  expected = perturbation.faithfulness(model, variables, half.astype(jnp.float32), labels, maps)
+  for name, values in expected.items():
+    np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize('function', [perturbation.insertion_deletion, perturbation.road])
 def test_maps_of_any_resolution_inside_a_compiled_function(case, function):
   model, variables, images, labels, _ = case
   small = controls.random_maps(KEY, 4, 2, 3)
@@ -285,6 +315,8 @@ def test_options_that_do_not_fit_are_refused(case, function, options, text):
 
 def test_maps_that_do_not_fit_are_refused(case):
   *network, maps = case
+  with pytest.raises(UserError, match=r'positions of shape \(3,\)'):
+    perturbation.road(*network, maps, key=KEY, positions=np.arange(3))
   with pytest.raises(UserError, match='3 maps'):
     perturbation.road(*network, maps[:3], key=KEY)
   with pytest.raises(UserError, match='6x5'):

@@ -318,6 +318,39 @@ def test_a_study_shows_why_runs_are_missing(study, tmp_path):
   assert found['cbam'][0].error == 'loss is nan' and found['cbam'][0].seed == 0
 
 
+def test_a_checkpoint_that_cannot_be_read_is_a_row(study, tmp_path, monkeypatch):
+  planned = plan.plan(study, tmp_path)
+  for run in planned:
+    make_folder(run.folder, run.config, seed=run.seed)
+  broken = planned[1].folder
+
+  def read_weights(folder):
+    if folder == broken:
+      raise UserError('the checkpoint is damaged')
+
+  monkeypatch.setattr(measuring, 'read_weights', read_weights)
+  found = measuring._readable(groups.of_plan(planned, {'eca/seed2': 'loss is nan'}))
+  errors = {name: [member.error for member in members] for name, members in found.items()}
+  assert errors == {
+    'cbam': ['the checkpoint is damaged', '', ''],
+    'eca': ['', '', 'loss is nan'],
+    'resnet': ['', '', ''],
+  }
+
+
+def test_a_study_without_its_baseline_is_still_measured(study, tmp_path, small_dataset):
+  planned = plan.plan(study, tmp_path)
+  for run in planned:
+    make_folder(run.folder, training.open_session(run.config).config, seed=run.seed)
+  failed = {run.name: 'loss is nan' for run in planned if run.variant == 'resnet'}
+  opened = measuring._open(groups.of_plan(planned, failed), 'resnet', study.report)
+  assert opened.models.keys() == {'resnet', 'cbam', 'eca'}  # Costs are ratios to the baseline's.
+  assert opened.members.keys() == {'cbam', 'eca'}
+  everything = {run.name: 'loss is nan' for run in planned}
+  with pytest.raises(UserError, match='no run can be evaluated.*loss is nan'):
+    measuring._open(groups.of_plan(planned, everything), 'resnet', study.report)
+
+
 def random_logits(rng, labels, strength, num_classes=7):
   logits = rng.normal(size=(len(labels), num_classes))
   logits[np.arange(len(labels)), labels] += strength

@@ -6,7 +6,6 @@ with the maps of `cam` and `occlusion`.
 """
 
 import functools
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -143,17 +142,14 @@ def attention_from(
     between positions.
 
   Raises:
-    UserError: for a place outside the image, or a module whose keys form no map that is known.
+    UserError: for a place outside the image, or a module of one's own whose queries or keys form no
+      map that is known.
   """
   if not all(0 <= share <= 1 for share in query):
     raise UserError(f'query={query} lies outside the image; give (y, x) in 0..1')
   maps = {}
   for path, attention in records.record(model, variables, images).attention.items():
-    rows = round(math.sqrt(attention.queries * images.shape[1] / images.shape[2]))
-    columns = attention.queries // rows  # A class token, if any, is the query before all of them.
-    tokens = attention.queries - rows * columns
-    y, x = (min(int(s * n), n - 1) for s, n in zip(query, (rows, columns), strict=True))
-    weights = attention.weights(jnp.array([tokens + y * columns + x]))
+    weights = attention.weights(jnp.array([records.query_at(attention, path, query)]))
     maps['/'.join(path)] = records.as_map(attention, path, weights[:, :, 0].mean(1))
   return maps
 

@@ -10,7 +10,10 @@ from attn_flax.errors import UserError
 
 
 def in_batches(
-  function: Callable[..., Any], *arrays: np.ndarray | Iterable, batch_size: int = 64
+  function: Callable[..., Any],
+  *arrays: np.ndarray | Iterable,
+  batch_size: int = 64,
+  pad: bool = False,
 ) -> Any:
   """Calls a function on slices of arrays, and joins the results on the host.
 
@@ -27,8 +30,10 @@ def in_batches(
       Make it once (a new lambda under `jax.jit` is traced anew at each call).
     *arrays: arrays of equal length, on the host or memory-mapped. Or, in their place, one iterable
       over batches (an array or a tuple of arrays each), as a pipeline over a folder yields them; no
-      batch may be longer than the first, and `batch_size` is not used.
+      batch may be longer than the first, and `batch_size` and `pad` are not used.
     batch_size: examples of one call.
+    pad: whether fewer examples than `batch_size` are filled up, too, so that calls for data of
+      several lengths trace a compiled function once.
 
   Returns:
     What the function returns, as NumPy arrays over all examples.
@@ -39,9 +44,11 @@ def in_batches(
   slices: Iterator[tuple]
   if len(arrays) == 1 and not hasattr(arrays[0], 'shape'):
     slices = (batch if isinstance(batch, tuple) else (batch,) for batch in arrays[0])
+    size = 0
   else:
     slices = _slices(arrays, batch_size)
-  size, results = 0, []
+    size = batch_size if pad else 0
+  results = []
   for batch in slices:
     real = _length(batch)
     size = size or real

@@ -108,7 +108,7 @@ def grad_cam_plus_plus(
   alpha = G^2 / (2 G^2 + sum(A) G^3), the sum over positions. The paper differentiates the
   exponential of the logit; its factor exp(logit), one number per image, is left out here, for it
   overflows and changes no place relative to another. The rule is derived for A >= 0, which does not
-  hold for pre-activation networks, MnasNet and vision transformers.
+  hold for MnasNet, vision transformers and all but the last stage of pre-activation networks.
 
   Arguments, result and errors are those of `grad_cam`.
   """

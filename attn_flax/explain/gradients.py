@@ -53,16 +53,12 @@ def integrated_gradients(
   taps.check(model, images, labels)
   _check_count('steps', steps)
   baseline = 0.0 if baseline is None else baseline
-  shape = np.shape(baseline)
-  if len(shape) > 4 or any(
-    size not in (1, full)
-    for size, full in zip(reversed(shape), reversed(images.shape), strict=False)
-  ):
+  if not taps.fits(baseline, images):
     raise UserError(
-      f'a baseline of shape {shape} does not fit images of shape {images.shape}; give one image '
-      '[H, W, 3], one colour [3], or None'
+      f'a baseline of shape {np.shape(baseline)} does not fit images of shape {images.shape}; give '
+      'one image [H, W, 3], one colour [3], or None'
     )
-  images, baseline = jnp.asarray(images), jnp.asarray(baseline, jnp.float32)
+  images, baseline = (jnp.asarray(array, jnp.float32) for array in (images, baseline))
   # The middles of equal pieces: the error falls with the square of their number.
   shares = (jnp.arange(steps, dtype=jnp.float32) + 0.5) / steps
   add = functools.partial(_add_gradient_between, model)
@@ -112,7 +108,7 @@ def smooth_grad(
   _check_count('samples', samples)
   if noise < 0:
     raise UserError(f'noise={noise} must be at least 0; the paper takes 0.1 to 0.2')
-  images = jnp.asarray(images)
+  images = jnp.asarray(images, jnp.float32)
   numbers = jnp.arange(samples)
   add = functools.partial(_add_gradient_nearby, model)
   fixed = (variables, images, labels, key, noise)

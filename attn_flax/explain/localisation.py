@@ -9,12 +9,14 @@ IoU at a threshold: Choe et al., "Evaluating Weakly Supervised Object Localizati
 (CVPR 2020, https://arxiv.org/abs/2001.07437).
 
 Departures from the papers: maps are never shifted to a minimum of 0, which would make an empty map
-look like a full one; a map without a positive, finite maximum is empty, and a miss. Ties are shared
-out, so that a constant map scores at chance. The pointing game allows no distance unless asked to
-(the paper: 15 pixels). The IoU is that of masks, not of the boxes around them.
+look like a full one; a map without a positive value, or with one that is not finite, is empty, and
+a miss. Ties are shared out, so that a constant map scores at chance. The pointing game allows no
+distance unless asked to (the paper: 15 pixels). The IoU is that of masks, not of the boxes around
+them.
 
-Maps are [N, h, w] of any resolution up to that of the masks, to which they are scaled up. An image
-whose mask is empty has no score: NaN.
+Maps are [N, h, w] of any resolution up to that of the masks, to which they are scaled up; scores,
+and whether a map is empty, are those of the large map. An image whose mask is empty has no score:
+NaN.
 """
 
 import functools
@@ -33,9 +35,8 @@ _TIE = 1e-6
 
 @jax.jit
 def is_empty(maps: jax.Array) -> jax.Array:
-  """Which of maps [N, h, w] say nothing: no value above 0, or not finite. Bool [N]."""
-  peaks = maps.max((1, 2))
-  return ~((peaks > 0) & jnp.isfinite(peaks))
+  """Which of maps [N, h, w] point nowhere: no value above 0, or one not finite. Bool [N]."""
+  return ~((maps > 0).any((1, 2)) & jnp.isfinite(maps).all((1, 2)))
 
 
 @functools.partial(jax.jit, static_argnames='tolerance')
@@ -56,7 +57,7 @@ def pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int = 0) -> jax.
   """
   if tolerance < 0:
     raise UserError(f'tolerance={tolerance} is not allowed; give 0 or a number of pixels')
-  is_peak = _shares(maps, masks) >= 1 - _TIE
+  is_peak = _shares(maps, masks)[0] >= 1 - _TIE
   hits = (is_peak & _grown(masks, tolerance)).sum((1, 2))
   return _scored(hits / jnp.maximum(is_peak.sum((1, 2)), 1), masks)
 
@@ -75,7 +76,7 @@ def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
   Raises:
     UserError: shapes that do not fit.
   """
-  energy = jnp.maximum(_shares(maps, masks), 0)
+  energy = jnp.maximum(_shares(maps, masks)[0], 0)
   total = energy.sum((1, 2))
   inside = jnp.where(masks, energy, 0).sum((1, 2))
   return _scored(inside / jnp.where(total > 0, total, 1), masks)
@@ -99,8 +100,7 @@ def threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> j
   Raises:
     UserError: shapes that do not fit.
   """
-  shares = _shares(maps, masks)
-  empty = is_empty(maps)[:, None, None]
+  shares, empty = _shares(maps, masks)
 
   def iou(threshold):
     marked = (shares >= threshold - _TIE) & ~empty
@@ -129,18 +129,21 @@ def box_mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
   return rows[:, :, None] & columns[:, None, :]
 
 
-def _shares(maps: jax.Array, masks: jax.Array) -> jax.Array:
-  """Maps as shares of their maxima, at the masks' size; zeros for empty ones."""
+def _shares(maps: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Maps as shares of their maxima, at the masks' size, zeros for empty ones; and which are empty.
+
+  The latter is [N, 1, 1] bool.
+  """
   if masks.ndim != 3 or masks.dtype != bool or len(masks) != len(maps):
     raise UserError(
       f'masks of shape {masks.shape} and type {masks.dtype} do not fit maps of shape {maps.shape};'
       ' give one mask [H, W] of bool for each map'
     )
   large = upscale(maps, *masks.shape[1:])
-  # Of the large map, whose maximum lies below that of the small one.
+  # Of the large map, whose maximum may lie below that of the small one, and below 0.
   peaks = large.max((1, 2), keepdims=True)
-  empty = is_empty(maps)[:, None, None]
-  return jnp.where(empty, 0, large / jnp.where(empty, 1, peaks))
+  empty = is_empty(large)[:, None, None]
+  return jnp.where(empty, 0, large / jnp.where(empty, 1, peaks)), empty
 
 
 def _scored(scores: jax.Array, masks: jax.Array) -> jax.Array:

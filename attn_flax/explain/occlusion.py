@@ -9,6 +9,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attn_flax.errors import UserError
 from attn_flax.explain import taps
@@ -46,8 +47,8 @@ def occlusion(
     [N, H, W] float32 in -1..1, not normalised; negative where the network does better without.
 
   Raises:
-    UserError: for labels outside the network's classes, a patch that does not fit the images, or a
-      stride that leaves pixels uncovered.
+    UserError: for labels outside the network's classes, a patch or a fill that does not fit the
+      images, or a stride that leaves pixels uncovered.
   """
   taps.check(model, images, labels)
   height, width = images.shape[1:3]
@@ -59,7 +60,12 @@ def occlusion(
     raise UserError(
       f'stride={stride} with patch={patch} would leave pixels uncovered; allowed: 1 to {patch}'
     )
-  images, fill = jnp.asarray(images), jnp.asarray(fill, jnp.float32)
+  if not taps.fits(fill, images):
+    raise UserError(
+      f'fill of shape {np.shape(fill)} does not fit images of shape {images.shape}; give a number '
+      'or a colour [3]'
+    )
+  images, fill = (jnp.asarray(array, jnp.float32) for array in (images, fill))
   sizes = images.shape[1:3]
   corners = itertools.product(*(_starts(size, patch, stride) for size in sizes))
   whole = _whole(model, variables, images, labels)

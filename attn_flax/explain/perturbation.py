@@ -8,7 +8,9 @@ Attribution Methods" (ICML 2022, https://arxiv.org/abs/2202.00449). One number f
 https://github.com/jacobgil/pytorch-grad-cam.
 
 Departures from the papers: pixels of equal relevance go in random order, so that a flat part of a
-map is not read from top to bottom. Curves have few steps, not one for each row of pixels.
+map is not read from top to bottom. Curves have few steps, not one for each row of pixels. What
+chance decides, an image's position among all images decides together with the key, so that images
+have nothing in common by chance.
 
 Scores depend on the network: they compare maps of one network, and need those of random maps
 (`controls.random_maps`) beside them. All steps are taken one after the other: memory is that of one
@@ -39,6 +41,7 @@ def insertion_deletion(
   key: jax.Array | None = None,
   steps: int = 10,
   sigma: float = 5.0,
+  positions: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
   """Areas under the curve of the label's probability over the share of pixels that were moved.
 
@@ -55,23 +58,25 @@ def insertion_deletion(
       a fixed one.
     steps: equal steps from no pixel to all.
     sigma: standard deviation of the blur in pixels, cut off at twice that (RISE: 5, cut off at 5).
+    positions: [N] int, numbers of the images, which give each an order of its own: where images
+      come in batches, those among all of them; None: 0 to N - 1.
 
   Returns:
     `insertion` [N] in 0..1, higher is better; `deletion` [N], lower is better; their curves
     `insertion_curve` and `deletion_curve` [N, steps + 1].
 
   Raises:
-    UserError: for labels outside the network's classes, maps that do not fit the images, no steps
-      or a blur that is not positive.
+    UserError: for labels outside the network's classes, maps or positions that do not fit the
+      images, no steps or a blur that is not positive.
   """
   _check(model, images, labels, maps)
   if steps < 1 or not sigma > 0:
     raise UserError(f'steps={steps}, sigma={sigma}: give at least one step and a positive sigma')
-  key = jax.random.key(0) if key is None else key
-  images = jnp.asarray(images)
+  keys = _keys(key, positions, len(images))
+  images = jnp.asarray(images, jnp.float32)
   pixels = images.shape[1] * images.shape[2]
   counts = jnp.asarray([round(step * pixels / steps) for step in range(steps + 1)])
-  places = _places(key, maps, images.shape[1:3])
+  places = _places(keys, maps, images.shape[1:3])
   moved = functools.partial(_moved, model)
   scores = stack(moved, counts, variables, images, labels, places, _blur(images, sigma))
   insertion, deletion = (curve.T for curve in scores)
@@ -93,6 +98,7 @@ def road(
   key: jax.Array | None = None,
   shares: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
   noise: float = 0.1,
+  positions: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
   """The label's probability when pixels are removed and filled in from what remains.
 
@@ -107,6 +113,8 @@ def road(
     shares: of the pixels that are removed, between 0 and 1.
     noise: standard deviation of what is added to the pixels filled in, in units of the normalised
       images (0.1 is about 0.025 of the range of pixels; the official code has 0.01 of it).
+    positions: [N] int, numbers of the images, which give each an order and a noise of its own:
+      where images come in batches, those among all of them; None: 0 to N - 1.
 
   Returns:
     `morf` and `lerf` [N, T], the probability with the most and the least relevant removed;
@@ -114,11 +122,11 @@ def road(
     is chance.
 
   Raises:
-    UserError: for labels outside the network's classes, maps that do not fit the images, or shares
-      that leave nothing to remove or to keep.
+    UserError: for labels outside the network's classes, maps or positions that do not fit the
+      images, or shares that leave nothing to remove or to keep.
   """
   _check(model, images, labels, maps)
-  images = jnp.asarray(images)
+  images = jnp.asarray(images, jnp.float32)
   pixels = images.shape[1] * images.shape[2]
   counts = tuple(round(share * pixels) for share in shares)
   if not counts or not all(0 < count < pixels for count in counts):
@@ -126,11 +134,12 @@ def road(
       f'shares={tuple(shares)} are not allowed; give shares of {pixels} pixels that leave some and'
       ' take some, such as (0.2, 0.4, 0.6, 0.8)'
     )
-  key = jax.random.key(0) if key is None else key
-  order_key, noise_key = jax.random.split(key)
-  places = _places(order_key, maps, images.shape[1:3])
+  order_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(
+    _keys(key, positions, len(images))
+  )
+  places = _places(order_keys, maps, images.shape[1:3])
   # The same for all maps, orders and shares, so that their differences hold less chance.
-  added = noise * jax.random.normal(noise_key, images.shape)
+  added = noise * _normal(noise_keys, images.shape[1:])
   removed = functools.partial(_removed, model)
   scores = stack(removed, jnp.asarray(counts), variables, images, labels, places, added)
   morf, lerf = (curve.T for curve in scores)
@@ -145,10 +154,12 @@ def faithfulness(
   maps: jax.Array,
   *,
   steps: int = 10,
+  positions: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
   """`insertion`, `deletion` and `road`, [N] each, with the defaults of the two functions."""
   network = model, variables, images, labels, maps
-  scores = insertion_deletion(*network, steps=steps) | road(*network)
+  scores = insertion_deletion(*network, steps=steps, positions=positions)
+  scores |= road(*network, positions=positions)
   return {name: scores[name] for name in ('insertion', 'deletion', 'road')}
 
 
@@ -178,12 +189,30 @@ def _check(model: Network, images: jax.Array, labels: jax.Array, maps: jax.Array
     raise UserError(f'{len(maps)} maps do not fit {len(images)} images; give one for each')
 
 
+def _keys(key: jax.Array | None, positions: jax.Array | None, count: int) -> jax.Array:
+  """A key for each of so many images."""
+  key = jax.random.key(0) if key is None else key
+  positions = jnp.arange(count) if positions is None else jnp.asarray(positions)
+  if positions.shape != (count,) or not jnp.issubdtype(positions.dtype, jnp.integer):
+    raise UserError(
+      f'positions of shape {positions.shape} and type {positions.dtype} do not fit {count} images; '
+      'give one whole number for each'
+    )
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+
+
+@functools.partial(jax.jit, static_argnames='shape')
+def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
 @functools.partial(jax.jit, static_argnames='size')
-def _places(key: jax.Array, maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+def _places(keys: jax.Array, maps: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Each pixel's place in the order of falling relevance, equal ones at random: int32 [N, H, W]."""
   maps = upscale(maps, *size)
   flat = maps.reshape(len(maps), -1)
-  order = jnp.lexsort((jax.random.bits(key, flat.shape), -flat))
+  bits = jax.vmap(lambda key: jax.random.bits(key, flat.shape[1:]))(keys)
+  order = jnp.lexsort((bits, -flat))
   return jnp.argsort(order).reshape(maps.shape).astype(jnp.int32)
 
 

@@ -35,13 +35,15 @@ class Attention(NamedTuple):
     queries: number of queries; those of a module that stands in for a convolution are counted over
       the map of its keys, those of any other over its input.
     keys: number of keys K.
-    grid: (height, width) of the keys' map, without a class token, which is key 0 where there is
-      one; None where the keys form no map that is known.
+    query_grid: (height, width) of the queries' map, without a class token, which is query 0 where
+      there is one; None where the queries form no map that is known.
+    grid: the same of the keys.
   """
 
   weights: Callable[[jax.Array], jax.Array]
   queries: int
   keys: int
+  query_grid: tuple[int, int] | None
   grid: tuple[int, int] | None
 
 
@@ -102,14 +104,15 @@ def _attention(module, variables, x, patches) -> Attention | None:
     return None
   keys = shape.shape[-1]
   if x.ndim == 3:
-    known = keys - patches[0] * patches[1] in (0, 1)
-    return Attention(weights, x.shape[1], keys, patches if known else None)
+    grids = (patches if n - patches[0] * patches[1] in (0, 1) else None for n in (x.shape[1], keys))
+    return Attention(weights, x.shape[1], keys, *grids)
   height, width = x.shape[1:3]
   rounded_up = [(-(-height // step), -(-width // step)) for step in _KEY_STEPS]
   rounded_down = [(height // step, width // step) for step in _KEY_STEPS]
   grid = next((g for g in rounded_up + rounded_down if g[0] * g[1] == keys), None)
-  replaces = getattr(module, 'where', None) == 'conv'
-  return Attention(weights, keys if replaces else height * width, keys, grid)
+  if getattr(module, 'where', None) == 'conv':
+    return Attention(weights, keys, keys, grid, grid)
+  return Attention(weights, height * width, keys, (height, width), grid)
 
 
 def pull(attention: Attention, shares: jax.Array) -> jax.Array:
@@ -134,6 +137,22 @@ def pull(attention: Attention, shares: jax.Array) -> jax.Array:
   heads = jax.eval_shape(attention.weights, jax.ShapeDtypeStruct((1,), jnp.int32)).shape[1]
   total, _ = lax.scan(add, jnp.zeros((len(shares), attention.keys), jnp.float32), inputs)
   return total / heads
+
+
+def query_at(attention: Attention, path: Path, place: tuple[float, float]) -> int:
+  """Number of the query in whose cell a place lies, (y, x) as shares of height and width.
+
+  Raises:
+    UserError: where the map of the queries is unknown.
+  """
+  if attention.query_grid is None:
+    raise UserError(
+      f'the {attention.queries} queries of {"/".join(path)} form no known map; ask for them by '
+      'their numbers, with attention_maps'
+    )
+  height, width = attention.query_grid
+  y, x = (min(int(share * n), n - 1) for share, n in zip(place, (height, width), strict=True))
+  return attention.queries - height * width + y * width + x
 
 
 def as_map(attention: Attention, path: Path, received: jax.Array) -> jax.Array:

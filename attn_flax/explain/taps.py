@@ -49,6 +49,13 @@ def check(model: Network, images: jax.Array, labels: jax.Array) -> None:
     )
 
 
+def fits(values: jax.typing.ArrayLike, images: jax.Array) -> bool:
+  """Whether values, such as one colour [3], broadcast to the shape of images [N, H, W, C]."""
+  shape = np.shape(values)
+  sizes = zip(reversed(shape), reversed(images.shape), strict=False)
+  return len(shape) <= images.ndim and all(size in (1, full) for size, full in sizes)
+
+
 def network_state(variables: Variables) -> dict[str, Any]:
   """The variables without what an earlier call may have recorded, which would be appended to."""
   return {k: v for k, v in variables.items() if k not in ('intermediates', 'perturbations')}
@@ -97,7 +104,8 @@ def activations(
   """The output of a stage, [N, h, w, C] float32.
 
   It is taken after the last block's addition and ReLU, where it has one, and after the attention
-  that acts behind the stage. A convolution inside a block would show only what the block changes.
+  that acts behind the stage; the last stage of a pre-activation network also after the norm and the
+  ReLU that end it. A convolution inside a block would show only what the block changes.
 
   Args:
     model: the network.

@@ -144,9 +144,11 @@ class ResNet(nn.Module):
           name=f'stage{stage}_block{i + 1}',
         )(x, train=learns[stage])
       x = refine(self, self.attention, 'stage', x, stage, train=learns[stage])
+      if self.block == 'preact' and stage == self.num_stages:
+        # Named with the stage, so that between the last map and the logits stand a mean and a dense
+        # layer, as in the other networks.
+        x = nn.relu(layers.BatchNorm(train, dtype=dtype, name='last_norm')(x))
       x = layers.tap(self, f'stage{stage}', x)
-    if self.block == 'preact':
-      x = nn.relu(layers.BatchNorm(train, dtype=dtype, name='last_norm')(x))
     x = x.astype(jnp.float32).mean((1, 2))
     if self.dropout and self.block != 'preact':
       x = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(x)

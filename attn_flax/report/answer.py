@@ -16,7 +16,7 @@ def answer(findings: Findings) -> list[str]:
     seeds = base.accuracy.seeds
     sentences.append(
       f'The baseline, {base.name}, classifies {formats.percent(base.accuracy.top1)} % of'
-      f' {findings.test_images} test images correctly'
+      f' {formats.number(findings.test_images, 0)} test images correctly'
       f' ({seeds} {"seed" if seeds == 1 else "seeds"}).'
     )
   else:

@@ -146,9 +146,10 @@ def _there(parts: Iterable[Part | None]) -> list[Part]:
 
 def _counted(images: Mapping[int, int]) -> str:
   """Numbers of images by seed: '1812 (seed 0) and 1790 (seed 1) images', or one that all share."""
-  if len(set(images.values())) == 1:
-    return f'{next(iter(images.values()))} images of each seed'
-  return formats.listing([f'{n} (seed {seed})' for seed, n in images.items()]) + ' images'
+  numbers = {seed: formats.number(n, 0) for seed, n in images.items()}
+  if len(set(numbers.values())) == 1:
+    return f'{next(iter(numbers.values()))} images of each seed'
+  return formats.listing([f'{n} (seed {seed})' for seed, n in numbers.items()]) + ' images'
 
 
 def all_tables(document: Sequence[Section]) -> list[Table]:

@@ -35,4 +35,4 @@ def overlays(
       drawn = overlay(ax, values, image.shape[:2], scale([values], from_zero=True))
       ax.set_title(method.replace('_', ' '))
       canvas.colorbar(drawn, ax=ax, pad=0.02, shrink=0.8, format='%.2g')
-    return style.finish(canvas, 'overlays', '', '', '').png
+    return style.finish(canvas, 'overlays', '', '', '', maps=True).png

@@ -91,11 +91,14 @@ def _class(findings: Findings, label: int) -> str:
 def bare(
   ax: Axes, image: np.ndarray, mask: np.ndarray | None = None, *, coloured: bool = False
 ) -> None:
-  """An image without ticks, in grey where colours are to lie over it, with its mask's outline."""
+  """An image without ticks, with its mask's outline.
+
+  Where colours are to lie over it, it is of light greys: dark ones would be read as lower values.
+  """
   if coloured:
     ax.imshow(image)
   else:
-    ax.imshow(image.mean(-1), cmap='gray', vmin=0, vmax=255)
+    ax.imshow(image.mean(-1), cmap='gray', vmin=-255, vmax=255)
   ax.set_xticks([])
   ax.set_yticks([])
   for spine in ax.spines.values():

@@ -95,7 +95,7 @@ def score_table(findings: Findings, name: str) -> Table:
         rows.append([*head, *[NO_CELL] * (len(controls) + 4)])
         continue
       key = f'{prefix}_{name}'
-      images = Cell(str(score.images), '', {f'{key}_n': score.images}, variant.name)
+      images = Cell(formats.number(score.images, 0), '', {f'{key}_n': score.images}, variant.name)
       value = Cell(formats.number(score.value, DIGITS), '', {key: score.value}, variant.name)
       difference = score.difference
       change = Cell(

@@ -73,8 +73,8 @@ def accuracy(findings: Findings) -> Table:
     Column('calibration error'),
   ]
   note = (
-    f'Means over the seeds on {findings.test_images} test images; ± is the standard deviation'
-    ' between seeds. Difference: top-1 less that of'
+    f'Means over the seeds on {formats.number(findings.test_images, 0)} test images; ± is the'
+    ' standard deviation between seeds. Difference: top-1 less that of'
     f' {findings.baseline}, with its 95 % interval. The interval holds both sources of chance,'
     ' seeds and test images, is paired on the same images, and is corrected for the number of'
     ' variants compared. Detectable: the true difference that the study would have found in four'

@@ -38,8 +38,7 @@ def compare(study: Any, workdir: pathlib.Path) -> None:
   groups.check_controlled(
     found, study.baseline, also=() if rates is None else ('optimizer.lr_per_256',)
   )
-  title = f'Attention compared: {workdir.name}'
-  findings = measuring.measure(found, study.baseline, study.report, title=title, rates=rates)
+  findings = measuring.measure(found, study.baseline, study.report, rates=rates)
   write_report(findings, workdir)
 
 
@@ -57,6 +56,5 @@ def compare_runs(folders: Sequence[pathlib.Path], options: Any, workdir: pathlib
   plan.check_report(options)
   found, baseline = groups.of_folders(folders)
   groups.check_controlled(found, baseline)
-  title = f'Attention compared: {", ".join(found)}'
-  findings = measuring.measure(found, baseline, options, title=title)
+  findings = measuring.measure(found, baseline, options)
   write_report(findings, workdir)

@@ -86,9 +86,11 @@ class Explainer:
     del labels
     return own_map(self._model, variables, self._normalise(images))
 
-  def _moved(self, variables, images, labels, maps):
+  def _moved(self, variables, images, labels, maps, positions):
     x = self._normalise(images)
-    return faithfulness(self._model, variables, x, labels, maps, steps=self._steps)
+    return faithfulness(
+      self._model, variables, x, labels, maps, steps=self._steps, positions=positions
+    )
 
   def maps(self, variables: Any, images: Images) -> dict[str, np.ndarray]:
     """Maps [n, h, w] for the images' labels, by kind; no own map where the network has none."""
@@ -141,7 +143,7 @@ class Explainer:
     scores: dict[str, BySource] = {}
     for source, maps in sources.items():
       moved = functools.partial(self._moved, variables)
-      found = in_batches(moved, *few[:2], maps[perturbed], batch_size=BATCH)
+      found = in_batches(moved, *few[:2], maps[perturbed], perturbed, batch_size=BATCH)
       for name, values in found.items():
         scores.setdefault(name, {})[source] = values
     return scores

@@ -60,7 +60,6 @@ def measure(
   baseline: str,
   options: Any,
   *,
-  title: str,
   rates: Mapping[str, float] | None = None,
 ) -> Findings:
   """Everything that a report holds.
@@ -69,7 +68,6 @@ def measure(
     groups: the runs by variant, checked by `groups.check_controlled`.
     baseline: the variant that the others are compared with.
     options: `config.report`.
-    title: of the report.
     rates: learning rates that a sweep chose.
 
   Raises:
@@ -78,6 +76,7 @@ def measure(
   began = time.perf_counter()
   groups = _readable(groups)
   study = _open(groups, baseline, options)
+  config = study.session.config
   logits, labels = _evaluate(study)
   papers = {name: conditions.mechanisms(model) for name, model in study.models.items()}
   accuracies = accuracy.compare(logits, labels, baseline)
@@ -92,7 +91,7 @@ def measure(
   pictured = _picture(study, test, shown, logits)
   picture = test.images.take(shown)
   return Findings(
-    title=title,
+    title=f'Attention in {config.model.name} on {config.data.name}',
     baseline=baseline,
     variants=[
       Variant(
@@ -111,7 +110,7 @@ def measure(
       )
       for name, members in groups.items()
     ],
-    dataset=study.session.config.data.name,
+    dataset=config.data.name,
     test_images=len(labels),
     class_names=study.session.dataset.class_names,
     conditions=conditions.conditions(study.session, groups, rates)
