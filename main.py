@@ -48,7 +48,7 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_list(
     'workdirs',
     None,
-    'Run folders, or folders of runs, that --mode=compare reports on, instead of a study.',
+    'Folders of runs, of variants or of studies that --mode=compare reports on.',
     flag_values=fv,
   )
   flags.DEFINE_list(

@@ -14,10 +14,12 @@ meets every image: two crossed random factors. For the mean of the runs' means,
 All three are unbiased, as in the analysis of variance. The sum is never taken to be smaller than
 V_seed or V_image, each of which is a lower bound of the true variance. Images are paired: both
 arms of a comparison score the same images, and what makes an image hard for all drops out.
-Degrees of freedom are Satterthwaite's. Where all arms of a study are equally unsteady, they share
-one variance between seeds, else each has its own. Several variants against one baseline share the
-error level by Sidak's inequality, which holds for any correlation between the comparisons;
-Dunnett's quantile, for variants that share nothing but the baseline, would be about 5 % smaller.
+Degrees of freedom are Satterthwaite's, capped where one arm has fewer runs. Where the arms of a
+study look equally unsteady, they share one variance between seeds, else each has its own; the level
+is so strict that of studies of equal arms about one in four shares it. Several variants against one
+baseline share the error level by Sidak's inequality, which holds for any correlation between the
+comparisons; Dunnett's quantile, for variants that share nothing but the baseline, would be about
+5 % smaller.
 
 Sources:
   Owen, The Pigeonhole Bootstrap, Annals of Applied Statistics 2007,
@@ -286,8 +288,8 @@ def _estimate(
   if of_arms[0] is of_arms[-1]:  # One variance, known once.
     uncertainty += of_seeds**2 / of_arms[0].df
   else:
-    # Welch and Satterthwaite. Of unequal arms the larger lends its degrees of freedom where the
-    # smaller one's variance is small by chance; it lends no more than it would to an equal arm.
+    # Welch and Satterthwaite, but at most twice the smaller arm's degrees of freedom: where its
+    # variance is small by chance, the larger arm would lend it too many.
     welch = sum(part**2 / one.df for part, one in zip(parts, of_arms, strict=True))
     uncertainty += max(welch, of_seeds**2 / (2 * min(one.df for one in of_arms)))
   df = variance**2 / uncertainty if uncertainty else float(of_arms[0].df)

@@ -41,4 +41,4 @@ _FILES = {
 def get_config(arg=''):
   preset, words = study.split(arg)
   variants = {name: file.get_config(words).model.attention for name, file in _FILES[preset].items()}
-  return study.make(preset, resnet.get_config(words), 'resnet', variants)
+  return study.make(preset, words, resnet.get_config(words), 'resnet', variants)

@@ -26,4 +26,4 @@ def get_config(arg=''):
     'last_stage': cbam('branch', stages=(last,)),
     'between_stages': cbam('stage', stages=tuple(range(1, last))),
   }
-  return study.make(preset, shared, 'none', variants)
+  return study.make(preset, words, shared, 'none', variants)

@@ -22,4 +22,4 @@ def get_config(arg=''):
     return study.at('conv', entry)
 
   variants = {f'ratio_{percent:03}': augmented(percent / 100) for percent in PERCENT}
-  return study.make(preset, shared, 'ratio_000', variants)
+  return study.make(preset, words, shared, 'ratio_000', variants)

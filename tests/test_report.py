@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import fake_findings
+import numpy as np
 import pytest
 from fake_findings import SCRIPT
 from PIL import Image
@@ -287,5 +288,35 @@ def test_what_is_missing_is_said_and_does_not_crash(change, tmp_path, monkeypatc
   assert 'n/a' in page.row('accuracy-section', 'none')
   text = (tmp_path / 'report.md').read_text()
   assert not {'nan', 'None', 'inf'} & set(text.split())
+  explained = any(variant.explanations for variant in found.variants)
+  assert ('neither masks nor boxes' in text) == explained
   for table in page.tables.values():
     assert len({len(row) for row in table}) == 1
+
+
+def test_what_is_not_known_is_empty_in_the_csv(tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  shares = np.where(np.arange(10) == 3, np.nan, 0.9)  # No test image is of class 3.
+  variants = [
+    dataclasses.replace(v, accuracy=dataclasses.replace(v.accuracy, per_class=shares))
+    for v in found.variants
+  ]
+  report.write_report(dataclasses.replace(found, variants=variants), tmp_path)
+  with open(tmp_path / 'results.csv', newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert [row['top1_class_3'] for row in rows] == ['', '']
+  assert float(rows[0]['top1_class_4']) == 0.9
+  assert 'neither masks nor boxes' not in (tmp_path / 'report.md').read_text()
+
+
+def test_a_report_replaces_an_older_one_and_nothing_else(tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  plots = tmp_path / 'plots'
+  report.write_report(fake_findings.findings(('none', 'cbam'), pictures=1), tmp_path)
+  (plots / 'my_own.png').write_bytes(b'mine')
+  before = {path.name for path in plots.iterdir()}
+  report.write_report(fake_findings.findings(('none', 'se'), pictures=1), tmp_path)
+  after = {path.name for path in plots.iterdir()}
+  assert 'channels_1_cbam.png' in before - after and 'channels_1_se.png' in after - before
+  assert (plots / 'my_own.png').read_bytes() == b'mine'

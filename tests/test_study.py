@@ -66,6 +66,13 @@ def test_the_quick_study_is_that_of_the_example_report():
   assert study.seeds == (0, 1, 2) and study.base.train.epochs == 10
 
 
+def test_a_recipe_that_is_asked_for_stands():
+  plain, modern = compare.get_config('quick'), compare.get_config('quick,modern')
+  assert plain.base.optimizer.name == 'adamw'
+  assert modern.base.optimizer.name == 'sgd' and modern.base.train.epochs == 300
+  assert modern.base.train.ema_decay == 0.9998
+
+
 @pytest.mark.parametrize('argument', ['smoke,quick', 'nonsense'])
 def test_words_that_make_no_sense_are_refused(argument):
   with pytest.raises(ValueError, match='quick|nonsense'):
@@ -94,7 +101,16 @@ def test_one_run_may_be_trained_alone(study):
 
 @pytest.mark.parametrize(
   ('field', 'value'),
-  [('rounds', 0), ('steps', 0), ('pictures', 0), ('images', 0), ('query', (0.5, 2.0))],
+  [
+    ('rounds', 0),
+    ('steps', 0),
+    ('perturbed_images', 0),
+    ('pictures', 0),
+    ('pictures', 500),
+    ('images', 0),
+    ('seed', -1),
+    ('query', (0.5, 2.0)),
+  ],
 )
 def test_an_impossible_report_is_refused_before_training(study, tmp_path, field, value):
   study.report[field] = value
@@ -177,7 +193,12 @@ def test_the_sweep_of_one_run_is_that_of_its_variant(study, tmp_path, monkeypatc
   study.sweep.lr_per_256, study.only = (0.1, 0.4), 'eca/seed1'
   rates = training.sweep(study, tmp_path)
   assert rates == {'eca': 0.1}
-  assert {folder.parent.name for folder in trained} == {'eca'}
+  study.only = 'cbam/seed0'
+  training.sweep(study, tmp_path)
+  written = json.loads((tmp_path / 'sweep.json').read_text())
+  assert written['chosen'] == {'eca': 0.1, 'cbam': 0.4}
+  study.only = 'eca/seed1'
+  assert {folder.parent.name for folder in trained} == {'eca', 'cbam'}
   (run,) = plan.plan(study, tmp_path, rates)
   assert run.config.optimizer.lr_per_256 == 0.1
 
@@ -412,7 +433,7 @@ def test_unsteady_training_is_told():
     for name, of_seeds in strengths.items()
   }
   found = accuracy.compare(logits, labels, 'plain')
-  (sentence,) = accuracy.unsteady(found, 'plain')
+  (sentence,) = accuracy.unsteady(found)
   assert sentence.startswith('unsteady: its seeds differ much')
   # Three such seeds tell nothing, and no difference of shares is larger than one.
   assert found['unsteady'].detectable is None
@@ -487,6 +508,30 @@ def test_scores_are_compared_over_the_seeds_that_both_have():
   score = found['other'].scores['Grad-CAM']['pointing']
   assert score.difference.mean == pytest.approx(0, abs=1e-12) and score.difference.seeds == 3
   assert found['plain'].scores['Grad-CAM']['pointing'].value > score.value + 2
+
+
+def test_a_confident_network_does_not_win_by_its_confidence():
+  """Its deletion is lower for every map, also for a random one."""
+  rng = np.random.default_rng(0)
+  images = {seed: scores.SeedImages(np.arange(40), np.arange(8)) for seed in range(3)}
+  plain = {seed: explained(rng, 40, 8, gain=0.5) for seed in range(3)}
+
+  def shifted(run, score):
+    sources = run[score]['Grad-CAM']
+    return {'Grad-CAM': {n: {k: v - 0.7 for k, v in one.items()} for n, one in sources.items()}}
+
+  other = {
+    seed: run._replace(
+      perturbation=shifted(run._asdict(), 'perturbation'),
+      localisation=shifted(run._asdict(), 'localisation'),
+    )
+    for seed, run in plain.items()
+  }
+  found = scores.summarise({'plain': plain, 'other': other}, images, 40, 'plain', {})['other']
+  deletion, pointing = (found.scores['Grad-CAM'][name] for name in ('deletion', 'pointing'))
+  assert deletion.difference.mean == pytest.approx(0, abs=1e-12)
+  assert deletion.verdict == 'no difference shown'
+  assert pointing.difference.mean == pytest.approx(-0.7)
 
 
 def test_without_scores_of_the_baseline_there_is_no_difference():

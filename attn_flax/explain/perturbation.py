@@ -8,9 +8,10 @@ Attribution Methods" (ICML 2022, https://arxiv.org/abs/2202.00449). One number f
 https://github.com/jacobgil/pytorch-grad-cam.
 
 Departures from the papers: pixels of equal relevance go in random order, so that a flat part of a
-map is not read from top to bottom. Curves have few steps, not one for each row of pixels. What
-chance decides, an image's position among all images decides together with the key, so that images
-have nothing in common by chance.
+map is not read from top to bottom. Curves have few steps, not one for each row of pixels.
+
+Chance (the order of equal values, ROAD's noise) is drawn for each image from the key and the
+image's position, so that no two images share it and batches do not matter.
 
 Scores depend on the network: they compare maps of one network, and need those of random maps
 (`controls.random_maps`) beside them. All steps are taken one after the other: memory is that of one

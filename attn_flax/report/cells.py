@@ -5,6 +5,7 @@ units that their column names; the CSV keeps the shares, milliseconds and counts
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from attn_flax.report import formats
@@ -40,7 +41,7 @@ class Cell:
     """What the table is sorted by."""
     if self.order is not None:
       return self.order
-    return next(iter(self.values.values()), self.text)
+    return _known(next(iter(self.values.values()), self.text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,4 +87,8 @@ def results(tables: Iterable[Table], variants: Sequence[Variant]) -> list[dict[s
         if cell.values:
           found[cell.variant].update(cell.values)
           columns.update(dict.fromkeys(cell.values))
-  return [{column: row.get(column) for column in columns} for row in found.values()]
+  return [{column: _known(row.get(column)) for column in columns} for row in found.values()]
+
+
+def _known(value: Value) -> Value:
+  return None if isinstance(value, float) and math.isnan(value) else value

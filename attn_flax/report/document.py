@@ -105,21 +105,21 @@ def _explanations(findings: Findings) -> Section:
       'Pointing game, energy and IoU ask whether a map lies on the object; they are over'
       f' {_counted(findings.localised_images)}.'
     )
+  else:
+    paragraphs.append(
+      'The dataset has neither masks nor boxes: whether a map lies on the object is n/a.'
+    )
   if findings.perturbed_images:
     paragraphs.append(
       f'Insertion, deletion (in {findings.steps} steps) and ROAD ask whether the network uses'
       f' what a map shows; they are over {_counted(findings.perturbed_images)}.'
     )
-  else:
-    paragraphs.append(
-      'The dataset has neither masks nor boxes: whether a map lies on the object is n/a.'
-    )
   paragraphs.append(
     'In the table of each score stands, with each control, the gain of the map over it, paired on'
     ' run and image, and its 95 % interval; positive is better than the control, also where lower'
     f' scores are better. The difference is the score less that of {findings.baseline}, corrected'
-    ' for the number of variants; of insertion, deletion and ROAD, which a more confident network'
-    ' raises for any map, it is that of the gains over the random map. n counts pairs of a run and'
+    ' for the number of variants. Of insertion, deletion and ROAD, which depend on how confident a'
+    ' network is, the score of the random map is first taken off both. n counts pairs of a run and'
     ' an image.'
   )
   return Section(

@@ -16,8 +16,8 @@ def overlays(
 
   Args:
     image: [H, W, 3] uint8.
-    maps: [h, w] each, by the name of its method, not normalised; one that is zero everywhere is
-      shown as 'empty'.
+    maps: [h, w] each, by the name of its method, not normalised; one that is zero everywhere, or
+      not finite, is shown as 'empty'.
     predicted: the class that is explained.
     confidence: its probability.
 

@@ -107,9 +107,9 @@ def _label(
   texts: Sequence[tuple[str, str]],
   bars: Sequence[tuple[tuple[float, float], tuple[float, float]]],
 ) -> None:
-  """Puts each text, in its colour, near its point, nearer than any other point.
+  """Puts each name near its point, with a line in the point's colour.
 
-  It covers no other text, point, error bar or edge where there is room.
+  Where there is room it covers no other name, point, error bar or edge, and no point is nearer.
   """
   canvas.draw_without_rendering()
   places = ax.transData.transform(np.column_stack([x, y]))
@@ -130,7 +130,6 @@ def _label(
       va='center',
       ha='center',
       fontsize=7.5,
-      color=colour,
     )
     text.set_in_layout(False)  # The axes stay where the labels are placed for.
     extent = text.get_window_extent()
@@ -152,7 +151,7 @@ def _label(
           best = (penalty, box, shift, distance)
     assert best is not None  # There are always candidates.
     text.set_position(best[2])
-    if best[3] > 12:
+    if best[3] > 7:
       ax.annotate(
         '',
         (x[i], y[i]),

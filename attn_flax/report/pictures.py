@@ -33,7 +33,7 @@ def scale(maps: Iterable[np.ndarray], *, from_zero: bool = False) -> tuple[float
 
 
 def is_empty(cam: np.ndarray) -> bool:
-  """Whether a map says nothing: no gradient reached it, or none was positive."""
+  """Whether there is nothing to draw: a map is zero everywhere, or not finite."""
   return not np.any(cam) or not np.all(np.isfinite(cam))
 
 

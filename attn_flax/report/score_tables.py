@@ -61,8 +61,9 @@ def overview(findings: Findings) -> Table:
     '↑ higher is better, ↓ lower is better. A score says little by itself: “above all controls”'
     ' means that it is better than a random map, a centred Gaussian, the best fixed map and the'
     ' same network with random weights, each by a 95 % interval of its own that leaves out zero. A'
-    ' purely channel-wise mechanism has no map of its own: n/a. An empty map is a miss; of the'
-    ' network with random weights it counts as a constant one, which scores by chance.'
+    ' purely channel-wise mechanism has no map of its own: n/a. An empty map is a miss'
+    ' where it should lie on the object, and a random order elsewhere; of the network with random'
+    ' weights it counts as a constant one, which scores by chance.'
   )
   return Table('explanations', 'All scores', columns, rows, note)
 

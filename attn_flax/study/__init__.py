@@ -46,7 +46,8 @@ def compare_runs(folders: Sequence[pathlib.Path], options: Any, workdir: pathlib
   """Writes a report on runs that exist, into a folder.
 
   Args:
-    folders: run folders; those that differ in the seed alone are one variant.
+    folders: run folders, or folders of studies or variants; runs that differ in the seed alone are
+      one variant.
     options: `config.report` of `configs/compare.py`.
     workdir: where the report goes.
 

@@ -9,8 +9,8 @@ from attn_flax import metrics, statistics
 from attn_flax.report import formats
 from attn_flax.report.findings import Accuracy
 
-# A variant is called unsteady where its seeds spread by more than so many times the baseline's
-# standard deviation, and by two points.
+# A variant is called unsteady where its seeds' standard deviation is more than so many times the
+# median one, and more than two points.
 _UNSTEADY, _UNSTEADY_LEAST = 4, 0.02
 
 # {variant: {seed: logits [n, K]}}
@@ -77,15 +77,16 @@ def top5(runs: Sequence[np.ndarray], labels: np.ndarray) -> list[float] | None:
   return [float(hits(run, labels, 5).mean()) for run in runs]
 
 
-def unsteady(accuracies: Mapping[str, Accuracy], baseline: str) -> list[str]:
+def unsteady(accuracies: Mapping[str, Accuracy]) -> list[str]:
   """Sentences about variants whose seeds differ so much that a comparison tells little."""
-  usual = accuracies[baseline].top1_spread if baseline in accuracies else None
+  spreads = {n: found.top1_spread for n, found in accuracies.items() if found.top1_spread}
+  usual = float(np.median(list(spreads.values()))) if spreads else 0.0
   return [
-    f'{name}: its seeds differ much (standard deviation {formats.percent(found.top1_spread, 1)} '
-    f'points, {baseline} {formats.percent(usual, 1)}). Its training is not steady under this '
-    'recipe; another one, such as more epochs or a sweep of the rate, would tell more.'
-    for name, found in accuracies.items()
-    if usual is not None and (found.top1_spread or 0) > max(_UNSTEADY * usual, _UNSTEADY_LEAST)
+    f'{name}: its seeds differ much (standard deviation {formats.percent(spread, 1)} points; the '
+    f'median of all variants is {formats.percent(usual, 1)}). Its training is not steady under '
+    'this recipe; another one, such as more epochs or a sweep of the rate, would tell more.'
+    for name, spread in spreads.items()
+    if spread > max(_UNSTEADY * usual, _UNSTEADY_LEAST)
   ]
 
 

@@ -22,8 +22,16 @@ from attn_flax.study.groups import Groups, Member
 
 # What a hybrid is made of says more than its name.
 _ALWAYS_SAID = ('channel', 'spatial')
-# Fields of training that reports name apart, and those that matter beside others alone.
+# Fields that a report names in words, and those that mean nothing without others.
 _NAMED = (
+  'model.name',
+  'model.attention',
+  'model.dtype',
+  'optimizer.name',
+  'optimizer.lr_per_256',
+  'optimizer.weight_decay',
+  'optimizer.schedule',
+  'optimizer.warmup_epochs',
   'train.epochs',
   'train.steps',
   'train.batch_size',
@@ -86,7 +94,7 @@ def describe_own_map(model: nn.Module, image_shape: tuple[int, ...]) -> str:
 def mechanisms(model: nn.Module) -> set[str]:
   """Names of the mechanisms in a network that attend with anything."""
   placements: Sequence[Placement] = getattr(model, 'attention', ())
-  return {_name(one) for one in placements if dict(one.fields).get('upsilon') != 0}
+  return {_name(one) for one in placements if np.any(dict(one.fields).get('upsilon', 1))}
 
 
 def _name(placement: Placement) -> str:
@@ -121,7 +129,7 @@ def run_row(
   found = logits.get(variant, {}).get(member.seed)
   fives = None if found is None else top5([found], labels)
   command = member.record.get('command', '')
-  if '--mode=compare' in command and '--config.only' not in command:
+  if 'compare' in command.replace('=', ' ').split() and '--config.only' not in command:
     command += f' --config.only={variant}/seed{member.seed}'  # This run of the study alone.
   return Run(
     variant=variant,
@@ -201,10 +209,18 @@ def conditions(
 
 def _further(config: Any) -> dict[str, Any]:
   """What training does beside the fields that every report names, field to value."""
-  fields = {f'train.{field}': value for field, value in config.train.items()}
-  fields |= {f'augment.{field}': value for field, value in config.augment.items()}
+  fields = {
+    f'{part}.{field}': value
+    for part in ('model', 'train', 'augment', 'optimizer')
+    for field, value in config[part].items()
+  }
   fields |= {'init_from': config.init_from, 'data.balanced': config.data.balanced}
-  return {field: value for field, value in fields.items() if value and field not in _NAMED}
+  idle = {*_NAMED}
+  if config.optimizer.name != 'sgd':
+    idle |= {'optimizer.momentum', 'optimizer.nesterov'}
+  if config.optimizer.schedule != 'step':
+    idle |= {'optimizer.step_epochs', 'optimizer.step_factor'}
+  return {field: value for field, value in fields.items() if value and field not in idle}
 
 
 def _versions(record: Mapping[str, Any]) -> str:

@@ -48,8 +48,8 @@ def of_plan(planned: Sequence[Planned], errors: Mapping[str, str]) -> Groups:
 def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
   """Run folders by variant: those that differ in the seed alone are one; and the baseline's name.
 
-  A folder that is no run stands for the runs in it, as in `<variant>/seed<k>`. A variant takes the
-  shortest name of its folders or, where they are called after their seeds, that of the folder
+  The folder of a study, or of a variant, stands for its runs `<variant>/seed<k>`. A variant takes
+  the shortest name of its folders or, where they are called after their seeds, that of the folder
   around them. The baseline is the one without attention or, where all have some, the first.
 
   Raises:
@@ -59,7 +59,10 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
   for folder in [run for named in folders for run in _runs_in(named)]:
     member = _read(folder, '')
     if member.config is None:
-      raise UserError(f'{folder} holds no run (no config.json); name run folders in --workdirs')
+      raise UserError(
+        f'{folder} holds no run (no config.json, and no seed<k>); name the folders of runs, '
+        'variants or studies in --workdirs'
+      )
     key = json.dumps(_stripped(member.config, ('seed',)), sort_keys=True)
     found.setdefault(key, []).append(member)
   groups: Groups = {}

@@ -12,6 +12,7 @@ import numpy as np
 import tqdm
 
 from attn_flax import data
+from attn_flax.checkpoint import read_best
 from attn_flax.data import Records, Split
 from attn_flax.errors import UserError
 from attn_flax.evaluate import Scorer
@@ -71,7 +72,7 @@ def measure(
     rates: learning rates that a sweep chose.
 
   Raises:
-    UserError: where no run can be evaluated, or the baseline has not begun.
+    UserError: where no run can be evaluated.
   """
   began = time.perf_counter()
   groups = _readable(groups)
@@ -123,7 +124,7 @@ def measure(
     steps=options.steps,
     notes=[
       *conditions.notes(groups),
-      *accuracy.unsteady(accuracies, baseline),
+      *accuracy.unsteady(accuracies),
       *costs.disagreements(found_costs, baseline),
       *_unexplained(study, images),
     ],
@@ -136,7 +137,7 @@ def _readable(groups: Groups) -> Groups:
   def checked(member: Member) -> Member:
     if not member.error:
       try:
-        read_weights(member.folder)
+        read_best(member.folder)
       except UserError as error:
         return member._replace(error=str(error))
     return member

@@ -7,6 +7,9 @@ from ml_collections import ConfigDict
 
 from attn_flax.errors import UserError, check_choice
 
+# Rows of one figure that can still be looked at.
+_MOST_PICTURES = 40
+
 
 class Planned(NamedTuple):
   """One run of a study.
@@ -88,6 +91,10 @@ def check_report(options: Any) -> None:
       raise UserError(f'report.{field}={options[field]} must be 1 or more')
   if options.images is not None and options.images < 1:
     raise UserError(f'report.images={options.images} must be 1 or more; leave it out for all')
+  if options.pictures > _MOST_PICTURES:
+    raise UserError(f'report.pictures={options.pictures} must be {_MOST_PICTURES} or fewer')
+  if options.seed < 0:
+    raise UserError(f'report.seed={options.seed} must be 0 or more')
   query = tuple(options.query)
   if len(query) != 2 or not all(0 <= share <= 1 for share in query):
     raise UserError(f'report.query={query} must be (y, x), each in 0..1')

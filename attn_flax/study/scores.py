@@ -46,23 +46,20 @@ def summarise(
     own_maps: what each variant's own map is, in words.
   """
   tables = {name: _tables(runs, images, count) for name, runs in explained.items()}
+  compared: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+  for name, of_variant in tables.items():
+    for key, table in of_variant.items():
+      compared.setdefault(key, {})[name] = _comparable(key[1], table)
   found = {}
   for name, runs in explained.items():
     scores: dict[str, dict[str, Score]] = {}
     for (kind, score), table in tables[name].items():
-      compared = {
-        other: _comparable(score, t[kind, score])
-        for other, t in tables.items()
-        if (kind, score) in t
-      }
-      others, pair = list(compared.values()), None
-      if name != baseline and baseline in compared:
+      others, pair = list(compared[kind, score].values()), None
+      if name != baseline and baseline in compared[kind, score]:
         # Each seed has its own images: those of a seed that one of them lacks say nothing.
         both = [seed for seed in runs if seed in explained[baseline]]
-        pair = (
-          compared[name][[list(runs).index(seed) for seed in both]],
-          compared[baseline][[list(explained[baseline]).index(seed) for seed in both]],
-        )
+        ours, theirs = ([list(explained[n]).index(s) for s in both] for n in (name, baseline))
+        pair = compared[kind, score][name][ours], compared[kind, score][baseline][theirs]
       scores.setdefault(kind, {})[score] = _score(score, table, pair, others)
     found[name] = Explanations(
       scores,

@@ -111,8 +111,11 @@ def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
     if not found:
       raise UserError(f'every run of the sweep of {name} failed; lower sweep.lr_per_256')
   rates = {name: max(found, key=lambda rate: found[rate]) for name, found in scores.items()}
+  path = workdir / 'sweep.json'
+  # Other variants' may have been chosen before.
+  before = runs.read_json(path) if path.exists() else {'chosen': {}, 'validation_top1': {}}
   content = {'chosen': rates, 'validation_top1': scores}
-  (workdir / 'sweep.json').write_text(json.dumps(content, indent=2) + '\n')
+  runs.write_json(path, {key: before[key] | found for key, found in content.items()})
   return rates
 
 

@@ -3,6 +3,8 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from configs.presets.recipes import RECIPES
+
 # Words of a study's argument; the others go to the configuration that its runs share.
 PRESETS = ('smoke', 'quick')
 
@@ -26,21 +28,23 @@ def at(where, entry):
   return attention
 
 
-def make(preset, shared, baseline, variants):
+def make(preset, words, shared, baseline, variants):
   """The configuration of a study.
 
   Args:
     preset: 'smoke' (minutes), 'quick' (hours on two CPU cores), or '' for the whole of it.
+    words: what `shared` was made by; a recipe among them stands.
     shared: the configuration that all its runs share.
     baseline: name of the variant that the others are compared with.
     variants: the value of `config.model.attention` of each variant, by name.
   """
+  recipe = set(words.split(',')) & RECIPES.keys()
   config = ConfigDict()
   # Name of the variant that the others are compared with.
   config.baseline = baseline
   # What all runs share; seed and attention are replaced by their own.
   config.base = shared
-  if config.base.data.name == 'cluttered_digits' and preset != 'smoke':
+  if config.base.data.name == 'cluttered_digits' and preset != 'smoke' and not recipe:
     config.base.train.epochs = 10 if preset == 'quick' else 30
     # Under SGD the networks with CBAM and augmented convolutions were still at chance after half of
     # ten epochs, and their seeds differed by 40 points; under AdamW all of them learn in time.
