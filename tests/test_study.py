@@ -345,11 +345,11 @@ def test_a_checkpoint_that_cannot_be_read_is_a_row(study, tmp_path, monkeypatch)
     make_folder(run.folder, run.config, seed=run.seed)
   broken = planned[1].folder
 
-  def read_weights(folder):
+  def read_best(folder):
     if folder == broken:
       raise UserError('the checkpoint is damaged')
 
-  monkeypatch.setattr(measuring, 'read_weights', read_weights)
+  monkeypatch.setattr(measuring, 'read_best', read_best)
   found = measuring._readable(groups.of_plan(planned, {'eca/seed2': 'loss is nan'}))
   errors = {name: [member.error for member in members] for name, members in found.items()}
   assert errors == {

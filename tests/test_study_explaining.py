@@ -98,7 +98,7 @@ def test_all_maps_are_tried_on_the_trained_network(explained, model, variables, 
     ('random weights', _filled(maps['random weights']['Grad-CAM'])),
   ):
     expected = faithfulness(
-      model, variables, normalise(few.image), few.label, one[FEW], steps=STEPS
+      model, variables, normalise(few.image), few.label, one[FEW], steps=STEPS, positions=FEW
     )
     for score in ('insertion', 'deletion'):
       np.testing.assert_allclose(found[score][source], expected[score], rtol=1e-5)
