@@ -50,6 +50,12 @@ def test_the_table_of_the_readme_is_that_of_the_report(results, readme):
     assert row_of(result) in readme, row_of(result)
 
 
+def test_what_the_example_could_have_found_is_said(results, readme):
+  found = [100 * float(row['detectable']) for row in results if row['detectable']]
+  assert len(found) == 6
+  assert f'would have to be {min(found):.0f} to {max(found):.0f} points' in ' '.join(readme.split())
+
+
 def test_the_readme_shows_and_links_the_report(readme):
   assert '(docs/example_report/report.md)' in readme
   for picture in re.findall(r'\((docs/example_report/plots/\w+\.png)\)', readme):

@@ -55,6 +55,7 @@ class Illustration:
     caption: how it is read.
     alt: what it shows, for those who do not see it.
     png: the file.
+    is_photo: whether it holds photographs or maps, which compress badly.
   """
 
   name: str
@@ -62,6 +63,7 @@ class Illustration:
   caption: str
   alt: str
   png: bytes
+  is_photo: bool = False
 
   @property
   def size(self) -> tuple[int, int]:
@@ -113,7 +115,17 @@ def finish(
   file = io.BytesIO()
   canvas.savefig(file, format='png', dpi=DPI, metadata={'Software': None})
   png = file.getvalue()
-  return Illustration(name, title, caption, alt, png if maps else smaller(png))
+  return Illustration(name, title, caption, alt, rounded(png) if maps else smaller(png), maps)
+
+
+def rounded(png: bytes) -> bytes:
+  """A PNG in steps of four per colour, which nobody sees and which take half of the room."""
+  file = io.BytesIO()
+  with Image.open(io.BytesIO(png)) as image:
+    image.convert('RGB').point(lambda value: value // 4 * 4 + value // 64).save(
+      file, 'png', optimize=True
+    )
+  return file.getvalue()
 
 
 def smaller(png: bytes) -> bytes:
