@@ -49,7 +49,7 @@ from attn_flax.errors import UserError
 FEWEST_SEEDS = 3
 # Level of the test whether arms are equally unsteady. With three runs a test at 5 % overlooks a
 # baseline of three times the variants' deviation, and at 50 % still 7 % of such studies raise a
-# false alarm; at 75 % these, and all others that were simulated, stay at 5 % or below.
+# false alarm; at 75 % these, and all others that were simulated, stay at about 5 % or below.
 _UNLIKE = 0.75
 
 

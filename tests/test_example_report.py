@@ -82,7 +82,8 @@ def test_the_report_is_whole():
   pictures = re.findall(r'\((plots/\w+\.png)\)', text)
   assert pictures and all((REPORT / picture).is_file() for picture in pictures)
   html = (REPORT / 'report.html').read_text()
-  assert '</html>' in html and 'src="data:image/png' in html
+  assert '</html>' in html and 'src="data:image/webp' in html
+  assert len(html) < 2**20
   assert not re.search(r'(src|href)="(https?:)?//', html)
   # It says nothing of the machine's folders.
   assert not re.search(r'(?<![\w/.])/(tmp|home|root|work)/', text)

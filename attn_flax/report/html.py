@@ -36,13 +36,12 @@ def _kind(part: object) -> str:
 
 
 def _data(illustration: Illustration) -> str:
-  kind, content = 'png', illustration.png
-  if illustration.is_photo:  # A third of the size, and the PNG lies in `plots/`.
-    file = io.BytesIO()
-    with Image.open(io.BytesIO(content)) as image:
-      image.save(file, 'webp', quality=90)
-    kind, content = 'webp', file.getvalue()
-  return f'data:image/{kind};base64,' + base64.b64encode(content).decode('ascii')
+  file = io.BytesIO()
+  with Image.open(io.BytesIO(illustration.png)) as image:
+    # The PNG, with every shade, lies in `plots/`.
+    quality = {'quality': 65} if illustration.is_photo else {'lossless': True, 'quality': 100}
+    image.convert('RGB').save(file, 'webp', method=6, **quality)
+  return 'data:image/webp;base64,' + base64.b64encode(file.getvalue()).decode('ascii')
 
 
 def _tone(verdict: str) -> str:
