@@ -135,7 +135,7 @@ def _explain(fv: flags.FlagValues) -> None:
 
 
 def _predict(fv: flags.FlagValues) -> None:
-  from attn_flax.inference import predict_files
+  from attn_flax.training.trained_run import predict_files
 
   if not fv.images:
     raise UserError('--mode=predict needs --images=<files and folders>')

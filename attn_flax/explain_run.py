@@ -11,7 +11,9 @@ import numpy as np
 from attn_flax import explain, runs
 from attn_flax.errors import UserError, check_choice
 from attn_flax.explain.perturbation import faithfulness
-from attn_flax.inference import (
+from attn_flax.report.overlays import overlays
+from attn_flax.report.pictures import is_empty
+from attn_flax.training.trained_run import (
   TrainedRun,
   batch_size,
   find_images,
@@ -19,8 +21,6 @@ from attn_flax.inference import (
   predict,
   read_batches,
 )
-from attn_flax.report.overlays import overlays
-from attn_flax.report.pictures import is_empty
 
 # Maps by name: (model, variables, images, labels) -> [N, h, w], or None where there is none.
 METHODS: dict[str, Callable[..., Any]] = {

@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 import main
-from attn_flax import UserError, explain, explain_run, inference, runs
+from attn_flax import UserError, explain, explain_run, runs
 from attn_flax.checkpoint import Checkpoints
 from attn_flax.data.decode import central_crop
 from attn_flax.explain import perturbation
 from attn_flax.explain_run import METHODS
 from attn_flax.session import open_session
+from attn_flax.training import trained_run as inference
 from configs import cbam
 
 pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')

@@ -18,7 +18,6 @@ from attn_flax.errors import UserError
 from attn_flax.evaluate import Scorer
 from attn_flax.explain.controls import best_fixed_map
 from attn_flax.explain.localisation import box_mask
-from attn_flax.inference import read_weights
 from attn_flax.report import published
 from attn_flax.report.findings import Findings, Pictured, Variant
 from attn_flax.session import Session, make_model, open_session
@@ -27,6 +26,7 @@ from attn_flax.study.explaining import Explained, Explainer, Images
 from attn_flax.study.groups import Groups, Member
 from attn_flax.study.pictures import Picturer, choose
 from attn_flax.study.scores import SeedImages, summarise
+from attn_flax.training.trained_run import read_weights
 
 # Images that are explained, unless told, where they do not fit into memory.
 _MOST_IMAGES = 2000
