@@ -8,8 +8,8 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
-from attn_flax import memory
 from attn_flax.errors import UserError, check_choice
+from attn_flax.training import allocator
 
 
 def _define_flags(argv: list[str]) -> flags.FlagValues:
@@ -86,8 +86,8 @@ def _workdir(fv: flags.FlagValues) -> pathlib.Path:
 
 
 def _train(fv: flags.FlagValues) -> None:
-  from attn_flax.runs import load_config
-  from attn_flax.train import train
+  from attn_flax.training.loop import train
+  from attn_flax.training.run_folder import load_config
 
   if fv.config is None and not fv.workdir:
     raise UserError('--mode=train needs a config; try --config=configs/eca.py')
@@ -99,7 +99,7 @@ def _train(fv: flags.FlagValues) -> None:
 
 
 def _evaluate(fv: flags.FlagValues) -> None:
-  from attn_flax.evaluate import evaluate_run
+  from attn_flax.commands.evaluate import evaluate_run
 
   print(json.dumps(evaluate_run(_workdir(fv), fv.split), indent=2))
 
@@ -107,7 +107,7 @@ def _evaluate(fv: flags.FlagValues) -> None:
 def _import(fv: flags.FlagValues) -> None:
   if not fv.torch or not fv.workdir:
     raise UserError('--mode=import needs --torch=<weights> and --workdir=<folder>')
-  from attn_flax.import_run import import_run
+  from attn_flax.commands.import_torch import import_run
   from configs import base
 
   config = base.get_config() if fv.config is None else fv.config
@@ -122,7 +122,7 @@ def _import(fv: flags.FlagValues) -> None:
 
 
 def _explain(fv: flags.FlagValues) -> None:
-  from attn_flax.explain_run import explain_run
+  from attn_flax.commands.explain import explain_run
 
   if not fv.images:
     raise UserError('--mode=explain needs --images=<files and folders>')
@@ -135,7 +135,7 @@ def _explain(fv: flags.FlagValues) -> None:
 
 
 def _predict(fv: flags.FlagValues) -> None:
-  from attn_flax.training.trained_run import predict_files
+  from attn_flax.commands.predict import predict_files
 
   if not fv.images:
     raise UserError('--mode=predict needs --images=<files and folders>')
@@ -146,18 +146,18 @@ def _predict(fv: flags.FlagValues) -> None:
 
 
 def _compare(fv: flags.FlagValues) -> None:
-  from attn_flax import study
-  from configs import compare
+  from attn_flax.commands.compare import compare, compare_runs
+  from configs import compare as study
 
   if fv.workdirs:
     workdir = pathlib.Path(fv.workdir or 'runs/report')
-    options = compare.get_config() if fv.config is None else fv.config
+    options = study.get_config() if fv.config is None else fv.config
     if 'report' not in options:
       raise UserError(
         '--workdirs takes the options of the report from a study; leave out --config, or name one '
         'such as configs/compare.py'
       )
-    study.compare_runs([pathlib.Path(folder) for folder in fv.workdirs], options.report, workdir)
+    compare_runs([pathlib.Path(folder) for folder in fv.workdirs], options.report, workdir)
   else:
     if fv.config is None or 'variants' not in fv.config:
       raise UserError(
@@ -165,7 +165,7 @@ def _compare(fv: flags.FlagValues) -> None:
         '--workdirs=runs/a,runs/b'
       )
     workdir = _workdir(fv)
-    study.compare(fv.config, workdir)
+    compare(fv.config, workdir)
     if fv.config.only is not None:
       print(f'{fv.config.only} is trained; without --config.only comes the report')
       return
@@ -173,7 +173,8 @@ def _compare(fv: flags.FlagValues) -> None:
 
 
 def _cost(fv: flags.FlagValues) -> None:
-  from attn_flax import cost_table, list_attention
+  from attn_flax import list_attention
+  from attn_flax.costs import table as cost_table
 
   if fv.published:
     rows = cost_table.published_table(pathlib.Path(fv.published))
@@ -233,7 +234,7 @@ def run(argv: list[str]) -> int:
     print(__doc__, fv.main_module_help() or fv.get_help(), sep='\n\n')
     return 0
   logging.set_verbosity(logging.ERROR)
-  from attn_flax.train import Stopped
+  from attn_flax.training.loop import Stopped
 
   try:
     if fv.distributed:
@@ -250,5 +251,5 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  memory.keep_freed_pages()  # Before the first thread starts.
+  allocator.keep_freed_pages()  # Before the first thread starts.
   sys.exit(run(sys.argv))

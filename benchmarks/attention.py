@@ -14,8 +14,8 @@ from absl import app, flags, logging
 from tables import write_csv
 
 from attn_flax.attention import products
-from attn_flax.cost_table import format_table
-from attn_flax.timing import interleave, ratio
+from attn_flax.costs.table import format_table
+from attn_flax.costs.timing import interleave, ratio
 
 _SIDES = flags.DEFINE_list('sides', '14,28', 'Sides of the square maps.')
 _BATCH = flags.DEFINE_integer('batch_size', 8, 'Images.')

@@ -21,10 +21,10 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from attn_flax import memory
+from attn_flax.training import allocator
 
 if __name__ == '__main__':
-  memory.keep_freed_pages()  # Before the first thread starts.
+  allocator.keep_freed_pages()  # Before the first thread starts.
 
 import jax
 import jax.numpy as jnp
@@ -35,16 +35,16 @@ from PIL import Image
 from tables import write_csv
 
 from attn_flax import create_model
-from attn_flax.cost_table import format_table
+from attn_flax.costs.table import format_table
+from attn_flax.costs.timing import interleave, ratio
 from attn_flax.data import Split, decode
-from attn_flax.data.augment import Augmentation
-from attn_flax.data.folder import FolderSource
+from attn_flax.data.augment.augmentation import Augmentation
+from attn_flax.data.dataset import eval_resize
+from attn_flax.data.pipeline.resident import Resident
+from attn_flax.data.pipeline.stream import Stream
 from attn_flax.data.records import Records
-from attn_flax.data.resident import Resident
-from attn_flax.data.splits import eval_resize
-from attn_flax.data.stream import Stream
-from attn_flax.steps import init_state, make_train_step
-from attn_flax.timing import interleave, ratio
+from attn_flax.data.sources.folder.read import FolderSource
+from attn_flax.training.steps import init_state, make_train_step
 
 _MODEL = flags.DEFINE_string('model', 'resnet20', 'Network whose training step is fed.')
 _BATCH = flags.DEFINE_integer('batch_size', 128, 'Images per step.')

@@ -12,10 +12,10 @@ import importlib.util
 import re
 import time
 
-from attn_flax import memory
+from attn_flax.training import allocator
 
 if __name__ == '__main__':
-  memory.keep_freed_pages()  # Before the first thread starts.
+  allocator.keep_freed_pages()  # Before the first thread starts.
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,9 @@ from absl import app, flags, logging
 from tables import write_csv
 
 from attn_flax import count_macs, count_params, create_model
-from attn_flax.cost_table import format_table
-from attn_flax.steps import init_state, make_train_step
-from attn_flax.timing import interleave, peak_bytes, ratio
+from attn_flax.costs.table import format_table
+from attn_flax.costs.timing import interleave, peak_bytes, ratio
+from attn_flax.training.steps import init_state, make_train_step
 
 _MODEL = flags.DEFINE_string('model', 'resnet20', 'Network.')
 _ATTENTION = flags.DEFINE_list('attention', 'none,se,eca,cbam,bam', 'Mechanisms; first: baseline.')

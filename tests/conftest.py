@@ -89,7 +89,7 @@ def stop_after(monkeypatch):
   """A function that has a signal sent to this process when a run has made an update."""
   import signal
 
-  from attn_flax.logs import Log
+  from attn_flax.training.log import Log
 
   def stop_after(update, number=signal.SIGTERM):
     advance = Log.advance

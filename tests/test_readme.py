@@ -29,7 +29,7 @@ def test_a_mechanism_of_ones_own_trains():
   import optax
 
   from attn_flax import count_macs
-  from attn_flax.steps import init_state, make_train_step
+  from attn_flax.training.steps import init_state, make_train_step
 
   namespace = {}
   exec(_listing('class MeanGate'), namespace)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
-from attn_flax.cost import ATTENTION_SCOPE
+from attn_flax.layers.marks import ATTENTION_SCOPE
 
 
 class AdditiveSpatial(nn.Module):

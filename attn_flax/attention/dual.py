@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.cost import ATTENTION_SCOPE
 from attn_flax.errors import check_choice
+from attn_flax.layers.marks import ATTENTION_SCOPE
 
 ENERGIES = ('released', 'paper')
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.cost import COUNTING
 from attn_flax.errors import UserError, check_choice
+from attn_flax.layers.marks import COUNTING
 
 KERNELS = {
   'embedded': products.softmax,

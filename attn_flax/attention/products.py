@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attn_flax.cost import ATTENTION_SCOPE, COUNTING, RELATIVE_SCOPE
+from attn_flax.layers.marks import ATTENTION_SCOPE, COUNTING, RELATIVE_SCOPE
 
 # Queries of one block, about: small enough for the cache, large enough for a matrix product.
 _BLOCK_QUERIES = 32

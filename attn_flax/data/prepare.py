@@ -13,7 +13,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from attn_flax.data import DATASETS, FOLDER, builders, storage
+from attn_flax.data import DATASETS, FOLDER
+from attn_flax.data.sources.tfds import builders, storage
 from attn_flax.errors import UserError
 
 
@@ -46,7 +47,7 @@ def prepare(
   builder = builders.find_prepared(name, root)
   if builder is None:
     if name in builders.WITHOUT_TENSORFLOW:
-      from attn_flax.data import cifar
+      from attn_flax.data.sources.tfds import cifar
 
       cifar.prepare(name, root)
     else:

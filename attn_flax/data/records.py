@@ -1,15 +1,14 @@
 """Splits whose images stay encoded until they are needed, for what does not fit into memory."""
 
-import concurrent.futures
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from attn_flax.data.splits import Split
+from attn_flax.data.examples import Split
+from attn_flax.data.threads import default_threads, in_threads
 from attn_flax.errors import UserError
 
 _CHUNK = 32  # Examples that a thread reads and decodes at a time.
@@ -195,26 +194,6 @@ class Records:
     starts = range(0, len(wanted), _CHUNK)
     chunks = [range(start, min(start + _CHUNK, len(wanted))) for start in starts]
     in_threads(read, chunks, threads)
-
-
-def in_threads(function: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
-  """Calls a function with each item, several at a time; returns the results in order."""
-  if threads <= 1 or len(items) <= 1:
-    return [function(item) for item in items]
-  return list(_pool(threads).map(function, items))
-
-
-def default_threads() -> int:
-  """As many as there are cores for this process."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-@functools.cache
-def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
-  """Threads that live as long as the process: decoding gives up the interpreter's lock."""
-  return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='decode')
 
 
 def tight_box(mask: np.ndarray) -> np.ndarray:

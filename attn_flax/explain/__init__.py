@@ -7,16 +7,16 @@ everywhere says that the method found nothing. What is explained is the logit of
 evaluation mode, unless a function says otherwise.
 """
 
+from attn_flax.batching import in_batches
 from attn_flax.explain.attention import (
   attention_from,
   attention_maps,
   attention_received,
   own_map,
 )
-from attn_flax.explain.batches import in_batches
 from attn_flax.explain.cam import grad_cam, grad_cam_plus_plus, hires_cam, layer_cam
 from attn_flax.explain.gradients import integrated_gradients, smooth_grad
-from attn_flax.explain.localisation import energy_inside, pointing_game, threshold_iou
+from attn_flax.explain.localization import energy_inside, pointing_game, threshold_iou
 from attn_flax.explain.occlusion import occlusion
 from attn_flax.explain.perturbation import insertion_deletion, road
 from attn_flax.explain.rollout import attention_rollout

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.errors import UserError, check_choice
-from attn_flax.explain import records
-from attn_flax.explain.records import Path
+from attn_flax.explain import recording
+from attn_flax.explain.recording import Path
 from attn_flax.explain.taps import Network, Variables
 
 Queries = Sequence[int] | np.ndarray | jax.Array
@@ -53,7 +53,7 @@ def attention_maps(
 
 @functools.partial(jax.jit, static_argnames='model')
 def _maps(model, variables, images, asked):
-  found = records.record(model, variables, images)
+  found = recording.record(model, variables, images)
   maps = {'/'.join(path): gate for path, gate in found.gates.items()}
   for path, attention in found.attention.items():
     name = '/'.join(path)
@@ -65,7 +65,7 @@ def _maps(model, variables, images, asked):
 @functools.partial(jax.jit, static_argnames='model')
 def _everyone(model, variables, images):
   """All queries of each module; traced for their number, never computed."""
-  found = records.record(model, variables, images).attention
+  found = recording.record(model, variables, images).attention
   return {'/'.join(path): jnp.arange(attention.queries) for path, attention in found.items()}
 
 
@@ -118,9 +118,9 @@ def attention_received(
   Raises:
     UserError: for a module of one's own whose keys form no map that is known.
   """
-  found = records.record(model, variables, images).attention
+  found = recording.record(model, variables, images).attention
   return {
-    '/'.join(path): records.received(attention, path, len(images))
+    '/'.join(path): recording.received(attention, path, len(images))
     for path, attention in found.items()
   }
 
@@ -148,9 +148,9 @@ def attention_from(
   if not all(0 <= share <= 1 for share in query):
     raise UserError(f'query={query} lies outside the image; give (y, x) in 0..1')
   maps = {}
-  for path, attention in records.record(model, variables, images).attention.items():
-    weights = attention.weights(jnp.array([records.query_at(attention, path, query)]))
-    maps['/'.join(path)] = records.as_map(attention, path, weights[:, :, 0].mean(1))
+  for path, attention in recording.record(model, variables, images).attention.items():
+    weights = attention.weights(jnp.array([recording.query_at(attention, path, query)]))
+    maps['/'.join(path)] = recording.as_map(attention, path, weights[:, :, 0].mean(1))
   return maps
 
 
@@ -176,7 +176,7 @@ def own_map(model: Network, variables: Variables, images: jax.Array) -> jax.Arra
   Raises:
     UserError: for a module of one's own whose keys form no map that is known.
   """
-  found = records.record(model, variables, images)
+  found = recording.record(model, variables, images)
   kinds = {}
   for path in found.order:
     if (*path, 'gate') in found.gates:
@@ -190,7 +190,7 @@ def own_map(model: Network, variables: Variables, images: jax.Array) -> jax.Arra
 
   def of(path):
     if kinds[path] == 'weights':
-      return records.received(found.attention[path], path, len(images))
+      return recording.received(found.attention[path], path, len(images))
     gate = found.gates[*path, kinds[path]]
     return gate.mean(-1) if gate.ndim == 4 else gate
 

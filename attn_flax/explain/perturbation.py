@@ -28,7 +28,7 @@ from attn_flax.errors import UserError
 from attn_flax.explain import taps
 from attn_flax.explain.imputation import impute
 from attn_flax.explain.loops import stack
-from attn_flax.explain.resize import upscale
+from attn_flax.explain.maps import upscale
 from attn_flax.explain.taps import Network, Variables
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax.errors import UserError
-from attn_flax.explain import records
+from attn_flax.explain import recording
 from attn_flax.explain.taps import Network, Variables
 from attn_flax.models.vit import ViT
 
@@ -40,12 +40,12 @@ def attention_rollout(model: Network, variables: Variables, images: jax.Array) -
       f'attention rollout is defined for vision transformers (vit_*), not for '
       f'{type(model).__name__}; take attention_received or own_map'
     )
-  blocks = list(records.record(model, variables, images).attention.items())
+  blocks = list(recording.record(model, variables, images).attention.items())
   path, last = blocks[-1]
   row = jnp.full(last.queries, 1 / last.queries)
   if model.pool == 'token':
     row = jnp.zeros(last.queries).at[0].set(1)
   shares = jnp.broadcast_to(row, (len(images), last.queries))
   for _, attention in reversed(blocks):
-    shares = 0.5 * shares + 0.5 * records.pull(attention, shares)
-  return records.as_map(last, path, shares)
+    shares = 0.5 * shares + 0.5 * recording.pull(attention, shares)
+  return recording.as_map(last, path, shares)

@@ -1,18 +1,9 @@
 """Layers with PyTorch's conventions, shared by every module of the library."""
 
-from attn_flax.layers.convolution import (
-  BatchNorm,
-  conv,
-  dense,
-  halve,
-  he_fan_out,
-  interpolate,
-  largest,
-  max_pool,
-  shifted_conv,
-  tap,
-  torch_default,
-)
+from attn_flax.layers.convolution import conv, dense, he_fan_out, shifted_conv, torch_default
+from attn_flax.layers.marks import tap
+from attn_flax.layers.norm import BatchNorm
+from attn_flax.layers.pool import halve, interpolate, largest, max_pool
 
 __all__ = [
   'BatchNorm',

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.cost import ATTENTION_SCOPE
 from attn_flax.errors import UserError, check_choice
+from attn_flax.layers.marks import ATTENTION_SCOPE
 
 _norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 _xavier = nn.initializers.xavier_uniform()

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from attn_flax.report import formats
-from attn_flax.report.findings import Findings, Variant
-from attn_flax.report.score_tables import beaten, find
+from attn_flax.report.tables.scores import beaten, find
+from attn_flax.study.findings import Findings, Variant
 
 
 def answer(findings: Findings) -> list[str]:

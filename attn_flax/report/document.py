@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from attn_flax.report import channels, formats, pareto, pictures, plots, score_tables, tables
+from attn_flax.report import formats
 from attn_flax.report.answer import answer
-from attn_flax.report.cells import Table
-from attn_flax.report.findings import SCORES, Findings
-from attn_flax.report.style import Illustration, drawing
+from attn_flax.report.figures import channels, pareto, pictures, plots
+from attn_flax.report.figures.style import Illustration, drawing
+from attn_flax.report.tables import results, scores
+from attn_flax.report.tables.cells import Table
+from attn_flax.study.findings import SCORES, Findings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +54,9 @@ def sections(findings: Findings) -> list[Section]:
         'Accuracy',
         parts=_there(
           [
-            tables.accuracy(findings),
+            results.accuracy(findings),
             plots.curves(findings),
-            tables.per_class(findings),
+            results.per_class(findings),
             _gallery(plots.confusions(findings)),
           ]
         ),
@@ -62,7 +64,7 @@ def sections(findings: Findings) -> list[Section]:
       Section(
         'cost-section',
         'Cost',
-        parts=_there([tables.cost(findings), _gallery(pareto.plots(findings))]),
+        parts=_there([results.cost(findings), _gallery(pareto.plots(findings))]),
       ),
       _explanations(findings),
       Section(
@@ -77,12 +79,12 @@ def sections(findings: Findings) -> list[Section]:
         ),
       ),
       Section(
-        'published-section', 'Published accuracies', parts=_there([tables.published(findings)])
+        'published-section', 'Published accuracies', parts=_there([results.published(findings)])
       ),
       Section(
         'reproduction',
         'Conditions and runs',
-        parts=[tables.conditions(findings), tables.runs(findings)],
+        parts=[results.conditions(findings), results.runs(findings)],
       ),
     ]
   return [section for section in made if section.paragraphs or section.parts]
@@ -128,9 +130,9 @@ def _explanations(findings: Findings) -> Section:
     paragraphs,
     _there(
       [
-        score_tables.overview(findings),
+        scores.overview(findings),
         plots.scores(findings),
-        *(score_tables.score_table(findings, name) for name in SCORES if name in scored),
+        *(scores.score_table(findings, name) for name in SCORES if name in scored),
       ]
     ),
   )

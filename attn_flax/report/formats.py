@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_flax.statistics import Estimate
+from attn_flax.study.statistics import Estimate
 
 NONE = 'n/a'
 

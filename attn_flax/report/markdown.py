@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from attn_flax.report.cells import Cell, Table
 from attn_flax.report.document import Gallery, Section
-from attn_flax.report.style import Illustration
+from attn_flax.report.figures.style import Illustration
+from attn_flax.report.tables.cells import Cell, Table
 
 # What Markdown reads as markup; an underscore only where it does not stand inside a word.
 _MARKUP = re.compile(r'[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])')

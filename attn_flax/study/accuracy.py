@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import special
 
-from attn_flax import metrics, statistics
 from attn_flax.report import formats
-from attn_flax.report.findings import Accuracy
+from attn_flax.study import statistics
+from attn_flax.study.findings import Accuracy
+from attn_flax.tasks import classification
 
 # A variant is called unsteady where its seeds' standard deviation is more than so many times the
 # median one, and more than two points.
@@ -50,7 +51,7 @@ def compare(logits: Logits, labels: np.ndarray, baseline: str) -> dict[str, Accu
         detectable = least if least < 1 else None
     fives = top5(list(runs.values()), labels)
     errors = [calibration_error(run, labels) for run in runs.values()]
-    counts = [metrics.confusion(run, labels) for run in runs.values()]
+    counts = [classification.confusion(run, labels) for run in runs.values()]
     of_class = np.bincount(labels, minlength=len(counts[0]))
     shares = np.mean([count.diagonal() for count in counts], axis=0) / np.maximum(of_class, 1)
     found[name] = Accuracy(

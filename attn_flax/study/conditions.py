@@ -11,14 +11,15 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from attn_flax import cost, runs
 from attn_flax.attention import ATTENTION
+from attn_flax.costs import count as cost
 from attn_flax.explain import attention_maps, attention_received, own_map
 from attn_flax.models.placement import Placement
-from attn_flax.report.findings import Run
-from attn_flax.session import Session
 from attn_flax.study.accuracy import Logits, hits, top5
+from attn_flax.study.findings import Run
 from attn_flax.study.groups import Groups, Member
+from attn_flax.training import run_folder
+from attn_flax.training.experiment import Session
 
 # What a hybrid is made of says more than its name.
 _ALWAYS_SAID = ('channel', 'spatial')
@@ -168,7 +169,7 @@ def conditions(
   session: Session, groups: Groups, rates: Mapping[str, float] | None
 ) -> dict[str, str]:
   """What the results depend on beside the attention, name to value."""
-  config, here = session.config, runs.environment()
+  config, here = session.config, run_folder.environment()
   members = [member for found in groups.values() for member in found if member.record]
 
   def trained(field: str) -> str:

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax import cost
-from attn_flax.report.findings import Cost, Ratio
+from attn_flax.costs import count as cost
+from attn_flax.costs.timing import interleave, peak_bytes, ratio
 from attn_flax.report.formats import listing
-from attn_flax.session import Session
-from attn_flax.steps import TrainState
-from attn_flax.timing import interleave, peak_bytes, ratio
-from attn_flax.train import compile_step
+from attn_flax.study.findings import Cost, Ratio
+from attn_flax.training.experiment import Session
+from attn_flax.training.loop import compile_step
+from attn_flax.training.steps import TrainState
 
 # A variant is named where time and multiply-adds grow by shares that differ by more than this.
 _DISAGREEMENT = 0.1

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from attn_flax import runs
 from attn_flax.errors import UserError
 from attn_flax.study.plan import Planned
+from attn_flax.training import run_folder
 
 # The attention is what is compared; the seed is what is averaged over.
 _MAY_DIFFER = ('seed', 'model.attention')
@@ -98,7 +98,7 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
     raise UserError(f'no run of the baseline {baseline} has begun, so there is nothing to compare')
   expected = _stripped(reference.config, allowed)
   for member in usable:
-    found = runs.difference(expected, _stripped(member.config, allowed))
+    found = run_folder.difference(expected, _stripped(member.config, allowed))
     if found:
       pairs = [f'{field}: {old!r} there, {new!r} here' for field, (old, new) in found.items()]
       raise UserError(
@@ -109,8 +109,8 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
 
 def _stripped(config: Any, fields: Sequence[str]) -> dict[str, Any]:
   """A configuration as flat values, without some fields, all below them, and those of no effect."""
-  flat = runs.flatten(runs.resolved(config))
-  fields = (*fields, *runs.free_fields(config))
+  flat = run_folder.flatten(run_folder.resolved(config))
+  fields = (*fields, *run_folder.free_fields(config))
   return {
     key: value
     for key, value in flat.items()
@@ -122,7 +122,7 @@ def _read(folder: pathlib.Path, error: str) -> Member:
   path = folder / 'config.json'
   if not path.exists():
     return Member(-1, folder, None, {}, error or 'not trained yet')
-  record = runs.read_json(path)
+  record = run_folder.read_json(path)
   config = ConfigDict(record['config'])
   if not error and not any((folder / 'checkpoints').glob('[0-9]*')):
     error = 'no checkpoint yet'

@@ -16,8 +16,8 @@ from attn_flax.explain import (
   grad_cam,
   in_batches,
 )
-from attn_flax.report.findings import Gates, Pictured
-from attn_flax.study.explaining import BATCH, Images
+from attn_flax.study.explain import BATCH, Images
+from attn_flax.study.findings import Gates, Pictured
 
 
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

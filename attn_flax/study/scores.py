@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attn_flax import statistics
-from attn_flax.report.findings import SCORES, Explanations, Score
-from attn_flax.study.explaining import Explained
+from attn_flax.study import statistics
+from attn_flax.study.explain import Explained
+from attn_flax.study.findings import SCORES, Explanations, Score
 
 
 class SeedImages(NamedTuple):

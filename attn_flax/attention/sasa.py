@@ -1,0 +1,135 @@
+"""Stand-alone self-attention in local windows, in place of a convolution.
+
+Ramachandran et al., "Stand-Alone Self-Attention in Vision Models" (NeurIPS 2019,
+https://arxiv.org/abs/1906.05909).
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attn_flax import layers
+from attn_flax.errors import UserError
+from attn_flax.layers.marks import ATTENTION_SCOPE
+
+
+class StandAlone(nn.Module):
+  """Each pixel attends to the k x k pixels around it: `sum softmax(q . k + q . r) v`.
+
+  r joins a vector of the row offset with one of the column offset, each half as long as a head;
+  scores are not scaled by 1 / sqrt(d). Strides are taken behind, by 2x2 average pooling.
+
+  Departures from the paper:
+    The paper writes one projection per head and group of channels, but its parameter counts need
+    dense ones, which these are. What lies outside the map is left out of the softmax; the paper
+    does not say.
+
+  Attributes:
+    features: output channels, a multiple of `2 * heads`.
+    stride: 1 or 2.
+    heads: attention heads.
+    kernel_size: side of the window, odd.
+    dtype: compute dtype.
+  """
+
+  where: ClassVar[str] = 'conv'
+  default_stages: ClassVar[slice] = slice(None)
+
+  features: int
+  stride: int = 1
+  heads: int = 8
+  kernel_size: int = 7
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:
+    """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
+
+    Args:
+      x: the map.
+      queries: [Q]; where given, the result is instead the weights [N, heads, Q, H * W] of these
+        queries, counted row by row over x; outside the window they are 0.
+    """
+    self._check()
+    n, height, width, _ = x.shape
+    size, reach = self.kernel_size, self.kernel_size // 2
+    head_dim = self.features // self.heads
+    qkv = layers.conv(3 * self.features, 1, dtype=self.dtype, name='qkv')(x)
+    q, k, v = (
+      part.reshape(n, height, width, self.heads, head_dim) for part in jnp.split(qkv, 3, axis=-1)
+    )
+    normal = nn.initializers.normal(head_dim**-0.5)
+    rows = self.param('relative_rows', normal, (size, head_dim // 2)).astype(q.dtype)
+    columns = self.param('relative_columns', normal, (size, head_dim // 2)).astype(q.dtype)
+
+    # One window row after the other: [N, H, W, size, heads, d] of neighbours at a time.
+    margin = ((0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0))
+    k, v = jnp.pad(k, margin), jnp.pad(v, margin)
+
+    def neighbours(y, a):
+      row = y[:, a : a + height]
+      return jnp.stack([row[:, :, b : b + width] for b in range(size)], axis=3)
+
+    by_row, by_column = jnp.split(q, 2, axis=-1)
+    with jax.named_scope(ATTENTION_SCOPE):
+      content = jnp.stack(
+        [
+          jnp.einsum('nyxhd,nyxbhd->nyxhb', q, neighbours(k, a), preferred_element_type=jnp.float32)
+          for a in range(size)
+        ],
+        axis=4,
+      )
+      by_row = jnp.einsum('nyxhd,ad->nyxha', by_row, rows)
+      by_column = jnp.einsum('nyxhd,bd->nyxhb', by_column, columns)
+    scores = content + by_row[..., :, None] + by_column[..., None, :]
+    scores = jnp.where(self._inside(height, width), scores.astype(jnp.float32), -jnp.inf)
+    weights = jax.nn.softmax(scores.reshape(*scores.shape[:4], -1), axis=-1)
+    weights = weights.reshape(scores.shape)
+    if queries is not None:
+      return self._spread(weights, queries)
+
+    weights = weights.astype(v.dtype)
+    with jax.named_scope(ATTENTION_SCOPE):
+      y = jnp.zeros_like(q)
+      for a in range(size):
+        y += jnp.einsum('nyxhb,nyxbhd->nyxhd', weights[..., a, :], neighbours(v, a))
+    y = y.reshape(n, height, width, self.features)
+    return layers.halve(y) if self.stride == 2 else y
+
+  def _check(self):
+    if self.features % (2 * self.heads):
+      raise UserError(
+        f'stand-alone attention of {self.features} features cannot be split into {self.heads} '
+        f'heads of even size; choose heads so that {self.features} is a multiple of 2 * heads'
+      )
+    if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+      raise UserError(f'stand-alone kernel_size={self.kernel_size} must be an odd number')
+    if self.stride not in (1, 2):
+      raise UserError(f'stand-alone stride={self.stride} must be 1 or 2')
+
+  def _inside(self, height, width):
+    """Which neighbours lie in the map: [H, W, 1, size, size]."""
+    offsets = jnp.arange(self.kernel_size) - self.kernel_size // 2
+
+    def inside(length):
+      places = jnp.arange(length)[:, None] + offsets
+      return (places >= 0) & (places < length)
+
+    return inside(height)[:, None, None, :, None] & inside(width)[None, :, None, None, :]
+
+  def _spread(self, weights, queries):
+    """Window weights [N, H, W, heads, size, size] of some queries, over the whole map."""
+    n, height, width, heads, size, _ = weights.shape
+    i, j = queries // width, queries % width
+    chosen = weights[:, i, j]  # [N, Q, heads, size, size]
+    offsets = jnp.arange(size) - size // 2
+    by_row = jax.nn.one_hot(i[:, None] + offsets, height)  # Outside the map: all zero.
+    by_column = jax.nn.one_hot(j[:, None] + offsets, width)
+    full = jnp.einsum('nqhab,qay,qbx->nhqyx', chosen, by_row, by_column)
+    return full.reshape(n, heads, -1, height * width)
+
+  def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array:
+    """Weights [N, heads, Q, H * W] float32 of some queries, counted row by row over x."""
+    return self(x, queries=queries)

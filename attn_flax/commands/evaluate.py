@@ -1,0 +1,29 @@
+"""Scores a run folder again, by `--mode=evaluate`."""
+
+import pathlib
+from typing import Any
+
+from attn_flax.errors import check_choice
+from attn_flax.training import run_folder
+from attn_flax.training.checkpoints import restore_best
+from attn_flax.training.experiment import open_session
+from attn_flax.training.scoring import Scorer
+
+
+def evaluate_run(workdir: pathlib.Path, split: str = 'test') -> dict[str, Any]:
+  """Scores a run folder's best checkpoint again, and writes `evaluation.json` there.
+
+  Returns:
+    `step` of the checkpoint, `<split>_loss`, `_top1`, `_top5`, `_count`, and `<split>_ema_*` where
+    the run kept an average.
+
+  Raises:
+    UserError: for a folder without a run, or an unknown split.
+  """
+  session = open_session(run_folder.load_config(workdir), trains=False)
+  check_choice('split', split, session.dataset.splits)
+  state, step = restore_best(workdir, session.abstract_state())
+  scores, _ = Scorer(session, split).score_state(state, split)
+  result = {'step': step, **scores}
+  run_folder.write_json(workdir / 'evaluation.json', {**result, **run_folder.environment()})
+  return result

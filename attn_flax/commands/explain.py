@@ -1,0 +1,175 @@
+"""Explains a trained run on images of one's own, by `--mode=explain`: overlays and scores."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from attn_flax import explain
+from attn_flax.commands.images import find_images, read_batches
+from attn_flax.commands.predict import predict
+from attn_flax.errors import UserError, check_choice
+from attn_flax.explain.perturbation import faithfulness
+from attn_flax.report.figures.overlays import overlays
+from attn_flax.report.figures.pictures import is_empty
+from attn_flax.training import run_folder
+from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
+
+# Maps by name: (model, variables, images, labels) -> [N, h, w], or None where there is none.
+METHODS: dict[str, Callable[..., Any]] = {
+  'grad_cam': explain.grad_cam,
+  'grad_cam_plus_plus': explain.grad_cam_plus_plus,
+  'hires_cam': explain.hires_cam,
+  'layer_cam': explain.layer_cam,
+  'integrated_gradients': explain.integrated_gradients,
+  # The key is made on call, because making one starts the device.
+  'smooth_grad': lambda *network: explain.smooth_grad(*network, key=jax.random.key(0)),
+  'occlusion': explain.occlusion,
+  'own_map': lambda model, variables, images, _: explain.own_map(model, variables, images),
+  'attention_rollout': lambda model, variables, images, _: explain.attention_rollout(
+    model, variables, images
+  ),
+}
+
+
+_STAGED = ('grad_cam', 'grad_cam_plus_plus', 'hires_cam', 'layer_cam')
+_RESULT = 'explanations.json'
+
+
+def explain_run(
+  workdir: pathlib.Path, images: Sequence[str], methods: Sequence[str], stage: int | None = None
+) -> dict[str, Any]:
+  """Writes `explanations/<image>.png` and `explanations.json` into a run folder.
+
+  The class that is explained is the one that the network predicts. Images are worked through a few
+  at a time, so that a folder of any size may be given. Overlays that an earlier `explanations.json`
+  names are removed, if they are not written anew.
+
+  Of each map are told `empty`, whether it is shown as 'empty', being zero everywhere or not finite
+  (a signed map that is nowhere positive is not empty), its `smallest` and `largest` value, and its
+  scores. What is not finite is null.
+
+  Args:
+    workdir: the run folder.
+    images: image files, and folders of them.
+    methods: keys of `METHODS`.
+    stage: of the network, for the class activation maps, the other methods having none; None: the
+      last.
+
+  Returns:
+    The content of `explanations.json`.
+
+  Raises:
+    UserError: for a folder without a run, unknown methods, a stage that no method takes, or images
+      that cannot be read.
+  """
+  for method in methods:
+    check_choice('methods', method, METHODS)
+  if stage is not None and not set(methods) & set(_STAGED):
+    raise UserError(
+      f'stage={stage} does nothing in {", ".join(methods)}; leave it out, or name one of '
+      f'{", ".join(_STAGED)}'
+    )
+  run = open_trained(workdir)
+  paths = find_images(images)
+  explainer = _Explainer(run, methods, stage, batch_size(paths))
+  folder = workdir / 'explanations'
+  rows: list[dict[str, Any]] = []
+  broken: dict[str, str] = {}
+  for good, pixels, bad in read_batches(run, paths):
+    broken |= bad
+    if good:
+      rows += explainer.explain(good, pixels, folder, first=len(rows))
+  if not rows:
+    name, reason = next(iter(broken.items()))
+    raise UserError(f'none of {len(broken)} images can be read; {name}: {reason}')
+  content = {'workdir': str(workdir), 'images': rows, 'unreadable': broken}
+  stale = _pictures_of_before(workdir) - {pathlib.Path(row['picture']).name for row in rows}
+  run_folder.write_json(workdir / _RESULT, content)
+  for name in stale:
+    (folder / name).unlink(missing_ok=True)
+  return content
+
+
+def _pictures_of_before(workdir: pathlib.Path) -> set[str]:
+  """Names of the overlays that the result in a run folder speaks of; none without a result."""
+  try:
+    rows = run_folder.read_json(workdir / _RESULT)['images']
+    names = {pathlib.Path(row['picture']).name for row in rows}
+  except (UserError, KeyError, TypeError):
+    return set()
+  return {name for name in names if name.endswith('.png')}
+
+
+class _Explainer:
+  """Explains the images of one run, some at a time."""
+
+  def __init__(self, run: TrainedRun, methods: Sequence[str], stage: int | None, batch: int):
+    """`batch`: images of one pass; fewer are filled up to it, so that no number traces anew."""
+    self._run = run
+    self._batch = batch
+    self._normalise = jax.jit(run.augmentation.evaluate)
+    self._methods = {
+      method: functools.partial(METHODS[method], stage=stage)
+      if method in _STAGED
+      else METHODS[method]
+      for method in methods
+    }
+
+  def _maps(self, method, images, labels):
+    return method(self._run.model, self._run.variables, self._normalise(images), labels)
+
+  def _scores(self, images, labels, maps, positions):
+    x = self._normalise(images)
+    return faithfulness(self._run.model, self._run.variables, x, labels, maps, positions=positions)
+
+  def explain(
+    self, paths: Sequence[pathlib.Path], images: np.ndarray, folder: pathlib.Path, first: int
+  ) -> list[dict[str, Any]]:
+    """Explains images [n, H, W, 3] uint8, writes their overlays, returns a row for each."""
+    answers = predict(self._run, images, batch=self._batch)
+    labels = np.array([answer[0].label for answer in answers], np.int32)
+    positions = first + np.arange(len(images))
+    in_batches = functools.partial(explain.in_batches, batch_size=self._batch, pad=True)
+    maps: dict[str, np.ndarray] = {}
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    for name, method in self._methods.items():
+      found = in_batches(functools.partial(self._maps, method), images, labels)
+      if found is None:
+        continue
+      maps[name] = found
+      scores[name] = in_batches(self._scores, images, labels, found, positions)
+    rows = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, path in enumerate(paths):
+      # Files of different folders may share a name.
+      picture = folder / f'{first + i + 1:04}_{path.stem}.png'
+      own_maps = {method: found[i] for method, found in maps.items()}
+      predicted = answers[i][0]
+      picture.write_bytes(overlays(images[i], own_maps, predicted.name, predicted.probability))
+      rows.append(
+        {
+          'image': str(path),
+          'picture': str(picture),
+          'label': predicted.label,
+          'predictions': {answer.name: _number(answer.probability) for answer in answers[i]},
+          'maps': {
+            method: {
+              'empty': is_empty(own_map),
+              'smallest': _number(own_map.min()),
+              'largest': _number(own_map.max()),
+              **{name: _number(values[i]) for name, values in scores[method].items()},
+            }
+            for method, own_map in own_maps.items()
+          },
+        }
+      )
+    return rows
+
+
+def _number(value: Any) -> float | None:
+  """A value as JSON has it, which knows no NaN and no infinity."""
+  return float(value) if np.isfinite(value) else None

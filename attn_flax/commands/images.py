@@ -1,0 +1,61 @@
+"""Image files that are named on the command line, read as a trained run takes them."""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from attn_flax.data.decode import BadImage
+from attn_flax.data.sources.folder.layout import may_be_image, natural_key
+from attn_flax.errors import UserError
+from attn_flax.training.trained_run import TrainedRun, batch_size
+
+
+def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
+  """Image files: those named, and those in the folders named and below them, in natural order.
+
+  Raises:
+    UserError: for a path that does not exist, or no image at all.
+  """
+  found: list[pathlib.Path] = []
+  for name in paths:
+    path = pathlib.Path(name)
+    if path.is_dir():
+      inside = [p for p in path.rglob('*') if p.is_file() and may_be_image(p.name)]
+      found += sorted(inside, key=lambda p: natural_key(str(p)))
+    elif path.is_file():
+      found.append(path)
+    else:
+      raise UserError(f'{name} does not exist; name image files or folders in --images')
+  if not found:
+    raise UserError(f'there is no image in {", ".join(paths) or "--images"}; name one')
+  return found
+
+
+def read_images(
+  run: TrainedRun, paths: Sequence[pathlib.Path]
+) -> tuple[list[pathlib.Path], np.ndarray, dict[str, str]]:
+  """Reads what can be read.
+
+  Returns:
+    The files that could be read, their images [N, size, size, 3] uint8, and why others could not.
+  """
+  good, images, broken = [], [], {}
+  for path in paths:
+    try:
+      images.append(run.read(path))
+    except BadImage as error:
+      broken[str(path)] = str(error)
+    else:
+      good.append(path)
+  empty = np.zeros((0, run.size, run.size, 3), np.uint8)
+  return good, np.stack(images) if images else empty, broken
+
+
+def read_batches(
+  run: TrainedRun, paths: Sequence[pathlib.Path]
+) -> Iterator[tuple[list[pathlib.Path], np.ndarray, dict[str, str]]]:
+  """Yields what `read_images` returns for `batch_size` files at a time, perhaps for none good."""
+  size = batch_size(paths)
+  for start in range(0, len(paths), size):
+    yield read_images(run, paths[start : start + size])

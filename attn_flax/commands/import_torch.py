@@ -1,0 +1,116 @@
+"""A run folder from PyTorch weights, of the same form as a training run's."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from attn_flax import data
+from attn_flax.attention import ATTENTION
+from attn_flax.costs.count import count_params
+from attn_flax.errors import UserError
+from attn_flax.interop.torch_weights import describe, from_torch
+from attn_flax.models import MODELS
+from attn_flax.models.placement import Placement, field_names
+from attn_flax.models.resnet import ResNet
+from attn_flax.training import run_folder
+from attn_flax.training.checkpoints import Checkpoints
+from attn_flax.training.experiment import open_session
+from attn_flax.training.optimizer import freeze, make_optimizer
+from attn_flax.training.steps import TrainState
+
+
+def import_run(
+  source: pathlib.Path,
+  config: Any,
+  workdir: pathlib.Path,
+  attention_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+  """Writes the weights of a PyTorch file as the first checkpoint of a run folder.
+
+  Args:
+    source: see `from_torch`.
+    config: what the run is but for its network, which the file decides: the dataset, the recipe.
+    workdir: the run's folder.
+    attention_kwargs: see `from_torch`.
+
+  Returns:
+    `network` in words, `params`, `classes`, `workdir`, and `dataset`: its name, or why it could not
+    be opened; a network can be imported before its dataset is there.
+
+  Raises:
+    UserError: for a file that `from_torch` refuses, a folder that holds a run already, or a dataset
+      with another number of classes.
+  """
+  if (workdir / 'config.json').exists():
+    raise UserError(f'{workdir} holds a run already; choose another --workdir')
+  model, variables = from_torch(source, attention_kwargs=attention_kwargs)
+  fields = config.to_dict()
+  # The file decides all of the network but its dtype.
+  fields['model'] = dict.fromkeys(fields['model']) | {'dtype': config.model.dtype}
+  fields['model'] |= model_config(model)
+  config = ConfigDict(fields)
+  dataset, described = config.data.name, None
+  try:
+    data.load(dataset, data_dir=config.data.dir, size=config.data.size, splits=())
+  except UserError as error:
+    dataset = f'not opened: {error}'
+  else:
+    session = open_session(config, trains=False)
+    config, described = session.config, session.describe_data()
+
+  train = config.train
+  # The schedule leaves no trace in the optimizer's state.
+  optimizer = make_optimizer(
+    config.optimizer,
+    lambda _: jax.numpy.zeros(()),
+    clip_norm=train.clip_norm,
+    accumulate=train.accumulate,
+  )
+  ema = None if train.ema_decay is None else jax.tree.map(jax.numpy.copy, variables)
+  opt_state = freeze(optimizer, model.frozen).init(variables['params'])
+  state = TrainState(jax.numpy.int32(0), **variables, opt_state=opt_state, ema=ema)
+
+  run_folder.open_run(workdir, config)
+  if described is not None:
+    run_folder.write_json(workdir / 'dataset.json', described)
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(0, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
+  checkpoints.close()
+  return {
+    'network': describe(model),
+    'params': count_params(variables),
+    'classes': model.num_classes,
+    'dataset': dataset,
+    'workdir': str(workdir),
+  }
+
+
+def model_config(model: ResNet) -> dict[str, Any]:
+  """The `config.model` that builds a network: the nearest name, and the fields that differ."""
+  fields = [name for name in field_names(ResNet) if name != 'attention']
+  differing = {
+    name: {field for field in fields if getattr(make(), field) != getattr(model, field)}
+    for name, make in MODELS.items()
+    if isinstance(make(), ResNet)
+  }
+  nearest = min(differing, key=lambda name: len(differing[name]))
+  return {
+    'name': nearest,
+    **{field: getattr(model, field) for field in differing[nearest]},
+    'attention': {placement.where: _entry(placement) for placement in model.attention},
+  }
+
+
+def _entry(placement: Placement) -> dict[str, Any]:
+  """The entry of the attention mapping that makes a placement."""
+  names = [name for name, module in ATTENTION.items() if module is placement.module]
+  return {
+    'name': names[0],
+    'stages': placement.stages,
+    'every': placement.every,
+    'start': placement.start,
+    **dict(placement.fields),
+  }

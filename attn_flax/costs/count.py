@@ -1,0 +1,136 @@
+"""Exact costs of a network: parameters, and multiply-adds read off its traced program."""
+
+import collections
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jax_core
+
+from attn_flax.layers.marks import ATTENTION_SCOPE, COUNTING, RELATIVE_SCOPE
+
+
+class Macs(NamedTuple):
+  """Multiply-adds of one image.
+
+  Attributes:
+    layers: those of convolutions and dense layers, biases not counted.
+    attention: those of matrix products between activations, such as queries with keys.
+  """
+
+  layers: int
+  attention: int
+
+
+def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
+  """Shapes and dtypes of a model's variables, without computing anything.
+
+  Args:
+    model: a network called `model(images, train=...)`.
+    input_shape: (H, W, C).
+  """
+  images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
+
+
+def count_params(variables: Mapping[str, Any]) -> int:
+  """Number of trainable parameters in `variables['params']` (or in a parameter tree itself)."""
+  params = variables.get('params', variables)
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+  """Multiply-adds of one image of shape (H, W, C): convolutions, dense layers, attention.
+
+  Pooling, norms, activations and biases are not counted, as in the tables of the SE, CBAM and BAM
+  papers. `macs` tells layers and attention products apart.
+  """
+  return sum(macs(model, input_shape))
+
+
+def macs(model: nn.Module, input_shape: tuple[int, ...], variables: Any = None) -> Macs:
+  """Multiply-adds of one image of shape (H, W, C), by kind; see `count_operations`."""
+  found = count_operations(model, input_shape, variables)
+  return Macs(found['layers'], found['attention'] + found['relative'])
+
+
+def count_operations(
+  model: nn.Module, input_shape: tuple[int, ...], variables: Any = None
+) -> collections.Counter[str]:
+  """What the traced program of one image does, for the conventions of the papers' tables.
+
+  Args:
+    model: a network called `model(images, train=...)`.
+    input_shape: (H, W, C).
+    variables: what `abstract_variables` gives, where it is known already.
+
+  Returns:
+    Multiply-adds of `layers` (convolutions, dense layers), of `attention` (products of activations)
+    and of `relative` (queries with relative positions); elements that pass an `exp` (the entries
+    of softmax matrices), a `relu`, and an average `pool` of whole maps.
+  """
+  images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  variables = abstract_variables(model, input_shape) if variables is None else variables
+  counting = COUNTING.set(True)
+  try:
+    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
+  finally:
+    COUNTING.reset(counting)
+  return _count(program.jaxpr, 'layers')
+
+
+def _count(jaxpr: Any, kind: str) -> collections.Counter[str]:
+  """Operations of a program, and of those that it calls, beginning as a kind of multiply-adds."""
+  total: collections.Counter[str] = collections.Counter()
+  for eqn in jaxpr.eqns:
+    name, scope = eqn.primitive.name, str(eqn.source_info.name_stack)
+    within = kind
+    if RELATIVE_SCOPE in scope:
+      within = 'relative'
+    elif ATTENTION_SCOPE in scope and kind != 'relative':
+      within = 'attention'
+    if name == 'conv_general_dilated':
+      total[within] += _conv_macs(eqn)
+    elif name == 'dot_general':
+      total[within] += _dot_macs(eqn)
+    elif name == 'exp' or eqn.params.get('name') == 'relu':
+      total['exp' if name == 'exp' else 'relu'] += math.prod(eqn.outvars[0].aval.shape)
+    elif name == 'reduce_sum' and eqn.params['axes'] == (1, 2) and eqn.invars[0].aval.ndim == 4:
+      total['pool'] += math.prod(eqn.invars[0].aval.shape)
+    elif name == 'while':
+      raise ValueError('the multiply-adds of a loop of unknown length cannot be counted')
+    else:
+      times = eqn.params.get('length', 1) if name == 'scan' else 1
+      inner = [_count(program, within) for program in _inner_programs(eqn)]
+      if name == 'cond':
+        inner = [max(inner, key=lambda counted: counted.total())]
+      for counted in inner:
+        total.update({key: times * value for key, value in counted.items()})
+  return total
+
+
+def _inner_programs(eqn: Any) -> list[Any]:
+  """The programs among an equation's parameters; a custom gradient's forward program only."""
+  found = []
+  for value in eqn.params.values():
+    for item in value if isinstance(value, list | tuple) else (value,):
+      if isinstance(item, jax_core.ClosedJaxpr):
+        found.append(item.jaxpr)
+      elif isinstance(item, jax_core.Jaxpr):
+        found.append(item)
+  return found
+
+
+def _conv_macs(eqn: Any) -> int:
+  kernel = eqn.invars[1].aval.shape
+  features = kernel[eqn.params['dimension_numbers'].rhs_spec[0]]
+  return math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // features
+
+
+def _dot_macs(eqn: Any) -> int:
+  (contracted, _), _ = eqn.params['dimension_numbers']
+  lhs = eqn.invars[0].aval.shape
+  return math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[axis] for axis in contracted)

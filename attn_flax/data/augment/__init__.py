@@ -1,0 +1,1 @@
+"""What training images undergo, on the device."""

@@ -1,0 +1,215 @@
+"""What happens to a batch on its way into the network: pure functions, for use inside jit.
+
+Random numbers are drawn per image from one key, so that the result does not depend on how the
+batch is spread over devices. The operations, each with its paper, are in `crop`, `colour`,
+`randaugment`, `erase` and `mix`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from attn_flax.data.augment.color import colour_jitter, random_grey
+from attn_flax.data.augment.crop import (
+  PaddingMode,
+  Size,
+  centre_crop,
+  random_crop,
+  random_flip,
+  random_resized_crop,
+)
+from attn_flax.data.augment.erase import Fill, cutout, random_erasing
+from attn_flax.data.augment.mix import mix
+from attn_flax.data.augment.randaugment import PAPER, RELEASED, randaugment
+from attn_flax.errors import UserError, check_choice
+
+RandAugmentSet = Literal['released', 'paper']
+_NUM_KEYS = 8  # Seven for the images, the last for mixing.
+_OPERATIONS = {'released': RELEASED, 'paper': PAPER}
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """What happens to uint8 images on their way into the network.
+
+  The fields stand in the order in which they act. At training: crop, flip, colours, RandAugment;
+  then, normalised, the image loses parts and is mixed with another. At evaluation: the central
+  window of `size`, normalised.
+
+  Attributes:
+    mean: mean of each channel, in 0..1 units.
+    std: standard deviation of each channel, in 0..1 units.
+    crop_padding: pixels of padding on each side before a random crop back to size; 0: no crop.
+    padding_mode: what the padding holds: black ('constant') or the mirrored image ('reflect').
+    flip: whether to mirror every second image, on average, from left to right.
+    size: height and width of what the network gets; None: those of the images.
+    resized_crop: whether to cut random boxes and resize them, instead of the padded crop.
+    crop_scale: least and largest share of the image that such a box covers.
+    crop_ratio: its least and largest width / height.
+    brightness: strength of the change of brightness: factors in 1 +- strength; 0: none.
+    contrast: of contrast, likewise.
+    saturation: of saturation, likewise.
+    hue: of the hue: shifts in +- strength turns, at most 0.5; 0: none.
+    random_order: draw the order of these four for each batch.
+    grey: probability of each image to become grey.
+    randaugment: number of operations and their magnitude, 0..30; None: no RandAugment.
+    randaugment_set: the operations: those of the 'released' code, or of the 'paper'.
+    randaugment_increasing: make all operations grow with the magnitude.
+    cutout: side in pixels of the square that each image loses; 0: none.
+    erasing: probability of each image to lose a box.
+    erasing_area: least and largest share of the image that such a box covers.
+    erasing_ratio: its least and largest width / height.
+    erasing_fill: what it holds then: 'zeros', the mean colour, or 'noise'.
+    mixup_alpha: alpha of mixup; 0: no mixup.
+    cutmix_alpha: alpha of CutMix; 0: no CutMix.
+    mix_probability: probability of mixing at all.
+    cutmix_share: probability that CutMix is what mixes, where both are on.
+    mix_per_image: draw the mixing for each image instead of once for the batch.
+    num_classes: number of labels; mixing needs it.
+
+  Raises:
+    UserError: for values that cannot be.
+  """
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  crop_padding: int = 0
+  padding_mode: PaddingMode = 'constant'
+  flip: bool = False
+  size: Size | None = None
+  resized_crop: bool = False
+  crop_scale: tuple[float, float] = (0.08, 1.0)
+  crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  brightness: float = 0.0
+  contrast: float = 0.0
+  saturation: float = 0.0
+  hue: float = 0.0
+  random_order: bool = False
+  grey: float = 0.0
+  randaugment: tuple[int, float] | None = None
+  randaugment_set: RandAugmentSet = 'released'
+  randaugment_increasing: bool = False
+  cutout: int = 0
+  erasing: float = 0.0
+  erasing_area: tuple[float, float] = (0.02, 0.4)
+  erasing_ratio: tuple[float, float] = (0.3, 1 / 0.3)
+  erasing_fill: Fill = 'zeros'
+  mixup_alpha: float = 0.0
+  cutmix_alpha: float = 0.0
+  mix_probability: float = 1.0
+  cutmix_share: float = 0.5
+  mix_per_image: bool = False
+  num_classes: int | None = None
+
+  def __post_init__(self) -> None:
+    check_choice('padding mode', self.padding_mode, get_args(PaddingMode))
+    check_choice('fill', self.erasing_fill, get_args(Fill))
+    check_choice('set of operations', self.randaugment_set, _OPERATIONS)
+    for name in ('crop_padding', 'brightness', 'contrast', 'saturation', 'cutout'):
+      self._check(name, getattr(self, name) >= 0, 'a number that is not negative')
+    for name in ('mixup_alpha', 'cutmix_alpha'):
+      self._check(name, getattr(self, name) >= 0, 'a number that is not negative')
+    for name in ('grey', 'erasing', 'mix_probability', 'cutmix_share'):
+      self._check(name, 0 <= getattr(self, name) <= 1, 'a probability from 0 to 1')
+    self._check('hue', 0 <= self.hue <= 0.5, 'a number from 0 to 0.5')
+    for name in ('crop_scale', 'erasing_area'):
+      low, high = getattr(self, name)
+      self._check(name, 0 < low <= high <= 1, 'two shares from above 0 to 1, the smaller first')
+    for name in ('crop_ratio', 'erasing_ratio'):
+      low, high = getattr(self, name)
+      self._check(name, 0 < low <= high, 'two positive ratios, the smaller first')
+    if self.randaugment is not None:
+      numbers = [value for value in self.randaugment if isinstance(value, int | float)]
+      possible = len(numbers) == len(self.randaugment) == 2
+      possible = possible and numbers[0] >= 1 and numbers[0] % 1 == 0 and 0 <= numbers[1] <= 30
+      self._check('randaugment', possible, 'a number of operations and a magnitude from 0 to 30')
+    if self.mixes and self.num_classes is None:
+      raise UserError('mixup and CutMix take the number of classes: set num_classes')
+
+  def _check(self, name: str, is_possible: bool, allowed: str) -> None:
+    if not is_possible:
+      raise UserError(f'{name}={getattr(self, name)} is impossible; choose {allowed}')
+
+  @property
+  def mixes(self) -> bool:
+    """Whether labels leave `train_batch` as probabilities."""
+    return bool(self.mixup_alpha or self.cutmix_alpha)
+
+  def train_batch(
+    self, key: jax.Array, images: jax.Array, labels: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Augments, normalises and mixes a batch.
+
+    Args:
+      key: random key.
+      images: [N, H, W, C] uint8.
+      labels: [N] integers.
+
+    Returns:
+      'image' [N, h, w, C] float32: what `train` returns, or mixtures of it; and 'label': the labels
+      as they are or, where images are mixed, probabilities [N, K] float32.
+    """
+    images = self.train(key, images)
+    if self.mixes:
+      images, labels = mix(
+        jax.random.split(key, _NUM_KEYS)[7],
+        images,
+        labels,
+        self.num_classes,
+        mixup_alpha=self.mixup_alpha,
+        cutmix_alpha=self.cutmix_alpha,
+        probability=self.mix_probability,
+        cutmix_share=self.cutmix_share,
+        per_image=self.mix_per_image,
+      )
+    return {'image': images, 'label': labels}
+
+  def train(self, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Augments and normalises images [N, H, W, C] uint8; returns [N, h, w, C] float32."""
+    # A key of its own for each, whichever are on: switching one on leaves the others as they were.
+    keys = jax.random.split(key, _NUM_KEYS)
+    if self.resized_crop:
+      images = random_resized_crop(keys[0], images, self.size, self.crop_scale, self.crop_ratio)
+    elif self.crop_padding or self.size is not None:
+      images = random_crop(keys[0], images, self.crop_padding, self.padding_mode, self.size)
+    if self.flip:
+      images = random_flip(keys[1], images)
+    strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+    images = colour_jitter(keys[2], images, *strengths, random_order=self.random_order)
+    if self.grey:
+      images = random_grey(keys[3], images, self.grey)
+    if self.randaugment is not None:
+      number, magnitude = self.randaugment
+      operations = _OPERATIONS[self.randaugment_set]
+      images = randaugment(
+        keys[4], images, number, magnitude, operations, self.randaugment_increasing
+      )
+    images = normalise(images, self.mean, self.std)
+    if self.cutout:
+      images = cutout(keys[5], images, self.cutout)
+    if self.erasing:
+      images = random_erasing(
+        keys[6], images, self.erasing, self.erasing_area, self.erasing_ratio, self.erasing_fill
+      )
+    return images
+
+  def evaluate(self, images: jax.Array) -> jax.Array:
+    """Cuts the centre out where there is a `size`, and normalises images [N, H, W, C] uint8."""
+    if self.size is not None:
+      images = centre_crop(images, self.size)
+    return normalise(images, self.mean, self.std)
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+  """Maps uint8 images [N, H, W, C] to (image / 255 - mean) / std, float32.
+
+  Args:
+    images: [N, H, W, C] uint8.
+    mean: mean of each of the C channels, in 0..1 units.
+    std: standard deviation of each channel, in 0..1 units.
+  """
+  scaled = images.astype(jnp.float32) / 255
+  return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

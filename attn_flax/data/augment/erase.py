@@ -1,0 +1,77 @@
+"""Parts of images removed: random erasing and cutout.
+
+* Zhong et al., Random Erasing Data Augmentation, AAAI 2020, https://arxiv.org/abs/1708.04896
+* DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017,
+  https://arxiv.org/abs/1708.04552
+
+Departures from the papers: both act on normalised images, so that 0 is the mean colour. Noise is
+normal with the deviation of the images, where Zhong et al. draw grey levels uniformly.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from attn_flax.data.augment.boxes import draw_boxes, inside
+from attn_flax.errors import UserError, check_choice
+
+Fill = Literal['zeros', 'noise']
+
+
+def random_erasing(
+  key: jax.Array,
+  images: jax.Array,
+  probability: float,
+  area: tuple[float, float] = (0.02, 0.4),
+  ratio: tuple[float, float] = (0.3, 1 / 0.3),
+  fill: Fill = 'zeros',
+) -> jax.Array:
+  """Fills a random box of some of the images.
+
+  An image in which ten draws of a box all have no room stays whole; no box spans an image.
+
+  Args:
+    key: random key.
+    images: [N, H, W, C] floating point, normalised.
+    probability: of each image to lose a box.
+    area: least and largest share of the image that a box covers.
+    ratio: least and largest width / height of a box.
+    fill: 'zeros', or 'noise': a standard normal number for every pixel and channel.
+
+  Returns:
+    [N, H, W, C], same dtype.
+
+  Raises:
+    UserError: an unknown fill, or noise in images that are not floating point.
+  """
+  check_choice('fill', fill, get_args(Fill))
+  if fill == 'noise' and not jnp.issubdtype(images.dtype, jnp.floating):
+    raise UserError(f'normal noise has no place in {images.dtype} images: normalise them first')
+  count, height, width, _ = images.shape
+  choice_key, box_key, noise_key = jax.random.split(key, 3)
+  limit = (height - 1, width - 1)
+  boxes, found = draw_boxes(box_key, count, limit, (height, width), area, ratio)
+  chosen = jax.random.bernoulli(choice_key, float(probability), (count,)) & found
+  erased = inside(boxes, height, width) & chosen[:, None, None, None]
+  if fill == 'noise':
+    return jnp.where(erased, jax.random.normal(noise_key, images.shape, images.dtype), images)
+  return jnp.where(erased, 0, images)
+
+
+def cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
+  """Fills a square of each image with 0.
+
+  Args:
+    key: random key.
+    images: [N, H, W, C], normalised.
+    side: side of the square in pixels. Its centre is a random pixel or, for an even side, the upper
+      left corner of one, so that the square may reach beyond the image.
+
+  Returns:
+    [N, H, W, C], same dtype.
+  """
+  count, height, width, _ = images.shape
+  centre = jax.random.randint(key, (count, 2), 0, jnp.array([height, width]))
+  boxes = jnp.concatenate([centre - side // 2, jnp.full((count, 2), side)], axis=1)
+  return jnp.where(inside(boxes, height, width), 0, images)

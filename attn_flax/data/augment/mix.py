@@ -1,0 +1,177 @@
+"""Images mixed with others of their batch, and their labels likewise: mixup and CutMix.
+
+* Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018,
+  https://arxiv.org/abs/1710.09412
+* Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features,
+  ICCV 2019, https://arxiv.org/abs/1905.04899
+
+An image's partner is the one before it in the batch, the last being before the first. As batches
+are in random order, that is as good as a random permutation, and where a batch is spread over
+devices only one image per device moves to another; a random permutation would move the whole batch
+to every device. No image is its own partner, unless it is alone.
+
+Departure from the papers: on request each image has a share of its own, instead of one for the
+batch.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from attn_flax.data.augment.boxes import inside
+from attn_flax.errors import UserError
+
+Mixed = tuple[jax.Array, jax.Array]
+
+
+def mixup(
+  key: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+  alpha: float,
+  num_classes: int | None = None,
+  *,
+  per_image: bool = False,
+) -> Mixed:
+  """Replaces each image by a weighted mean of itself and its partner, and its label likewise.
+
+  Args:
+    key: random key.
+    images: [N, H, W, C], normalised.
+    labels: [N] integers, or [N, K] probabilities.
+    alpha: the own weight has the distribution Beta(alpha, alpha); more than 0.
+    num_classes: K, for labels [N].
+    per_image: draw a weight for each image instead of one for the batch.
+
+  Returns:
+    Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
+
+  Raises:
+    UserError: labels [N] without `num_classes`, or an alpha that is not positive.
+  """
+  count = len(images) if per_image else 1
+  return _mixed(images, labels, num_classes, _mixup_weights(key, count, alpha))
+
+
+def cutmix(
+  key: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+  alpha: float,
+  num_classes: int | None = None,
+  *,
+  per_image: bool = False,
+) -> Mixed:
+  """Replaces a box of each image by that of its partner, and the same share of its label.
+
+  The share of the box has the distribution Beta(alpha, alpha), its shape is the image's and its
+  centre is a random pixel. What reaches beyond the image is cut off; labels are weighted by the
+  pixels that remain.
+
+  Args:
+    key: random key.
+    images: [N, H, W, C], normalised.
+    labels: [N] integers, or [N, K] probabilities.
+    alpha: more than 0; at 1 all shares are equally likely.
+    num_classes: K, for labels [N].
+    per_image: draw a box for each image instead of one for the batch.
+
+  Returns:
+    Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
+
+  Raises:
+    UserError: labels [N] without `num_classes`, or an alpha that is not positive.
+  """
+  count = len(images) if per_image else 1
+  return _mixed(images, labels, num_classes, _cutmix_weights(key, count, images.shape[1:3], alpha))
+
+
+def mix(
+  key: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+  num_classes: int | None = None,
+  *,
+  mixup_alpha: float = 0.0,
+  cutmix_alpha: float = 0.0,
+  probability: float = 1.0,
+  cutmix_share: float = 0.5,
+  per_image: bool = False,
+) -> Mixed:
+  """Mixes by mixup or CutMix, drawn at random where both are on.
+
+  Args:
+    key: random key.
+    images: [N, H, W, C], normalised.
+    labels: [N] integers, or [N, K] probabilities.
+    num_classes: K, for labels [N].
+    mixup_alpha: alpha of mixup; 0: no mixup.
+    cutmix_alpha: alpha of CutMix; 0: no CutMix.
+    probability: of mixing at all.
+    cutmix_share: probability that CutMix is what mixes, where both are on.
+    per_image: draw everything for each image instead of once for the batch.
+
+  Returns:
+    Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
+
+  Raises:
+    UserError: labels [N] without `num_classes`, a negative alpha, or both 0.
+  """
+  if not mixup_alpha and not cutmix_alpha:
+    raise UserError('nothing mixes with both alphas 0: choose a positive alpha for one of them')
+  count = len(images) if per_image else 1
+  mix_key, choice_key, mixup_key, cutmix_key = jax.random.split(key, 4)
+  candidates = []
+  if mixup_alpha:
+    candidates.append(_mixup_weights(mixup_key, count, mixup_alpha))
+  if cutmix_alpha:
+    candidates.append(_cutmix_weights(cutmix_key, count, images.shape[1:3], cutmix_alpha))
+  weights = candidates[0]
+  if len(candidates) == 2:
+    is_cutmix = jax.random.bernoulli(choice_key, float(cutmix_share), (count, 1, 1, 1))
+    weights = jnp.where(is_cutmix, candidates[1], weights)
+  is_mixed = jax.random.bernoulli(mix_key, float(probability), (count, 1, 1, 1))
+  return _mixed(images, labels, num_classes, jnp.where(is_mixed, weights, 1.0))
+
+
+def _mixed(
+  images: jax.Array, labels: jax.Array, num_classes: int | None, weights: jax.Array
+) -> Mixed:
+  """Mixes with the own weight of each pixel, [N or 1, H or 1, W or 1, 1]."""
+  if labels.ndim == 1:
+    if num_classes is None:
+      raise UserError('to mix labels [N] takes the number of classes: set num_classes')
+    labels = jax.nn.one_hot(labels, num_classes)
+  labels = labels.astype(jnp.float32)
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    images = images.astype(jnp.float32)
+  # The sum of many ones may be rounded up, but no class is less than improbable.
+  share = jnp.minimum(weights.mean(axis=(1, 2)), 1.0)
+  weights = weights.astype(images.dtype)
+  images = weights * images + (1 - weights) * jnp.roll(images, 1, axis=0)
+  return images, share * labels + (1 - share) * jnp.roll(labels, 1, axis=0)
+
+
+def _mixup_weights(key: jax.Array, count: int, alpha: float) -> jax.Array:
+  """The weight of the own image: [count, 1, 1, 1]."""
+  return _beta(key, count, 'mixup', alpha)[:, None, None, None]
+
+
+def _cutmix_weights(key: jax.Array, count: int, size: tuple[int, ...], alpha: float) -> jax.Array:
+  """0 inside of a box and 1 elsewhere: [count, H, W, 1]."""
+  height, width = size
+  share_key, centre_key = jax.random.split(key)
+  side = jnp.sqrt(_beta(share_key, count, 'CutMix', alpha))[:, None]
+  sides = jnp.array([height, width])
+  half = (sides * side).astype(jnp.int32) // 2
+  centre = jax.random.randint(centre_key, (count, 2), 0, sides)
+  boxes = jnp.concatenate([centre - half, 2 * half], axis=1)
+  return 1.0 - inside(boxes, height, width)
+
+
+def _beta(key: jax.Array, count: int, what: str, alpha: float) -> jax.Array:
+  """[count] numbers of the distribution Beta(alpha, alpha)."""
+  if alpha <= 0:
+    raise UserError(f'alpha={alpha} of {what} is impossible; choose a number above 0')
+  if alpha == 1:  # The same distribution, and a second less to compile.
+    return jax.random.uniform(key, (count,))
+  return jax.random.beta(key, float(alpha), float(alpha), (count,))

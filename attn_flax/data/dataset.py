@@ -1,0 +1,108 @@
+"""What a dataset is made of: its facts and its splits."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from attn_flax.data.examples import Split
+from attn_flax.data.records import Records
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Up to so many bytes of pixels a dataset of one size is held in memory, and on the device.
+MEMORY_LIMIT_BYTES = 2 * 10**9
+PHOTO_SIZE = 224  # Height and width in pixels of what comes in many sizes, unless asked otherwise.
+LARGE_SIZE = 96  # Above it, such images are cropped at random while they are decoded.
+
+
+class Part(NamedTuple):
+  """A contiguous part of a stored split.
+
+  Attributes:
+    split: name of the stored split.
+    start: where the part begins, as a share of the split in 0..1.
+    stop: where it ends.
+  """
+
+  split: str
+  start: float = 0.0
+  stop: float = 1.0
+
+  def indices(self, count: int) -> range:
+    """Those of its examples in a stored split of `count`."""
+    return range(round(self.start * count), round(self.stop * count))
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+  """What is known about a dataset before it is read: a row of `DATASETS`.
+
+  Attributes:
+    num_classes: number of labels, 0..num_classes - 1.
+    image_size: height and width in pixels that the network gets.
+    sizes: the sizes that can be asked for; empty: any.
+    mean: mean of each channel over the training split, in 0..1 units.
+    std: standard deviation of each channel over the training split, in 0..1 units.
+    flip: whether the mirror image of an example has the same label, so that training may flip.
+    crop_padding: pixels of padding on each side before a random crop at training; 0: no such crop.
+    splits: number of examples of each split.
+    annotated: whether masks and boxes exist.
+    open: (data_dir, size, seed) -> prepared builder of `tensorflow-datasets`, whose features are
+      'image', 'label' and, where annotated, 'mask' and 'bbox'; None: the catalogue's own.
+    parts: where each split lies in what is stored; empty: under its own name.
+    recipe: name of the training recipe that suits; empty: none in particular.
+    network: name of a network that suits.
+    stem: the network's stem that suits, 'imagenet' or 'cifar'.
+  """
+
+  num_classes: int
+  image_size: int
+  sizes: tuple[int, ...]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  flip: bool
+  crop_padding: int
+  splits: Mapping[str, int]
+  annotated: bool = False
+  open: Callable[[str | None, int, int], 'tfds.core.DatasetBuilder'] | None = None
+  parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+  recipe: str = ''
+  network: str = 'resnet50'
+  stem: str = 'imagenet'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """A dataset that is ready to be read.
+
+  Attributes:
+    spec: its facts, with `image_size` and `splits` as loaded.
+    class_names: the name of each label.
+    splits: the splits that were asked for, by name: in memory, or as records to be decoded.
+    resize: length in pixels that the shorter side of an image gets before its centre is cut out,
+      for evaluation; with `spec.image_size` what `decode.central_crop` takes for further images.
+  """
+
+  spec: DatasetSpec
+  class_names: tuple[str, ...]
+  splits: dict[str, Split | Records]
+  resize: int
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of the images as the pipelines deliver them."""
+    return self.spec.image_size, self.spec.image_size, 3
+
+
+def eval_resize(size: int) -> int:
+  """Length in pixels of an image's shorter side before its centre is cut out: 256 for 224."""
+  return round(size * 256 / 224)
+
+
+def crop_padding(size: int, in_memory: bool) -> int:
+  """Pixels of padding before random crops: an eighth of the side, as customary for CIFAR."""
+  return size // 8 if in_memory else 0

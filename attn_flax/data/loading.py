@@ -1,0 +1,100 @@
+"""Opens datasets by name, in memory or as records.
+
+They are read through `tensorflow-datasets` without TensorFlow, or from a folder of images.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from attn_flax.data.dataset import (
+  Dataset,
+  DatasetSpec,
+)
+from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
+from attn_flax.data.sources.cluttered_digits import generate
+from attn_flax.errors import UserError, check_choice
+
+if TYPE_CHECKING:
+  pass
+
+
+_LEAST_SIZE = 8
+
+
+def load(
+  name: str,
+  *,
+  data_dir: str | None = None,
+  size: int | None = None,
+  seed: int = generate.DEFAULT_SEED,
+  splits: Iterable[str] = SPLITS,
+  annotations: bool = False,
+  download: bool = False,
+  max_bad: int = 0,
+  enlarge: bool = False,
+) -> Dataset:
+  """Opens splits of a dataset, and makes the dataset first if it is an embedded one.
+
+  Small images of one size are read into memory (`Split`), others are decoded when they are needed
+  (`Records`); `pipeline.open_pipeline` takes both.
+
+  Args:
+    name: a key of `DATASETS`; a dataset of the catalogue of tensorflow-datasets, such as
+      'oxford_iiit_pet' or 'eurosat/rgb', or the path of a prepared one; or 'folder', a folder of
+      images, `train/<class>/*` and so on.
+    data_dir: root folder of the datasets; None: the environment variable TFDS_DATA_DIR, else the
+      default of tensorflow-datasets. Of 'folder' the folder itself, and of 'imagenet2012' it may be
+      that of the class folders.
+    size: height and width in pixels; None: the dataset's `image_size`.
+    seed: seed of an embedded dataset, and of the splits of a folder; others ignore it.
+    splits: names of the splits to read, of 'train', 'validation' and 'test'.
+    annotations: whether to read masks and boxes, too.
+    download: whether to download a dataset that is missing.
+    max_bad: broken images of a folder that are passed over.
+    enlarge: whether images of a folder that are smaller than `size` are enlarged instead of being
+      an error.
+
+  Raises:
+    UserError: an unknown dataset, size or split, a missing or unreadable dataset, annotations that
+      it does not have, or a `data_dir` that cannot be written to.
+  """
+  splits = tuple(splits)
+  spec = DATASETS.get(name)
+  for split in splits:
+    check_choice(f'split of {name}', split, SPLITS if spec is None else spec.splits)
+  _check_size(name, spec, size)
+  if annotations and (name == FOLDER or (spec is not None and not spec.annotated)):
+    annotated = [other for other in DATASETS if DATASETS[other].annotated]
+    raise UserError(f'dataset {name!r} has no masks and boxes: choose from {annotated}')
+
+  if name == FOLDER:
+    from attn_flax.data.sources.folder import read
+
+    return read.load(
+      data_dir, size=size, seed=seed, splits=splits, max_bad=max_bad, enlarge=enlarge
+    )
+  if name == 'imagenet2012' and spec is not None:
+    from attn_flax.data.sources.folder import read
+
+    if data_dir is not None and read.holds_imagenet(data_dir):
+      return read.load_imagenet(data_dir, spec, size=size, seed=seed, splits=splits)
+
+  from attn_flax.data.sources.tfds import builders, catalog
+
+  if spec is not None and spec.open is not None:
+    builder = spec.open(data_dir, size or spec.image_size, seed)
+  else:
+    builder = builders.open_builder(name, data_dir, download=download)
+  return catalog.load(name, builder, spec, size=size, splits=splits, annotations=annotations)
+
+
+def _check_size(name: str, spec: DatasetSpec | None, size: int | None) -> None:
+  if size is None:
+    return
+  if size < _LEAST_SIZE:
+    raise UserError(f'--config.data.size={size} is impossible: choose {_LEAST_SIZE} at least')
+  if spec is not None and spec.sizes and size not in spec.sizes:
+    raise UserError(
+      f'dataset {name!r} has no images of size {size}: choose --config.data.size from '
+      f'{list(spec.sizes)}'
+    )

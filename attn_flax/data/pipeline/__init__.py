@@ -1,0 +1,1 @@
+"""Batches, from splits to the device."""

@@ -1,0 +1,51 @@
+"""The pipeline that suits a split: on the device where it is in memory, decoded on the way else."""
+
+import jax
+
+from attn_flax.data.augment.augmentation import Augmentation
+from attn_flax.data.examples import Split
+from attn_flax.data.pipeline.resident import Resident
+from attn_flax.data.pipeline.stream import Stream
+from attn_flax.data.records import Records
+
+Pipeline = Resident | Stream
+
+
+def open_pipeline(
+  split: Split | Records,
+  batch_size: int,
+  *,
+  seed: int,
+  augmentation: Augmentation,
+  mesh: jax.sharding.Mesh | None = None,
+  workers: int = 0,
+  balanced: bool = False,
+) -> Pipeline:
+  """Opens the pipeline of a split.
+
+  Args:
+    split: what `load` gives.
+    batch_size: examples of one batch, over all devices of all processes.
+    seed: seed of the order of the training examples, and of their crops, 0 or more.
+    augmentation: what the batches undergo.
+    mesh: one axis, 'data', of type Auto; None: the first device alone.
+    workers: processes that decode; 0: threads. What is in memory needs none.
+    balanced: whether training draws equally many examples of every class.
+
+  Raises:
+    UserError: the batch size is not a positive multiple of the number of devices, or a negative
+      number of workers.
+  """
+  if isinstance(split, Split):
+    return Resident(
+      split, batch_size, seed=seed, augmentation=augmentation, mesh=mesh, balanced=balanced
+    )
+  return Stream(
+    split,
+    batch_size,
+    seed=seed,
+    augmentation=augmentation,
+    mesh=mesh,
+    workers=workers,
+    balanced=balanced,
+  )

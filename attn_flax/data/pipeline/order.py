@@ -1,0 +1,76 @@
+"""Which examples a training step sees, as a pure function of (seed, step), and class imbalance."""
+
+import numpy as np
+
+from attn_flax.errors import UserError
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+  """Whole batches of one epoch; what remains of it waits for another order.
+
+  Raises:
+    UserError: the split is smaller than one batch.
+  """
+  if batch_size > num_examples:
+    raise UserError(
+      f'a batch of {batch_size} exceeds the {num_examples} training examples: choose '
+      f'{num_examples} at most'
+    )
+  return num_examples // batch_size
+
+
+class Order:
+  """The order of the examples, epoch by epoch.
+
+  By default an epoch visits every example once. A balanced epoch draws as many examples, and
+  equally many of every class: what is rare is repeated, no example more than once more often than
+  another of its class; what is frequent is left out in turn.
+  """
+
+  def __init__(self, seed: int, num_examples: int, balanced_labels: np.ndarray | None = None):
+    """Keeps the arguments.
+
+    Args:
+      seed: 0 or more.
+      num_examples: n.
+      balanced_labels: [n] integers; None: every example once.
+    """
+    self._seed = seed
+    self._num_examples = num_examples
+    self._labels = balanced_labels
+    self._latest: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+  def epoch(self, epoch: int) -> np.ndarray:
+    """Indices [n] of one epoch; a pure function of its number, 0 or more."""
+    latest, order = self._latest  # Read as one: several threads may ask at once.
+    if latest != epoch:
+      rng = np.random.default_rng([self._seed, epoch])
+      if self._labels is None:
+        order = rng.permutation(self._num_examples)
+      else:
+        order = _balanced(rng, self._labels)
+      self._latest = epoch, order
+    return order
+
+  def batch(self, step: int, batch_size: int) -> np.ndarray:
+    """Indices [batch_size] of the batch of one step.
+
+    Raises:
+      UserError: there are fewer examples than that.
+    """
+    epoch, position = divmod(step, steps_per_epoch(self._num_examples, batch_size))
+    return self.epoch(epoch)[position * batch_size : (position + 1) * batch_size]
+
+
+def _balanced(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+  """As many indices as there are labels, equally many of each label that occurs (or one more)."""
+  by_label = np.argsort(labels, kind='stable')
+  classes = np.split(by_label, np.flatnonzero(np.diff(labels[by_label])) + 1)
+  share, rest = divmod(len(labels), len(classes))
+  has_more = rng.permutation(len(classes)) < rest
+  drawn = []
+  for members, more in zip(classes, has_more, strict=True):
+    wanted = share + int(more)
+    rounds = [rng.permutation(members) for _ in range(-(-wanted // len(members)))]
+    drawn.append(np.concatenate(rounds)[:wanted])
+  return rng.permutation(np.concatenate(drawn))

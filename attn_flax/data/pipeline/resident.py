@@ -1,0 +1,142 @@
+"""The pipeline for datasets that fit on the device: the pixels stay there, only indices move.
+
+A whole split is held as one uint8 array, replicated where there are several devices. A batch is a
+vector of indices, spread over the devices; gathering, cropping, flipping and normalising happen
+inside the jitted step:
+
+    pipeline = Resident(split, batch_size=128, seed=0, augmentation=augmentation, mesh=mesh)
+
+    @jax.jit
+    def train_step(state, fixed, moving, key):
+      batch = pipeline.train_batch(fixed, moving, key)
+      ...
+
+    for moving in pipeline.batches(start_step):
+      state = train_step(state, pipeline.fixed, moving, key)
+
+The order of the examples is a function of (seed, step): to resume, start at the step.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from attn_flax.data.augment.augmentation import Augmentation
+from attn_flax.data.examples import Split
+from attn_flax.data.pipeline.order import Order, steps_per_epoch
+from attn_flax.data.pipeline.sharding import Arrays, abstract, check_batch, place, shardings
+
+
+class Resident:
+  """A split on the device, and the batches that are drawn from it.
+
+  Attributes:
+    fixed: what stays on the device, replicated: 'image' [n, H, W, C] uint8 and 'label' [n] int32.
+    num_examples: n, examples of the split.
+    batch_size: examples of one batch, B, over all devices.
+  """
+
+  fixed: Arrays
+
+  def __init__(
+    self,
+    split: Split,
+    batch_size: int,
+    *,
+    seed: int,
+    augmentation: Augmentation,
+    mesh: jax.sharding.Mesh | None = None,
+    balanced: bool = False,
+  ):
+    """Copies the split to the devices.
+
+    Args:
+      split: the examples.
+      batch_size: examples of one batch, over all devices of all processes.
+      seed: seed of the order of the training examples, 0 or more.
+      augmentation: what the batches undergo.
+      mesh: one axis, 'data', of type Auto; None: the first device alone.
+      balanced: whether training draws equally many examples of every class, see `sampling.Order`.
+
+    Raises:
+      UserError: the batch size is not a positive multiple of the number of devices.
+    """
+    check_batch(batch_size, mesh)
+    self.num_examples = len(split)
+    self.batch_size = batch_size
+    self._order = Order(seed, len(split), split.label if balanced else None)
+    self._augmentation = augmentation
+    everywhere, self._spread = shardings(mesh)
+    self.fixed = place({'image': split.image, 'label': split.label}, everywhere)
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Whole batches of one epoch; what remains of it waits for another permutation.
+
+    Raises:
+      UserError: the split is smaller than one batch.
+    """
+    return steps_per_epoch(self.num_examples, self.batch_size)
+
+  def batches(self, start_step: int = 0) -> Iterator[Arrays]:
+    """Yields the training batches of steps `start_step`, `start_step` + 1, ... without end.
+
+    Every epoch visits the examples in an order of its own, each at most once unless balanced. For
+    `train_batch`.
+
+    Raises:
+      UserError: the split is smaller than one batch.
+    """
+    _ = self.steps_per_epoch  # Raises at the call, not at the first `next`.
+    return (self._batch(step) for step in itertools.count(start_step))
+
+  def _batch(self, step: int) -> Arrays:
+    index = self._order.batch(step, self.batch_size)
+    return place({'index': index.astype(np.int32)}, self._spread)
+
+  def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of one of `batches`: all it takes to compile a step."""
+    return abstract({'index': ((self.batch_size,), np.int32)}, self._spread)
+
+  def eval_batches(self) -> Iterator[Arrays]:
+    """Yields batches that cover every example exactly once, in order, for `eval_batch`.
+
+    The last batch is padded to the size of the others; its padding has mask 0.
+    """
+    for start in range(0, self.num_examples, self.batch_size):
+      index = np.arange(start, start + self.batch_size, dtype=np.int32)
+      mask = (index < self.num_examples).astype(np.float32)
+      index = np.minimum(index, self.num_examples - 1)
+      yield place({'index': index, 'mask': mask}, self._spread)
+
+  def train_batch(self, fixed: Arrays, moving: Arrays, key: jax.Array) -> Arrays:
+    """Makes an augmented batch; a pure function of its arguments, for use inside jit.
+
+    Args:
+      fixed: `self.fixed`.
+      moving: one of `batches`.
+      key: random key of the augmentation.
+
+    Returns:
+      What `Augmentation.train_batch` gives: 'image' [B, H, W, C] float32, normalised, and 'label'
+      [B] int32, or probabilities [B, K] where images are mixed.
+    """
+    index = moving['index']
+    return self._augmentation.train_batch(key, fixed['image'][index], fixed['label'][index])
+
+  def eval_batch(self, fixed: Arrays, moving: Arrays) -> Arrays:
+    """Makes a batch without augmentation; a pure function, for use inside jit.
+
+    Args:
+      fixed: `self.fixed`.
+      moving: one of `eval_batches`.
+
+    Returns:
+      'image' [B, H, W, C] float32, normalised, 'label' [B] int32, and 'mask' [B] float32: 1 for an
+      example, 0 for padding.
+    """
+    index = moving['index']
+    image = self._augmentation.evaluate(fixed['image'][index])
+    return {'image': image, 'label': fixed['label'][index], 'mask': moving['mask']}

@@ -1,0 +1,217 @@
+"""The pipeline for datasets that do not fit on the device: images are decoded on their way there.
+
+Files are read, decoded, cut at random and resized on the host, by threads or worker processes;
+uint8 pixels cross the bus; flips, colours and normalisation happen inside the jitted step. The
+interface is that of `resident.Resident`:
+
+    pipeline = Stream(records, batch_size=256, seed=0, augmentation=augmentation, mesh=mesh)
+    batches = pipeline.batches(start_step)
+    for moving in batches:
+      state = train_step(state, pipeline.fixed, moving, key)
+    batches.close()  # Ends the workers now rather than some time later.
+
+Order and crops are a function of (seed, step) alone, for any number of workers and of processes,
+each of which decodes what its own devices need: to resume, start at the step.
+"""
+
+import collections
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Generator
+
+import jax
+import numpy as np
+
+from attn_flax.data.augment.augmentation import Augmentation
+from attn_flax.data.pipeline.host import BUFFERED, Batch, EvalBatches, TrainBatches, read_ahead
+from attn_flax.data.pipeline.order import Order, steps_per_epoch
+from attn_flax.data.pipeline.sharding import (
+  Arrays,
+  abstract,
+  check_batch,
+  own_rows,
+  place_rows,
+  shardings,
+)
+from attn_flax.data.records import Records
+from attn_flax.data.threads import default_threads
+from attn_flax.errors import UserError
+
+_AHEAD = 2  # Batches that are under way to the device while one is used.
+_SHARED_MEMORY = '/dev/shm'
+
+
+class Stream:
+  """A split that is decoded while the device works, and the batches that are drawn from it.
+
+  Attributes:
+    fixed: nothing; all that the device needs is in the batches.
+    num_examples: n, examples of the split.
+    batch_size: examples of one batch, B, over all devices.
+  """
+
+  fixed: Arrays
+
+  def __init__(
+    self,
+    records: Records,
+    batch_size: int,
+    *,
+    seed: int,
+    augmentation: Augmentation,
+    mesh: jax.sharding.Mesh | None = None,
+    workers: int = 0,
+    balanced: bool = False,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      records: the examples.
+      batch_size: examples of one batch, over all devices of all processes.
+      seed: seed of the order and the crops of the training examples, 0 or more.
+      augmentation: what the batches undergo. The shares and shapes of its random crops are those of
+        the crops on the host; on the device there is no further crop, unless the images come
+        whole.
+      mesh: one axis, 'data', of type Auto; None: the first device alone.
+      workers: processes that decode training batches; 0: threads of this one, as many as there are
+        cores. Processes take seconds to start, and pay where threads wait for Python's lock:
+        beyond some thousand images per second.
+      balanced: whether training draws equally many examples of every class, see `sampling.Order`.
+
+    Raises:
+      UserError: the batch size is not a positive multiple of the number of devices, or a negative
+        number of workers.
+    """
+    check_batch(batch_size, mesh)
+    if workers < 0:
+      raise UserError(f'{workers} workers are impossible: choose 0, for threads, or more')
+    self.num_examples = len(records)
+    self.batch_size = batch_size
+    self.fixed = {}
+    self._records = records
+    self._seed = seed
+    self._crop = augmentation.crop_scale, augmentation.crop_ratio
+    if not records.fixed:
+      augmentation = dataclasses.replace(
+        augmentation, crop_padding=0, resized_crop=False, size=None
+      )
+    self._augmentation = augmentation
+    self._workers = workers
+    self._balanced = balanced
+    _, self._spread = shardings(mesh)
+    self._rows = own_rows(self._spread, batch_size)
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Whole batches of one epoch; what remains of it waits for another order.
+
+    Raises:
+      UserError: the split is smaller than one batch.
+    """
+    return steps_per_epoch(self.num_examples, self.batch_size)
+
+  def batches(self, start_step: int = 0) -> Generator[Arrays, None, None]:
+    """Yields the training batches of steps `start_step`, `start_step` + 1, ... without end.
+
+    Every epoch visits the examples in an order of its own, each at most once unless balanced. For
+    `train_batch`.
+
+    Raises:
+      UserError: the split is smaller than one batch, there is too little shared memory for the
+        workers, or an image cannot be read.
+    """
+    _ = self.steps_per_epoch  # Raises at the call, not at the first `next`.
+    if self._workers:
+      self._check_shared_memory()
+    labels = self._records.label if self._balanced else None
+    scale, ratio = self._crop
+    source = TrainBatches(
+      self._records,
+      Order(self._seed, self.num_examples, labels),
+      self.batch_size,
+      self._rows,
+      self._seed,
+      scale,
+      ratio,
+      threads=1 if self._workers else default_threads(),
+    )
+    return self._to_device(lambda: read_ahead(source, start_step, self._workers))
+
+  def _check_shared_memory(self) -> None:
+    """Workers hand batches over in memory that containers often have little of."""
+    if not os.path.isdir(_SHARED_MEMORY):
+      return
+    # A worker buffers some, makes one, and as many wait in this process.
+    batches = self._workers * (2 * BUFFERED + 1)
+    needed = batches * len(self._rows) * self._records.image_size**2 * 3
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed > free:
+      raise UserError(
+        f'{self._workers} workers need up to {needed / 1e6:.0f} MB of {_SHARED_MEMORY}, which has '
+        f'{free / 1e6:.0f} MB: choose 0 workers, for threads, or fewer, or give the container more '
+        '(docker run --shm-size=...)'
+      )
+
+  def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of one of `batches`: all it takes to compile a step."""
+    size, count = self._records.image_size, self.batch_size
+    image = (count, size, size, 3), np.uint8
+    return abstract({'image': image, 'label': ((count,), np.int32)}, self._spread)
+
+  def eval_batches(self) -> Generator[Arrays, None, None]:
+    """Yields batches that cover every example exactly once, in order, for `eval_batch`.
+
+    The last batch is padded to the size of the others; its padding has mask 0. Threads decode:
+    processes would take longer to start than most evaluations.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    source = EvalBatches(self._records, self.batch_size, self._rows, default_threads())
+    return self._to_device(lambda: read_ahead(source))
+
+  def _to_device(
+    self, open_host: Callable[[], Generator[Batch, None, None]]
+  ) -> Generator[Arrays, None, None]:
+    """Copies batches to the devices, some of them ahead of their use."""
+    host = open_host()
+    ahead: collections.deque[Arrays] = collections.deque()
+    try:
+      for batch in host:
+        ahead.append(place_rows(batch, self._spread, self._rows, self.batch_size))
+        if len(ahead) > _AHEAD:
+          yield ahead.popleft()
+      yield from ahead
+    finally:
+      host.close()
+
+  def train_batch(self, fixed: Arrays, moving: Arrays, key: jax.Array) -> Arrays:
+    """Makes an augmented batch; a pure function of its arguments, for use inside jit.
+
+    Args:
+      fixed: `self.fixed`.
+      moving: one of `batches`.
+      key: random key of the augmentation.
+
+    Returns:
+      What `Augmentation.train_batch` gives: 'image' [B, H, W, C] float32, normalised, and 'label'
+      [B] int32, or probabilities [B, K] where images are mixed.
+    """
+    del fixed
+    return self._augmentation.train_batch(key, moving['image'], moving['label'])
+
+  def eval_batch(self, fixed: Arrays, moving: Arrays) -> Arrays:
+    """Makes a batch without augmentation; a pure function, for use inside jit.
+
+    Args:
+      fixed: `self.fixed`.
+      moving: one of `eval_batches`.
+
+    Returns:
+      'image' [B, H, W, C] float32, normalised, 'label' [B] int32, and 'mask' [B] float32: 1 for an
+      example, 0 for padding.
+    """
+    del fixed
+    image = self._augmentation.evaluate(moving['image'])
+    return {'image': image, 'label': moving['label'], 'mask': moving['mask']}

@@ -1,0 +1,1 @@
+"""The embedded dataset, which is generated: digits among pieces of others."""

@@ -1,0 +1,112 @@
+"""Which files of a folder are images that can be decoded: found out once, and remembered."""
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import tqdm
+
+from attn_flax.data.threads import default_threads, in_threads
+
+_CHUNK = 256
+_WORTH_KEEPING_S = 3.0  # What took longer than this to find out is stored.
+
+
+class Checked(NamedTuple):
+  """What is known of a file.
+
+  Attributes:
+    height: in pixels, upright; 0 where it is broken.
+    width: likewise.
+    reason: what is wrong with it; empty: nothing.
+  """
+
+  height: int
+  width: int
+  reason: str
+
+
+def check(root: pathlib.Path, names: Sequence[str]) -> dict[str, Checked]:
+  """Decodes every file, at a reduced size where the format allows that.
+
+  Results of folders that take long are kept in $XDG_CACHE_HOME/attn_flax (else
+  ~/.cache/attn_flax), by path, size and time of change, so that a file is decoded again only where
+  it has changed.
+
+  Args:
+    root: folder of the files.
+    names: their paths below it.
+  """
+  began = time.monotonic()
+  store = _store(root)
+  known = _read(store)
+  found: dict[str, Checked] = {}
+  states = {name: _state(root / name) for name in names}
+  for name, state in states.items():
+    entry = known.get(name)
+    if entry is not None and entry[:2] == state:
+      found[name] = Checked(*entry[2:])
+  missing = [name for name in names if name not in found]
+  with tqdm.tqdm(
+    total=len(missing), desc=f'checking {root}', unit=' images', disable=None, leave=False
+  ) as bar:
+    for start in range(0, len(missing), _CHUNK):
+      chunk = missing[start : start + _CHUNK]
+      found.update(zip(chunk, _check_files(root, chunk), strict=True))
+      bar.update(len(chunk))
+  if missing and time.monotonic() - began > _WORTH_KEEPING_S:
+    _write(store, {**known, **{name: [*states[name], *found[name]] for name in missing}})
+  return {name: found[name] for name in names}
+
+
+def _check_files(root: pathlib.Path, names: Sequence[str]) -> list[Checked]:
+  from attn_flax.data import decode
+
+  def check_file(name: str) -> Checked:
+    try:
+      return Checked(*decode.probe((root / name).read_bytes(), upright=True), '')
+    except decode.BadImage as error:
+      return Checked(0, 0, str(error))
+    except OSError as error:
+      return Checked(0, 0, f'it cannot be read ({error.strerror})')
+
+  return in_threads(check_file, names, default_threads())
+
+
+def _state(path: pathlib.Path) -> list[int]:
+  """What changes where a file does; nothing of a file that is not there."""
+  try:
+    found = path.stat()
+  except OSError:
+    return []
+  return [found.st_size, found.st_mtime_ns]
+
+
+def _store(root: pathlib.Path) -> pathlib.Path:
+  """The file that remembers a folder."""
+  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+  return pathlib.Path(base) / 'attn_flax' / f'images-{digest}.json'
+
+
+def _read(store: pathlib.Path) -> dict[str, list]:
+  try:
+    return json.loads(store.read_text())
+  except (OSError, ValueError):  # Not there, or cut short: then all is found out again.
+    return {}
+
+
+def _write(store: pathlib.Path, entries: Mapping[str, list]) -> None:
+  """Replaces the file in one step; without a place for it, nothing is remembered."""
+  try:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile('w', dir=store.parent, delete=False) as file:
+      json.dump(entries, file)
+    os.replace(file.name, store)
+  except OSError:
+    pass

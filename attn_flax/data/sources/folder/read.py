@@ -1,0 +1,269 @@
+"""A user's own images: `<dir>/train/<class>/*`, with `val` and `test` beside it or cut off from it.
+
+ImageNet's class folders, `train/<wnid>/*` and `val/<wnid>/*`, are read the same way.
+"""
+
+import dataclasses
+import os
+import pathlib
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from attn_flax.data.dataset import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  LARGE_SIZE,
+  MEMORY_LIMIT_BYTES,
+  PHOTO_SIZE,
+  Dataset,
+  DatasetSpec,
+  crop_padding,
+  eval_resize,
+)
+from attn_flax.data.examples import Split
+from attn_flax.data.records import Records, Row, Source
+from attn_flax.data.sources.folder import check
+from attn_flax.data.sources.folder.layout import Layout, check_classes, hash_share, read_layout
+from attn_flax.errors import UserError
+
+_IMAGENET_HELD_OUT = {'validation': (0.0, 0.01)}
+_IMAGENET_FOLDERS = {'train': ('train',), 'test': ('val',)}
+# The size of what has many sizes, by the median of its shorter sides: (at least, size).
+_SIZES = ((128, PHOTO_SIZE), (64, 64), (0, 32))
+_SAMPLE = 500
+_NAMED = 5  # Broken images that an error names.
+
+
+class FolderSource(Source):
+  """Image files, see `records.Source`."""
+
+  keys = frozenset({'image', 'label'})
+
+  def __init__(self, root: pathlib.Path, files: Sequence[str], labels: Sequence[int]):
+    """Keeps `files`, paths below `root`, and their labels."""
+    self._root = str(root)
+    self._files = list(files)
+    self._labels = np.array(labels, np.int32)
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def rows(self, indices: Sequence[int]) -> list[Row]:
+    """Reads files."""
+    return [{'image': self._content(i), 'label': int(self._labels[i])} for i in indices]
+
+  def _content(self, index: int) -> bytes:
+    try:
+      with open(self.name(index), 'rb') as file:
+        return file.read()
+    except OSError as error:
+      raise UserError(f'cannot read {self.name(index)!r}: {error.strerror}') from error
+
+  def labels(self) -> np.ndarray:
+    """All labels, [N] int32."""
+    return self._labels
+
+  def name(self, index: int) -> str:
+    """The file's path."""
+    return os.path.join(self._root, self._files[index])
+
+
+def load(
+  data_dir: str | None,
+  *,
+  size: int | None,
+  seed: int,
+  splits: Sequence[str],
+  max_bad: int,
+  enlarge: bool,
+) -> Dataset:
+  """Opens a folder of images.
+
+  A split that has no folder is cut off from `train`: a file belongs to it or not by a hash of its
+  path and the seed, so that adding files moves no other.
+
+  Args:
+    data_dir: the folder.
+    size: height and width in pixels; None: 224, or less where the images are small, and what is
+      smaller still is enlarged.
+    seed: seed of the hash.
+    splits: names of splits, of 'train', 'validation' and 'test'.
+    max_bad: broken images in these splits that are passed over; each is named.
+    enlarge: whether images that are smaller than `size` are enlarged instead of being an error.
+
+  Raises:
+    UserError: for anything about the folder that cannot be.
+  """
+  if data_dir is None:
+    raise UserError('--config.data.name=folder needs the folder: --config.data.dir=/path/to/images')
+  whole = read_layout(data_dir, seed)
+  layout = _select(whole, splits)
+  check_classes(layout)
+  sample = _sample(whole, seed) if size is None else []
+  names = [name for files in layout.splits.values() for part in files.values() for name in part]
+  checked = check.check(layout.root, list(dict.fromkeys([*names, *sample])))
+  enlarge = enlarge or size is None
+  size = size or _own_size([checked[name][:2] for name in sample if not checked[name].reason])
+  checked = {name: checked[name] for name in names}
+  layout, warnings = _without_broken(layout, checked, max_bad)
+  # Told only now, so that an error stands alone.
+  _warn([*warnings, *check_classes(layout), *_of_small(layout.root, checked, size, enlarge)])
+
+  total_bytes = sum(not found.reason for found in checked.values()) * size**2 * 3
+  in_memory = size <= LARGE_SIZE and total_bytes <= MEMORY_LIMIT_BYTES
+  resize = size if in_memory else eval_resize(size)
+  opened: dict[str, Split | Records] = {}
+  for split, source in _sources(layout).items():
+    records = Records(source, size, resize, upright=True)
+    opened[split] = records.take(range(len(records))) if in_memory else records
+  spec = DatasetSpec(
+    num_classes=len(layout.class_names),
+    image_size=size,
+    sizes=(),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    flip=True,
+    crop_padding=crop_padding(size, in_memory),
+    splits={split: len(part) for split, part in opened.items()},
+    recipe='modern',
+    network='resnet18',
+    stem='cifar' if size <= LARGE_SIZE else 'imagenet',
+  )
+  return Dataset(spec, tuple(layout.class_names), opened, resize)
+
+
+def holds_imagenet(data_dir: str | None) -> bool:
+  """Whether a folder holds ImageNet's class folders."""
+  if data_dir is None:
+    return False
+  folder = pathlib.Path(data_dir).expanduser() / 'train'
+  return folder.is_dir() and any(folder.glob('n[0-9]*[0-9]/'))
+
+
+def load_imagenet(
+  data_dir: str, spec: DatasetSpec, *, size: int | None, seed: int, splits: Sequence[str]
+) -> Dataset:
+  """Opens ImageNet's class folders; the official validation images are the test.
+
+  The files are taken to be whole, and their EXIF orientations are not followed, as is customary.
+
+  Args:
+    data_dir: holds `train/<wnid>/*` and `val/<wnid>/*`.
+    spec: the row of `DATASETS`.
+    size: height and width in pixels; None: the spec's.
+    seed: seed of the hash that cuts the validation split off from `train`.
+    splits: names of splits.
+
+  Raises:
+    UserError: the folder does not hold all classes.
+  """
+  root = pathlib.Path(data_dir).expanduser()
+  if not (root / 'val').is_dir():
+    raise UserError(f'{str(root)!r} has no folder val, whose images are the test of imagenet2012')
+  layout = read_layout(data_dir, seed, held_out=_IMAGENET_HELD_OUT, folders=_IMAGENET_FOLDERS)
+  if len(layout.class_names) != spec.num_classes:
+    raise UserError(
+      f'imagenet2012 has {spec.num_classes} classes and {str(root / "train")!r} holds '
+      f'{len(layout.class_names)}: for another choice of classes use --config.data.name=folder'
+    )
+  layout = _select(layout, splits)
+  _warn(check_classes(layout))
+  size = size or spec.image_size
+  resize = eval_resize(size)
+  opened: dict[str, Split | Records] = {
+    split: Records(source, size, resize) for split, source in _sources(layout).items()
+  }
+  counts = {split: len(part) for split, part in opened.items()}
+  spec = dataclasses.replace(spec, image_size=size, splits={**spec.splits, **counts})
+  return Dataset(spec, tuple(layout.class_names), opened, resize)
+
+
+def _select(layout: Layout, splits: Sequence[str]) -> Layout:
+  return layout._replace(splits={split: layout.splits[split] for split in splits})
+
+
+def _sources(layout: Layout) -> dict[str, FolderSource]:
+  sources = {}
+  for split, files in layout.splits.items():
+    pairs = [
+      (name, label)
+      for label, class_name in enumerate(layout.class_names)
+      for name in files[class_name]
+    ]
+    sources[split] = FolderSource(layout.root, *map(list, zip(*pairs, strict=True)))
+  return sources
+
+
+def _without_broken(
+  layout: Layout, checked: Mapping[str, check.Checked], max_bad: int
+) -> tuple[Layout, list[str]]:
+  """Leaves broken images out; returns what remains, and warnings of what does not.
+
+  Raises:
+    UserError: there are more than `max_bad`.
+  """
+  broken = {name: found.reason for name, found in checked.items() if found.reason}
+  if not broken:
+    return layout, []
+  described = [f'{layout.root / name}: {reason}' for name, reason in broken.items()]
+  if len(broken) > max_bad:
+    more = f'; and {len(broken) - _NAMED} more' if len(broken) > _NAMED else ''
+    raise UserError(
+      f'{len(broken)} of {len(checked)} images cannot be used ({"; ".join(described[:_NAMED])}'
+      f'{more}): mend or remove them, or pass them over with --config.data.max_bad={len(broken)}'
+    )
+  splits = {
+    split: {
+      class_name: [name for name in names if name not in broken]
+      for class_name, names in files.items()
+    }
+    for split, files in layout.splits.items()
+  }
+  described.append(f'{len(broken)} broken images of {len(checked)}')
+  return layout._replace(splits=splits), [f'passed over {line}' for line in described]
+
+
+def _warn(warnings: Sequence[str]) -> None:
+  for warning in warnings:
+    print(f'warning: {warning}', file=sys.stderr)
+
+
+def _sample(layout: Layout, seed: int) -> list[str]:
+  """Training images to tell the size from, which stay the same when others are added."""
+  names = [name for part in layout.splits['train'].values() for name in part]
+  return sorted(names, key=lambda name: hash_share(name, seed))[:_SAMPLE]
+
+
+def _own_size(shapes: Sequence[tuple[int, int]]) -> int:
+  """The size in pixels that suits images of these heights and widths."""
+  if not shapes:
+    return PHOTO_SIZE
+  height, width = shapes[0]
+  if height == width <= LARGE_SIZE and all(shape == (height, width) for shape in shapes):
+    return height
+  shorter = statistics.median(map(min, shapes))
+  return next(size for least, size in _SIZES if shorter >= least)
+
+
+def _of_small(
+  root: pathlib.Path, checked: Mapping[str, check.Checked], size: int, enlarge: bool
+) -> list[str]:
+  """A warning of images that are enlarged, where there are any; an error where none may be."""
+  shapes = {name: found[:2] for name, found in checked.items() if not found.reason}
+  small = {name: shape for name, shape in shapes.items() if min(shape) < size}
+  if not small:
+    return []
+  name, (height, width) = min(small.items(), key=lambda item: min(item[1]))
+  told = f'{len(small)} of {len(shapes)} images are smaller than {size} pixels'
+  smallest = f'{root / name} ({width} x {height})'
+  if not enlarge:
+    raise UserError(
+      f'{told}, such as {smallest}: choose --config.data.size={min(height, width)} '
+      'or less, leave them out, or enlarge them with --config.data.enlarge=True'
+    )
+  return [
+    f'{told} and are enlarged, most of all {smallest}; a smaller --config.data.size avoids that'
+  ]

@@ -1,0 +1,1 @@
+"""Datasets of `tensorflow-datasets`, read without TensorFlow."""

@@ -1,0 +1,153 @@
+"""Prepared datasets of `tensorflow-datasets`, opened by name or folder without TensorFlow."""
+
+import difflib
+import pathlib
+from typing import TYPE_CHECKING
+
+from attn_flax.data.sources.tfds import storage
+from attn_flax.errors import UserError
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
+# Prepared without TensorFlow by `attn_flax.data.cifar`.
+WITHOUT_TENSORFLOW = ('cifar10', 'cifar100')
+_READABLE = ('array_record', 'parquet')
+
+
+def command_to_prepare(name: str, root: pathlib.Path) -> str:
+  """The command that prepares a dataset in a folder."""
+  return f'python -m attn_flax.data.prepare {name} --data_dir={root}'
+
+
+def open_builder(
+  name: str, data_dir: str | None, *, download: bool = False
+) -> 'tfds.core.DatasetBuilder':
+  """Opens a prepared dataset; CIFAR is made first where that is asked for.
+
+  Args:
+    name: of the catalogue, such as 'cifar10' or 'eurosat/rgb'; or the folder of a prepared
+      dataset, which holds its dataset_info.json, as a path that begins with '/', '.' or '~'.
+    data_dir: root folder of the datasets; None: see `storage.root`.
+    download: whether to download and prepare what is missing, where that works without TensorFlow.
+
+  Raises:
+    UserError: an unknown name, a dataset that is missing, or one stored in a form that cannot be
+      read.
+  """
+  if name.startswith(('/', '.', '~')):
+    builder = _open_folder(pathlib.Path(name).expanduser())
+  else:
+    root = storage.root(data_dir)
+    builder = find_prepared(name, root)
+    if builder is None:
+      _require_download(name, root, download)
+      from attn_flax.data.sources.tfds import cifar
+
+      cifar.prepare(name, root)
+      builder = open_name(name, root)
+  check_readable(name, builder)
+  return builder
+
+
+def check_readable(name: str, builder: 'tfds.core.DatasetBuilder') -> None:
+  """Raises `UserError` where a prepared dataset can only be read with TensorFlow."""
+  stored = builder.info.file_format
+  if stored is None or stored.value not in _READABLE:
+    again = command_to_prepare(name, pathlib.Path('/path/to/another/folder'))
+    raise UserError(
+      f'{str(builder.data_path)!r} is stored as {stored and stored.value}, which only TensorFlow '
+      f'reads: prepare the dataset again, as array_record, with `{again}`, and name that folder '
+      'with --config.data.dir'
+    )
+
+
+def find_prepared(name: str, root: pathlib.Path) -> 'tfds.core.DatasetBuilder | None':
+  """Opens a dataset where it is prepared, in whatever form; None: it is not.
+
+  The version that the library would make counts most, then the latest one.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  try:
+    builder = open_name(name, root)
+    if is_prepared(builder):
+      return builder
+  except ModuleNotFoundError:
+    pass  # The code that makes a dataset may need TensorFlow where reading it does not.
+  versions = _prepared_versions(root / name)
+  return _open_folder(versions[-1]) if versions else None
+
+
+def open_name(name: str, root: pathlib.Path) -> 'tfds.core.DatasetBuilder':
+  """Opens a dataset of the catalogue, prepared or not.
+
+  Raises:
+    UserError: an unknown name.
+    ModuleNotFoundError: the dataset's code needs TensorFlow.
+  """
+  import tensorflow_datasets as tfds
+
+  try:
+    with storage.quiet():
+      return tfds.builder(name, data_dir=root, try_gcs=False)
+  except ModuleNotFoundError:
+    raise
+  except tfds.core.registered.DatasetNotFoundError:
+    from attn_flax.data import DATASETS
+
+    known = ['folder', *DATASETS, *tfds.list_builders(with_community_datasets=False)]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ';'
+    raise UserError(
+      f'unknown dataset {name!r}{hint} allowed: {", ".join(DATASETS)}, folder, a name of the '
+      'catalogue of tensorflow-datasets, or the path of a prepared dataset'
+    ) from None
+  except Exception as error:  # A name may have any form, and the code of a dataset any fault.
+    reason = ' '.join(str(error).split())
+    raise UserError(f'tensorflow-datasets cannot open {name!r}: {reason}') from error
+
+
+def _open_folder(folder: pathlib.Path) -> 'tfds.core.DatasetBuilder':
+  import tensorflow_datasets as tfds
+
+  if not folder.is_dir():
+    raise UserError(f'there is no folder {str(folder)!r}: name that of a prepared dataset')
+  if not (folder / 'dataset_info.json').is_file():
+    versions = _prepared_versions(folder)
+    hint = f'name {str(versions[-1])!r}' if versions else 'name the folder that holds it'
+    raise UserError(f'{str(folder)!r} holds no dataset_info.json: {hint}')
+  with storage.quiet():
+    return tfds.builder_from_directory(folder)
+
+
+def is_prepared(builder: 'tfds.core.DatasetBuilder') -> bool:
+  """Whether a dataset's folder is complete, whatever form it is stored in."""
+  with storage.quiet():
+    return builder.is_prepared()
+
+
+def _prepared_versions(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Folders of the prepared versions below that of a dataset, the newest last."""
+  found = [path.parent for path in folder.glob('*.*.*/dataset_info.json')]
+
+  def version(path: pathlib.Path) -> list[int]:
+    return [int(part) for part in path.name.split('.') if part.isdigit()]
+
+  return sorted(found, key=version)
+
+
+def _require_download(name: str, root: pathlib.Path, download: bool) -> None:
+  """Raises `UserError` unless the dataset may be and can be made here and now."""
+  if name not in WITHOUT_TENSORFLOW:
+    raise UserError(
+      f'dataset {name!r} is not in {str(root)!r}: prepare it once with '
+      f'`{command_to_prepare(name, root)}` (which needs TensorFlow: pip install -e ".[prepare]"), '
+      'or name another folder with --config.data.dir'
+    )
+  if not download:
+    raise UserError(
+      f'dataset {name!r} is not in {str(root)!r}: add --config.data.download=True to download it, '
+      'or name another folder with --config.data.dir'
+    )

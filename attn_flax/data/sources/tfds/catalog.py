@@ -1,0 +1,269 @@
+"""Datasets of `tensorflow-datasets`: which of their features to read, and how to split them."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from attn_flax.data.dataset import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  LARGE_SIZE,
+  MEMORY_LIMIT_BYTES,
+  PHOTO_SIZE,
+  Dataset,
+  DatasetSpec,
+  Part,
+  crop_padding,
+  eval_resize,
+)
+from attn_flax.data.examples import Split
+from attn_flax.data.records import Records, Row
+from attn_flax.errors import UserError, check_choice
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
+# Written characters and the like: a mirror changes what they are.
+_NO_FLIP = (
+  'binarized_mnist',
+  'cmaterdb',
+  'emnist',
+  'kmnist',
+  'mnist',
+  'mnist_corrupted',
+  'omniglot',
+  'svhn_cropped',
+)
+_HELD_OUT = 0.1  # Share of the training split that stands in for a split that is not there.
+_READ_AT_ONCE = 1000
+
+# Which values of a mask are the labelled object; by default all but 0.
+_FOREGROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  'oxford_iiit_pet': lambda mask: mask == 1,  # 2 is the background, 3 the border between them.
+  'caltech_birds2011': lambda mask: mask > 127,  # A vote of five, in steps of 51.
+}
+
+
+class Keys(NamedTuple):
+  """Names of the features that are read; None: there is none."""
+
+  image: str
+  label: str
+  mask: str | None
+  bbox: str | None
+
+
+def find_keys(builder: 'tfds.core.DatasetBuilder') -> Keys:
+  """Which features of a dataset are its image, label, mask and box.
+
+  Raises:
+    UserError: it has no image or no class label.
+  """
+  import tensorflow_datasets as tfds
+
+  features = dict(builder.info.features)
+  pair = builder.info.supervised_keys or ()
+
+  def find(kind: type, *preferred: Any) -> str | None:
+    found = [key for key, value in features.items() if isinstance(value, kind)]
+    return next((key for key in preferred if key in found), None)
+
+  def only(kind: type) -> Any:
+    found = [key for key, value in features.items() if isinstance(value, kind)]
+    return found[0] if len(found) == 1 else None
+
+  image = find(tfds.features.Image, 'image', *pair[:1], only(tfds.features.Image))
+  label = find(tfds.features.ClassLabel, 'label', *pair[1:], only(tfds.features.ClassLabel))
+  if image is None or label is None:
+    raise UserError(
+      f'dataset {builder.name!r} cannot be used: it takes an image and a class label, and its '
+      f'features are {", ".join(features)}'
+    )
+  return Keys(
+    image,
+    label,
+    mask=find(tfds.features.Image, 'mask', 'segmentation_mask'),
+    # 'head_bbox' and the like are boxes of something else.
+    bbox=find(tfds.features.BBoxFeature, 'bbox'),
+  )
+
+
+class CatalogueSource:
+  """A part of a split of a prepared dataset, see `records.Source`."""
+
+  def __init__(self, builder: 'tfds.core.DatasetBuilder', part: Part):
+    """Opens the split's files.
+
+    Raises:
+      UserError: the dataset has no image, label or split of that name, or cannot be read.
+    """
+    import tensorflow_datasets as tfds
+
+    check_choice(f'stored split of {builder.name}', part.split, builder.info.splits)
+    self._feature = find_keys(builder)
+    self.keys = frozenset(key for key, name in self._feature._asdict().items() if name is not None)
+    features = dict(builder.info.features)
+    self._num_classes = features[self._feature.label].num_classes
+    # Images come undecoded: those that nobody asks for are then free, and what the pixels are does
+    # not depend on which imaging libraries happen to be installed.
+    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    self._builder_name = builder.name
+    self._split = part.split
+    self._folder = str(builder.data_path)
+    with self._readable():
+      self._stored = builder.as_data_source(
+        part.split, decoders={key: tfds.decode.SkipDecoding() for key in images}
+      )
+      self._indices = part.indices(len(self._stored))
+
+  @contextlib.contextmanager
+  def _readable(self) -> Iterator[None]:
+    """Turns what goes wrong with the dataset's files into `UserError`."""
+    try:
+      yield
+    except Exception as error:  # Readers in C++ raise what they like.
+      reason = ' '.join(str(error).split())
+      raise UserError(
+        f'cannot read the split {self._split} in {self._folder!r} ({reason}): copy or prepare the '
+        'dataset again'
+      ) from error
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def rows(self, indices: Sequence[int]) -> list[Row]:
+    """Reads examples."""
+    rows = []
+    with self._readable():
+      stored = self._stored.__getitems__([self._indices[index] for index in indices])
+    for index, example in zip(indices, stored, strict=True):
+      row = {key: example[getattr(self._feature, key)] for key in self.keys}
+      row['label'] = label = int(row['label'])
+      if not 0 <= label < self._num_classes:
+        raise UserError(
+          f'{self.name(index)} has label {label}, and the {self._num_classes} classes are numbered '
+          f'from 0 to {self._num_classes - 1}: prepare the dataset without it, or with its class'
+        )
+      rows.append(row)
+    return rows
+
+  def labels(self) -> np.ndarray:
+    """All labels, [N] int32; reads every example."""
+    parts = [
+      [row['label'] for row in self.rows(range(start, min(start + _READ_AT_ONCE, len(self))))]
+      for start in range(0, len(self), _READ_AT_ONCE)
+    ]
+    return np.array([label for part in parts for label in part], np.int32)
+
+  def name(self, index: int) -> str:
+    """The example's number in its split."""
+    return f'example {self._indices[index]} of {self._builder_name}/{self._split}'
+
+  def foreground(self, mask: np.ndarray) -> np.ndarray:
+    """Which values of a mask mean the labelled object."""
+    is_object = _FOREGROUND.get(self._builder_name)
+    return mask > 0 if is_object is None else is_object(mask)
+
+
+def load(
+  name: str,
+  builder: 'tfds.core.DatasetBuilder',
+  spec: DatasetSpec | None,
+  *,
+  size: int | None,
+  splits: Sequence[str],
+  annotations: bool,
+) -> Dataset:
+  """Opens splits of a prepared dataset: small ones of one size in memory, others as records.
+
+  Args:
+    name: what the user calls it.
+    builder: what `open_builder` gives.
+    spec: what is known of it; None: nothing, and it is read off the features.
+    size: height and width in pixels; None: the spec's.
+    splits: names of splits, of 'train', 'validation' and 'test'.
+    annotations: whether masks and boxes are wanted.
+
+  Raises:
+    UserError: annotations that the dataset does not have, or an example that cannot be read.
+  """
+  keys = find_keys(builder)
+  height, width = dict(builder.info.features)[keys.image].shape[:2]
+  spec = spec or describe(builder, keys, size)
+  size = size or spec.image_size
+  annotated = keys.mask is not None or keys.bbox is not None
+  if annotations and not annotated:
+    raise UserError(f'dataset {name!r} has no masks and boxes')
+  sources = {
+    split: CatalogueSource(builder, spec.parts.get(split, Part(split))) for split in splits
+  }
+  for split, source in sources.items():
+    if not len(source):
+      raise UserError(f'the {split} split of dataset {name!r} has no examples: prepare more of it')
+  is_fixed = height == width == size
+  total_bytes = sum(map(len, sources.values())) * size**2 * 3
+  in_memory = (is_fixed or size <= LARGE_SIZE) and total_bytes <= MEMORY_LIMIT_BYTES
+  resize = size if in_memory or is_fixed else eval_resize(size)
+  opened: dict[str, Split | Records] = {}
+  for split, source in sources.items():
+    records = Records(source, size, resize, fixed=is_fixed, annotated=annotations)
+    opened[split] = records.take(range(len(records))) if in_memory else records
+  counts = {split: len(source) for split, source in sources.items()}
+  spec = dataclasses.replace(spec, image_size=size, splits={**spec.splits, **counts})
+  class_names = tuple(dict(builder.info.features)[keys.label].names)
+  return Dataset(spec, class_names, opened, resize)
+
+
+def describe(builder: 'tfds.core.DatasetBuilder', keys: Keys, size: int | None) -> DatasetSpec:
+  """What can be said of a dataset that `DATASETS` does not list."""
+  feature = dict(builder.info.features)[keys.image]
+  height, width = feature.shape[:2]
+  own = min(height, width) if height and width else PHOTO_SIZE
+  size = size or own
+  is_small = size <= LARGE_SIZE or height == width == size
+  stored = {split: info.num_examples for split, info in builder.info.splits.items()}
+  parts = find_parts(builder.name, stored)
+  return DatasetSpec(
+    num_classes=dict(builder.info.features)[keys.label].num_classes,
+    image_size=size,
+    sizes=(),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    flip=builder.name not in _NO_FLIP,
+    crop_padding=crop_padding(size, is_small),
+    splits={split: len(part.indices(stored[part.split])) for split, part in parts.items()},
+    annotated=keys.mask is not None or keys.bbox is not None,
+    parts=parts,
+    recipe='modern',
+    network='resnet18',
+    stem='cifar' if size <= LARGE_SIZE else 'imagenet',
+  )
+
+
+def find_parts(name: str, stored: Mapping[str, int]) -> dict[str, Part]:
+  """Where the three splits lie in what is stored; what is missing is cut off the end of 'train'.
+
+  Where there is a 'validation' but no 'test', it is the test, as for ImageNet.
+
+  Raises:
+    UserError: there is no 'train'.
+  """
+  if 'train' not in stored:
+    raise UserError(
+      f'dataset {name!r} has no split train to learn from; it has {", ".join(stored) or "none"}'
+    )
+  held_out = [split for split in ('validation', 'test') if split in stored]
+  if len(held_out) == 2:
+    return {split: Part(split) for split in ('train', *held_out)}
+  if held_out:
+    train, rest = Part('train', 0, 1 - _HELD_OUT), Part('train', 1 - _HELD_OUT, 1)
+    return {'train': train, 'validation': rest, 'test': Part(held_out[0])}
+  first, second = 1 - 2 * _HELD_OUT, 1 - _HELD_OUT
+  return {
+    'train': Part('train', 0, first),
+    'validation': Part('train', first, second),
+    'test': Part('train', second, 1),
+  }

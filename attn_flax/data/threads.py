@@ -1,0 +1,27 @@
+"""Work that is shared out to threads."""
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
+  """Calls a function with each item, several at a time; returns the results in order."""
+  if threads <= 1 or len(items) <= 1:
+    return [function(item) for item in items]
+  return list(_pool(threads).map(function, items))
+
+
+def default_threads() -> int:
+  """As many as there are cores for this process."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+@functools.cache
+def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
+  """Threads that live as long as the process: decoding gives up the interpreter's lock."""
+  return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='decode')

@@ -1,0 +1,232 @@
+"""Grids of images under what the networks look at: Grad-CAM, spatial gates and attention.
+
+A colour means the same number in every picture that shares a colour bar. Nothing is stretched to
+its own range, so that a faint map looks faint.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from attn_flax.report.figures import style
+from attn_flax.study.findings import Findings, Gates, Pictured, Variant
+
+MOST_GATED = 4
+MOST_PATHS = 5
+OVERLAY = 0.6
+# Maps that are weights over positions, by kind, and what they are called.
+WEIGHTS = {'received': 'attention received', 'attention': 'attention from the query'}
+RIGHT, WRONG = '✓', '✗'
+
+
+def scale(maps: Iterable[np.ndarray], *, from_zero: bool = False) -> tuple[float, float]:
+  """The one range of values, lowest and highest, that all of some maps are coloured by."""
+  values = [float(bound) for found in maps for bound in (np.min(found), np.max(found))]
+  finite = [value for value in values if np.isfinite(value)] or [0.0]
+  low, high = min(finite), max(finite)
+  low = min(low, 0.0) if from_zero else low
+  return (low, high) if high > low else (low, low + 1)
+
+
+def is_empty(cam: np.ndarray) -> bool:
+  """Whether there is nothing to draw: a map is zero everywhere, or not finite."""
+  return not np.any(cam) or not np.all(np.isfinite(cam))
+
+
+def cams(findings: Findings) -> style.Illustration | None:
+  """The same images under the Grad-CAM of every variant; a scale for each image."""
+  shown = [(v.name, v.pictured) for v in findings.variants if v.pictured is not None]
+  count = len(findings.images)
+  if not shown or not count:
+    return None
+  canvas = Canvas(figsize=(1.25 * (len(shown) + 1) + 0.9, 1.48 * count + 0.3), layout='constrained')
+  axes = canvas.subplots(count, len(shown) + 1, squeeze=False)
+  for row in range(count):
+    bounds = scale((pictured.cams[row] for _, pictured in shown), from_zero=True)
+    bare(axes[row, 0], findings.images[row], _mask(findings, row), coloured=True)
+    axes[row, 0].set_xlabel(f'label: {_class(findings, findings.labels[row])}')
+    for ax, (name, pictured) in zip(axes[row, 1:], shown, strict=True):
+      bare(ax, findings.images[row], _mask(findings, row))
+      drawn = overlay(ax, pictured.cams[row], findings.images.shape[1:3], bounds)
+      _answer(ax, findings, pictured, row)
+      if row == 0:
+        ax.set_title(style.plain(name, 18), fontweight='bold')
+    bar = canvas.colorbar(drawn, ax=axes[row, :], pad=0.01, aspect=14, format='%.3g')
+    bar.ax.locator_params(nbins=4)
+  axes[0, 0].set_title('image')
+  outline = ' The outline is the mask of the object.' if findings.masks is not None else ''
+  return style.finish(
+    canvas,
+    'grad_cam',
+    'Grad-CAM',
+    f'Grad-CAM of the label over the same images{_of_seeds(shown)}. Each row has one scale for all'
+    f' variants.{outline}'
+    f' Below: prediction and confidence; {WRONG} and a thick frame mark a wrong one. “empty” is a'
+    ' map that is zero everywhere.',
+    f'{count} images, each beside its Grad-CAM in {len(shown)} variants.',
+    maps=True,
+  )
+
+
+def _of_seeds(shown: Sequence[tuple[str, Pictured]]) -> str:
+  """Which runs are pictured, in words."""
+  seeds = {name: pictured.seed for name, pictured in shown}
+  if len(set(seeds.values())) == 1:
+    return f', of seed {shown[0][1].seed}'
+  return ', of ' + ', '.join(f'seed {seed} ({name})' for name, seed in seeds.items())
+
+
+def _mask(findings: Findings, row: int) -> np.ndarray | None:
+  return None if findings.masks is None else findings.masks[row]
+
+
+def _class(findings: Findings, label: int) -> str:
+  return style.plain(findings.class_names[int(label)], 12)
+
+
+def bare(
+  ax: Axes, image: np.ndarray, mask: np.ndarray | None = None, *, coloured: bool = False
+) -> None:
+  """An image without ticks, with its mask's outline.
+
+  Where colours are to lie over it, it is of light greys: dark ones would be read as lower values.
+  """
+  if coloured:
+    ax.imshow(image)
+  else:
+    ax.imshow(image.mean(-1), cmap='gray', vmin=-255, vmax=255)
+  ax.set_xticks([])
+  ax.set_yticks([])
+  for spine in ax.spines.values():
+    spine.set_visible(False)
+  if mask is not None and 0 < mask.mean() < 1:
+    for colour, width in (('black', 2.2), ('white', 1.1)):
+      ax.contour(mask.astype(float), [0.5], colors=[colour], linewidths=[width])
+
+
+def overlay(ax: Axes, values: np.ndarray, size: Sequence[int], bounds: tuple[float, float]) -> Any:
+  """Colours an image of `size` (height, width) by a map; returns what a colour bar is drawn from.
+
+  A map that says nothing leaves the image bare, with the word on it.
+  """
+  height, width = size
+  empty = is_empty(values)
+  drawn = ax.imshow(
+    np.zeros_like(values) if empty else values,
+    cmap=style.MAP,
+    vmin=bounds[0],
+    vmax=bounds[1],
+    extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+    interpolation='bilinear',
+    alpha=OVERLAY,
+    visible=not empty,
+  )
+  if empty:
+    box = {'facecolor': 'white', 'edgecolor': 'black', 'pad': 2}
+    ax.text(0.5, 0.5, 'empty', transform=ax.transAxes, ha='center', va='center', bbox=box)
+  return drawn
+
+
+def _answer(ax: Axes, findings: Findings, pictured: Pictured, row: int) -> None:
+  right = int(pictured.predicted[row]) == int(findings.labels[row])
+  sign = RIGHT if right else WRONG
+  name = _class(findings, pictured.predicted[row])
+  ax.set_xlabel(
+    f'{sign} {name} · {pictured.confidence[row]:.2f}', fontweight='normal' if right else 'bold'
+  )
+  if not right:
+    for spine in ax.spines.values():
+      spine.set(visible=True, edgecolor=style.COLOURS[1], linewidth=2.5)
+
+
+def gates(findings: Findings) -> list[style.Illustration]:
+  """What each mechanism attends with in space, and from the query position."""
+  drawn = {v.name: _drawn(v.pictured.gates) for v in findings.variants if v.pictured is not None}
+  made = []
+  for index, variant in enumerate(findings.variants):
+    for kind, maps in drawn.get(variant.name, {}).items():
+      alike = [found for kinds in drawn.values() for found in kinds.get(kind, {}).values()]
+      bounds = scale(alike, from_zero=kind in WEIGHTS)
+      made.append(_gate_grid(findings, variant, index, kind, maps, bounds))
+  return [illustration for illustration in made if illustration is not None]
+
+
+def _drawn(found: Gates) -> dict[str, dict[str, np.ndarray]]:
+  """The maps that are drawn, by kind, which is the last part of their path.
+
+  Weights over positions become multiples of the uniform one, comparable across resolutions.
+  """
+  kinds: dict[str, dict[str, np.ndarray]] = {}
+  for path, maps in found.spatial.items():
+    kinds.setdefault(path.rsplit('/', 1)[-1], {})[path] = maps
+  if found.attention:
+    kinds['attention'] = dict(found.attention)
+  return {
+    kind: {
+      path: maps[path][:MOST_GATED] * (maps[path][0].size if kind in WEIGHTS else 1)
+      for path in spread_out(list(maps), MOST_PATHS)
+    }
+    for kind, maps in kinds.items()
+  }
+
+
+def spread_out(paths: Sequence[str], most: int) -> list[str]:
+  """At most so many paths, from the first to the last."""
+  if len(paths) <= most:
+    return list(paths)
+  return [paths[round(i)] for i in np.linspace(0, len(paths) - 1, most)]
+
+
+def _gate_grid(
+  findings: Findings,
+  variant: Variant,
+  index: int,
+  kind: str,
+  maps: Mapping[str, np.ndarray],
+  bounds: tuple[float, float],
+) -> style.Illustration | None:
+  """One variant's maps of one kind over the images."""
+  count = min(len(findings.images), MOST_GATED)
+  if not count or variant.pictured is None:
+    return None
+  titles = [path.split('/')[0] for path in maps]
+  if len(set(titles)) < len(titles):
+    titles = ['\n'.join(path.split('/')[:-1]) for path in maps]
+  canvas = Canvas(figsize=(1.5 * (len(maps) + 1) + 0.9, 1.5 * count + 0.6), layout='constrained')
+  axes = canvas.subplots(count, len(maps) + 1, squeeze=False)
+  for row in range(count):
+    bare(axes[row, 0], findings.images[row], _mask(findings, row), coloured=True)
+    for ax, found, title in zip(axes[row, 1:], maps.values(), titles, strict=True):
+      bare(ax, findings.images[row], _mask(findings, row))
+      drawn = overlay(ax, found[row], findings.images.shape[1:3], bounds)
+      if row == 0:
+        ax.set_title('\n'.join(style.plain(part, 22) for part in title.split('\n')))
+    if kind == 'attention':
+      for ax in axes[row]:
+        _mark(ax, findings, variant.pictured.gates.query)
+  axes[0, 0].set_title('image')
+  what = WEIGHTS.get(kind) or kind.replace('_', ' ')
+  unit = f'{what}, multiples of the uniform weight' if kind in WEIGHTS else what
+  canvas.colorbar(
+    drawn, ax=axes, pad=0.01, aspect=30, shrink=0.8, format='%.3g', label=style.plain(unit, 64)
+  )
+  marked = ' The cross marks the query position.' if kind == 'attention' else ''
+  return style.finish(
+    canvas,
+    style.file_name('gates', index, variant.name, kind),
+    f'{variant.name}: {what}',
+    f'One scale for the whole grid and for every variant that has such maps.{marked}',
+    f'{what} of {variant.name} over {count} images, at {len(maps)} places of the network.',
+    maps=True,
+  )
+
+
+def _mark(ax: Axes, findings: Findings, query: tuple[float, float]) -> None:
+  height, width = findings.images.shape[1:3]
+  y, x = query[0] * height - 0.5, query[1] * width - 0.5
+  halo = [patheffects.withStroke(linewidth=3.5, foreground='black')]
+  ax.plot(x, y, '+', color='white', ms=10, mew=1.6, path_effects=halo)

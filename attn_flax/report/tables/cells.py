@@ -1,0 +1,94 @@
+"""What tables are made of: HTML, Markdown and CSV are three forms of the same cells.
+
+A cell holds what is read and, by column of `results.csv`, what is computed with. Texts have the
+units that their column names; the CSV keeps the shares, milliseconds and counts of `Findings`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from attn_flax.report import formats
+from attn_flax.study.findings import Variant
+
+Value = float | int | str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One cell.
+
+  Attributes:
+    text: its number or word.
+    detail: what stands smaller beside it: a spread, an interval, a ratio.
+    values: columns of `results.csv`.
+    variant: the row of `results.csv` that they belong to.
+    order: what the table is sorted by; by default the first of `values`, else the text.
+    tone: a verdict, which may be coloured; its word stands in the text.
+    code: whether it is something to type.
+  """
+
+  text: str
+  detail: str = ''
+  values: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+  variant: str = ''
+  order: Value = None
+  tone: str = ''
+  code: bool = False
+
+  @property
+  def key(self) -> Value:
+    """What the table is sorted by."""
+    if self.order is not None:
+      return self.order
+    return _known(next(iter(self.values.values()), self.text))
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """A column's heading, and whether it holds numbers."""
+
+  title: str
+  numeric: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table; `note` says what its columns mean."""
+
+  id: str
+  title: str
+  columns: Sequence[Column]
+  rows: Sequence[Sequence[Cell]]
+  note: str = ''
+
+
+NO_CELL = Cell(formats.NONE)
+
+
+def name_cell(variant: Variant, detail: str = '') -> Cell:
+  """The first cell of a variant's row."""
+  return Cell(variant.name, detail, {'variant': variant.name}, variant.name)
+
+
+def verdict_cell(verdict: str, name: str, column: str, *, is_baseline: bool = False) -> Cell:
+  """A verdict in words."""
+  text = 'baseline' if is_baseline else verdict or formats.NONE
+  return Cell(text, values={column: verdict}, variant=name, order=text, tone=verdict)
+
+
+def results(tables: Iterable[Table], variants: Sequence[Variant]) -> list[dict[str, Value]]:
+  """The rows of `results.csv`: all values of all tables, a row per variant."""
+  found: dict[str, dict[str, Value]] = {variant.name: {} for variant in variants}
+  columns: dict[str, None] = {}
+  for table in tables:
+    for row in table.rows:
+      for cell in row:
+        if cell.values:
+          found[cell.variant].update(cell.values)
+          columns.update(dict.fromkeys(cell.values))
+  return [{column: _known(row.get(column)) for column in columns} for row in found.values()]
+
+
+def _known(value: Value) -> Value:
+  return None if isinstance(value, float) and math.isnan(value) else value

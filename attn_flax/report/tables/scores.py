@@ -1,0 +1,159 @@
+"""The tables of the explanations: one that sums up, and one per score with all its controls."""
+
+from attn_flax.report import formats
+from attn_flax.report.tables.cells import (
+  NO_CELL,
+  Cell,
+  Column,
+  Table,
+  Value,
+  name_cell,
+  verdict_cell,
+)
+from attn_flax.study.findings import SCORES, Findings, Score, Variant
+
+# Kinds of maps and controls by their names in the columns of `results.csv`.
+KINDS = {'Grad-CAM': 'gradcam', 'own map': 'own'}
+CONTROLS = {
+  'random map': 'random',
+  'centred Gaussian': 'gaussian',
+  'best fixed map': 'fixed',
+  'random weights': 'random_weights',
+}
+DIGITS = 3
+
+
+def find(variant: Variant, kind: str, name: str) -> Score | None:
+  """A variant's score, None where there is none."""
+  scores = variant.explanations.scores if variant.explanations else {}
+  return scores.get(kind, {}).get(name)
+
+
+def beaten(score: Score) -> tuple[list[str], list[str]]:
+  """Controls that a score is shown to lie above, and those that it is not; untested in neither."""
+  tested = {name: gain for name, gain in score.gains.items() if gain and formats.known(gain)}
+  above = [name for name, gain in tested.items() if gain.low > 0]
+  return above, [name for name in tested if name not in above]
+
+
+def overview(findings: Findings) -> Table:
+  """Every score of every map, and whether it is above its controls."""
+  rows = []
+  for variant in findings.variants:
+    found = variant.explanations
+    for kind in KINDS:
+      what = (found.own_map if found and kind == 'own map' else '') or ''
+      cells = [name_cell(variant), Cell(kind, what)]
+      for name in SCORES:
+        score = find(variant, kind, name)
+        cells.append(NO_CELL if score is None else _summary(score))
+      if kind == 'Grad-CAM' and found:
+        cells.append(
+          Cell(
+            formats.percent(found.empty, 1),
+            f'{formats.percent(found.empty_random, 1)} with random weights',
+            {'gradcam_empty': found.empty, 'gradcam_empty_random_weights': found.empty_random},
+            variant.name,
+          )
+        )
+      else:
+        cells.append(NO_CELL)
+      rows.append(cells)
+  columns = [
+    Column('variant', numeric=False),
+    Column('map', numeric=False),
+    *(Column(f'{title}\N{NO-BREAK SPACE}{"↑" if up else "↓"}') for title, up in SCORES.values()),
+    Column('empty maps, %'),
+  ]
+  note = (
+    '↑ higher is better, ↓ lower is better. A score says little by itself: “above all controls”'
+    ' means that it is better than a random map, a centred Gaussian, the best fixed map and the'
+    ' same network with random weights, each by a 95 % interval of its own that leaves out zero. A'
+    ' purely channel-wise mechanism has no map of its own: n/a. An empty map is a miss'
+    ' where it should lie on the object, and a random order elsewhere; of the network with random'
+    ' weights it counts as a constant one, which scores by chance.'
+  )
+  return Table('explanations', 'All scores', columns, rows, note)
+
+
+def _summary(score: Score) -> Cell:
+  above, not_above = beaten(score)
+  tested = len(above) + len(not_above)
+  if not tested:
+    detail, tone = '', ''
+  elif not_above:
+    detail, tone = f'above {len(above)} of {tested} controls', 'no difference shown'
+  else:
+    every = tested == len(CONTROLS)
+    detail, tone = 'above all controls' if every else f'above {tested} of {tested} tested', 'better'
+  return Cell(formats.number(score.value, DIGITS), detail, order=score.value, tone=tone)
+
+
+def score_table(findings: Findings, name: str) -> Table:
+  """One score of all maps, beside its controls."""
+  title, higher_is_better = SCORES[name]
+  controls = list(CONTROLS)
+  rows = []
+  for variant in findings.variants:
+    for kind, prefix in KINDS.items():
+      score = find(variant, kind, name)
+      if kind == 'own map' and not (variant.explanations and variant.explanations.own_map):
+        continue  # The overview says that there is none.
+      head = [name_cell(variant), Cell(kind)]
+      if score is None:
+        rows.append([*head, *[NO_CELL] * (len(controls) + 4)])
+        continue
+      key = f'{prefix}_{name}'
+      images = Cell(formats.number(score.images, 0), '', {f'{key}_n': score.images}, variant.name)
+      value = Cell(formats.number(score.value, DIGITS), '', {key: score.value}, variant.name)
+      difference = score.difference
+      change = Cell(
+        formats.signed(difference.mean if difference else None, DIGITS),
+        formats.interval(difference, DIGITS),
+        {
+          f'{key}_difference': difference.mean if difference else None,
+          f'{key}_difference_low': difference.low if difference else None,
+          f'{key}_difference_high': difference.high if difference else None,
+        },
+        variant.name,
+      )
+      verdict = verdict_cell(
+        score.verdict,
+        variant.name,
+        f'{key}_verdict',
+        is_baseline=variant.name == findings.baseline,
+      )
+      rows.append(
+        [
+          *head,
+          value,
+          images,
+          *(_control(score, control, key, variant.name) for control in controls),
+          change,
+          verdict,
+        ]
+      )
+  columns = [
+    Column('variant', numeric=False),
+    Column('map', numeric=False),
+    Column('score'),
+    Column('n'),
+    *(Column(control) for control in controls),
+    Column('difference'),
+    Column('verdict', numeric=False),
+  ]
+  note = f'{"Higher" if higher_is_better else "Lower"} is better.'
+  return Table(f'score-{name}', title[0].upper() + title[1:], columns, rows, note)
+
+
+def _control(score: Score, control: str, key: str, variant: str) -> Cell:
+  if control not in score.controls:
+    return NO_CELL
+  gain, column = score.gains.get(control), f'{key}_{CONTROLS[control]}'
+  values: dict[str, Value] = {column: score.controls[control]}
+  detail = ''
+  if gain is not None:
+    values |= {f'{column}_gain': gain.mean, f'{column}_gain_low': gain.low}
+    values |= {f'{column}_gain_high': gain.high}
+    detail = f'{formats.signed(gain.mean, DIGITS)} {formats.interval(gain, DIGITS)}'.strip()
+  return Cell(formats.number(score.controls[control], DIGITS), detail, values, variant)

@@ -1,0 +1,195 @@
+"""Explains one run: its maps, their scores and those of the controls, image by image."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attn_flax.explain import grad_cam, in_batches, own_map
+from attn_flax.explain.controls import centred_gaussian, random_maps
+from attn_flax.explain.localization import energy_inside, is_empty, pointing_game, threshold_iou
+from attn_flax.explain.perturbation import faithfulness
+from attn_flax.training.experiment import options_to_run_once
+
+# Shares of a map's maximum that are tried for the best IoU.
+THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).round(2).tolist())
+BATCH = 50
+
+# {source: values [images]}; a source is 'map' or the name of a control.
+BySource = dict[str, np.ndarray]
+
+
+class Images(NamedTuple):
+  """Images to explain.
+
+  Attributes:
+    image: [n, H, W, 3] uint8.
+    label: [n] int32.
+    mask: [n, H, W] bool; None for a dataset without masks.
+    box: [n, H, W] bool, the pixels of the box; None for a dataset without boxes.
+    fixed: [H, W], the best fixed map, from other images; None where there is none.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+  mask: np.ndarray | None
+  box: np.ndarray | None
+  fixed: np.ndarray | None
+
+  def take(self, index: np.ndarray) -> 'Images':
+    """Some of them."""
+    mask, box = (None if part is None else part[index] for part in (self.mask, self.box))
+    return Images(self.image[index], self.label[index], mask, box, self.fixed)
+
+
+class Explained(NamedTuple):
+  """The scores of one run.
+
+  Attributes:
+    localisation: {kind: {score: {source: [n]}}}; of 'iou' [n, thresholds].
+    perturbation: the same over the images that were perturbed.
+    empty: [n] whether the Grad-CAM map is all zero.
+    empty_random: [n] the same of the network with random weights.
+  """
+
+  localisation: dict[str, dict[str, BySource]]
+  perturbation: dict[str, dict[str, BySource]]
+  empty: np.ndarray
+  empty_random: np.ndarray
+
+
+class Explainer:
+  """Explains one network, whatever its weights."""
+
+  def __init__(self, model: nn.Module, normalise: Callable[[jax.Array], jax.Array], steps: int):
+    """`normalise`, compiled, makes of uint8 images what the network takes."""
+    self._model = model
+    self._normalise = normalise
+    self._steps = steps
+    self._init = jax.jit(
+      functools.partial(model.init, train=False), compiler_options=options_to_run_once()
+    )
+
+  def _cam(self, variables, images, labels):
+    return grad_cam(self._model, variables, self._normalise(images), labels)
+
+  def _own(self, variables, images, labels):
+    del labels
+    return own_map(self._model, variables, self._normalise(images))
+
+  def _moved(self, variables, images, labels, maps, positions):
+    x = self._normalise(images)
+    return faithfulness(
+      self._model, variables, x, labels, maps, steps=self._steps, positions=positions
+    )
+
+  def maps(self, variables: Any, images: Images) -> dict[str, np.ndarray]:
+    """Maps [n, h, w] for the images' labels, by kind; no own map where the network has none."""
+    methods = {'Grad-CAM': self._cam, 'own map': self._own}
+    found = {
+      kind: in_batches(functools.partial(method, variables), *images[:2], batch_size=BATCH)
+      for kind, method in methods.items()
+    }
+    return {kind: maps for kind, maps in found.items() if maps is not None}
+
+  def explain(
+    self,
+    variables: Any,
+    images: Images,
+    perturbed: np.ndarray,
+    key: jax.Array,
+  ) -> Explained:
+    """Scores the maps of a run and their controls.
+
+    Args:
+      variables: the trained weights.
+      images: the images, all classified correctly.
+      perturbed: positions, among these, of the ones to perturb.
+      key: of the random maps and of the random weights.
+    """
+    fresh = self._init(key, self._normalise(jnp.asarray(images.image[:1])))
+    trained, random = self.maps(variables, images), self.maps(fresh, images)
+    kinds = {
+      kind: {
+        'map': maps,
+        # As fine as the map itself: finer noise is spread over more of the image.
+        'random map': np.asarray(random_maps(key, *maps.shape)),
+        'random weights': _filled(random[kind]),
+      }
+      for kind, maps in trained.items()
+    }
+    shared = _shared_controls(images)
+    few = images.take(perturbed)
+    scores_of_shared = _localise_all(shared, images)
+    perturbed_shared = self._perturb_all(shared, variables, few, perturbed)
+    localisation, perturbation = {}, {}
+    for kind, sources in kinds.items():
+      localisation[kind] = _join(_localise_all(sources, images), scores_of_shared)
+      own_scores = self._perturb_all(sources, variables, few, perturbed)
+      perturbation[kind] = _join(own_scores, perturbed_shared)
+    empty, empty_random = (np.asarray(is_empty(one['Grad-CAM'])) for one in (trained, random))
+    return Explained(localisation, perturbation, empty, empty_random)
+
+  def _perturb_all(self, sources, variables, few, perturbed):
+    scores: dict[str, BySource] = {}
+    for source, maps in sources.items():
+      moved = functools.partial(self._moved, variables)
+      found = in_batches(moved, *few[:2], maps[perturbed], perturbed, batch_size=BATCH)
+      for name, values in found.items():
+        scores.setdefault(name, {})[source] = values
+    return scores
+
+
+def _filled(maps: np.ndarray) -> np.ndarray:
+  """Maps of a control, constant where they are empty.
+
+  An untrained network's Grad-CAM is empty for whole classes. As misses those would put the control
+  below chance, and a map that knows nothing would beat it.
+  """
+  return np.where(np.asarray(is_empty(maps))[:, None, None], 1, maps)
+
+
+def _shared_controls(images: Images) -> BySource:
+  """The maps that know nothing of the network and are alike for all kinds of map, by name."""
+  n, height, width = len(images.image), *images.image.shape[1:3]
+  controls = {'centred Gaussian': _repeat(np.asarray(centred_gaussian(height, width)), n)}
+  if images.fixed is not None:
+    controls['best fixed map'] = _repeat(images.fixed, n)
+  return controls
+
+
+def _repeat(one: np.ndarray, n: int) -> np.ndarray:
+  return np.broadcast_to(one, (n, *one.shape))
+
+
+@jax.jit
+def _localise(maps, masks):
+  return {
+    'pointing': pointing_game(maps, masks),
+    'energy': energy_inside(maps, masks),
+    'iou': threshold_iou(maps, masks, jnp.array(THRESHOLDS)),
+  }
+
+
+def _localise_all(sources: Mapping[str, np.ndarray], images: Images) -> dict[str, BySource]:
+  """Localisation scores: {score: {source: values}}; {} for images without masks and boxes."""
+  scores: dict[str, BySource] = {}
+  for source, maps in sources.items():
+    for region, inside in (('mask', images.mask), ('box', images.box)):
+      if inside is None:
+        continue
+      found = in_batches(_localise, maps, inside, batch_size=BATCH)
+      scores.setdefault(f'energy_{region}', {})[source] = found['energy']
+      # The mask says more than the box; without one, the box has to do.
+      if region == 'mask' or images.mask is None:
+        scores.setdefault('pointing', {})[source] = found['pointing']
+        scores.setdefault('iou', {})[source] = found['iou']
+  return scores
+
+
+def _join(first: dict[str, BySource], second: dict[str, BySource]) -> dict[str, BySource]:
+  return {name: first[name] | second.get(name, {}) for name in first}

@@ -1,0 +1,125 @@
+"""Trains what a study lacks: stopped runs go on, finished ones stay, failed ones are noted."""
+
+import datetime
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import tqdm
+
+from attn_flax.errors import UserError
+from attn_flax.study.plan import Planned, plan_sweep
+from attn_flax.training import run_folder
+from attn_flax.training.experiment import open_session
+from attn_flax.training.loop import Stopped, train
+
+
+def check(planned: Sequence[Planned]) -> None:
+  """Opens what the runs are made of, so that mistakes end a study at once.
+
+  Raises:
+    UserError: for anything in the configuration that cannot be run, or a run folder that holds a
+      run of another configuration.
+  """
+  opened: dict[str, Any] = {}
+  for run in planned:
+    if run.variant not in opened:
+      opened[run.variant] = open_session(run.config).config
+    resolved = opened[run.variant].copy_and_resolve_references()
+    resolved.seed = run.seed
+    resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256
+    if (run.folder / 'config.json').exists():
+      run_folder.open_run(run.folder, resolved)
+
+
+def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
+  """Trains the runs that have no result yet, and shows how far the study is.
+
+  Returns:
+    Why runs failed, by their names.
+
+  Raises:
+    Stopped: after SIGTERM or an interrupt; the same study then goes on from there.
+  """
+  missing = [run for run in planned if not finished(run.folder)]
+  errors: dict[str, str] = {}
+  began = time.perf_counter()
+  with tqdm.tqdm(
+    total=len(planned),
+    initial=len(planned) - len(missing),
+    unit='run',
+    dynamic_ncols=True,
+    disable=not sys.stderr.isatty(),
+  ) as bar:
+    for i, run in enumerate(missing):
+      bar.set_description(run.name)
+      if bar.disable:
+        number = len(planned) - len(missing) + i + 1
+        left = _left(time.perf_counter() - began, i, len(missing))
+        print(f'run {number} of {len(planned)}: {run.name}{left}', flush=True)
+      try:
+        train(run.config, run.folder)
+      except Stopped:
+        raise
+      except Exception as error:  # A diverged or broken run is a row of the report, not its end.
+        errors[run.name] = ' '.join(str(error).split()) or type(error).__name__
+        print(f'{run.name} failed: {errors[run.name]}', file=sys.stderr, flush=True)
+      jax.clear_caches()  # The next run shares no program with this one.
+      bar.update()
+  return errors
+
+
+def finished(folder: pathlib.Path) -> bool:
+  """Whether a run folder holds a result."""
+  return (folder / 'result.json').exists()
+
+
+def _left(seconds: float, done: int, total: int) -> str:
+  """The time left, in words; '' before the first run is done."""
+  if not done:
+    return ''
+  left = datetime.timedelta(seconds=round(seconds / done * (total - done)))
+  return f', about {left} left'
+
+
+def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
+  """Chooses the learning rate of each variant on the validation split, by runs of their own.
+
+  Returns:
+    The rate by variant, also written to `sweep.json`; None where the study tries none. Where
+    `study.only` names one run, that of its variant alone.
+
+  Raises:
+    UserError: where all runs of a variant failed.
+    Stopped: as in `train_missing`.
+  """
+  planned = plan_sweep(study, workdir)
+  if not planned:
+    return None
+  check(planned)
+  train_missing(planned)
+  scores: dict[str, dict[float, float]] = {run.variant: {} for run in planned}
+  for run in planned:
+    if finished(run.folder):
+      rate = float(run.config.optimizer.lr_per_256)
+      scores[run.variant][rate] = best_validation(run.folder)
+  for name, found in scores.items():
+    if not found:
+      raise UserError(f'every run of the sweep of {name} failed; lower sweep.lr_per_256')
+  rates = {name: max(found, key=lambda rate: found[rate]) for name, found in scores.items()}
+  path = workdir / 'sweep.json'
+  # Other variants' may have been chosen before.
+  before = run_folder.read_json(path) if path.exists() else {'chosen': {}, 'validation_top1': {}}
+  content = {'chosen': rates, 'validation_top1': scores}
+  run_folder.write_json(path, {key: before[key] | found for key, found in content.items()})
+  return rates
+
+
+def best_validation(folder: pathlib.Path) -> float:
+  """The best top-1 on the validation split that a run logged, by its moving average if kept."""
+  rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+  return max(row.get('val_ema_top1', row['val_top1']) for row in rows if 'val_top1' in row)

@@ -1,0 +1,201 @@
+"""Checkpoints of a run, by Orbax: atomic, the latest and the best kept."""
+
+import asyncio
+import pathlib
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from attn_flax.errors import UserError
+
+
+def _val_top1(metrics: dict[str, float]) -> float:
+  return metrics['val_top1']
+
+
+def _reason(error: BaseException) -> str:
+  """The beginning of what first went wrong."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+
+
+class _DrainingLoop(asyncio.SelectorEventLoop):
+  """An event loop that waits for its tasks before it closes.
+
+  When one read fails, Orbax closes its loop on the others; each would then print a traceback.
+  """
+
+  def close(self) -> None:
+    """Waits, then closes."""
+    if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+      self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    super().close()
+
+
+class Checkpoints:
+  """The folder `checkpoints/` of a run.
+
+  Each step holds the items `state` (arrays) and `progress` (JSON), and the validation scores
+  where there are any. The best is the one with the highest `val_top1`; of equal ones, the latest.
+  """
+
+  def __init__(self, workdir: pathlib.Path, *, read_only: bool = False):
+    """Opens the folder; makes it unless `read_only`."""
+    self.folder = (workdir / 'checkpoints').absolute()  # Orbax refuses relative paths.
+    if read_only and not self.folder.is_dir():
+      raise UserError(f'{workdir} holds no checkpoints; name the folder of a run with --workdir')
+    # `max_to_keep` with `best_fn` would delete the latest, and with it the way to resume.
+    keep = checkpoint_managers.AnyPreservationPolicy(
+      [
+        checkpoint_managers.LatestN(1),
+        checkpoint_managers.BestN(
+          get_metric_fn=_val_top1, n=1, keep_checkpoints_without_metrics=False
+        ),
+      ]
+    )
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=keep,
+      best_fn=_val_top1,  # Without it Orbax writes no scores; the policy decides what is kept.
+      create=not read_only,
+      read_only=read_only,
+    )
+    try:  # It reads the scores of all checkpoints.
+      self._manager = ocp.CheckpointManager(
+        self.folder, options=options, item_names=('state', 'progress')
+      )
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f'{self.folder} cannot be opened ({_reason(error)}); make it readable, remove what is '
+        'damaged in it, or choose another --workdir'
+      ) from None
+
+  def save(
+    self, step: int, state: Any, progress: dict[str, Any], scores: dict[str, float] | None
+  ) -> None:
+    """Saves in the background; an error of the save before it is raised here."""
+    self._manager.check_for_errors()
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+    )
+    self._manager.save(step, args=args, metrics=scores, force=True)
+
+  def best_or_latest(self) -> int:
+    """Step of the best checkpoint, or of the latest where none is scored.
+
+    Raises:
+      UserError: when there is none.
+    """
+    best, latest = self.best(), self.latest()
+    if latest is None:
+      raise UserError(f'{self.folder} holds no checkpoint yet; let the run go on first')
+    return latest if best is None else best
+
+  def latest(self) -> int | None:
+    """Step of the latest checkpoint, or None."""
+    return self._manager.latest_step()
+
+  def best(self) -> int | None:
+    """Step of the checkpoint with the best validation score, or None."""
+    scored = [
+      (_val_top1(metrics), step)
+      for step in self._manager.all_steps()
+      if (metrics := self._manager.metrics(step)) is not None
+    ]
+    return max(scored)[1] if scored else None
+
+  def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    """The state and the progress of a step.
+
+    Args:
+      step: one of the steps kept.
+      like: a state, or its shapes, dtypes and shardings alone.
+
+    Raises:
+      UserError: when the checkpoint is damaged or belongs to another network.
+    """
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    args = ocp.args.Composite(
+      state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore()
+    )
+    with mock.patch.object(asyncio, 'new_event_loop', _DrainingLoop):  # Orbax calls it to read.
+      try:
+        restored = self._manager.restore(step, args=args)
+        return restored['state'], restored['progress']
+      except Exception as error:  # Orbax raises many types, by what is damaged.
+        reason = _reason(error)
+    raise UserError(
+      f'the checkpoint {self.folder / str(step)} cannot be read: it is damaged or belongs to '
+      f'another network ({reason}); remove that folder to go back to the checkpoint before it, or '
+      'choose another --workdir'
+    )
+
+  def read_variables(self, step: int) -> dict[str, Any]:
+    """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
+
+    Where the run kept a moving average of them, it is that which is read.
+
+    Raises:
+      UserError: when the checkpoint is damaged.
+    """
+    folder = self.folder / str(step) / 'state'
+    try:
+      with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = reader.restore(folder, restore_args=as_numpy)
+    except Exception as error:  # Orbax raises many types, by what is damaged.
+      raise UserError(f'the checkpoint {folder} cannot be read ({_reason(error)})') from None
+    source = state.get('ema') or state
+    return {name: source.get(name) or {} for name in ('params', 'batch_stats')}
+
+  def close(self) -> None:
+    """Waits for the last save; raises its error if it failed."""
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    self._manager.close()
+
+
+def read_best(workdir: pathlib.Path) -> dict[str, Any]:
+  """`params` and `batch_stats` of a run folder's best checkpoint, see `Checkpoints.read_variables`.
+
+  Raises:
+    UserError: when the folder holds no checkpoint, or it cannot be read.
+  """
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    return checkpoints.read_variables(checkpoints.best_or_latest())
+  finally:
+    checkpoints.close()
+
+
+def read_weights(workdir: pathlib.Path) -> dict[str, Any]:
+  """The weights of a run's best checkpoint on the device, as `model.apply` takes them.
+
+  Raises:
+    UserError: when the folder holds no checkpoint, or it cannot be read.
+  """
+  return jax.device_put({name: tree for name, tree in read_best(workdir).items() if tree})
+
+
+def restore_best(workdir: pathlib.Path, like: Any) -> tuple[Any, int]:
+  """The state of a run folder's best checkpoint, or its latest where none is scored; its update.
+
+  Args:
+    workdir: the run folder.
+    like: a state, or its shapes, dtypes and shardings alone.
+
+  Raises:
+    UserError: when the folder holds no checkpoint.
+  """
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    best = checkpoints.best_or_latest()
+    state, _ = checkpoints.restore(best, like)
+  finally:
+    checkpoints.close()
+  return state, best

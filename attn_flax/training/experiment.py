@@ -1,0 +1,266 @@
+"""Everything that a config stands for, built and checked before anything runs."""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from attn_flax import data
+from attn_flax.data.augment.augmentation import Augmentation
+from attn_flax.data.pipeline.open import Pipeline, open_pipeline
+from attn_flax.errors import UserError, check_choice
+from attn_flax.models import create_model
+from attn_flax.training.optimizer import Schedule, freeze, make_optimizer, make_schedule
+from attn_flax.training.steps import TrainState, init_state
+
+# The least and the most that a field of a config may be.
+_RANGES = {
+  'seed': (0, math.inf),
+  'train.batch_size': (1, math.inf),
+  'train.epochs': (1, math.inf),
+  'train.steps': (1, math.inf),
+  'train.accumulate': (1, math.inf),
+  'train.label_smoothing': (0, 1),
+  'train.clip_norm': (0, math.inf),
+  'train.ema_decay': (0, 1),
+  'optimizer.lr_per_256': (0, math.inf),
+  'optimizer.momentum': (0, 1),
+  'optimizer.weight_decay': (0, math.inf),
+  'optimizer.warmup_epochs': (0, math.inf),
+  'eval.batch_size': (1, math.inf),
+  'eval.every_epochs': (1, math.inf),
+  'checkpoint.every_steps': (1, math.inf),
+  'log_every': (1, math.inf),
+  'data.workers': (0, math.inf),
+  'data.max_bad': (0, math.inf),
+}
+
+
+class Session(NamedTuple):
+  """What a run of a config is made of.
+
+  Attributes:
+    config: what `configs/base.py` makes, with the values that its `None`s stood for.
+    mesh: all devices on one axis, `data`, over which batches are split.
+    dataset: the dataset, with its three splits.
+    model: the network.
+    schedule: learning rate by update.
+    optimizer: what turns gradients into updates.
+    augmentation: what images undergo on their way into the network.
+    updates: updates of the whole run.
+    updates_per_epoch: updates per pass over the training split.
+  """
+
+  config: Any
+  mesh: Mesh
+  dataset: data.Dataset
+  model: nn.Module
+  schedule: Schedule
+  optimizer: optax.GradientTransformation
+  augmentation: Augmentation
+  updates: int
+  updates_per_epoch: int
+
+  @property
+  def replicated(self) -> NamedSharding:
+    """The sharding of what every device holds in full."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """(H, W, C) of the images."""
+    return self.dataset.image_shape
+
+  def describe_data(self) -> dict[str, Any]:
+    """Class names and preprocessing: what it takes to use the network on other images."""
+    spec = self.dataset.spec
+    return {
+      'name': self.config.data.name,
+      'class_names': list(self.dataset.class_names),
+      'examples': {name: len(split) for name, split in self.dataset.splits.items()},
+      'image_shape': list(self.image_shape),
+      'mean': list(spec.mean),
+      'std': list(spec.std),
+      'resize': self.dataset.resize,
+    }
+
+  def fresh_state(self, key: jax.Array) -> TrainState:
+    """A new state, on every device."""
+    options = options_to_run_once()
+    make = jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)
+    return make(key)
+
+  def abstract_state(self) -> TrainState:
+    """Shapes, dtypes and shardings of a state: all it takes to restore one."""
+
+    def with_sharding(leaf):
+      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated)
+
+    return jax.tree.map(with_sharding, jax.eval_shape(self._init, jax.random.key(0)))
+
+  def _init(self, key):
+    ema = self.config.train.ema_decay is not None
+    return init_state(self.model, self.optimizer, key, self.image_shape, ema=ema)
+
+  def train_pipeline(self) -> Pipeline:
+    """The batches of the training split."""
+    train = self.config.train
+    return self._pipeline('train', train.batch_size // train.accumulate, self.config.data.balanced)
+
+  def eval_pipeline(self, split: str) -> Pipeline:
+    """The batches that evaluate a split."""
+    devices = self.mesh.size
+    # Scores do not depend on the batch, so that it may grow to suit the devices.
+    return self._pipeline(split, -(-self.config.eval.batch_size // devices) * devices)
+
+  def _pipeline(self, split, batch_size, balanced=False):
+    return open_pipeline(
+      self.dataset.splits[split],
+      batch_size,
+      seed=self.config.seed,
+      augmentation=self.augmentation,
+      mesh=self.mesh,
+      workers=self.config.data.workers,
+      balanced=balanced,
+    )
+
+
+def open_session(config: Any, *, trains: bool = True) -> Session:
+  """Builds and checks everything that a config stands for; writes nothing but the dataset.
+
+  Raises:
+    UserError: for anything in the config that cannot be run.
+  """
+  mesh = make_mesh()
+  train = config.train
+  _check_numbers(config)
+  if train.batch_size % train.accumulate:
+    raise UserError(
+      f'train.accumulate={train.accumulate} does not divide train.batch_size={train.batch_size}'
+    )
+  if trains:
+    _check_batch('train.batch_size / train.accumulate', train.batch_size // train.accumulate, mesh)
+  check_choice('train.batch_norm', train.batch_norm, ('global', 'per_device'))
+
+  dataset = data.load(
+    config.data.name,
+    data_dir=config.data.dir,
+    size=config.data.size,
+    seed=config.data.seed,
+    download=config.data.download,
+    max_bad=config.data.max_bad,
+    enlarge=config.data.get('enlarge', False),  # Runs of before this field have none.
+  )
+  num_examples = len(dataset.splits['train'])
+  updates_per_epoch = num_examples // train.batch_size
+  if not updates_per_epoch:
+    raise UserError(
+      f'train.batch_size={train.batch_size} exceeds the {num_examples} training images of '
+      f'{config.data.name}; choose {num_examples} at most'
+    )
+  updates = train.steps or train.epochs * updates_per_epoch
+  schedule = make_schedule(
+    config.optimizer,
+    batch_size=train.batch_size,
+    updates=updates,
+    updates_per_epoch=updates_per_epoch,
+  )
+  optimizer = make_optimizer(
+    config.optimizer, schedule, clip_norm=train.clip_norm, accumulate=train.accumulate
+  )
+  model = make_model(config.model, len(dataset.class_names))
+  session = Session(
+    config=config,
+    mesh=mesh,
+    dataset=dataset,
+    model=model,
+    schedule=schedule,
+    optimizer=freeze(optimizer, getattr(model, 'frozen', ())),
+    augmentation=make_augmentation(config.augment, dataset),
+    updates=updates,
+    updates_per_epoch=updates_per_epoch,
+  )
+  return session._replace(config=resolve(config, session))
+
+
+def resolve(config: Any, session: Session) -> Any:
+  """A config with the values that its `None`s stood for."""
+  fields = config.to_dict()
+  for name in fields['model'].keys() - {'attention'}:
+    fields['model'][name] = getattr(session.model, name, fields['model'][name])
+  fields['model']['name'] = config.model.name
+  for placement in getattr(session.model, 'attention', ()):
+    fields['model']['attention'][placement.where]['stages'] = placement.stages
+  for name in fields['augment']:
+    fields['augment'][name] = getattr(session.augmentation, name)
+  fields['data']['size'] = session.dataset.spec.image_size
+  # Where no size was asked for, what is smaller than the one found was enlarged.
+  fields['data']['enlarge'] = config.data.size is None or config.data.get('enlarge', False)
+  return ConfigDict(fields)
+
+
+def make_augmentation(config: Any, dataset: data.Dataset) -> Augmentation:
+  """What images undergo, by a config (`config.augment`) and, where it says none, their dataset.
+
+  Raises:
+    UserError: for values that cannot be.
+  """
+  spec = dataset.spec
+  usual = {'crop_padding': spec.crop_padding, 'flip': spec.flip}
+  fields: dict[str, Any] = {
+    key: usual.get(key) if value is None else value for key, value in config.items()
+  }
+  if fields['randaugment'] is not None:
+    fields['randaugment'] = tuple(fields['randaugment'])
+  return Augmentation(mean=spec.mean, std=spec.std, num_classes=len(dataset.class_names), **fields)
+
+
+def options_to_run_once() -> dict[str, int] | None:
+  """Compiler options of a program that runs once or so, such as the initialisation of weights.
+
+  On CPU, compiling it with optimisation takes far longer than that gains.
+  """
+  return {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+
+
+def make_mesh() -> Mesh:
+  """All devices on one axis, `data`."""
+  # The default Explicit axes refuse gathers by a sharded index.
+  return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def make_model(config: Any, num_classes: int) -> nn.Module:
+  """The network of a config (`config.model`) for a dataset's number of classes.
+
+  Raises:
+    UserError: for a network that cannot be built, or one of another number of classes.
+  """
+  fields = {key: value for key, value in config.items() if value is not None}
+  name, attention = fields.pop('name'), fields.pop('attention').to_dict()
+  if fields.setdefault('num_classes', num_classes) != num_classes:
+    raise UserError(
+      f'the network has {fields["num_classes"]} classes and the dataset {num_classes}; choose the '
+      "network's dataset, or leave model.num_classes out to train a head of its own"
+    )
+  return create_model(name, attention=attention or None, **fields)
+
+
+def _check_numbers(config: Any) -> None:
+  for field, (least, most) in _RANGES.items():
+    section, _, name = field.rpartition('.')
+    value = (config[section] if section else config)[name]
+    if value is not None and not least <= value <= most:
+      allowed = f'at least {least}' if most == math.inf else f'from {least} to {most}'
+      raise UserError(f'{field}={value} is impossible; choose a number {allowed}')
+
+
+def _check_batch(what: str, size: int, mesh: Mesh) -> None:
+  if size % mesh.size:
+    raise UserError(
+      f'{what} = {size} cannot be shared evenly by {mesh.size} devices; choose a multiple of '
+      f'{mesh.size}'
+    )

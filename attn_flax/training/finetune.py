@@ -1,0 +1,88 @@
+"""Weights that a run starts from: what is loaded, what is new, what is left."""
+
+import pathlib
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attn_flax.errors import UserError
+from attn_flax.interop.torch_weights import from_torch
+from attn_flax.training.checkpoints import read_best
+from attn_flax.training.steps import TrainState
+
+Flat = dict[str, np.ndarray]
+
+
+class Loaded(NamedTuple):
+  """What became of the weights, by path such as `params/stage1_block1/conv1/kernel`.
+
+  Attributes:
+    loaded: taken over.
+    new: in the network alone, or of another shape there, as the head is for other classes; they
+      keep their fresh values.
+    left: in the source alone.
+  """
+
+  loaded: list[str]
+  new: list[str]
+  left: list[str]
+
+  def describe(self) -> str:
+    """In a line: how many, and the modules that are new or left."""
+
+    def modules(paths):
+      names = sorted({path.split('/', 1)[1].rpartition('/')[0] for path in paths})
+      return ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
+
+    parts = [f'{len(self.loaded)} arrays loaded']
+    parts += [f'new: {modules(self.new)}'] if self.new else []
+    parts += [f'left: {modules(self.left)}'] if self.left else []
+    return '; '.join(parts)
+
+
+def read_weights(source: str) -> Flat:
+  """`params/...` and `batch_stats/...` of a run folder's best checkpoint, or of a PyTorch file.
+
+  Where the run kept a moving average of its weights, it is that which is read.
+
+  Raises:
+    UserError: when the source is neither, or cannot be read.
+  """
+  path = pathlib.Path(source).expanduser()
+  if not path.exists():
+    raise UserError(
+      f'--config.init_from={source} does not exist; name a run folder, or a PyTorch, safetensors '
+      'or npz file'
+    )
+  if path.is_dir():
+    variables = read_best(path)
+  else:
+    _, variables = from_torch(path)
+  return flax.traverse_util.flatten_dict(variables, sep='/')
+
+
+def start_from(state: TrainState, weights: Flat) -> tuple[TrainState, Loaded]:
+  """A fresh state with every weight that fits taken over; its average starts from the same.
+
+  Raises:
+    UserError: when nothing fits.
+  """
+  fresh = {'params': state.params, 'batch_stats': state.batch_stats}
+  own = flax.traverse_util.flatten_dict(fresh, sep='/')
+  fits = {path for path in own if path in weights and weights[path].shape == own[path].shape}
+  if not any(path.startswith('params/') for path in fits):
+    raise UserError('no weight fits the network; start from a run of the same network family')
+  merged = {
+    path: jax.device_put(jnp.asarray(weights[path], leaf.dtype), leaf.sharding)
+    if path in fits
+    else leaf
+    for path, leaf in own.items()
+  }
+  variables = flax.traverse_util.unflatten_dict(merged, sep='/')
+  average = None if state.ema is None else jax.tree.map(jnp.copy, variables)
+  found = Loaded(sorted(fits), sorted(own.keys() - fits), sorted(weights.keys() - fits))
+  params, stats = variables['params'], variables.get('batch_stats', {})
+  return state._replace(params=params, batch_stats=stats, ema=average), found

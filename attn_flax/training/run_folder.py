@@ -1,0 +1,165 @@
+"""The folder of a run: its config, where it was made, its metrics and its results."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from attn_flax.data import FOLDER
+from attn_flax.errors import UserError
+from attn_flax.training.optimizer import OPEN_ENDED
+
+_PACKAGES = (
+  'attn_flax jax jaxlib flax optax orbax-checkpoint numpy tensorflow-datasets grain ml-collections'
+).split()
+_FREE = ('data.dir', 'data.download', 'data.enlarge', 'data.workers', 'log_every')
+# Fields that prolong a run.
+_LENGTH = ('train.epochs', 'train.steps')
+
+
+def environment() -> dict[str, Any]:
+  """Versions, device, commit, command and date: what a result depends on beside its config."""
+  versions = {}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      versions[package] = 'not installed'
+  device = jax.devices()[0]
+  return {
+    'packages': versions,
+    'python': platform.python_version(),
+    'platform': device.platform,
+    'device': device.device_kind,
+    'device_count': jax.device_count(),
+    'cpu_count': os.cpu_count(),
+    'commit': _commit(),
+    'command': shlex.join(['python', *sys.argv]),
+    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+  }
+
+
+def _commit() -> str | None:
+  """The commit of the source, with '+' where files differ from it; None outside a checkout."""
+  here = pathlib.Path(__file__).parent
+  try:
+    git = ['git', '-C', str(here)]
+    head = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True, check=True)
+    status = subprocess.run(
+      [*git, 'status', '--porcelain', '--untracked-files=no'],
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return head.stdout.strip() + ('+' if status.stdout.strip() else '')
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested mappings as one, keyed `a.b.c`."""
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat.update(flatten(value, f'{prefix}{key}.'))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def resolved(config: ConfigDict) -> dict[str, Any]:
+  """A config as plain JSON values."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+  """The fields in which two resolved configs differ, with both values."""
+  before, after = flatten(old), flatten(new)
+  fields = sorted(before.keys() | after.keys())
+  pairs = {field: (before.get(field), after.get(field)) for field in fields}
+  return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON file of a run folder.
+
+  Raises:
+    UserError: when it is missing or damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(f'{path} does not exist; name the folder of a run with --workdir') from None
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be read ({error}); restore it or choose another folder'
+    ) from None
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes a JSON file at once: a reader sees the old file or the new one, never a half.
+
+  Makes the folder where there is none.
+
+  Raises:
+    UserError: when it cannot be written.
+  """
+  partial = path.with_name(path.name + '.partial')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(content, indent=2) + '\n')
+    partial.replace(path)
+  except OSError as error:
+    raise UserError(
+      f'the run folder {path.parent} cannot be written ({error.strerror}); choose another --workdir'
+    ) from None
+
+
+def free_fields(config: ConfigDict) -> tuple[str, ...]:
+  """The fields of a config that change no result, so that a run may go on with other ones."""
+  # The folder of one's own images is the dataset itself; others are known by their name.
+  return tuple(f for f in _FREE if f != 'data.dir' or config.data.name != FOLDER)
+
+
+def load_config(workdir: pathlib.Path) -> ConfigDict:
+  """The config of a run folder."""
+  return ConfigDict(read_json(workdir / 'config.json')['config'])
+
+
+def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Makes the folder of a run, or checks that the one there holds the same run.
+
+  A longer run is accepted where the schedule's past stays the same; its result is then removed.
+
+  Raises:
+    UserError: when the folder cannot be written, or holds another config.
+  """
+  path = workdir / 'config.json'
+  asked = resolved(config)
+  if not path.exists():
+    write_json(path, {'config': asked, **environment()})
+    return
+  found = difference(read_json(path)['config'], asked)
+  conflicts = {field: pair for field, pair in found.items() if field not in free_fields(config)}
+  if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:
+    if all(old is not None and new is not None and new > old for old, new in conflicts.values()):
+      write_json(path, {'config': asked, **environment()})
+      (workdir / 'result.json').unlink(missing_ok=True)
+      return
+  if conflicts:
+    pairs = [f'{field}: {old!r} there, {new!r} asked' for field, (old, new) in conflicts.items()]
+    shown = '; '.join(pairs[:6]) + (f'; and {len(pairs) - 6} more' if len(pairs) > 6 else '')
+    raise UserError(
+      f'{workdir} holds a run of another config ({shown}); choose another --workdir, or ask for '
+      'the same config'
+    )

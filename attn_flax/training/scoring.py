@@ -1,0 +1,64 @@
+"""Scores a network on a split, every example exactly once."""
+
+import jax
+import numpy as np
+
+from attn_flax.tasks.classification import mean_scores
+from attn_flax.training.experiment import Session
+from attn_flax.training.steps import TrainState, Variables, make_eval_step
+
+
+class Scorer:
+  """Scores weights of a session's network on one split; the program is compiled once."""
+
+  def __init__(self, session: Session, split: str):
+    """`split` is one of the dataset's."""
+    self._split = split
+    self._pipeline = pipeline = session.eval_pipeline(split)
+    eval_step = make_eval_step(session.model)
+
+    def step(variables, fixed, moving):
+      batch = pipeline.eval_batch(fixed, moving)
+      return *eval_step(variables, batch), batch['label']
+
+    self._step = jax.jit(step, out_shardings=session.replicated)
+
+  def score(self, variables: Variables) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """Scores weights on every example once.
+
+    Returns:
+      `loss`, `top1`, `top5` in 0..1 and `count`; logits [count, K] and labels [count], in the
+      split's order.
+
+    Raises:
+      RuntimeError: when an example was missed or seen twice.
+    """
+    parts = [
+      self._step(variables, self._pipeline.fixed, moving)
+      for moving in self._pipeline.eval_batches()
+    ]
+    sums, logits, labels = zip(*jax.device_get(parts), strict=True)
+    scores = mean_scores(sums)
+    count = self._pipeline.num_examples
+    if scores['count'] != count:
+      raise RuntimeError(f'scored {scores["count"]} examples of a split of {count}')
+    return scores, np.concatenate(logits)[:count], np.concatenate(labels)[:count]
+
+  def score_state(
+    self, state: TrainState, prefix: str
+  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Scores a state's raw weights (`<prefix>_top1`, ...) and its average (`<prefix>_ema_top1`).
+
+    Returns:
+      The scores, and the predictions: `logits` and `ema_logits` [count, K], `labels` [count].
+    """
+    weights = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
+    if state.ema is not None:
+      weights['ema_'] = state.ema
+    scores: dict[str, float] = {}
+    predictions: dict[str, np.ndarray] = {}
+    for name, variables in weights.items():
+      found, predictions[f'{name}logits'], predictions['labels'] = self.score(variables)
+      scores.update({f'{prefix}_{name}{key}': value for key, value in found.items()})
+    scores.pop(f'{prefix}_ema_count', None)
+    return scores, predictions

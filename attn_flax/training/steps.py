@@ -1,0 +1,149 @@
+"""What runs on the device: the train state, and the training and evaluation steps over it.
+
+All of it is pure: a step's randomness comes from its key, and no step reads or writes a file.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from attn_flax.tasks.classification import Sums, cross_entropy, score_sums
+from attn_flax.training.optimizer import Schedule
+
+Variables = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+  """Everything that training changes.
+
+  Attributes:
+    step: parts of batches seen so far; with `accumulate=1`, updates.
+    params: the network's parameters.
+    batch_stats: running statistics of the batch norms.
+    opt_state: state of the optimizer.
+    ema: moving average of `{'params', 'batch_stats'}`, or None.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  ema: Any
+
+
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+  image_shape: tuple[int, ...],
+  *,
+  ema: bool,
+) -> TrainState:
+  """A fresh state for images of shape (H, W, C)."""
+  variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+  params, batch_stats = variables['params'], variables.get('batch_stats', {})
+  average = {'params': params, 'batch_stats': batch_stats} if ema else None
+  # The average is a copy: a donated state may not hold one buffer twice.
+  average = jax.tree.map(jnp.copy, average)
+  return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params), average)
+
+
+def make_train_step(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  schedule: Schedule,
+  *,
+  label_smoothing: float = 0.0,
+  ema_decay: float | None = None,
+  accumulate: int = 1,
+  class_weights: jax.typing.ArrayLike | None = None,
+  per_device: Mesh | None = None,
+):
+  """The pure function `train_step(state, batch, key) -> (state, metrics)`.
+
+  Args:
+    model: the network.
+    optimizer: what turns gradients into updates.
+    schedule: learning rate by update, for the metrics.
+    label_smoothing: share of the target spread over all classes.
+    ema_decay: decay of the moving average, or None; in the first updates it is lower,
+      (1 + t) / (10 + t), so that the average forgets the initial weights.
+    accumulate: parts of a batch that make one update.
+    class_weights: [K], how much each class counts in the loss; None: 1.
+    per_device: a mesh with the axis `data`, to normalise with each device's own statistics; None
+      for those of the whole batch.
+
+  Returns:
+    The step. Its batch holds `image` [N, H, W, C] float32 and `label` [N] int32 (or [N, K]
+    probabilities); its metrics are the scalars `loss`, `top1`, `top5`, `lr` and `grad_norm`,
+    all of the part at hand where batches are accumulated.
+  """
+  weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
+
+  def gradients(params, batch_stats, batch, key):
+    def loss_of(params):
+      logits, updated = model.apply(
+        {'params': params, 'batch_stats': batch_stats},
+        batch['image'],
+        train=True,
+        mutable=['batch_stats'],
+        rngs={'dropout': key},
+      )
+      loss = cross_entropy(logits, batch['label'], label_smoothing, weights).mean()
+      sums = score_sums(logits, batch['label'], jnp.ones(len(logits)))
+      hits = {name: sums[name] / sums['count'] for name in ('top1', 'top5')}
+      return loss, (hits, updated.get('batch_stats', {}))
+
+    (loss, (hits, new_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return {'loss': loss, **hits}, new_stats, grads
+
+  if per_device is not None:
+    local = gradients
+
+    def averaged(params, batch_stats, batch, key):
+      key = jax.random.fold_in(key, jax.lax.axis_index('data'))
+      return jax.lax.pmean(local(params, batch_stats, batch, key), 'data')
+
+    whole, split = PartitionSpec(), PartitionSpec('data')
+    gradients = jax.shard_map(
+      averaged,
+      mesh=per_device,
+      in_specs=(whole, whole, split, whole),
+      out_specs=whole,
+      check_vma=False,
+    )
+
+  def train_step(state, batch, key):
+    metrics, batch_stats, grads = gradients(state.params, state.batch_stats, batch, key)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    update = state.step // accumulate
+    ema = state.ema
+    if ema_decay is not None:
+      decay = jnp.minimum(ema_decay, (1 + update) / (10 + update))
+      decay = jnp.where((state.step + 1) % accumulate == 0, decay, 1.0)
+      new = {'params': params, 'batch_stats': batch_stats}
+      ema = jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, ema, new)
+    metrics |= {'lr': schedule(update), 'grad_norm': optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+
+  return train_step
+
+
+def make_eval_step(model: nn.Module) -> Callable[[Variables, Batch], tuple[Sums, jax.Array]]:
+  """The pure function `eval_step(variables, batch) -> (sums of the scores, logits [N, K])`.
+
+  The batch holds `image` [N, H, W, C] float32, `label` [N] int32 and `mask` [N], 0 for padding.
+  """
+
+  def eval_step(variables, batch):
+    logits: Any = model.apply(variables, batch['image'], train=False)
+    return score_sums(logits, batch['label'], batch['mask']), logits
+
+  return eval_step

@@ -1,0 +1,340 @@
+"""`--mode=predict` and `--mode=explain` on images of one's own."""
+
+import collections
+import functools
+import json
+import runpy
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+import main
+from attn_flax import UserError, explain
+from attn_flax.commands import explain as explain_run
+from attn_flax.commands import predict
+from attn_flax.commands.explain import METHODS
+from attn_flax.data.decode import central_crop
+from attn_flax.explain import perturbation
+from attn_flax.training import run_folder
+from attn_flax.training.checkpoints import Checkpoints
+from attn_flax.training.experiment import open_session
+from configs import cbam
+
+pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
+
+
+@pytest.fixture(scope='module')
+def workdir(small_dataset, quick_compilation, tmp_path_factory):
+  """The folder of a run with random weights, as if it had been imported."""
+  folder = tmp_path_factory.mktemp('runs') / 'cbam'
+  session = open_session(cbam.get_config('smoke'))
+  run_folder.open_run(folder, session.config)
+  run_folder.write_json(folder / 'dataset.json', session.describe_data())
+  checkpoints = Checkpoints(folder)
+  state = session.fresh_state(jax.random.key(0))
+  checkpoints.save(1, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
+  checkpoints.close()
+  return folder
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+  """A folder with images of several sizes, one in a folder below, and two that are broken."""
+  folder = tmp_path_factory.mktemp('photos')
+  (folder / 'below').mkdir()
+  rng = np.random.default_rng(0)
+  for name, shape in (('b10.png', (40, 50, 3)), ('b9.png', (32, 32, 3)), ('below/c.png', (64, 33))):
+    Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(folder / name)
+  (folder / 'empty.jpg').write_bytes(b'')
+  (folder / 'text.jpg').write_text('no image')
+  return folder
+
+
+def run(*arguments):
+  return main.run(['main.py', *map(str, arguments)])
+
+
+def expected_probabilities(workdir, path):
+  """What the network says, without the code under test: the checkpoint applied by hand."""
+  session = open_session(run_folder.load_config(workdir), trains=False)
+  checkpoints = Checkpoints(workdir, read_only=True)
+  state, _ = checkpoints.restore(1, session.abstract_state())
+  checkpoints.close()
+  spec = session.dataset.spec
+  pixels = central_crop(path.read_bytes(), 32, resize=32) / 255
+  image = (pixels - np.array(spec.mean)) / np.array(spec.std)
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  logits = session.model.apply(variables, image[None].astype(np.float32), train=False)
+  return np.asarray(jax.nn.softmax(logits))[0]
+
+
+def test_the_likeliest_classes_are_printed(workdir, photos, capsys):
+  assert run('--mode=predict', f'--workdir={workdir}', f'--images={photos}/b10.png') == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == f'{photos}/b10.png' and len(lines) == 6
+  expected = expected_probabilities(workdir, photos / 'b10.png')
+  for line, label in zip(lines[1:], np.argsort(-expected), strict=False):
+    percent, name = line.split()
+    assert name == str(label)
+    assert float(percent.rstrip('%')) == pytest.approx(100 * expected[label], abs=0.02)
+
+
+def test_a_folder_is_read_in_natural_order_and_what_is_broken_is_named(workdir, photos, capsys):
+  assert run('--mode=predict', f'--workdir={workdir}', f'--images={photos}') == 0
+  printed = capsys.readouterr()
+  shown = [line for line in printed.out.splitlines() if line.startswith('/')]
+  assert shown == [f'{photos}/{name}' for name in ('b9.png', 'b10.png', 'below/c.png')]
+  assert len(printed.err.splitlines()) == 2
+  assert 'empty.jpg' in printed.err and 'text.jpg' in printed.err
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--mode=predict'], '--images'),
+    (['--mode=explain'], '--images'),
+    (['--mode=predict', '--images=/no/such/file.png'], 'does not exist'),
+    (['--mode=explain', '--images={photos}/text.jpg'], 'none of'),
+    (['--mode=predict', '--images={photos}/text.jpg'], 'none of'),
+    (
+      ['--mode=explain', '--images={photos}/b9.png', '--methods=gradcam'],
+      "did you mean 'grad_cam'",
+    ),
+    (['--mode=explain', '--images={photos}/b9.png', '--methods=attention_rollout'], 'transformer'),
+    (['--mode=explain', '--images={photos}/b9.png', '--stage=9'], 'stage'),
+    (
+      ['--mode=explain', '--images={photos}/b9.png', '--stage=2', '--methods=own_map,occlusion'],
+      'stage=2 does nothing in own_map, occlusion; leave it out, or name one of grad_cam',
+    ),
+  ],
+)
+def test_mistakes_are_one_line(workdir, photos, capsys, arguments, message):
+  arguments = [argument.format(photos=photos) for argument in arguments]
+  assert run(f'--workdir={workdir}', *arguments) == 2
+  lines = [line for line in capsys.readouterr().err.splitlines() if 'left out' not in line]
+  assert len(lines) == 1 and lines[0].startswith('error: ')
+  assert message in lines[0]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, photos):
+  with pytest.raises(UserError, match='config.json does not exist'):
+    predict.open_trained(tmp_path)
+
+
+def test_images_are_explained_with_overlays_and_scores(workdir, photos, capsys):
+  arguments = ['--mode=explain', f'--workdir={workdir}', f'--images={photos}/b9.png,{photos}/below']
+  assert run(*arguments) == 0
+  content = json.loads((workdir / 'explanations.json').read_text())
+  assert [row['image'] for row in content['images']] == [
+    f'{photos}/b9.png',
+    f'{photos}/below/c.png',
+  ]
+  trained = predict.open_trained(workdir)
+  for row in content['images']:
+    with Image.open(row['picture']) as picture:
+      assert picture.width > 2 * picture.height  # The image and two maps side by side.
+    assert len(row['predictions']) == 5
+    assert set(row['maps']) == {'grad_cam', 'own_map'}
+    for scores in row['maps'].values():
+      assert 0 <= scores['insertion'] <= 1 and 0 <= scores['deletion'] <= 1
+      assert -0.5 <= scores['road'] <= 0.5
+  pixels = np.stack([trained.read(photos / name) for name in ('b9.png', 'below/c.png')])
+  x = trained.augmentation.evaluate(pixels)
+  logits = trained.model.apply(trained.variables, x, train=False)
+  labels = np.argmax(logits, 1)
+  assert [row['label'] for row in content['images']] == labels.tolist()
+  network = trained.model, trained.variables, x
+  maps = {
+    'grad_cam': explain.grad_cam(*network, labels),
+    'own_map': explain.own_map(*network),
+  }
+  for method, found in maps.items():
+    scores = perturbation.faithfulness(*network, labels, found)
+    for i, row in enumerate(content['images']):
+      told = row['maps'][method]
+      expected = {name: float(values[i]) for name, values in scores.items()}
+      expected |= {'largest': float(found[i].max()), 'smallest': float(found[i].min())}
+      expected |= {'empty': not np.any(found[i])}
+      assert told == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def _drawn(monkeypatch):
+  """Has overlays noted in place of drawn: the list of (image, maps, class, probability)."""
+  noted = []
+  monkeypatch.setattr(explain_run, 'overlays', lambda *args: noted.append(args) or b'picture')
+  return noted
+
+
+def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
+  workdir, photos, monkeypatch, capsys
+):
+  """Four good images and an unreadable one, two at a time: chunks of 2, 1 and 1."""
+  traces = collections.Counter()
+
+  def counted(name, function):
+    @functools.partial(jax.jit, static_argnums=0, static_argnames='stage')
+    def run(model, *args, **fields):
+      traces[name] += 1
+      return function(model, *args, **fields)
+
+    return run
+
+  evaluate = predict._probabilities.__wrapped__
+
+  @functools.partial(jax.jit, static_argnames=('model', 'augmentation'))
+  def probabilities(model, augmentation, variables, images):
+    traces['probabilities'] += 1
+    return evaluate(model, augmentation, variables, images)
+
+  monkeypatch.setattr(predict, 'BATCH', 2)
+  monkeypatch.setattr(predict, '_probabilities', probabilities)
+  for name in ('grad_cam', 'own_map'):
+    monkeypatch.setitem(METHODS, name, counted(name, METHODS[name]))
+  monkeypatch.setattr(explain_run, 'faithfulness', counted('scores', perturbation.faithfulness))
+  noted = _drawn(monkeypatch)
+  good = [photos / name for name in ('b9.png', 'b10.png', 'below/c.png', 'b10.png')]
+  names = [str(path) for path in (*good[:2], photos / 'text.jpg', *good[2:])]
+  content = explain_run.explain_run(workdir, names, ['grad_cam', 'own_map'])
+  sizes = {values.shape for values in noted[0][1].values()}
+  assert traces == {'probabilities': 1, 'grad_cam': 1, 'own_map': 1, 'scores': len(sizes)}
+  assert [row['image'] for row in content['images']] == [str(path) for path in good]
+  assert list(content['unreadable']) == [str(photos / 'text.jpg')]
+
+  trained = predict.open_trained(workdir)
+  pixels = np.stack([trained.read(path) for path in good])
+  x = trained.augmentation.evaluate(pixels)
+  network = trained.model, trained.variables, x
+  probability = np.asarray(jax.nn.softmax(trained.model.apply(*network[1:], train=False)))
+  labels = probability.argmax(1)
+  cams, own = explain.grad_cam(*network, labels), explain.own_map(*network)
+  assert len(noted) == 4
+  for i, (image, maps, name, share) in enumerate(noted):
+    np.testing.assert_array_equal(image, pixels[i])
+    np.testing.assert_allclose(maps['grad_cam'], cams[i], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(maps['own_map'], own[i], rtol=1e-3, atol=1e-5)
+    assert name == trained.class_names[labels[i]]
+    assert share == pytest.approx(probability[i].max(), rel=1e-3)
+  used = np.stack([maps['grad_cam'] for _, maps, _, _ in noted])
+  scores = perturbation.faithfulness(*network, labels, used)
+  for i, row in enumerate(content['images']):
+    assert row['picture'] == str(workdir / f'explanations/{i + 1:04}_{good[i].stem}.png')
+    assert row['label'] == labels[i]
+    for score, values in scores.items():
+      assert row['maps']['grad_cam'][score] == pytest.approx(float(values[i]), rel=1e-3, abs=1e-5)
+
+  found = dict(enumerate(predict.predict_files(workdir, names)))
+  assert [path for path, _ in found.values()] == good
+  for i, (_, answers) in found.items():
+    name, share = answers[0]
+    assert name == trained.class_names[labels[i]]
+    assert share == pytest.approx(probability[i].max(), rel=1e-3)
+  assert traces['probabilities'] == 1
+  assert 'text.jpg' in capsys.readouterr().err
+
+
+def test_what_is_empty_in_the_result_is_shown_as_empty(workdir, photos, monkeypatch):
+  """Maps that are zero or not finite are; one that is negative everywhere is not, but drawn."""
+  made = {'grad_cam': 0.0, 'hires_cam': np.nan, 'layer_cam': np.inf, 'occlusion': -1.0}
+  for name, value in made.items():
+    fixed = lambda model, variables, x, labels, stage=None, value=value: (  # noqa: E731
+      np.linspace(1, 2, len(x) * 16, dtype=np.float32).reshape(len(x), 4, 4) * np.float32(value)
+    )
+    monkeypatch.setitem(METHODS, name, fixed)
+  scores = lambda model, variables, x, *_, **__: {'road': np.full(len(x), np.nan)}  # noqa: E731
+  monkeypatch.setattr(explain_run, 'faithfulness', scores)
+  texts = []
+  text = Axes.text
+  monkeypatch.setattr(
+    Axes, 'text', lambda self, x, y, s, *a, **k: texts.append(s) or text(self, x, y, s, *a, **k)
+  )
+  explain_run.explain_run(workdir, [str(photos / 'b9.png')], list(made))
+  assert texts.count('empty') == 3
+
+  def refuse(constant):
+    raise AssertionError(f'{constant} is no JSON')
+
+  content = json.loads((workdir / 'explanations.json').read_text(), parse_constant=refuse)
+  told = content['images'][0]['maps']
+  assert {name: scores['empty'] for name, scores in told.items()} == {
+    'grad_cam': True,
+    'hires_cam': True,
+    'layer_cam': True,
+    'occlusion': False,
+  }
+  assert told['occlusion'] == {'empty': False, 'smallest': -2, 'largest': -1, 'road': None}
+  assert told['grad_cam']['largest'] == told['grad_cam']['smallest'] == 0
+  assert told['hires_cam']['largest'] is told['layer_cam']['largest'] is None
+
+
+def test_classes_that_share_a_name_are_told_apart(workdir, photos, monkeypatch, tmp_path):
+  """The class that is explained is the likeliest, not the first of its name."""
+  folder = tmp_path / 'run'
+  shutil.copytree(workdir, folder)
+  described = run_folder.read_json(folder / 'dataset.json')
+  described['class_names'] = ['crane'] * 9 + ['other']
+  run_folder.write_json(folder / 'dataset.json', described)
+  probabilities = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.4, 0.09, 0.23], np.float32)
+  monkeypatch.setattr(
+    predict, '_probabilities', lambda *args: np.tile(probabilities, (len(args[-1]), 1))
+  )
+  labels = []
+
+  def method(model, variables, x, y):
+    labels.extend(y.tolist())
+    return np.ones((len(x), 4, 4), np.float32)
+
+  monkeypatch.setitem(METHODS, 'own_map', method)
+  monkeypatch.setattr(explain_run, 'faithfulness', lambda *args, **fields: {})
+  noted = _drawn(monkeypatch)
+  content = explain_run.explain_run(folder, [str(photos / 'b9.png')], ['own_map'])
+  (row,) = content['images']
+  assert labels == [7] and row['label'] == 7 and noted[0][2] == 'crane (7)'
+  assert list(row['predictions']) == ['crane (7)', 'other', 'crane (8)', 'crane (6)', 'crane (5)']
+
+
+def test_overlays_of_an_earlier_run_are_removed(workdir, photos, monkeypatch):
+  """Those that its result names, and nothing else in the folder."""
+  monkeypatch.setitem(METHODS, 'own_map', lambda *args: np.ones((len(args[2]), 4, 4), np.float32))
+  monkeypatch.setattr(explain_run, 'faithfulness', lambda *args, **fields: {})
+  _drawn(monkeypatch)
+  shutil.rmtree(workdir / 'explanations', ignore_errors=True)
+  (workdir / 'explanations.json').unlink(missing_ok=True)
+  own = workdir / 'explanations' / 'my_notes.png'
+  own.parent.mkdir()
+  own.touch()
+  for images, expected in (
+    (['b9.png', 'b10.png'], {'0001_b9.png', '0002_b10.png'}),
+    (['b9.png'], {'0001_b9.png'}),
+    (['b10.png'], {'0001_b10.png'}),
+  ):
+    explain_run.explain_run(workdir, [str(photos / name) for name in images], ['own_map'])
+    assert {path.name for path in own.parent.iterdir()} == {*expected, own.name}
+  (workdir / 'explanations.json').write_text('damaged')
+  explain_run.explain_run(workdir, [str(photos / 'b9.png')], ['own_map'])
+  assert (own.parent / '0001_b10.png').exists()
+
+
+def test_importing_starts_no_device(monkeypatch):
+  def start(*_):
+    raise AssertionError('a key is made at import')
+
+  monkeypatch.setattr(jax.random, 'key', start)
+  runpy.run_path(explain_run.__file__)
+
+
+def test_every_method_has_a_name():
+  """All maps that the library makes can be asked for on the command line."""
+  library = set(explain.__all__) & {name for name in dir(explain) if 'cam' in name}
+  others = {'integrated_gradients', 'smooth_grad', 'occlusion', 'own_map', 'attention_rollout'}
+  assert set(METHODS) == library | others
+
+
+@pytest.mark.slow
+def test_other_methods_explain_too(workdir, photos):
+  methods = [name for name in METHODS if name != 'attention_rollout']
+  content = explain_run.explain_run(workdir, [str(photos / 'b9.png')], methods)
+  assert set(content['images'][0]['maps']) == set(methods)

@@ -1,0 +1,128 @@
+"""The config files: complete, documented, independent, and alike but for the attention."""
+
+import ast
+import dataclasses
+import itertools
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from config_files import FILES, STUDIES
+from ml_collections import ConfigDict
+
+from attn_flax.attention import ATTENTION
+from attn_flax.models import list_models
+from attn_flax.models.create import CONV_FIELDS, PLACEMENT_FIELDS
+from attn_flax.training.experiment import make_model
+from configs import base
+
+ROOT = pathlib.Path(__file__).parents[2]
+ARGUMENTS = ['', 'smoke', 'resnet18,smoke', 'resnet50', 'cluttered_digits, wrn28_10,smoke']
+
+
+def load(path, argument):
+  namespace = {}
+  exec(path.read_text(), namespace)
+  return namespace['get_config'](argument)
+
+
+@pytest.mark.parametrize('argument', ARGUMENTS)
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_every_config_describes_a_network(path, argument):
+  """Each field is one that the network takes, with a value that it accepts."""
+  config = load(path, argument).model
+  network = make_model(config, num_classes=10)
+  assert {place.where for place in network.attention} == set(config.attention)
+  for place in network.attention:
+    assert place.module is ATTENTION[config.attention[place.where].name]
+
+
+def test_the_words_of_the_argument_are_obeyed():
+  config = base.get_config('resnet18,smoke')
+  assert config.model.name == 'resnet18'
+  assert config.model.depths == (1, 1, 1, 1) and config.train.steps == 20
+  assert base.get_config('resnet56').model.name == 'resnet56'
+  assert base.get_config('resnet20,smoke').model.depths == (1, 1, 1)
+  assert base.get_config('').model.name == 'resnet20' and base.get_config().train.steps is None
+
+
+def test_every_network_is_a_word():
+  for name in list_models():
+    assert base.get_config(name).model.name == name
+
+
+@pytest.mark.parametrize('word', ['smok', 'resnet', 'cluttered-digits', 'smoke=1'])
+def test_an_unknown_word_is_refused(word):
+  with pytest.raises(ValueError, match=f"unknown word '{word}'.* allowed: smoke, .*network"):
+    base.get_config(word)
+
+
+@pytest.mark.parametrize('argument', ARGUMENTS)
+def test_variants_differ_in_their_attention_alone(argument):
+  """The comparison is controlled: without `model.attention`, all configs are the baseline's."""
+  configs = {path.stem: load(path, argument).to_dict() for path in FILES}
+  attentions = {name: str(config['model'].pop('attention')) for name, config in configs.items()}
+  for name, other in itertools.combinations(configs, 2):
+    assert configs[name] == configs[other], f'{name} and {other} differ'
+  assert len(set(attentions.values())) == len(attentions)
+
+
+def own_fields(module):
+  """The fields of a mechanism that a config sets, with their defaults; one of a stage as (it,)."""
+  excluded = ['parent', 'name', 'dtype', *(CONV_FIELDS if module.where == 'conv' else ())]
+  per_stage = getattr(module, 'per_stage', ())
+  return {
+    f.name: (f.default,) if f.name in per_stage and f.default is not None else f.default
+    for f in dataclasses.fields(module)
+    if f.name not in excluded
+  }
+
+
+def test_every_mechanism_has_all_its_fields_in_the_base_config():
+  """With the class's defaults; a placeholder, whose value is None, stands for None."""
+  listed = {name: ConfigDict(fields).to_dict() for name, fields in base.ATTENTION.items()}
+  assert listed == {name: own_fields(module) for name, module in ATTENTION.items()}
+
+
+@pytest.mark.parametrize('name', base.ATTENTION)
+def test_an_entry_of_the_attention_mapping_is_complete(name):
+  """So that all of it can be set on the command line, and nothing else."""
+  entry = base.attention(name)
+  assert set(entry) == {*PLACEMENT_FIELDS, *own_fields(ATTENTION[name])}
+  assert entry.stages is None
+  entry.stages = (1,)  # A placeholder takes a tuple, and no other type.
+  with pytest.raises(TypeError):
+    entry.stages = 'all'
+  with pytest.raises((AttributeError, KeyError)):
+    base.attention(name, no_such_field=1)
+
+
+def test_configs_import_neither_jax_nor_the_library():
+  code = (
+    'import importlib, sys\n'
+    f'for name in {[path.stem for path in FILES] + ["base", *STUDIES]}:\n'
+    '  importlib.import_module(f"configs.{name}")\n'
+    'assert not {"jax", "flax", "attn_flax"} & set(sys.modules)\n'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+  assert done.returncode == 0, done.stderr
+
+
+def assigned_fields(function):
+  """(line, source) of each field that a function of base.py sets on its config."""
+  for node in ast.walk(function):
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+      yield node.lineno, ast.unparse(node)
+
+
+def test_every_field_is_explained():
+  """Each assignment stands under a comment; only the sections, empty mappings, need none."""
+  source = (ROOT / 'configs' / 'base.py').read_text()
+  lines = source.splitlines()
+  functions = {f.name: f for f in ast.parse(source).body if isinstance(f, ast.FunctionDef)}
+  fields = list(assigned_fields(functions['get_config']))
+  assert len(fields) > 35
+  for number, text in fields:
+    is_section = text.endswith('= ConfigDict()') and 'attention' not in text
+    assert is_section or lines[number - 2].strip().startswith('#'), text

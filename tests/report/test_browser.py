@@ -1,0 +1,120 @@
+"""The report in a real browser: nothing overflows, images load, tables sort, no request leaves."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import fake_findings
+import pytest
+
+from attn_flax import report
+from attn_flax.report.figures import style
+
+BROWSER = next(
+  filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), ''
+)
+pytestmark = pytest.mark.skipif(not BROWSER, reason='no Chromium is installed')
+WIDTHS = (360, 1400)
+
+# Runs inside the report; the page around it, of another origin, only hears the outcome.
+CHECKS = """
+const refused = [];
+document.addEventListener('securitypolicyviolation', event => refused.push(event.blockedURI));
+addEventListener('load', () => {
+  const table = document.querySelector('#accuracy-section table');
+  const head = table.tHead.rows[0].cells[2];
+  const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[2].dataset.key));
+  const sorted = [];
+  for (const _ of [0, 1]) {
+    head.querySelector('button').click();
+    sorted.push([head.ariaSort, column()]);
+  }
+  const difference = table.tHead.rows[0].cells[4];
+  difference.querySelector('button').click();
+  parent.postMessage({
+    inner: innerWidth,
+    scroll: document.documentElement.scrollWidth,
+    images: [...document.images].map(image => image.naturalWidth),
+    sorted,
+    last: [...table.tBodies[0].rows].at(-1).cells[4].textContent,
+    buttons: [...document.querySelectorAll('thead th')].every(th => th.querySelector('button')),
+    requests: performance.getEntriesByType('resource')
+      .map(entry => entry.name).filter(name => !name.startsWith('data:')),
+    refused,
+    paper: getComputedStyle(document.body).backgroundColor,
+    card: getComputedStyle(document.querySelector('.card')).backgroundColor,
+    wide: [...document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth),
+  }, '*');
+});
+"""
+FRAMES = """
+<!DOCTYPE html><body><pre></pre><script>
+const heard = [];
+addEventListener('message', event => {
+  heard.push(event.data);
+  document.querySelector('pre').textContent = JSON.stringify(heard);
+});
+</script>
+"""
+
+
+@pytest.fixture(scope='module')
+def heard(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('browser')
+  names = ('none', 'se', fake_findings.PIPE, fake_findings.SCRIPT)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(style, 'DPI', 72)
+    report.write_report(fake_findings.findings(names, pictures=1), folder)
+  text = (folder / 'report.html').read_text()
+  checked = text.replace('<head>', f'<head><script>{CHECKS}</script>', 1)
+  (folder / 'checked.html').write_text(checked)
+  frame = '<iframe src="checked.html" width="{}" height="800" style="border:0"></iframe>'
+  (folder / 'frames.html').write_text(FRAMES + ''.join(map(frame.format, WIDTHS)))
+  command = [
+    BROWSER,
+    '--headless=new',
+    '--no-sandbox',  # Chromium refuses to sandbox what root starts.
+    '--disable-gpu',
+    '--disable-dev-shm-usage',
+    '--disable-background-networking',
+    '--host-resolver-rules=MAP * ~NOTFOUND',
+    '--blink-settings=preferredColorScheme=0',  # Dark.
+    '--virtual-time-budget=20000',
+    f'--user-data-dir={folder / "profile"}',
+    '--dump-dom',
+    (folder / 'frames.html').as_uri(),
+  ]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+  outcome = json.loads(html.unescape(re.search('<pre>(.*)</pre>', done.stdout)[1]))
+  assert len(outcome) == len(WIDTHS), done.stderr
+  return {found['inner']: found for found in outcome}
+
+
+def test_the_page_is_no_wider_than_its_window(heard):
+  assert set(heard) == set(WIDTHS)
+  for found in heard.values():
+    assert found['scroll'] <= found['inner']
+  assert heard[360]['wide']  # Tables scroll in boxes of their own.
+
+
+def test_images_load_and_no_request_leaves(heard):
+  for found in heard.values():
+    assert len(found['images']) > 8 and min(found['images']) > 0
+    assert found['requests'] == found['refused'] == []
+
+
+def test_tables_sort_by_the_buttons_of_their_heads(heard):
+  for found in heard.values():
+    (up, rising), (down, falling) = found['sorted']
+    assert (up, down) == ('ascending', 'descending')
+    assert rising == sorted(rising) and falling == rising[::-1] and len(set(rising)) == 4
+    assert found['last'] == 'n/a'
+    assert found['buttons']
+
+
+def test_dark_pages_keep_their_pictures_on_light_cards(heard):
+  for found in heard.values():
+    assert max(map(int, re.findall(r'\d+', found['paper']))) < 64
+    assert found['card'] == 'rgb(255, 255, 255)'

@@ -1,0 +1,203 @@
+"""The parts of the report one by one: scales, fronts, bands, numbers, names and escapes."""
+
+import dataclasses
+import io
+
+import fake_findings
+import numpy as np
+from fake_findings import PIPE, SCRIPT
+from matplotlib.figure import Figure
+from PIL import Image
+
+from attn_flax.report import document, formats, html, markdown, published
+from attn_flax.report.answer import answer
+from attn_flax.report.figures import channels, pareto, pictures, plots, style
+from attn_flax.report.tables import cells, results
+from attn_flax.study.findings import Gates, Run
+
+
+def test_published_rows_are_plausible():
+  rows = published.rows(['se', 'eca', 'cbam', 'bam', 'aa', 'sasa'])
+  assert 20 <= len(rows) <= 40
+  for row in rows:
+    assert row['dataset'] in ('ImageNet', 'CIFAR-100')
+    assert 65 < float(row['baseline_top1']) < float(row['top1']) < 90
+    assert row['source'].startswith('https://arxiv.org/abs/')
+  assert published.rows(['none']) == []
+
+
+def test_too_few_seeds_are_said():
+  found = fake_findings.findings(('none', 'se'), seeds=2, pictures=1)
+  assert 'Not enough seeds for a verdict on se' in ' '.join(answer(found))
+  assert results.accuracy(found).rows[1][5].text == 'not enough seeds'
+
+
+def test_an_empty_map_is_flagged(monkeypatch):
+  written = []
+  monkeypatch.setattr(
+    pictures.Axes, 'text', lambda self, x, y, text, **_: written.append(text), raising=True
+  )
+  small = fake_findings.findings(('none', 'se'), pictures=2)
+  with style.drawing():
+    assert pictures.cams(small) is not None
+  assert written == ['empty', 'empty']  # The second image, in both variants.
+  assert pictures.is_empty(np.zeros((4, 4))) and pictures.is_empty(np.full((4, 4), np.nan))
+  assert not pictures.is_empty(np.eye(4))
+
+
+def test_maps_keep_their_shades():
+  """In few colours the bar that magnitudes are read from would have steps."""
+  found = fake_findings.findings(('none', 'cbam'), pictures=2)
+  with style.drawing():
+    made = [pictures.cams(found), *pictures.gates(found)]
+  assert len(made) == 2
+  for illustration in made:
+    pixels = np.asarray(Image.open(io.BytesIO(illustration.png)).convert('RGB'))
+    bars = pixels[:, -pixels.shape[1] // 8 :].reshape(-1, 3)
+    coloured = bars[np.ptp(bars, axis=1) > 40]
+    assert len(np.unique(coloured, axis=0)) > 100
+
+
+def test_attention_is_drawn_in_multiples_of_the_uniform_weight():
+  def gates(side, query_weight):
+    received = np.full((5, side, side), 1 / side**2)
+    return Gates(
+      spatial={'stage2_block1/conv_attention/received': received, 'stage3/spatial_gate': received},
+      attention={'stage2_block1/conv_attention': received * query_weight},
+    )
+
+  for side in (4, 8):
+    drawn = pictures._drawn(gates(side, 3.0))
+    (received,), (attention,) = drawn['received'].values(), drawn['attention'].values()
+    assert len(received) == pictures.MOST_GATED
+    np.testing.assert_allclose(received, 1)
+    np.testing.assert_allclose(attention, 3)
+    np.testing.assert_allclose(drawn['spatial_gate']['stage3/spatial_gate'], 1 / side**2)
+
+
+def test_classes_without_images_leave_the_curves_as_they_are():
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  gates = found.variants[1].pictured.gates
+  fourth = np.arange(10)[:, None] == 4
+  missing = {path: np.where(fourth, np.nan, gate) for path, gate in gates.channel.items()}
+  known, of_known = channels._of_known(missing)
+  assert list(known) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+  assert all(np.isfinite(gate).all() and len(gate) == 9 for gate in of_known.values())
+  assert channels._of_known({'stage1/channel_gate': np.full((3, 8), np.nan)}) is None
+  nothing = Gates(channel={path: np.full_like(v, np.nan) for path, v in gates.channel.items()})
+  for replaced, count in ((Gates(channel=missing), 1), (nothing, 0)):
+    picture = dataclasses.replace(found.variants[1].pictured, gates=replaced)
+    variants = [found.variants[0], dataclasses.replace(found.variants[1], pictured=picture)]
+    with style.drawing():
+      assert len(channels.plots(dataclasses.replace(found, variants=variants))) == count
+
+
+def test_each_name_stands_nearest_to_its_own_point(monkeypatch):
+  """Two networks of nearly one cost and accuracy, among others."""
+  canvas = Figure(figsize=(3.2, 3), layout='constrained')
+  ax = canvas.subplots()
+  x, y = np.array([40.8, 40.8, 41.2, 45.4]), np.array([83.3, 84.0, 69.2, 62.7])
+  ax.plot(x, y, 'o')
+  ax.margins(0.18, 0.16)
+  texts = [(name, 'black') for name in ('resnet', 'eca', 'cbam', 'aa')]
+  pareto._label(canvas, ax, x, y, texts, [])
+  canvas.draw_without_rendering()
+  places = ax.transData.transform(np.column_stack([x, y]))
+  named = [text for text in ax.texts if text.get_text()]
+  assert len(named) == 4
+  for text in named:
+    box = text.get_window_extent()
+    middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
+    nearest = np.linalg.norm(places - middle, axis=1).argmin()
+    assert texts[nearest][0] == text.get_text()
+
+
+def test_one_scale_for_all():
+  faint, strong = np.array([[0.0, 0.1]]), np.array([[0.5, 2.0]])
+  assert pictures.scale([faint, strong]) == (0.0, 2.0)
+  assert pictures.scale([strong], from_zero=True) == (0.0, 2.0)
+  assert pictures.scale([strong]) == (0.5, 2.0)
+  low, high = pictures.scale([np.zeros((2, 2))])
+  assert low < high
+
+
+def test_every_overlay_of_a_row_has_the_same_scale(monkeypatch):
+  drawn = []
+  overlay = pictures.overlay
+
+  def spy(ax, values, size, bounds):
+    drawn.append((bounds, values.max()))
+    return overlay(ax, values, size, bounds)
+
+  monkeypatch.setattr(pictures, 'overlay', spy)
+  found = fake_findings.findings(('none', 'se', 'eca'), pictures=1)
+  with style.drawing():
+    pictures.cams(found)
+  assert len({bounds for bounds, _ in drawn}) == 1
+  assert drawn[0][0] == (0.0, max(largest for _, largest in drawn))
+
+
+def test_the_front():
+  assert pareto.front([1, 2, 3, 4], [5, 4, 6, 6]) == [0, 2]
+  assert pareto.front([2, 1], [1, 1]) == [1]
+  assert pareto.front([1, 1], [1, 2]) == [1]
+
+
+def test_bands_span_the_seeds():
+  def run(seed, values):
+    curve = [(float(i), {'loss': value}) for i, value in enumerate(values)]
+    return Run('none', seed, '', '', curves={'train': curve})
+
+  epochs, mean, low, high = plots.band([run(0, [1, 2, 3]), run(1, [3, 2])], 'train', 'loss')
+  np.testing.assert_array_equal(epochs, [0, 1])
+  np.testing.assert_array_equal([mean, low, high], [[2, 2], [1, 2], [3, 2]])
+  assert plots.band([run(0, [1])], 'validation', 'loss') is None
+
+
+def test_numbers_as_words():
+  assert formats.points(-0.0141) == '−1.41' and formats.points(0.00001) == '0.00'
+  assert formats.points(-0.00001) == '0.00' and formats.points(0.01) == '+1.00'
+  assert formats.number(None, 2) == formats.number(float('nan'), 2) == 'n/a'
+  assert formats.times(1.0) == '×1.00' and formats.times(1.0013) == '×1.0013'
+  assert formats.large(25_557_032) == '25.557 M' and formats.large(87) == '87'
+  assert formats.listing(['a']) == 'a' and formats.listing(['a', 'b', 'c']) == 'a, b and c'
+  assert formats.words({'a': 1, 'b': [2, 3]}) == 'a 1, b 2, 3'
+
+
+def test_file_names_are_tame():
+  assert style.file_name('gates', 3, SCRIPT) == 'gates_3_script_alert_1_script'
+  assert style.file_name('confusion', 0, '../..') == 'confusion_0'
+  assert not style.plain('_se').startswith('_')
+  assert style.plain('a$b') == r'a\$b' and len(style.plain('x' * 99)) == 32
+
+
+def test_markdown_escapes_its_markup():
+  assert markdown.escape('a|b *c* [d] <e> `f` g_h _i_') == (
+    r'a\|b \*c\* \[d\] &lt;e&gt; \`f\` g_h \_i\_'
+  )
+  assert markdown.escape('two\nlines') == 'two lines'
+
+
+def test_many_classes_are_narrowed_to_those_that_differ():
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  share = np.full(50, 0.9)
+  other = share.copy()
+  other[7] = 0.2
+  variants = [
+    dataclasses.replace(v, accuracy=dataclasses.replace(v.accuracy, per_class=shares))
+    for v, shares in zip(found.variants, (share, other), strict=True)
+  ]
+  names = [f'class {k}' for k in range(50)]
+  table = results.per_class(dataclasses.replace(found, variants=variants, class_names=names))
+  assert len(table.rows) == results.LISTED_CLASSES
+  assert 'class 7' in [row[0].text for row in table.rows]
+
+
+def test_html_and_markdown_are_made_of_the_same_cells():
+  cell = cells.Cell(PIPE, '<b>', {'x': 1.0}, 'none')
+  column = cells.Column('*head*')
+  table = cells.Table('t', 'Table', [column], [[cell]])
+  section = document.Section('s', 'Section', parts=[table])
+  assert '| a\\|b (&lt;b&gt;) |' in markdown.render('title', [section])
+  text = html.render('<title>', [section])
+  assert 'data-key="1.0">a|b <small>&lt;b&gt;</small>' in text and '&lt;title&gt;' in text

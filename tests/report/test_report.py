@@ -1,0 +1,323 @@
+"""The report holds what was found, in three forms, whatever is missing or ill-named."""
+
+import csv
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import fake_findings
+import numpy as np
+import pytest
+from fake_findings import SCRIPT
+from PIL import Image
+
+from attn_flax import report
+from attn_flax.report import formats
+from attn_flax.report.answer import answer
+from attn_flax.report.figures import style
+from attn_flax.study.findings import SCORES, Run
+
+VOID = {'meta', 'img', 'br', 'link', 'base', 'input', 'hr'}
+
+# HTML has it in headings.
+NO_BREAK_HYPHEN = '\u2011'
+
+
+class Page(HTMLParser):
+  """The tags of a page, and the texts of its tables by the heading or section above them."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.open, self.tables, self.place = [], [], {}, ''
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attributes):
+    attributes = dict(attributes)
+    self.tags.append((tag, attributes))
+    if tag not in VOID:
+      self.open.append(tag)
+    if tag in ('section', 'h3'):
+      self.place = attributes['id']
+    if tag == 'tr':
+      self.tables.setdefault(self.place, []).append([])
+    if tag in ('th', 'td'):
+      self.tables[self.place][-1].append('')
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if {'th', 'td'} & set(self.open):
+      self.tables[self.place][-1][-1] += data.replace('\xa0', ' ')
+
+  def row(self, place, name, *more):
+    """The row of a variant, whose name may have its mechanism behind it."""
+    return next(
+      row
+      for row in self.tables[place]
+      if f'{row[0]} '.startswith(f'{name} ') and row[1 : 1 + len(more)] == list(more)
+    )
+
+
+@pytest.fixture(scope='module')
+def found():
+  return fake_findings.findings(pictures=3)
+
+
+@pytest.fixture(scope='module')
+def folder(found, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('study') / 'report'
+  report.write_report(found, folder)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def page(folder):
+  return Page((folder / 'report.html').read_text())
+
+
+@pytest.fixture(scope='module')
+def rows(folder):
+  with open(folder / 'results.csv', newline='') as file:
+    return {row['variant']: row for row in csv.DictReader(file)}
+
+
+def markdown_rows(text):
+  """The cells of every table row."""
+  lines = [line for line in text.splitlines() if line.startswith('| ')]
+  return [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines]
+
+
+def test_the_csv_holds_every_digit(found, rows):
+  assert list(rows) == list(fake_findings.NAMES)
+  for variant in found.variants:
+    row, accuracy, cost = rows[variant.name], variant.accuracy, variant.cost
+    assert float(row['top1_mean']) == accuracy.top1
+    assert float(row['top1_spread']) == accuracy.top1_spread
+    assert float(row['top5_mean']) == accuracy.top5
+    assert float(row['calibration_error']) == accuracy.calibration_error
+    assert row['verdict'] == accuracy.verdict
+    if accuracy.difference is None:
+      assert row['difference'] == row['difference_low'] == row['difference_high'] == ''
+    else:
+      assert float(row['difference']) == accuracy.difference.mean
+      assert float(row['difference_low']) == accuracy.difference.low
+      assert float(row['difference_high']) == accuracy.difference.high
+    assert [float(row[f'top1_class_{k}']) for k in range(10)] == list(accuracy.per_class)
+    assert (int(row['params']), int(row['macs'])) == (cost.params, cost.macs)
+    assert float(row['params_ratio']) == cost.params / found.variants[0].cost.params
+    for name in ('step', 'latency', 'throughput'):
+      measured = getattr(cost, f'{name}_ms')
+      assert float(row[f'{name}_ms']) == measured.median
+      bounds = [float(row[f'{name}_ratio{end}']) for end in ('', '_low', '_high')]
+      assert bounds == [measured.ratio, measured.low, measured.high]
+    assert float(row['images_per_second']) == pytest.approx(256e3 / cost.throughput_ms.median)
+    assert float(row['peak_mb']) == cost.peak_mb
+    scores = variant.explanations.scores
+    for kind, prefix in (('Grad-CAM', 'gradcam'), ('own map', 'own')):
+      for name in SCORES:
+        if kind not in scores:
+          assert row[f'{prefix}_{name}'] == ''
+          continue
+        score = scores[kind][name]
+        assert float(row[f'{prefix}_{name}']) == score.value
+        assert float(row[f'{prefix}_{name}_fixed']) == score.controls['best fixed map']
+        gain = float(row[f'{prefix}_{name}_random_weights_gain_low'])
+        assert gain == score.gains['random weights'].low
+
+
+def test_html_and_markdown_print_the_same_numbers(found, folder, page):
+  in_markdown = markdown_rows((folder / 'report.md').read_text())
+  for variant in found.variants:
+    accuracy, cost = variant.accuracy, variant.cost
+    row = page.row('accuracy-section', variant.name)
+    expected = [f'{100 * accuracy.top1:.2f}', f'{100 * accuracy.top1_spread:.2f}']
+    assert row[2].split() == [expected[0], '±', expected[1]]
+    if accuracy.difference:
+      bounds = [100 * bound for bound in accuracy.difference[3:5]]
+      mean = f'{100 * accuracy.difference.mean:+.2f}'
+      text = f'{mean} [{bounds[0]:+.2f}, {bounds[1]:+.2f}]'.replace('-', '−')
+      assert row[4] == text
+    assert row[5] == (accuracy.verdict or 'baseline')
+    row = page.row('cost-section', variant.name)
+    assert row[1].split()[:2] == [f'{cost.params / 1e3:.3f}', 'k']
+    assert row[3].split()[0] == f'{cost.step_ms.median:.0f}'
+    ratio = f'×{cost.step_ms.ratio:.2f} [{cost.step_ms.low:.2f}, {cost.step_ms.high:.2f}]'
+    assert ' '.join(row[3].split()[1:]) == ratio
+    score = variant.explanations.scores['Grad-CAM']['deletion']
+    row = page.row('score-deletion', variant.name, 'Grad-CAM')
+    assert row[2:4] == [f'{score.value:.3f}', formats.number(5123, 0)]
+    gain = score.gains['centred Gaussian']
+    text = f'{score.controls["centred Gaussian"]:.3f} {gain.mean:+.3f}'.replace('-', '−')
+    assert row[5].startswith(text)
+
+  # Markdown has the same rows as HTML, but for how a detail is set off.
+  def letters(text):
+    text = re.sub(r'\\(.)', r'\1', text)
+    for entity, letter in (('&lt;', '<'), ('&gt;', '>'), ('&amp;', '&'), ('`', '')):
+      text = text.replace(entity, letter)
+    return re.sub(r'[\s()]', '', text).replace(NO_BREAK_HYPHEN, '-')
+
+  ours = [[letters(cell) for cell in row] for table in page.tables.values() for row in table]
+  theirs = [[letters(cell) for cell in row] for row in in_markdown if '---' not in row]
+  assert ours == theirs
+
+
+def test_every_verdict_is_a_word(folder, page):
+  text = (folder / 'report.md').read_text()
+  for verdict in ('better', 'worse', 'no difference shown'):
+    assert f'| {verdict} |' in text
+    assert any(row[5] == verdict for row in page.tables['accuracy-section'])
+
+
+def test_the_answer_comes_first(folder, found):
+  sentences = ' '.join(answer(found))
+  assert 'Better are a|b (+1.28 [+0.67,\xa0+1.89]) and se (+1.24 [' in sentences
+  assert 'worse is cbam (−1.38 [−1.99,\xa0−0.77])' in sentences
+  assert 'no difference is shown for eca (+0.14 [' in sentences
+  assert '×1.11 (se)' in sentences
+  assert '1.23 points in four of five cases' in sentences
+  text = (folder / 'report.md').read_text()
+  assert text.index('## Answer') < text.index('## Accuracy') < text.index('## Cost')
+
+
+def test_names_are_escaped(folder, page):
+  text = (folder / 'report.html').read_text()
+  assert SCRIPT not in text
+  assert text.count('<script>') == 1  # The page's own, which sorts.
+  assert page.row('accuracy-section', SCRIPT)[0] == f'{SCRIPT} the mechanism {SCRIPT}'
+  text = (folder / 'report.md').read_text()
+  assert '<script>' not in text and '<nan>' not in text
+  assert '| a\\|b |' in text
+
+
+def test_the_page_loads_nothing_from_elsewhere(folder, page):
+  for tag, attributes in page.tags:
+    for name in ('src', 'href', 'srcset', 'action', 'poster', 'data'):
+      value = attributes.get(name)
+      if value is not None:
+        assert value.startswith('data:image/webp;base64,' if tag == 'img' else '#'), (tag, value)
+    assert tag not in ('link', 'iframe', 'object', 'embed', 'base')
+    if tag == 'img':
+      assert attributes['alt']
+  style_sheet = (folder / 'report.html').read_text().split('<style>')[1].split('</style>')[0]
+  assert 'url(' not in style_sheet and '@import' not in style_sheet
+  policy = next(a['content'] for _, a in page.tags if 'http-equiv' in a)
+  assert policy.startswith("default-src 'none'")
+  assert (folder / 'report.html').stat().st_size < 6e6
+
+
+def test_the_contents_lead_to_every_section(page):
+  ids = [a['id'] for _, a in page.tags if 'id' in a]
+  assert len(ids) == len(set(ids))
+  links = [a['href'][1:] for tag, a in page.tags if tag == 'a']
+  assert links == [a['id'] for tag, a in page.tags if tag == 'section']
+
+
+def test_pictures_are_files_and_linked(folder, page):
+  linked = re.findall(r'\]\(plots/(\w+)\.png\)', (folder / 'report.md').read_text())
+  files = {path.stem for path in (folder / 'plots').iterdir()}
+  assert set(linked) == files and len(linked) == len(files)
+  assert len([tag for tag, _ in page.tags if tag == 'img']) == len(files)
+  assert {'grad_cam', 'learning_curves', 'differences', 'scores', 'pareto_step_ms'} <= files
+  assert {'confusion_0_none', 'channels_1_se', 'gates_3_cbam_spatial_gate'} <= files
+  assert 'gates_5_a_b_attention' in files
+  for path in (folder / 'plots').iterdir():
+    with Image.open(path) as image:
+      image.verify()
+
+
+def test_conditions_and_runs(found, page):
+  conditions = dict(page.tables['conditions'])
+  assert set(found.conditions) <= set(conditions)
+  assert conditions['versions'] == 'jax 0.10.2, flax 0.12.8'
+  for variant in found.variants:
+    for run in variant.runs:
+      row = page.row('runs', variant.name, str(run.seed))
+      assert row[-2:] == [run.folder, run.command]
+      assert row[4] == (f'failed {run.error}' if run.error else 'finished')
+
+
+def test_published_accuracies_have_a_table_of_their_own(page):
+  head, *body = page.tables['published-section']
+  assert {'here: top-1, %', 'published top-1, %'} <= {x.replace(NO_BREAK_HYPHEN, '-') for x in head}
+  row = page.row('published-section', 'se')
+  assert row[1].startswith('91.') and row[3:7] == [
+    'se in ResNet-18 ImageNet',
+    '70.40',
+    '70.59',
+    '+0.19',
+  ]
+  assert len(body) > 5
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda found: found,
+    lambda found: fake_findings.without(found, cost=None),
+    lambda found: fake_findings.without(found, explanations=None, pictured=None),
+    lambda found: fake_findings.without(found, accuracy=None, published=()),
+    lambda found: fake_findings.without(
+      found, accuracy=None, cost=None, explanations=None, pictured=None, runs=(), published=()
+    ),
+    lambda found: dataclasses.replace(found, variants=found.variants[:1]),
+    lambda found: dataclasses.replace(
+      found,
+      variants=[
+        found.variants[0],
+        dataclasses.replace(
+          found.variants[1],
+          accuracy=None,
+          cost=None,
+          explanations=None,
+          pictured=None,
+          runs=[Run('se', 0, 'runs/se', 'python main.py', error='out of memory')],
+        ),
+      ],
+    ),
+  ],
+  ids=['no masks', 'no cost', 'no pictures', 'no accuracy', 'nothing', 'baseline', 'failed'],
+)
+def test_what_is_missing_is_said_and_does_not_crash(change, tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  found = change(fake_findings.findings(('none', 'se'), masks=False, seeds=1, pictures=1))
+  report.write_report(found, tmp_path)
+  page = Page((tmp_path / 'report.html').read_text())
+  assert 'n/a' in page.row('accuracy-section', 'none')
+  text = (tmp_path / 'report.md').read_text()
+  assert not {'nan', 'None', 'inf'} & set(text.split())
+  explained = any(variant.explanations for variant in found.variants)
+  assert ('neither masks nor boxes' in text) == explained
+  for table in page.tables.values():
+    assert len({len(row) for row in table}) == 1
+
+
+def test_what_is_not_known_is_empty_in_the_csv(tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  shares = np.where(np.arange(10) == 3, np.nan, 0.9)  # No test image is of class 3.
+  variants = [
+    dataclasses.replace(v, accuracy=dataclasses.replace(v.accuracy, per_class=shares))
+    for v in found.variants
+  ]
+  report.write_report(dataclasses.replace(found, variants=variants), tmp_path)
+  with open(tmp_path / 'results.csv', newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert [row['top1_class_3'] for row in rows] == ['', '']
+  assert float(rows[0]['top1_class_4']) == 0.9
+  assert 'neither masks nor boxes' not in (tmp_path / 'report.md').read_text()
+
+
+def test_a_report_replaces_an_older_one_and_nothing_else(tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  plots = tmp_path / 'plots'
+  report.write_report(fake_findings.findings(('none', 'cbam'), pictures=1), tmp_path)
+  (plots / 'my_own.png').write_bytes(b'mine')
+  before = {path.name for path in plots.iterdir()}
+  report.write_report(fake_findings.findings(('none', 'se'), pictures=1), tmp_path)
+  after = {path.name for path in plots.iterdir()}
+  assert 'channels_1_cbam.png' in before - after and 'channels_1_se.png' in after - before
+  assert (plots / 'my_own.png').read_bytes() == b'mine'

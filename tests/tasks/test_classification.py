@@ -1,0 +1,115 @@
+"""Losses and scores against NumPy in double precision."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attn_flax.tasks.classification import cross_entropy, mean_scores, score_sums
+
+
+def log_softmax(logits):
+  shifted = logits - logits.max(1, keepdims=True)
+  return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+@pytest.fixture
+def batch():
+  """Logits [7, 9] and labels [7]."""
+  rng = np.random.default_rng(0)
+  return rng.normal(size=(7, 9)).astype(np.float32) * 3, rng.integers(0, 9, 7).astype(np.int32)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1, 1.0])
+def test_cross_entropy_of_smoothed_labels(batch, smoothing):
+  """The target is 1 - smoothing + smoothing / K at the label, and smoothing / K elsewhere."""
+  logits, labels = batch
+  expected = []
+  for row, label in zip(log_softmax(logits.astype(np.float64)), labels, strict=True):
+    targets = np.full(9, smoothing / 9)
+    targets[label] += 1 - smoothing
+    expected.append(-(targets * row).sum())
+  actual = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+  assert actual.shape == (7,) and actual.dtype == jnp.float32
+  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.2])
+def test_cross_entropy_of_probabilities(batch, smoothing):
+  """Mixed labels [N, K], as of mixup; one-hot ones give what the labels themselves give."""
+  logits, labels = batch
+  one_hot = np.eye(9, dtype=np.float32)[labels]
+  np.testing.assert_array_equal(
+    cross_entropy(logits, jnp.asarray(one_hot), smoothing),
+    cross_entropy(logits, jnp.asarray(labels), smoothing),
+  )
+  mixed = 0.7 * one_hot + 0.3 * one_hot[::-1]
+  targets = (1 - smoothing) * mixed + smoothing / 9
+  expected = -(targets * log_softmax(logits.astype(np.float64))).sum(1)
+  actual = cross_entropy(logits, jnp.asarray(mixed), smoothing)
+  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_cross_entropy_of_large_logits_is_finite():
+  logits = jnp.asarray([[1e4, 0.0], [0.0, 1e4]])
+  np.testing.assert_allclose(cross_entropy(logits, jnp.asarray([0, 0])), [0, 1e4])
+
+
+def test_sums_cover_the_masked_examples_alone(batch):
+  """Top-k by sorting, where no logits tie; the padding's values do not matter."""
+  logits, labels = batch
+  mask = np.array([1, 1, 0, 1, 1, 1, 0], np.float32)
+  logits[mask == 0] = 1e9
+  sums = score_sums(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask))
+  order = np.argsort(-logits, axis=1)
+  kept = mask == 1
+  losses = -log_softmax(logits.astype(np.float64))[np.arange(7), labels]
+  np.testing.assert_allclose(sums['loss'], losses[kept].sum(), rtol=1e-6)
+  assert sums['count'] == 5
+  for k in (1, 5):
+    hits = (order[:, :k] == labels[:, None]).any(1)
+    assert sums[f'top{k}'] == hits[kept].sum()
+  assert 0 < sums['top5'] < 5  # Else the comparison shows little.
+
+
+def test_probabilities_count_hits_of_their_largest(batch):
+  logits, labels = batch
+  mixed = 0.6 * np.eye(9, dtype=np.float32)[labels] + 0.4 * np.eye(9, dtype=np.float32)[::-1][:7]
+  soft, hard = (score_sums(logits, jnp.asarray(x), jnp.ones(7)) for x in (mixed, labels))
+  assert (soft['top1'], soft['top5']) == (hard['top1'], hard['top5'])
+  np.testing.assert_allclose(soft['loss'], cross_entropy(logits, jnp.asarray(mixed)).sum())
+
+
+@pytest.mark.parametrize(
+  ('logits', 'top1', 'top5'),
+  [
+    ([5, 4, 3, 2, 1, 0, -1], 1, 1),
+    ([4, 5, 3, 2, 1, 0, -1], 0, 1),
+    ([1, 5, 4, 3, 2, 0, -1], 0, 1),  # Fifth.
+    ([0, 5, 4, 3, 2, 1, -1], 0, 0),  # Sixth.
+    ([5, 5, 3, 2, 1, 0, -1], 0, 1),  # A tie for the first place is not won.
+    ([1, 5, 4, 3, 2, 1, -1], 0, 0),  # Nor is one for the fifth.
+    ([0, 0, 0, 0, 0, 0, 0], 0, 0),  # A constant output knows nothing,
+    ([np.nan] * 7, 0, 0),  # and a broken one neither.
+    ([np.nan, 5, 4, 3, 2, 1, 0], 0, 0),
+    ([np.inf, 5, 4, 3, 2, 1, 0], 1, 1),
+  ],
+)
+def test_ties_and_broken_logits_do_not_count_as_hits(logits, top1, top5):
+  sums = score_sums(jnp.asarray([logits], jnp.float32), jnp.asarray([0]), jnp.ones(1))
+  assert (sums['top1'], sums['top5']) == (top1, top5)
+
+
+@pytest.mark.parametrize('num_classes', [2, 5])
+def test_top5_of_few_classes_is_always_hit(num_classes):
+  logits = jnp.asarray(np.random.default_rng(1).normal(size=(20, num_classes)), jnp.float32)
+  sums = score_sums(logits, jnp.zeros(20, int), jnp.ones(20))
+  assert sums['top5'] == 20 and sums['top1'] < 20
+
+
+def test_means_divide_once():
+  """The mean over all examples, not the mean of the batches' means."""
+  parts = [
+    {'loss': 10.0, 'top1': 3.0, 'top5': 4.0, 'count': 4.0},
+    {'loss': 1.0, 'top1': 0.0, 'top5': 1.0, 'count': 1.0},
+  ]
+  assert mean_scores(parts) == {'loss': 11 / 5, 'top1': 3 / 5, 'top5': 1.0, 'count': 5}

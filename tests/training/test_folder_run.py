@@ -1,0 +1,158 @@
+"""Runs on a folder of one's own images, by the command line from the first image to the result."""
+
+import json
+import pathlib
+import re
+import zlib
+
+import numpy as np
+import pytest
+import run_files
+from fake_catalogue import encode
+from ml_collections import ConfigDict
+
+import main
+from attn_flax import data
+from attn_flax.training.experiment import open_session
+from configs import base
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Unbalanced, and in another order by letters than by numbers.
+COUNTS = {
+  'train': {'class10': 6, 'class9': 20},
+  'val': {'class10': 2, 'class9': 3},
+  'test': {'class10': 2, 'class9': 5},
+}
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def images(tmp_path):
+  """A folder of noise."""
+  for split, classes in COUNTS.items():
+    for name, count in classes.items():
+      folder = tmp_path / 'images' / split / name
+      folder.mkdir(parents=True)
+      for i in range(count):
+        rng = np.random.default_rng(zlib.crc32(f'{split}/{name}/{i}'.encode()))
+        (folder / f'{i}.png').write_bytes(encode(rng.integers(0, 256, (32, 32, 3), np.uint8)))
+  return tmp_path / 'images'
+
+
+def command(images, workdir, *flags):
+  return [
+    'main.py',
+    f'--config={ROOT}/configs/resnet.py:folder,quick,smoke',
+    f'--config.data.dir={images}',
+    '--config.model.depths=(1,)',
+    '--config.model.widths=(8,)',
+    '--config.train.batch_size=8',
+    '--config.eval.batch_size=4',
+    '--config.log_every=1',
+    f'--workdir={workdir}',
+    *flags,
+  ]
+
+
+@pytest.fixture
+def tensorflow_is_there(tmp_path, monkeypatch):
+  """A TensorFlow that could be imported, and leaves a file behind where it is."""
+  package = tmp_path / 'stub/tensorflow'
+  package.mkdir(parents=True)
+  (package / '__init__.py').write_text(
+    "import pathlib\npathlib.Path(__file__).with_name('imported').touch()\nraise ImportError\n"
+  )
+  monkeypatch.syspath_prepend(package.parent)
+  yield
+  assert not (package / 'imported').exists()
+
+
+@pytest.mark.usefixtures('tensorflow_is_there')
+def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
+  """What the result says of each class, and that the run keeps the names of its classes."""
+  against = ['--config.train.class_weights=True', '--config.data.balanced=True']
+  asked = command(images, tmp_path / 'run', '--config.train.steps=2', *against)
+  (images / 'train/class9/broken.png').write_bytes(b'')
+  assert main.run(asked) == 2
+  assert 'train/class9/broken.png: it is empty' in capsys.readouterr().err
+  asked += ['--config.data.max_bad=1']
+  assert main.run(asked) == 0
+  err = capsys.readouterr().err.splitlines()
+  assert [line for line in err if 'passed over' in line] == [
+    f'warning: passed over {images}/train/class9/broken.png: it is empty',
+    'warning: passed over 1 broken images of 39',
+  ]
+  names = ['class9', 'class10']
+  assert run_files.read(tmp_path / 'run', 'dataset.json')['class_names'] == names
+  saved = json.loads((tmp_path / 'run/checkpoints/2/progress/metadata').read_text())
+  assert saved['class_names'] == names
+  result = run_files.read(tmp_path / 'run')
+  with np.load(tmp_path / 'run/predictions.npz') as found:
+    counts, labels, logits = (found[key] for key in ('confusion', 'labels', 'logits'))
+  assert labels.tolist() == [0] * 5 + [1] * 2 and result['test_count'] == 7
+  for true in range(2):
+    for guessed in range(2):
+      assert counts[true, guessed] == ((labels == true) & (logits.argmax(1) == guessed)).sum()
+  own = [(logits.argmax(1) == labels)[labels == label].mean() for label in range(2)]
+  assert list(result['test_per_class']) == names
+  np.testing.assert_allclose(list(result['test_per_class'].values()), own)
+
+  # Another image, and the order of the rest of the run would be another one.
+  (tmp_path / 'run/result.json').unlink()
+  added = images / 'train/class9/added.png'
+  added.write_bytes((images / 'val/class9/0.png').read_bytes())
+  assert main.run(asked) == 2
+  assert 'the numbers of images of folder have changed' in capsys.readouterr().err
+  added.unlink()
+
+  # Another class, and the labels would mean something else.
+  for split in COUNTS:
+    (images / split / 'class8').mkdir()
+    (images / split / 'class8/0.png').write_bytes((images / 'val/class9/0.png').read_bytes())
+  before = json.loads((tmp_path / 'run/config.json').read_text())
+  before['config']['model']['num_classes'] = 3  # Else the network's head is what is refused.
+  (tmp_path / 'run/config.json').write_text(json.dumps(before))
+  assert main.run(asked) == 2
+  err = capsys.readouterr().err.splitlines()
+  assert re.search('the classes of folder have changed since .*; restore them, or', err[-1])
+
+
+def test_balanced_batches_reach_the_training(images):
+  config = base.get_config('folder,quick,smoke')
+  config.data.dir, config.train.batch_size, config.data.enlarge = str(images), 26, True
+  shares = {}
+  for balanced in (False, True):
+    config.data.balanced = balanced
+    for size in (32, 100):  # On the device, and streamed.
+      config.data.size = size
+      session = open_session(ConfigDict(config.to_dict()))
+      pipeline = session.train_pipeline()
+      batches = pipeline.batches()
+      moving = next(batches)
+      labels = pipeline.fixed['label'][moving['index']] if size == 32 else moving['label']
+      shares[balanced, size] = int((np.asarray(labels) == 1).sum())
+      batches.close()
+  assert shares == {(False, 32): 6, (False, 100): 6, (True, 32): 13, (True, 100): 13}
+  weights = data.class_weights(session.dataset.splits['train'].label, 2)
+  np.testing.assert_allclose(weights, [26 / 40, 26 / 12], rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('tensorflow_is_there')
+def test_a_streamed_run_resumes_exactly_with_other_workers(images, tmp_path, stop_after):
+  """Decoded by threads throughout, or stopped and taken up again with worker processes."""
+  streamed = ['--config.train.steps=5', '--config.data.size=100', '--config.data.enlarge=True']
+  assert main.run(command(images, tmp_path / 'whole', *streamed)) == 0
+  stop_after(3)
+  again = command(images, tmp_path / 'parts', *streamed)
+  assert main.run([*again, '--config.data.workers=1']) == 130
+  assert main.run([*again, '--config.data.workers=2']) == 0
+  actual, expected = (run_files.state(tmp_path / name, 5) for name in ('parts', 'whole'))
+  run_files.assert_same_arrays(actual, expected)
+  assert run_files.scores(tmp_path / 'parts') == run_files.scores(tmp_path / 'whole')
