@@ -8,6 +8,7 @@ from jax import lax
 
 from attn_flax import layers
 from attn_flax.costs import count as cost
+from attn_flax.layers import convolution
 
 
 class Network(nn.Module):
@@ -53,7 +54,7 @@ def test_convolution(kernel, stride, dilation, groups, height, width):
 @pytest.mark.parametrize('on_cpu', [False, True])
 def test_both_forms_of_a_large_kernel_count_alike(monkeypatch, on_cpu):
   """9 * 7 pixels, 49 taps, 2 channels."""
-  monkeypatch.setattr(layers, '_on_cpu', lambda: on_cpu)
+  monkeypatch.setattr(convolution, '_on_cpu', lambda: on_cpu)
 
   def body(_, x):
     return layers.conv(1, 7, conv_general_dilated=layers.shifted_conv, name='conv')(x)

@@ -10,6 +10,7 @@ from jax import lax
 from oracles import conv_loop
 
 from attn_flax import layers
+from attn_flax.layers import convolution, pool
 
 # One unit in the last place of bfloat16, at most, relative to the value.
 BFLOAT16_ULP = 2.0**-7
@@ -168,8 +169,8 @@ def test_conv_is_the_loop_with_pytorchs_padding(size, kernel, stride, dilation, 
 @pytest.mark.parametrize('size', [(8, 6), (7, 5)])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_1x1_convolution_as_a_product_is_the_convolution(monkeypatch, stride, size, barrier):
-  monkeypatch.setattr(layers, '_BARRIER', barrier)
-  monkeypatch.setattr(layers, '_on_cpu', lambda: True)
+  monkeypatch.setattr(convolution, '_BARRIER', barrier)
+  monkeypatch.setattr(convolution, '_on_cpu', lambda: True)
   x, kernel = _normal(2, *size, 3, seed=1), _normal(1, 1, 3, 4, seed=2)
 
   def ours(x, kernel):
@@ -207,7 +208,7 @@ def _assert_same_values_and_gradients(function, reference, x, kernel):
   ],
 )
 def test_shifted_conv_is_the_convolution(monkeypatch, kernel, padding, on_cpu):
-  monkeypatch.setattr(layers, '_on_cpu', lambda: on_cpu)
+  monkeypatch.setattr(convolution, '_on_cpu', lambda: on_cpu)
   x, weights = _normal(2, 9, 6, kernel[2], seed=1), _normal(*kernel, seed=2)
 
   def ours(x, weights):
@@ -226,7 +227,7 @@ def test_shifted_conv_is_the_convolution(monkeypatch, kernel, padding, on_cpu):
   ids=lambda options: next(iter(options)),
 )
 def test_shifted_conv_refuses_what_it_does_not_cover(monkeypatch, options):
-  monkeypatch.setattr(layers, '_on_cpu', lambda: True)
+  monkeypatch.setattr(convolution, '_on_cpu', lambda: True)
   module = layers.conv(2, 3, name='conv', conv_general_dilated=layers.shifted_conv, **options)
   with pytest.raises(ValueError, match='no strides, groups or dilations'):
     jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 6, 5, 2)))
@@ -275,7 +276,7 @@ def test_largest_has_no_nan_where_recomputed_entries_miss_the_maximum(monkeypatc
   """As compilers may round differently in the gradient's pass; a rounding loses nothing."""
   x, dx = _normal(6, 5), _normal(6, 5, seed=1)
   monkeypatch.setattr(layers, 'largest', lambda x, axis: x.max(axis) + off * np.abs(x.max(axis)))
-  _, tangent = layers._largest_jvp(1, (x,), (dx,))
+  _, tangent = pool._largest_jvp(1, (x,), (dx,))
   expected = dx[np.arange(6), x.argmax(1)] if kept else np.zeros(6)
   np.testing.assert_allclose(tangent, expected, rtol=1e-6)
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from attn_flax import layers
 from attn_flax.attention import ATTENTION
+from attn_flax.layers import convolution
 from attn_flax.models import create_model
 from attn_flax.training.optimizer import make_optimizer, make_schedule
 from attn_flax.training.steps import init_state, make_train_step
@@ -21,7 +21,7 @@ PLATFORMS = ['cpu', 'cuda', 'tpu']
 @pytest.mark.parametrize('attention', [None, *ATTENTION])
 def test_the_training_step_lowers_for_every_platform(attention, on_cpu, dtype, monkeypatch):
   """With all that a step may hold: smoothing, clipping, an average of the weights."""
-  monkeypatch.setattr(layers, '_on_cpu', lambda: on_cpu)
+  monkeypatch.setattr(convolution, '_on_cpu', lambda: on_cpu)
   # Wide enough for eight heads, and deep enough for every second block.
   size = {'depths': (1, 2, 1), 'widths': (80, 96, 112)}
   model = create_model('resnet20', attention=attention, num_classes=10, dtype=dtype, **size)
