@@ -1,13 +1,15 @@
-"""The one exception for mistakes of the user, and the check that raises it most."""
+"""The one exception for mistakes of the user, and the checks that raise it most."""
 
 import difflib
+import math
+import numbers
 from collections.abc import Collection
 
 
 class UserError(ValueError):
   """A mistake that the user can mend: its text names the value, what is allowed and the fix.
 
-  `main.py` prints it as one line and exits with code 2; anything else keeps its traceback.
+  The command line prints it as one line and exits with code 2; anything else keeps its traceback.
   """
 
 
@@ -18,3 +20,45 @@ def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
   near = difflib.get_close_matches(str(value), allowed, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ';'
   raise UserError(f'unknown {what} {value!r}{hint} allowed: {", ".join(sorted(allowed))}')
+
+
+def check_range(
+  what: str,
+  value: object,
+  least: float = -math.inf,
+  most: float = math.inf,
+  *,
+  above: float = -math.inf,
+  below: float = math.inf,
+  whole: bool = False,
+  odd: bool = False,
+) -> None:
+  """Raises `UserError` unless a value is a finite number within bounds.
+
+  Args:
+    what: the field, as the user writes it.
+    value: what it was set to.
+    least: the smallest value that is allowed.
+    most: the largest value that is allowed.
+    above: all allowed values are larger than this one.
+    below: all allowed values are smaller than this one.
+    whole: whether it must be an integer; booleans are none.
+    odd: whether it must be an odd integer.
+  """
+  if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+    is_kind = isinstance(value, numbers.Integral) or not (whole or odd)
+    within = least <= value <= most and above < value < below
+    if is_kind and within and not (odd and value % 2 == 0):
+      return
+  name = 'an odd number' if odd else 'a whole number' if whole else 'a number'
+  bounds = [
+    f'{text} {bound:g}'
+    for text, bound in (
+      ('of at least', least),
+      ('above', above),
+      ('of at most', most),
+      ('below', below),
+    )
+    if math.isfinite(bound)
+  ]
+  raise UserError(f'{what}={value!r} is impossible; choose {name} {" and ".join(bounds)}'.rstrip())

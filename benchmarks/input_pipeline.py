@@ -97,7 +97,7 @@ def _resident(rounds: int, batch_size: int) -> list[dict]:
     batches = pipeline.batches()
     # With drawing the indices and copying them, as in training.
     calls[name] = lambda make=make, pipeline=pipeline, batches=batches: make(
-      pipeline.fixed, next(batches), key
+      pipeline.constants, next(batches), key
     )
   seconds = interleave(calls, rounds=rounds)
   need = batch_size / float(np.median(seconds['step']))

@@ -6,7 +6,7 @@ from typing import Any
 from attn_flax.errors import check_choice
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import restore_best
-from attn_flax.training.experiment import open_session
+from attn_flax.training.experiment import open_experiment
 from attn_flax.training.scoring import Scorer
 
 
@@ -20,10 +20,10 @@ def evaluate_run(workdir: pathlib.Path, split: str = 'test') -> dict[str, Any]:
   Raises:
     UserError: for a folder without a run, or an unknown split.
   """
-  session = open_session(run_folder.load_config(workdir), trains=False)
-  check_choice('split', split, session.dataset.splits)
-  state, step = restore_best(workdir, session.abstract_state())
-  scores, _ = Scorer(session, split).score_state(state, split)
+  experiment = open_experiment(run_folder.load_config(workdir), trains=False)
+  check_choice('split', split, experiment.dataset.splits)
+  state, step = restore_best(workdir, experiment.abstract_state())
+  scores, _ = Scorer(experiment, split).score_state(state, split)
   result = {'step': step, **scores}
   run_folder.write_json(workdir / 'evaluation.json', {**result, **run_folder.environment()})
   return result

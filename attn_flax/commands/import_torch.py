@@ -17,7 +17,7 @@ from attn_flax.models.placement import Placement, field_names
 from attn_flax.models.resnet import ResNet
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import Checkpoints
-from attn_flax.training.experiment import open_session
+from attn_flax.training.experiment import open_experiment
 from attn_flax.training.optimizer import freeze, make_optimizer
 from attn_flax.training.steps import TrainState
 
@@ -58,8 +58,8 @@ def import_run(
   except UserError as error:
     dataset = f'not opened: {error}'
   else:
-    session = open_session(config, trains=False)
-    config, described = session.config, session.describe_data()
+    experiment = open_experiment(config, trains=False)
+    config, described = experiment.config, experiment.describe_data()
 
   train = config.train
   # The schedule leaves no trace in the optimizer's state.

@@ -19,7 +19,7 @@ from attn_flax.study.accuracy import Logits, hits, top5
 from attn_flax.study.findings import Run
 from attn_flax.study.groups import Groups, Member
 from attn_flax.training import run_folder
-from attn_flax.training.experiment import Session
+from attn_flax.training.experiment import Experiment
 
 # What a hybrid is made of says more than its name.
 _ALWAYS_SAID = ('channel', 'spatial')
@@ -166,10 +166,10 @@ def _curves(path: pathlib.Path, updates_per_epoch: int) -> dict[str, list]:
 
 
 def conditions(
-  session: Session, groups: Groups, rates: Mapping[str, float] | None
+  experiment: Experiment, groups: Groups, rates: Mapping[str, float] | None
 ) -> dict[str, str]:
   """What the results depend on beside the attention, name to value."""
-  config, here = session.config, run_folder.environment()
+  config, here = experiment.config, run_folder.environment()
   members = [member for found in groups.values() for member in found if member.record]
 
   def trained(field: str) -> str:
@@ -180,14 +180,14 @@ def conditions(
   rate = f'{optimizer.lr_per_256:g} per 256 images'
   if rates is not None:
     rate = 'per 256 images by sweep, ' + ', '.join(f'{n}: {r:g}' for n, r in rates.items())
-  sizes = ', '.join(f'{len(split):,} {name}' for name, split in session.dataset.splits.items())
-  side = session.image_shape[0]
+  sizes = ', '.join(f'{len(split):,} {name}' for name, split in experiment.dataset.splits.items())
+  side = experiment.image_shape[0]
   return {
     'dataset': f'{config.data.name}, {side}x{side} pixels, {sizes} images',
     'network': config.model.name,
     'recipe': (
-      f'{session.updates:,} updates of {train.batch_size} images '
-      f'({session.updates / session.updates_per_epoch:g} epochs), {optimizer.name}, '
+      f'{experiment.updates:,} updates of {train.batch_size} images '
+      f'({experiment.updates / experiment.updates_per_epoch:g} epochs), {optimizer.name}, '
       f'learning rate {rate}, {optimizer.schedule} schedule, warm-up of '
       f'{optimizer.warmup_epochs:g} epochs, weight decay {optimizer.weight_decay:g}'
       + ''.join(f', {name} {value}' for name, value in _further(config).items())

@@ -14,7 +14,7 @@ from attn_flax.costs import count as cost
 from attn_flax.costs.timing import interleave, peak_bytes, ratio
 from attn_flax.report.formats import listing
 from attn_flax.study.findings import Cost, Ratio
-from attn_flax.training.experiment import Session
+from attn_flax.training.experiment import Experiment
 from attn_flax.training.loop import compile_step
 from attn_flax.training.steps import TrainState
 
@@ -28,22 +28,22 @@ _TIMES = {
 
 
 def measure(
-  session: Session, models: Mapping[str, nn.Module], baseline: str, rounds: int
+  experiment: Experiment, models: Mapping[str, nn.Module], baseline: str, rounds: int
 ) -> dict[str, Cost]:
   """Times training steps and forward passes of networks that differ in their attention alone.
 
   Args:
-    session: what their runs share.
+    experiment: what their runs share.
     models: the network of each variant.
     baseline: the variant that the others are compared with.
     rounds: how often each is timed.
   """
   steps, singles, batches = {}, {}, {}
   peaks, compiling = {}, {}
-  eval_batch = session.config.eval.batch_size
-  pipeline: Any = session.train_pipeline()
+  eval_batch = experiment.config.eval.batch_size
+  pipeline: Any = experiment.train_pipeline()
   for name, model in models.items():
-    own = session._replace(model=model)
+    own = experiment._replace(model=model)
     state = own.fresh_state(jax.random.key(0))
     # A copy, because training gives its state away.
     variables = jax.tree.map(jnp.copy, {'params': state.params, 'batch_stats': state.batch_stats})
@@ -59,9 +59,9 @@ def measure(
   for name, model in models.items():
     ratios = {kind: _ratio(seconds[name], seconds[baseline]) for kind, seconds in times.items()}
     found[name] = Cost(
-      params=cost.count_params(cost.abstract_variables(model, session.image_shape)),
-      macs=cost.count_macs(model, session.image_shape),
-      train_batch=session.config.train.batch_size,
+      params=cost.count_params(cost.abstract_variables(model, experiment.image_shape)),
+      macs=cost.count_macs(model, experiment.image_shape),
+      train_batch=experiment.config.train.batch_size,
       eval_batch=eval_batch,
       peak_mb=peaks[name],
       compile_seconds=compiling[name],
@@ -91,28 +91,28 @@ def disagreements(costs: Mapping[str, Cost], baseline: str) -> list[str]:
 
 
 def _training_step(
-  session: Session, pipeline: Any, state: TrainState
+  experiment: Experiment, pipeline: Any, state: TrainState
 ) -> tuple[Callable[[], Any], float, float]:
   """A call that trains once, the 10^6 bytes that it holds at most, the seconds to compile it."""
-  key = jax.device_put(jax.random.key(1), session.replicated)
+  key = jax.device_put(jax.random.key(1), experiment.replicated)
   began = time.perf_counter()
-  compiled = compile_step(session, pipeline, state, pipeline.abstract_batch(), key)
+  compiled = compile_step(experiment, pipeline, state, pipeline.abstract_batch(), key)
   seconds = time.perf_counter() - began
   with contextlib.closing(pipeline.batches()) as stream:
-    moving = next(stream)
+    inputs = next(stream)
   held = [state]
 
   def call():
-    held[0], metrics = compiled(held[0], pipeline.fixed, moving, key)
+    held[0], metrics = compiled(held[0], pipeline.constants, inputs, key)
     return metrics
 
   return call, peak_bytes(compiled) / 1e6, seconds
 
 
-def _forward(session: Session, variables: Any, batch_size: int) -> Callable[[], Any]:
+def _forward(experiment: Experiment, variables: Any, batch_size: int) -> Callable[[], Any]:
   """A call that computes the logits of one batch."""
-  images = jax.random.normal(jax.random.key(1), (batch_size, *session.image_shape))
-  apply = jax.jit(lambda variables, images: session.model.apply(variables, images, train=False))
+  images = jax.random.normal(jax.random.key(1), (batch_size, *experiment.image_shape))
+  apply = jax.jit(lambda variables, images: experiment.model.apply(variables, images, train=False))
   return lambda: apply(variables, images)
 
 

@@ -24,7 +24,7 @@ from attn_flax.study.groups import Groups, Member
 from attn_flax.study.pictures import Picturer, choose
 from attn_flax.study.scores import SeedImages, summarise
 from attn_flax.training.checkpoints import read_best, read_weights
-from attn_flax.training.experiment import Session, make_model, open_session
+from attn_flax.training.experiment import Experiment, make_model, open_experiment
 from attn_flax.training.scoring import Scorer
 
 # Images that are explained, unless told, where they do not fit into memory.
@@ -36,7 +36,7 @@ _MOST_MASKS = 1000
 class _Study(NamedTuple):
   """What all runs share, the network of each variant, and the runs that can be evaluated."""
 
-  session: Session
+  experiment: Experiment
   models: dict[str, nn.Module]
   members: dict[str, list[Member]]
   baseline: str
@@ -76,14 +76,14 @@ def measure(
   began = time.perf_counter()
   groups = _readable(groups)
   study = _open(groups, baseline, options)
-  config = study.session.config
+  config = study.experiment.config
   logits, labels = _evaluate(study)
   papers = {name: conditions.mechanisms(model) for name, model in study.models.items()}
   accuracies = accuracy.compare(logits, labels, baseline)
-  found_costs = costs.measure(study.session, study.models, baseline, options.rounds)
-  test = _load_test(study.session, options)
+  found_costs = costs.measure(study.experiment, study.models, baseline, options.rounds)
+  test = _load_test(study.experiment, options)
   explained, images = _explain(study, test, logits)
-  shape = study.session.image_shape
+  shape = study.experiment.image_shape
   own_maps = {n: conditions.describe_own_map(model, shape) for n, model in study.models.items()}
   mechanisms = {n: conditions.describe(model, shape) for n, model in study.models.items()}
   explanations = summarise(explained, images, len(labels), baseline, own_maps)
@@ -98,7 +98,7 @@ def measure(
         name=name,
         mechanism=mechanisms.get(name, ''),
         runs=[
-          conditions.run_row(name, member, logits, labels, study.session.updates_per_epoch)
+          conditions.run_row(name, member, logits, labels, study.experiment.updates_per_epoch)
           for member in members
         ],
         accuracy=accuracies.get(name),
@@ -112,8 +112,8 @@ def measure(
     ],
     dataset=config.data.name,
     test_images=len(labels),
-    class_names=study.session.dataset.class_names,
-    conditions=conditions.conditions(study.session, groups, rates)
+    class_names=study.experiment.dataset.class_names,
+    conditions=conditions.conditions(study.experiment, groups, rates)
     | {'measured in': f'{(time.perf_counter() - began) / 60:.1f} minutes'},
     images=picture.image,
     labels=picture.label,
@@ -152,30 +152,30 @@ def _open(groups: Groups, baseline: str, options: Any) -> _Study:
     raise UserError(f'no run can be evaluated ({reasons}); train one')
   # Of the baseline the costs are needed also where all its runs have failed.
   begun = [member.config for member in groups[baseline] if member.config is not None]
-  session = open_session(begun[0], trains=False)
-  num_classes = len(session.dataset.class_names)
+  experiment = open_experiment(begun[0], trains=False)
+  num_classes = len(experiment.dataset.class_names)
   configs = {baseline: begun[0]} | {name: runs[0].config for name, runs in members.items()}
   models = {name: make_model(config.model, num_classes) for name, config in configs.items()}
-  return _Study(session, models, members, baseline, options)
+  return _Study(experiment, models, members, baseline, options)
 
 
 def _evaluate(study: _Study) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray]:
   """Logits of every run on all test images, {variant: {seed: [n, K]}}, and the labels [n]."""
   logits: dict[str, dict[int, np.ndarray]] = {}
   for name in _progress(study.members, 'evaluating'):
-    scorer = Scorer(study.session._replace(model=study.models[name]), 'test')
+    scorer = Scorer(study.experiment._replace(model=study.models[name]), 'test')
     for member in study.members[name]:
       _, found, labels = scorer.score(read_weights(member.folder))
       logits.setdefault(name, {})[member.seed] = found
   return logits, labels
 
 
-def _load_test(session: Session, options: Any) -> _Test:
+def _load_test(experiment: Experiment, options: Any) -> _Test:
   """The test images with their masks and boxes, and the best fixed map, where there are any."""
-  config = session.config
-  annotated = session.dataset.spec.annotated
+  config = experiment.config
+  annotated = experiment.dataset.spec.annotated
   splits = ('validation', 'test') if annotated else ('test',)
-  dataset = session.dataset
+  dataset = experiment.dataset
   if annotated:
     dataset = data.load(
       config.data.name,
@@ -185,7 +185,7 @@ def _load_test(session: Session, options: Any) -> _Test:
       splits=splits,
       annotations=True,
     )
-  test, height, width = dataset.splits['test'], *session.image_shape[:2]
+  test, height, width = dataset.splits['test'], *experiment.image_shape[:2]
   most = options.images or (_MOST_IMAGES if isinstance(test, Records) else len(test))
   index = _draw(len(test), most, options.seed)
   taken = test.take(index)
@@ -217,7 +217,7 @@ def _explain(
   study: _Study, test: _Test, logits: Mapping[str, Mapping[int, np.ndarray]]
 ) -> tuple[dict[str, dict[int, Explained]], dict[int, SeedImages]]:
   """Explains, for each seed, the images that all its variants classify correctly."""
-  normalise = jax.jit(study.session.augmentation.evaluate)
+  normalise = jax.jit(study.experiment.augmentation.evaluate)
   explainers = {
     name: Explainer(model, normalise, study.options.steps) for name, model in study.models.items()
   }
@@ -249,7 +249,7 @@ def _picture(
   logits: Mapping[str, Mapping[int, np.ndarray]],
 ) -> dict[str, Pictured]:
   """What one run of each variant, of a seed that all have if any, says about some images."""
-  normalise = jax.jit(study.session.augmentation.evaluate)
+  normalise = jax.jit(study.experiment.augmentation.evaluate)
   pictured = {}
   seeds = [{member.seed for member in members} for members in study.members.values()]
   common = set.intersection(*seeds)

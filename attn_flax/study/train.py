@@ -14,7 +14,7 @@ import tqdm
 from attn_flax.errors import UserError
 from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.training import run_folder
-from attn_flax.training.experiment import open_session
+from attn_flax.training.experiment import open_experiment
 from attn_flax.training.loop import Stopped, train
 
 
@@ -28,7 +28,7 @@ def check(planned: Sequence[Planned]) -> None:
   opened: dict[str, Any] = {}
   for run in planned:
     if run.variant not in opened:
-      opened[run.variant] = open_session(run.config).config
+      opened[run.variant] = open_experiment(run.config).config
     resolved = opened[run.variant].copy_and_resolve_references()
     resolved.seed = run.seed
     resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256

@@ -137,7 +137,7 @@ class Checkpoints:
   def read_variables(self, step: int) -> dict[str, Any]:
     """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
 
-    Where the run kept a moving average of them, it is that which is read.
+    Where the run kept a inputs average of them, it is that which is read.
 
     Raises:
       UserError: when the checkpoint is damaged.

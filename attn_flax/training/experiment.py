@@ -40,7 +40,7 @@ _RANGES = {
 }
 
 
-class Session(NamedTuple):
+class Experiment(NamedTuple):
   """What a run of a config is made of.
 
   Attributes:
@@ -129,7 +129,7 @@ class Session(NamedTuple):
     )
 
 
-def open_session(config: Any, *, trains: bool = True) -> Session:
+def open_experiment(config: Any, *, trains: bool = True) -> Experiment:
   """Builds and checks everything that a config stands for; writes nothing but the dataset.
 
   Raises:
@@ -173,7 +173,7 @@ def open_session(config: Any, *, trains: bool = True) -> Session:
     config.optimizer, schedule, clip_norm=train.clip_norm, accumulate=train.accumulate
   )
   model = make_model(config.model, len(dataset.class_names))
-  session = Session(
+  experiment = Experiment(
     config=config,
     mesh=mesh,
     dataset=dataset,
@@ -184,20 +184,20 @@ def open_session(config: Any, *, trains: bool = True) -> Session:
     updates=updates,
     updates_per_epoch=updates_per_epoch,
   )
-  return session._replace(config=resolve(config, session))
+  return experiment._replace(config=resolve(config, experiment))
 
 
-def resolve(config: Any, session: Session) -> Any:
+def resolve(config: Any, experiment: Experiment) -> Any:
   """A config with the values that its `None`s stood for."""
   fields = config.to_dict()
   for name in fields['model'].keys() - {'attention'}:
-    fields['model'][name] = getattr(session.model, name, fields['model'][name])
+    fields['model'][name] = getattr(experiment.model, name, fields['model'][name])
   fields['model']['name'] = config.model.name
-  for placement in getattr(session.model, 'attention', ()):
+  for placement in getattr(experiment.model, 'attention', ()):
     fields['model']['attention'][placement.where]['stages'] = placement.stages
   for name in fields['augment']:
-    fields['augment'][name] = getattr(session.augmentation, name)
-  fields['data']['size'] = session.dataset.spec.image_size
+    fields['augment'][name] = getattr(experiment.augmentation, name)
+  fields['data']['size'] = experiment.dataset.spec.image_size
   # Where no size was asked for, what is smaller than the one found was enlarged.
   fields['data']['enlarge'] = config.data.size is None or config.data.get('enlarge', False)
   return ConfigDict(fields)

@@ -20,7 +20,7 @@ from attn_flax.errors import UserError
 from attn_flax.tasks.classification import confusion
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
-from attn_flax.training.experiment import Session, open_session
+from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import Flat, read_weights, start_from
 from attn_flax.training.log import Log
 from attn_flax.training.scoring import Scorer
@@ -73,12 +73,12 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
       not finite.
     Stopped: after SIGTERM or an interrupt.
   """
-  session = open_session(config)
-  config = session.config
+  experiment = open_experiment(config)
+  config = experiment.config
   # Traced before the folder is made: a network that cannot be built leaves nothing behind.
   costs = {
-    'params': cost.count_params(cost.abstract_variables(session.model, session.image_shape)),
-    'macs': cost.count_macs(session.model, session.image_shape),
+    'params': cost.count_params(cost.abstract_variables(experiment.model, experiment.image_shape)),
+    'macs': cost.count_macs(experiment.model, experiment.image_shape),
   }
   first = jax.process_index() == 0
   weights = None
@@ -91,25 +91,25 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     print(f'{workdir} holds a finished run, nothing to do; its result is in {workdir}/result.json')
     return run_folder.read_json(workdir / 'result.json')
   if first:
-    _write_dataset(session, workdir / 'dataset.json')
+    _write_dataset(experiment, workdir / 'dataset.json')
 
   checkpoints = Checkpoints(workdir)
   try:
-    progress = _run(session, workdir, checkpoints, weights)
+    progress = _run(experiment, workdir, checkpoints, weights)
   finally:
     checkpoints.close()
-  state, best_step = restore_best(workdir, session.abstract_state())
-  scores, predictions = Scorer(session, 'test').score_state(state, 'test')
+  state, best_step = restore_best(workdir, experiment.abstract_state())
+  scores, predictions = Scorer(experiment, 'test').score_state(state, 'test')
   counts = confusion(predictions['logits'], predictions['labels'])
   per_class = counts.diagonal() / np.maximum(counts.sum(1), 1)
   result = {
     **scores,
-    'test_per_class': dict(zip(session.dataset.class_names, per_class.tolist(), strict=True)),
+    'test_per_class': dict(zip(experiment.dataset.class_names, per_class.tolist(), strict=True)),
     'best_step': best_step,
     **costs,
-    'steps': session.updates,
+    'steps': experiment.updates,
     **progress,
-    'images_per_second': session.updates * config.train.batch_size / progress['train_seconds'],
+    'images_per_second': experiment.updates * config.train.batch_size / progress['train_seconds'],
   }
   if first:
     arrays: dict[str, Any] = {**predictions, 'confusion': counts}
@@ -119,20 +119,20 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _run(
-  session: Session, workdir: pathlib.Path, checkpoints: Checkpoints, weights: Flat | None
+  experiment: Experiment, workdir: pathlib.Path, checkpoints: Checkpoints, weights: Flat | None
 ) -> dict[str, float]:
   """Trains from the latest checkpoint to the last update, or from `weights` where there is none.
 
   Returns:
     `train_seconds` and `compile_seconds` of the whole run, over all its restarts.
   """
-  config = session.config
+  config = experiment.config
   accumulate = config.train.accumulate
   init_key, train_key = jax.random.split(jax.random.key(config.seed))
-  train_key = jax.device_put(train_key, session.replicated)
+  train_key = jax.device_put(train_key, experiment.replicated)
   latest = checkpoints.latest()
   if latest is None:
-    start, state = 0, session.fresh_state(init_key)
+    start, state = 0, experiment.fresh_state(init_key)
     if config.init_from is not None:
       state, loaded = start_from(state, weights or read_weights(config.init_from))
       if jax.process_index() == 0:
@@ -141,30 +141,30 @@ def _run(
     progress = dict.fromkeys(_TIMES, 0.0)
   else:
     start = latest
-    state, progress = checkpoints.restore(start, session.abstract_state())
+    state, progress = checkpoints.restore(start, experiment.abstract_state())
     progress = {name: progress[name] for name in _TIMES}
-  if start >= session.updates:
+  if start >= experiment.updates:
     return progress
 
-  pipeline = session.train_pipeline()
+  pipeline = experiment.train_pipeline()
   began = time.perf_counter()
-  step = compile_step(session, pipeline, state, pipeline.abstract_batch(), train_key)
+  step = compile_step(experiment, pipeline, state, pipeline.abstract_batch(), train_key)
   progress['compile_seconds'] += time.perf_counter() - began
-  scorer = Scorer(session, 'validation')
-  eval_every = config.eval.every_epochs * session.updates_per_epoch
+  scorer = Scorer(experiment, 'validation')
+  eval_every = config.eval.every_epochs * experiment.updates_per_epoch
   save_every = config.checkpoint.every_steps or math.inf
 
-  class_names = list(session.dataset.class_names)
-  log = Log(workdir, start=start, total=session.updates, write=jax.process_index() == 0)
+  class_names = list(experiment.dataset.class_names)
+  log = Log(workdir, start=start, total=experiment.updates, write=jax.process_index() == 0)
   saved, window, began = start, [], time.perf_counter()
   stream: Any = pipeline.batches(start * accumulate)
-  with log, StopSignals() as stop, contextlib.closing(stream) as moving:
-    for update in range(start + 1, session.updates + 1):
+  with log, StopSignals() as stop, contextlib.closing(stream) as inputs:
+    for update in range(start + 1, experiment.updates + 1):
       for _ in range(accumulate):
-        state, metrics = step(state, pipeline.fixed, next(moving), train_key)
+        state, metrics = step(state, pipeline.constants, next(inputs), train_key)
         window.append(metrics)
       log.advance(update)
-      evaluates = update % eval_every == 0 or update == session.updates
+      evaluates = update % eval_every == 0 or update == experiment.updates
       saves = evaluates or update % save_every == 0 or stop.asked
       if saves or update % config.log_every == 0:
         values = jax.device_get(window)
@@ -187,51 +187,53 @@ def _run(
         # With the class names, weights can be used wherever the checkpoint is taken.
         checkpoints.save(update, state, {**progress, 'class_names': class_names}, scores)
         saved = update
-      if stop.asked and update < session.updates:
-        raise Stopped(f'stopped after update {update} of {session.updates}, saved in {workdir}')
+      if stop.asked and update < experiment.updates:
+        raise Stopped(f'stopped after update {update} of {experiment.updates}, saved in {workdir}')
       if not window:
         began = time.perf_counter()
   return progress
 
 
-def compile_step(session: Session, pipeline: Any, state: TrainState, moving: Any, key: jax.Array):
+def compile_step(
+  experiment: Experiment, pipeline: Any, state: TrainState, inputs: Any, key: jax.Array
+):
   """Compiles one training step: gather, augment, forward, backward, update."""
-  train = session.config.train
+  train = experiment.config.train
   train_step = make_train_step(
-    session.model,
-    session.optimizer,
-    session.schedule,
+    experiment.model,
+    experiment.optimizer,
+    experiment.schedule,
     label_smoothing=train.label_smoothing,
     ema_decay=train.ema_decay,
     accumulate=train.accumulate,
-    class_weights=_class_weights(session) if train.class_weights else None,
-    per_device=session.mesh if train.batch_norm == 'per_device' else None,
+    class_weights=_class_weights(experiment) if train.class_weights else None,
+    per_device=experiment.mesh if train.batch_norm == 'per_device' else None,
   )
 
-  def step(state, fixed, moving, key):
+  def step(state, constants, inputs, key):
     augment_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
-    return train_step(state, pipeline.train_batch(fixed, moving, augment_key), model_key)
+    return train_step(state, pipeline.train_batch(constants, inputs, augment_key), model_key)
 
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=session.replicated)
-  return jitted.lower(state, pipeline.fixed, moving, key).compile()
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=experiment.replicated)
+  return jitted.lower(state, pipeline.constants, inputs, key).compile()
 
 
-def _write_dataset(session: Session, path: pathlib.Path) -> None:
+def _write_dataset(experiment: Experiment, path: pathlib.Path) -> None:
   """Writes class names and preprocessing, or checks that they are still those of the run."""
-  found = session.describe_data()
+  found = experiment.describe_data()
   before = run_folder.read_json(path) if path.exists() else {}
   for what, name in (('classes', 'class_names'), ('numbers of images', 'examples')):
     if name in before and before[name] != found[name]:
       raise UserError(
-        f'the {what} of {session.config.data.name} have changed since {path} was written; restore '
-        'them, or choose another --workdir'
+        f'the {what} of {experiment.config.data.name} have changed since {path} was written; '
+        'restore them, or choose another --workdir'
       )
   run_folder.write_json(path, found)
 
 
-def _class_weights(session: Session) -> np.ndarray:
-  labels = session.dataset.splits['train'].label
-  return class_weights(labels, len(session.dataset.class_names))
+def _class_weights(experiment: Experiment) -> np.ndarray:
+  labels = experiment.dataset.splits['train'].label
+  return class_weights(labels, len(experiment.dataset.class_names))
 
 
 def _check_finite(

@@ -4,24 +4,24 @@ import jax
 import numpy as np
 
 from attn_flax.tasks.classification import mean_scores
-from attn_flax.training.experiment import Session
+from attn_flax.training.experiment import Experiment
 from attn_flax.training.steps import TrainState, Variables, make_eval_step
 
 
 class Scorer:
-  """Scores weights of a session's network on one split; the program is compiled once."""
+  """Scores weights of a experiment's network on one split; the program is compiled once."""
 
-  def __init__(self, session: Session, split: str):
+  def __init__(self, experiment: Experiment, split: str):
     """`split` is one of the dataset's."""
     self._split = split
-    self._pipeline = pipeline = session.eval_pipeline(split)
-    eval_step = make_eval_step(session.model)
+    self._pipeline = pipeline = experiment.eval_pipeline(split)
+    eval_step = make_eval_step(experiment.model)
 
-    def step(variables, fixed, moving):
-      batch = pipeline.eval_batch(fixed, moving)
+    def step(variables, constants, inputs):
+      batch = pipeline.eval_batch(constants, inputs)
       return *eval_step(variables, batch), batch['label']
 
-    self._step = jax.jit(step, out_shardings=session.replicated)
+    self._step = jax.jit(step, out_shardings=experiment.replicated)
 
   def score(self, variables: Variables) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """Scores weights on every example once.
@@ -34,8 +34,8 @@ class Scorer:
       RuntimeError: when an example was missed or seen twice.
     """
     parts = [
-      self._step(variables, self._pipeline.fixed, moving)
-      for moving in self._pipeline.eval_batches()
+      self._step(variables, self._pipeline.constants, inputs)
+      for inputs in self._pipeline.eval_batches()
     ]
     sums, logits, labels = zip(*jax.device_get(parts), strict=True)
     scores = mean_scores(sums)

@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
     params: the network's parameters.
     batch_stats: running statistics of the batch norms.
     opt_state: state of the optimizer.
-    ema: moving average of `{'params', 'batch_stats'}`, or None.
+    ema: inputs average of `{'params', 'batch_stats'}`, or None.
   """
 
   step: jax.Array
@@ -72,7 +72,7 @@ def make_train_step(
     optimizer: what turns gradients into updates.
     schedule: learning rate by update, for the metrics.
     label_smoothing: share of the target spread over all classes.
-    ema_decay: decay of the moving average, or None; in the first updates it is lower,
+    ema_decay: decay of the inputs average, or None; in the first updates it is lower,
       (1 + t) / (10 + t), so that the average forgets the initial weights.
     accumulate: parts of a batch that make one update.
     class_weights: [K], how much each class counts in the loss; None: 1.

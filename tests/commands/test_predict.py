@@ -21,7 +21,7 @@ from attn_flax.data.decode import central_crop
 from attn_flax.explain import perturbation
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import Checkpoints
-from attn_flax.training.experiment import open_session
+from attn_flax.training.experiment import open_experiment
 from configs import cbam
 
 pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
@@ -31,11 +31,11 @@ pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
 def workdir(small_dataset, quick_compilation, tmp_path_factory):
   """The folder of a run with random weights, as if it had been imported."""
   folder = tmp_path_factory.mktemp('runs') / 'cbam'
-  session = open_session(cbam.get_config('smoke'))
-  run_folder.open_run(folder, session.config)
-  run_folder.write_json(folder / 'dataset.json', session.describe_data())
+  experiment = open_experiment(cbam.get_config('smoke'))
+  run_folder.open_run(folder, experiment.config)
+  run_folder.write_json(folder / 'dataset.json', experiment.describe_data())
   checkpoints = Checkpoints(folder)
-  state = session.fresh_state(jax.random.key(0))
+  state = experiment.fresh_state(jax.random.key(0))
   checkpoints.save(1, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
   checkpoints.close()
   return folder
@@ -60,15 +60,15 @@ def run(*arguments):
 
 def expected_probabilities(workdir, path):
   """What the network says, without the code under test: the checkpoint applied by hand."""
-  session = open_session(run_folder.load_config(workdir), trains=False)
+  experiment = open_experiment(run_folder.load_config(workdir), trains=False)
   checkpoints = Checkpoints(workdir, read_only=True)
-  state, _ = checkpoints.restore(1, session.abstract_state())
+  state, _ = checkpoints.restore(1, experiment.abstract_state())
   checkpoints.close()
-  spec = session.dataset.spec
+  spec = experiment.dataset.spec
   pixels = central_crop(path.read_bytes(), 32, resize=32) / 255
   image = (pixels - np.array(spec.mean)) / np.array(spec.std)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  logits = session.model.apply(variables, image[None].astype(np.float32), train=False)
+  logits = experiment.model.apply(variables, image[None].astype(np.float32), train=False)
   return np.asarray(jax.nn.softmax(logits))[0]
 
 

@@ -149,8 +149,8 @@ def test_images_that_all_variants_of_a_seed_classify_correctly_are_explained(mon
   image[:] = position[:, None, None, None]
   test = measure._Test(position, Images(image, labels[position], None, None, None))
   options = types.SimpleNamespace(steps=STEPS, perturbed_images=2, seed=0)
-  session = types.SimpleNamespace(augmentation=types.SimpleNamespace(evaluate=normalise))
-  study = measure._Study(session, {'plain': 'P', 'eca': 'E'}, members, 'plain', options)
+  experiment = types.SimpleNamespace(augmentation=types.SimpleNamespace(evaluate=normalise))
+  study = measure._Study(experiment, {'plain': 'P', 'eca': 'E'}, members, 'plain', options)
   explained, images = measure._explain(study, test, logits)
   assert {seed: one.localised.tolist() for seed, one in images.items()} == {
     0: [3, 5, 6, 7],

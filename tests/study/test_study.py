@@ -363,7 +363,7 @@ def test_a_checkpoint_that_cannot_be_read_is_a_row(study, tmp_path, monkeypatch)
 def test_a_study_without_its_baseline_is_still_measured(study, tmp_path, small_dataset):
   planned = plan.plan(study, tmp_path)
   for run in planned:
-    make_folder(run.folder, train.open_session(run.config).config, seed=run.seed)
+    make_folder(run.folder, train.open_experiment(run.config).config, seed=run.seed)
   failed = {run.name: 'loss is nan' for run in planned if run.variant == 'resnet'}
   opened = measure._open(groups.of_plan(planned, failed), 'resnet', study.report)
   assert opened.models.keys() == {'resnet', 'cbam', 'eca'}  # Costs are ratios to the baseline's.
@@ -592,7 +592,7 @@ def test_class_means_leave_out_what_no_image_has():
 
 def test_a_folder_that_holds_another_run_ends_the_study_at_once(study, tmp_path, small_dataset):
   planned = plan.plan(study, tmp_path)[:2]
-  resolved = {run.name: train.open_session(run.config).config for run in planned}
+  resolved = {run.name: train.open_experiment(run.config).config for run in planned}
   for run in planned:
     make_folder(run.folder, resolved[run.name])
   train.check(planned)
@@ -657,13 +657,13 @@ def test_images_of_the_catalogue_come_with_what_they_have(tmp_path, study, name)
   study.base.train.batch_size = 4
   study.report.images = 5
   with fake_catalogue.catalogue(tmp_path, name):
-    session = train.open_session(plan.run_config(study, 'resnet', 0, None))
-    test = measure._load_test(session, study.report)
-    whole = session.dataset.splits['test'].take(test.position)
+    experiment = train.open_experiment(plan.run_config(study, 'resnet', 0, None))
+    test = measure._load_test(experiment, study.report)
+    whole = experiment.dataset.splits['test'].take(test.position)
   assert len(set(test.position)) == 5
   np.testing.assert_array_equal(test.images.image, whole.image)
   np.testing.assert_array_equal(test.images.label, whole.label)
-  size = session.image_shape[:2]
+  size = experiment.image_shape[:2]
   if name == 'oxford_iiit_pet':
     assert test.images.mask.shape == (5, *size) and test.images.fixed.shape == size
     assert 0 < test.images.mask.mean() < 1

@@ -72,8 +72,8 @@ def train(mesh):
   state, step, traces = prepare(mesh)
   make_batch = jax.jit(pipeline.train_batch)
   found = {}
-  for i, moving in zip(range(STEPS), pipeline.batches(), strict=False):
-    batch = make_batch(pipeline.fixed, moving, jax.random.fold_in(KEY, i))
+  for i, inputs in zip(range(STEPS), pipeline.batches(), strict=False):
+    batch = make_batch(pipeline.constants, inputs, jax.random.fold_in(KEY, i))
     assert len(batch['image'].sharding.device_set) == mesh.size
     assert batch['image'].sharding.shard_shape((16, *SHAPE))[0] == 16 // mesh.size
     state, metrics = step(state, batch, KEY)
@@ -93,8 +93,8 @@ def evaluate(mesh):
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   eval_step = jax.jit(make_eval_step(network()))
   found = {}
-  for i, moving in enumerate(pipeline.eval_batches()):
-    sums, logits = eval_step(variables, pipeline.eval_batch(pipeline.fixed, moving))
+  for i, inputs in enumerate(pipeline.eval_batches()):
+    sums, logits = eval_step(variables, pipeline.eval_batch(pipeline.constants, inputs))
     found |= {f'{i}/{name}': value for name, value in sums.items()} | {f'{i}/logits': logits}
   return {name: np.asarray(value) for name, value in found.items()}
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 import main
 from attn_flax import data
-from attn_flax.training.experiment import open_session
+from attn_flax.training.experiment import open_experiment
 from configs import base
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -131,15 +131,15 @@ def test_balanced_batches_reach_the_training(images):
     config.data.balanced = balanced
     for size in (32, 100):  # On the device, and streamed.
       config.data.size = size
-      session = open_session(ConfigDict(config.to_dict()))
-      pipeline = session.train_pipeline()
+      experiment = open_experiment(ConfigDict(config.to_dict()))
+      pipeline = experiment.train_pipeline()
       batches = pipeline.batches()
-      moving = next(batches)
-      labels = pipeline.fixed['label'][moving['index']] if size == 32 else moving['label']
+      inputs = next(batches)
+      labels = pipeline.constants['label'][inputs['index']] if size == 32 else inputs['label']
       shares[balanced, size] = int((np.asarray(labels) == 1).sum())
       batches.close()
   assert shares == {(False, 32): 6, (False, 100): 6, (True, 32): 13, (True, 100): 13}
-  weights = data.class_weights(session.dataset.splits['train'].label, 2)
+  weights = data.class_weights(experiment.dataset.splits['train'].label, 2)
   np.testing.assert_allclose(weights, [26 / 40, 26 / 12], rtol=1e-6)
 
 

@@ -7,12 +7,12 @@ inside the jitted step:
     pipeline = Resident(split, batch_size=128, seed=0, augmentation=augmentation, mesh=mesh)
 
     @jax.jit
-    def train_step(state, fixed, moving, key):
-      batch = pipeline.train_batch(fixed, moving, key)
+    def train_step(state, constants, inputs, key):
+      batch = pipeline.train_batch(constants, inputs, key)
       ...
 
-    for moving in pipeline.batches(start_step):
-      state = train_step(state, pipeline.fixed, moving, key)
+    for inputs in pipeline.batches(start_step):
+      state = train_step(state, pipeline.constants, inputs, key)
 
 The order of the examples is a function of (seed, step): to resume, start at the step.
 """
@@ -33,12 +33,12 @@ class Resident:
   """A split on the device, and the batches that are drawn from it.
 
   Attributes:
-    fixed: what stays on the device, replicated: 'image' [n, H, W, C] uint8 and 'label' [n] int32.
+    constants: what stays on the device, replicated: 'image' [n, H, W, C] uint8, 'label' [n] int32.
     num_examples: n, examples of the split.
     batch_size: examples of one batch, B, over all devices.
   """
 
-  fixed: Arrays
+  constants: Arrays
 
   def __init__(
     self,
@@ -69,7 +69,7 @@ class Resident:
     self._order = Order(seed, len(split), split.label if balanced else None)
     self._augmentation = augmentation
     everywhere, self._spread = shardings(mesh)
-    self.fixed = place({'image': split.image, 'label': split.label}, everywhere)
+    self.constants = place({'image': split.image, 'label': split.label}, everywhere)
 
   @property
   def steps_per_epoch(self) -> int:
@@ -111,32 +111,32 @@ class Resident:
       index = np.minimum(index, self.num_examples - 1)
       yield place({'index': index, 'mask': mask}, self._spread)
 
-  def train_batch(self, fixed: Arrays, moving: Arrays, key: jax.Array) -> Arrays:
+  def train_batch(self, constants: Arrays, inputs: Arrays, key: jax.Array) -> Arrays:
     """Makes an augmented batch; a pure function of its arguments, for use inside jit.
 
     Args:
-      fixed: `self.fixed`.
-      moving: one of `batches`.
+      constants: `self.constants`.
+      inputs: one of `batches`.
       key: random key of the augmentation.
 
     Returns:
       What `Augmentation.train_batch` gives: 'image' [B, H, W, C] float32, normalised, and 'label'
       [B] int32, or probabilities [B, K] where images are mixed.
     """
-    index = moving['index']
-    return self._augmentation.train_batch(key, fixed['image'][index], fixed['label'][index])
+    index = inputs['index']
+    return self._augmentation.train_batch(key, constants['image'][index], constants['label'][index])
 
-  def eval_batch(self, fixed: Arrays, moving: Arrays) -> Arrays:
+  def eval_batch(self, constants: Arrays, inputs: Arrays) -> Arrays:
     """Makes a batch without augmentation; a pure function, for use inside jit.
 
     Args:
-      fixed: `self.fixed`.
-      moving: one of `eval_batches`.
+      constants: `self.constants`.
+      inputs: one of `eval_batches`.
 
     Returns:
       'image' [B, H, W, C] float32, normalised, 'label' [B] int32, and 'mask' [B] float32: 1 for an
       example, 0 for padding.
     """
-    index = moving['index']
-    image = self._augmentation.evaluate(fixed['image'][index])
-    return {'image': image, 'label': fixed['label'][index], 'mask': moving['mask']}
+    index = inputs['index']
+    image = self._augmentation.evaluate(constants['image'][index])
+    return {'image': image, 'label': constants['label'][index], 'mask': inputs['mask']}

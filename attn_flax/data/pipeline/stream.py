@@ -6,8 +6,8 @@ interface is that of `resident.Resident`:
 
     pipeline = Stream(records, batch_size=256, seed=0, augmentation=augmentation, mesh=mesh)
     batches = pipeline.batches(start_step)
-    for moving in batches:
-      state = train_step(state, pipeline.fixed, moving, key)
+    for inputs in batches:
+      state = train_step(state, pipeline.constants, inputs, key)
     batches.close()  # Ends the workers now rather than some time later.
 
 Order and crops are a function of (seed, step) alone, for any number of workers and of processes,
@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from attn_flax.data.augment.augmentation import Augmentation
-from attn_flax.data.pipeline.host import BUFFERED, Batch, EvalBatches, TrainBatches, read_ahead
+from attn_flax.data.pipeline.batches import BUFFERED, Batch, EvalBatches, TrainBatches, read_ahead
 from attn_flax.data.pipeline.order import Order, steps_per_epoch
 from attn_flax.data.pipeline.sharding import (
   Arrays,
@@ -46,12 +46,12 @@ class Stream:
   """A split that is decoded while the device works, and the batches that are drawn from it.
 
   Attributes:
-    fixed: nothing; all that the device needs is in the batches.
+    constants: nothing; all that the device needs is in the batches.
     num_examples: n, examples of the split.
     batch_size: examples of one batch, B, over all devices.
   """
 
-  fixed: Arrays
+  constants: Arrays
 
   def __init__(
     self,
@@ -88,7 +88,7 @@ class Stream:
       raise UserError(f'{workers} workers are impossible: choose 0, for threads, or more')
     self.num_examples = len(records)
     self.batch_size = batch_size
-    self.fixed = {}
+    self.constants = {}
     self._records = records
     self._seed = seed
     self._crop = augmentation.crop_scale, augmentation.crop_ratio
@@ -186,32 +186,32 @@ class Stream:
     finally:
       host.close()
 
-  def train_batch(self, fixed: Arrays, moving: Arrays, key: jax.Array) -> Arrays:
+  def train_batch(self, constants: Arrays, inputs: Arrays, key: jax.Array) -> Arrays:
     """Makes an augmented batch; a pure function of its arguments, for use inside jit.
 
     Args:
-      fixed: `self.fixed`.
-      moving: one of `batches`.
+      constants: `self.constants`.
+      inputs: one of `batches`.
       key: random key of the augmentation.
 
     Returns:
       What `Augmentation.train_batch` gives: 'image' [B, H, W, C] float32, normalised, and 'label'
       [B] int32, or probabilities [B, K] where images are mixed.
     """
-    del fixed
-    return self._augmentation.train_batch(key, moving['image'], moving['label'])
+    del constants
+    return self._augmentation.train_batch(key, inputs['image'], inputs['label'])
 
-  def eval_batch(self, fixed: Arrays, moving: Arrays) -> Arrays:
+  def eval_batch(self, constants: Arrays, inputs: Arrays) -> Arrays:
     """Makes a batch without augmentation; a pure function, for use inside jit.
 
     Args:
-      fixed: `self.fixed`.
-      moving: one of `eval_batches`.
+      constants: `self.constants`.
+      inputs: one of `eval_batches`.
 
     Returns:
       'image' [B, H, W, C] float32, normalised, 'label' [B] int32, and 'mask' [B] float32: 1 for an
       example, 0 for padding.
     """
-    del fixed
-    image = self._augmentation.evaluate(moving['image'])
-    return {'image': image, 'label': moving['label'], 'mask': moving['mask']}
+    del constants
+    image = self._augmentation.evaluate(inputs['image'])
+    return {'image': image, 'label': inputs['label'], 'mask': inputs['mask']}

@@ -30,15 +30,17 @@ def _labels(pipeline, start, stop):
   """Labels of the training batches of steps start..stop - 1: [steps, B]."""
   batches = itertools.islice(pipeline.batches(start), stop - start)
   key = jax.random.key(0)
-  return np.stack([pipeline.train_batch(pipeline.fixed, batch, key)['label'] for batch in batches])
+  return np.stack(
+    [pipeline.train_batch(pipeline.constants, batch, key)['label'] for batch in batches]
+  )
 
 
 def test_batches_hold_the_examples_that_their_labels_name():
   split = _split()
   pipeline = Resident(split, 5, seed=0, augmentation=PLAIN)
   train_batch = jax.jit(pipeline.train_batch)
-  for moving in itertools.islice(pipeline.batches(), 6):
-    batch = train_batch(pipeline.fixed, moving, jax.random.key(0))
+  for inputs in itertools.islice(pipeline.batches(), 6):
+    batch = train_batch(pipeline.constants, inputs, jax.random.key(0))
     assert batch['image'].dtype == np.float32 and batch['label'].dtype == np.int32
     for image, label in zip(batch['image'], batch['label'], strict=True):
       expected = (split.image[label] / 255 - PLAIN.mean) / PLAIN.std
@@ -48,9 +50,9 @@ def test_batches_hold_the_examples_that_their_labels_name():
 def test_training_batches_are_augmented_by_the_key():
   augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, crop_padding=1, flip=True)
   pipeline = Resident(_split(), 20, seed=0, augmentation=augmentation)
-  moving = next(pipeline.batches())
+  inputs = next(pipeline.batches())
   first, again, other = (
-    pipeline.train_batch(pipeline.fixed, moving, jax.random.key(seed))['image']
+    pipeline.train_batch(pipeline.constants, inputs, jax.random.key(seed))['image']
     for seed in (1, 1, 2)
   )
   np.testing.assert_array_equal(first, again)
@@ -88,13 +90,13 @@ def test_evaluation_sees_every_example_once(batch_size):
   traces, seen = 0, []
 
   @jax.jit
-  def eval_batch(fixed, moving):
+  def eval_batch(constants, inputs):
     nonlocal traces
     traces += 1
-    return pipeline.eval_batch(fixed, moving)
+    return pipeline.eval_batch(constants, inputs)
 
-  for moving in pipeline.eval_batches():
-    batch = eval_batch(pipeline.fixed, moving)
+  for inputs in pipeline.eval_batches():
+    batch = eval_batch(pipeline.constants, inputs)
     assert batch['image'].shape == (batch_size, 6, 5, 3)
     assert batch['mask'].shape == (batch_size,) and batch['mask'].dtype == np.float32
     for image, label, mask in zip(*(batch[k] for k in ('image', 'label', 'mask')), strict=True):
@@ -113,10 +115,10 @@ def test_nothing_is_copied_to_the_device_unasked():
   key = jax.random.key(0)
   train_batch, eval_batch = jax.jit(pipeline.train_batch), jax.jit(pipeline.eval_batch)
   with jax.transfer_guard('disallow'):
-    for moving in itertools.islice(pipeline.batches(), 6):
-      train_batch(pipeline.fixed, moving, key)
-    for moving in pipeline.eval_batches():
-      eval_batch(pipeline.fixed, moving)
+    for inputs in itertools.islice(pipeline.batches(), 6):
+      train_batch(pipeline.constants, inputs, key)
+    for inputs in pipeline.eval_batches():
+      eval_batch(pipeline.constants, inputs)
 
 
 def test_a_batch_larger_than_the_split_is_refused_for_training_alone():
@@ -125,7 +127,7 @@ def test_a_batch_larger_than_the_split_is_refused_for_training_alone():
     _ = pipeline.steps_per_epoch
   with pytest.raises(UserError, match='24 exceeds the 23'):
     pipeline.batches()
-  assert sum(float(moving['mask'].sum()) for moving in pipeline.eval_batches()) == 23
+  assert sum(float(inputs['mask'].sum()) for inputs in pipeline.eval_batches()) == 23
 
 
 def test_an_empty_batch_is_refused():
@@ -154,14 +156,14 @@ def batches_on(mesh):
   """A few training and evaluation batches, as NumPy arrays, and how the images were sharded."""
   augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, crop_padding=1, flip=True)
   pipeline = Resident(_split(70), 16, seed=3, augmentation=augmentation, mesh=mesh)
-  assert all(array.sharding.is_fully_replicated for array in pipeline.fixed.values())
+  assert all(array.sharding.is_fully_replicated for array in pipeline.constants.values())
   train_batch, eval_batch = jax.jit(pipeline.train_batch), jax.jit(pipeline.eval_batch)
   batches = {}
-  for i, moving in enumerate(itertools.islice(pipeline.batches(2), 5)):
+  for i, inputs in enumerate(itertools.islice(pipeline.batches(2), 5)):
     key = jax.random.fold_in(jax.random.key(0), i)
-    batches[f'train{i}'] = train_batch(pipeline.fixed, moving, key)
-  for i, moving in enumerate(pipeline.eval_batches()):
-    batches[f'eval{i}'] = eval_batch(pipeline.fixed, moving)
+    batches[f'train{i}'] = train_batch(pipeline.constants, inputs, key)
+  for i, inputs in enumerate(pipeline.eval_batches()):
+    batches[f'eval{i}'] = eval_batch(pipeline.constants, inputs)
   arrays = {
     f'{name}/{key}': np.asarray(array)
     for name, batch in batches.items()

@@ -19,7 +19,7 @@ from PIL import Image
 from attn_flax import data
 from attn_flax.data import decode
 from attn_flax.data.augment.augmentation import Augmentation
-from attn_flax.data.pipeline.host import EvalBatches, TrainBatches, read_ahead
+from attn_flax.data.pipeline.batches import EvalBatches, TrainBatches, read_ahead
 from attn_flax.data.pipeline.open import open_pipeline
 from attn_flax.data.pipeline.order import Order
 from attn_flax.data.pipeline.resident import Resident
@@ -273,8 +273,8 @@ def test_balanced_batches():
   (batch,) = taken(pipeline, 0, 1)
   assert 10 <= (batch['label'] >= 20).sum() <= 12
   resident = Resident(split.take(range(23)), 22, seed=0, augmentation=PLAIN, balanced=True)
-  key, moving = jax.random.key(0), next(resident.batches())
-  assert resident.train_batch(resident.fixed, moving, key)['label'].shape == (22,)
+  key, inputs = jax.random.key(0), next(resident.batches())
+  assert resident.train_batch(resident.constants, inputs, key)['label'].shape == (22,)
 
 
 def test_train_batches_are_finished_on_the_device():
@@ -283,19 +283,19 @@ def test_train_batches_are_finished_on_the_device():
   traces = 0
 
   @jax.jit
-  def train_batch(fixed, moving, key):
+  def train_batch(constants, inputs, key):
     nonlocal traces
     traces += 1
-    return pipeline.train_batch(fixed, moving, key)
+    return pipeline.train_batch(constants, inputs, key)
 
   batches, keys = pipeline.batches(), jax.random.split(jax.random.key(0), 3)
   with jax.transfer_guard('disallow'):
-    made = [(moving := next(batches), train_batch(pipeline.fixed, moving, key)) for key in keys]
+    made = [(inputs := next(batches), train_batch(pipeline.constants, inputs, key)) for key in keys]
   batches.close()
   assert traces == 1
-  for moving, batch in made:
+  for inputs, batch in made:
     assert batch['image'].dtype == np.float32 and batch['label'].dtype == np.int32
-    plain = (np.asarray(moving['image']) / 255 - (0.5, 0.4, 0.3)) / 0.2
+    plain = (np.asarray(inputs['image']) / 255 - (0.5, 0.4, 0.3)) / 0.2
     flipped = plain[:, :, ::-1]
     for image, one, other in zip(batch['image'], plain, flipped, strict=True):
       close = [np.allclose(image, expected, atol=1e-5) for expected in (one, other)]
@@ -308,15 +308,15 @@ def test_a_step_can_be_compiled_before_the_first_batch():
     Resident(records().take(range(23)), 8, seed=0, augmentation=PLAIN),
   ):
     batches = pipeline.batches()
-    moving = next(batches)
+    inputs = next(batches)
     batches.close()
     abstract = pipeline.abstract_batch()
-    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), moving) == jax.tree.map(
+    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), inputs) == jax.tree.map(
       lambda x: (x.shape, x.dtype, x.sharding), abstract
     )
     key = jax.random.key(0)
-    compiled = jax.jit(pipeline.train_batch).lower(pipeline.fixed, abstract, key).compile()
-    assert compiled(pipeline.fixed, moving, key)['label'].shape == (8,)
+    compiled = jax.jit(pipeline.train_batch).lower(pipeline.constants, abstract, key).compile()
+    assert compiled(pipeline.constants, inputs, key)['label'].shape == (8,)
 
 
 # Evaluation.
@@ -328,8 +328,8 @@ def test_evaluation_sees_every_example_once(batch_size):
   whole = split.take(range(23))
   pipeline = Stream(split, batch_size, seed=0, augmentation=PLAIN)
   seen, shapes = [], set()
-  for moving in pipeline.eval_batches():
-    batch = jax.jit(pipeline.eval_batch)(pipeline.fixed, moving)
+  for inputs in pipeline.eval_batches():
+    batch = jax.jit(pipeline.eval_batch)(pipeline.constants, inputs)
     shapes.add((batch['image'].shape, batch['label'].shape, batch['mask'].shape))
     for image, label, mask in zip(*(batch[k] for k in ('image', 'label', 'mask')), strict=True):
       if mask == 1:
@@ -403,10 +403,10 @@ def batches_on(mesh):
   """A few training and evaluation batches, as NumPy arrays, and how the images were sharded."""
   pipeline = Stream(records(40), 16, seed=3, augmentation=PLAIN, mesh=mesh)
   batches = pipeline.batches(1)
-  moving = [*itertools.islice(batches, 3), *pipeline.eval_batches()]
+  inputs = [*itertools.islice(batches, 3), *pipeline.eval_batches()]
   batches.close()
-  arrays = {f'{i}/{k}': np.asarray(v) for i, batch in enumerate(moving) for k, v in batch.items()}
-  return arrays, [batch['image'].sharding for batch in moving]
+  arrays = {f'{i}/{k}': np.asarray(v) for i, batch in enumerate(inputs) for k, v in batch.items()}
+  return arrays, [batch['image'].sharding for batch in inputs]
 
 
 def test_one_and_eight_devices_agree(tmp_path):
@@ -438,10 +438,10 @@ pipeline = test_stream.Stream(
   test_stream.records(40), 16, seed=3, augmentation=test_stream.PLAIN, mesh=mesh
 )
 batches = pipeline.batches(1)
-moving = [*test_stream.itertools.islice(batches, 3)]
+inputs = [*test_stream.itertools.islice(batches, 3)]
 batches.close()
 arrays = {}
-for i, batch in enumerate([*moving, *pipeline.eval_batches()]):
+for i, batch in enumerate([*inputs, *pipeline.eval_batches()]):
   assert batch['image'].shape[0] == 16
   for name, array in batch.items():
     (shard,) = array.addressable_shards
