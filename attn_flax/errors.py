@@ -47,8 +47,9 @@ def check_range(
   """
   if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
     is_kind = isinstance(value, numbers.Integral) or not (whole or odd)
-    within = least <= value <= most and above < value < below
-    if is_kind and within and not (odd and value % 2 == 0):
+    number = float(value)
+    within = least <= number <= most and above < number < below
+    if is_kind and within and not (odd and number % 2 == 0):
       return
   name = 'an odd number' if odd else 'a whole number' if whole else 'a number'
   bounds = [
