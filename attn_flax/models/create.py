@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from attn_flax.attention import ATTENTION
 from attn_flax.errors import UserError, check_choice
 from attn_flax.models.limits import check_numbers
+from attn_flax.models.network import Network
 from attn_flax.models.placement import PLACES, STARTS, Placement, field_names
 from attn_flax.models.resnet import ResNet
 from attn_flax.models.zoo import find_network
@@ -31,7 +32,7 @@ def create_model(
   attention: str | type[nn.Module] | Mapping[str, Mapping[str, Any]] | None = None,
   attention_kwargs: Mapping[str, Any] | None = None,
   **fields: Any,
-) -> nn.Module:
+) -> Network:
   """A network with attention at its usual place, or at the places given.
 
   Example:

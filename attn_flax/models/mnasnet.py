@@ -213,7 +213,9 @@ class MnasNet(nn.Module):
   """
 
   places: ClassVar[tuple[str, ...]] = tuple(PLACES)
-  conv_stages: ClassVar[slice] = slice(4, None)
+  conv_stages: ClassVar[slice | None] = slice(4, None)
+  groups: ClassVar[int] = 1
+  frozen: ClassVar[tuple[int, ...]] = ()
 
   width_multiplier: float = 1.0
   depths: tuple[int, ...] = (1, 2, 3, 4, 2, 3, 1)
@@ -233,6 +235,9 @@ class MnasNet(nn.Module):
   def stride(self) -> int:
     """Input pixels per pixel of the last map."""
     return 32 if self.stem == 'imagenet' else 8
+
+  def check(self) -> None:
+    """Raises `UserError` for fields that are impossible or do not go together."""
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

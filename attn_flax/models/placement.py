@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 # In the order that the forward pass meets them.
 PLACES = {
@@ -98,7 +101,7 @@ def refine(
   return found.refine(network, x, stage, train=train)
 
 
-def field_names(module: type[nn.Module]) -> list[str]:
+def field_names(module: 'type[DataclassInstance]') -> list[str]:
   """The names of a module's own fields."""
   linen = ('parent', 'name')
   return [field.name for field in dataclasses.fields(module) if field.name not in linen]

@@ -61,6 +61,7 @@ class ResNet(nn.Module):
   """
 
   places: ClassVar[tuple[str, ...]] = tuple(PLACES)
+  conv_stages: ClassVar[slice | None] = None
 
   depths: tuple[int, ...]
   widths: tuple[int, ...]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.errors import UserError, check_choice
 from attn_flax.layers.marks import ATTENTION_SCOPE
+from attn_flax.models.placement import Placement
 
 _norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 _xavier = nn.initializers.xavier_uniform()
@@ -128,6 +129,10 @@ class ViT(nn.Module):
   """
 
   places: ClassVar[tuple[str, ...]] = ()
+  conv_stages: ClassVar[slice | None] = None
+  groups: ClassVar[int] = 1
+  attention: ClassVar[tuple[Placement, ...]] = ()
+  frozen: ClassVar[tuple[int, ...]] = ()
 
   patch: int
   width: int
@@ -147,9 +152,17 @@ class ViT(nn.Module):
     return 1
 
   @property
+  def depths(self) -> tuple[int, ...]:
+    """Blocks of each stage."""
+    return (self.depth,)
+
+  @property
   def stride(self) -> int:
     """Input pixels per pixel of the last map."""
     return self.patch
+
+  def check(self) -> None:
+    """Raises `UserError` for fields that are impossible or do not go together."""
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
