@@ -2,17 +2,21 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import jax
 
+from attn_flax.errors import UserError, check_range
 from attn_flax.layers.types import Variables
 from attn_flax.models.placement import Placement
 
 # What a network returns: logits, or, where it has no head, its maps by name.
 Output = jax.Array | dict[str, jax.Array]
+# Compute dtypes.
+DTYPES = ('float32', 'bfloat16')
 
 
+@runtime_checkable
 class Network(Protocol):
   """A Linen module over images, in stages, that attention can be put into.
 
@@ -107,3 +111,15 @@ class Network(Protocol):
   def clone(self, **updates: Any) -> Self:
     """A copy with some fields replaced."""
     ...
+
+
+def check_counts(**fields: int | tuple[int, ...]) -> None:
+  """Raises `UserError` for a field that is no whole number of at least 1, or no tuple of such."""
+  for name, value in fields.items():
+    if not isinstance(value, tuple):
+      check_range(name, value, 1, whole=True)
+      continue
+    if not value:
+      raise UserError(f'{name}=() is empty; name one at least')
+    for i, number in enumerate(value):
+      check_range(f'{name}[{i}]', number, 1, whole=True)
