@@ -1,6 +1,8 @@
 """Additive attention over positions in every block (the score of Bahdanau et al., ICLR 2015).
 
-python main.py --config=configs/additive.py
+Default network: 280,715 parameters, 41.4 M multiply-adds per image.
+
+    python main.py --config=configs/additive.py
 """
 
 from configs import base

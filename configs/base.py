@@ -41,16 +41,24 @@ _THIN = re.compile(r'resnet(20|32|44|56|110)$')
 
 
 def attention(name, every=1, stages=None, start='paper', **fields):
-  """An entry of `config.model.attention`: the mechanism, where in the network, and its fields."""
-  # `start` is 'paper', or 'identity' to begin as the network without the mechanism.
+  """An entry of `config.model.attention`: the mechanism, where in the network, and its fields.
+
+  Args:
+    name: one of `attn_flax.list_attention()`; or 'module:Class', a Flax module of your own.
+    every: it acts in every block, every second one, and so on.
+    stages: stages where it acts, counted from 1; None: the mechanism's default.
+    start: 'paper', or 'identity' to start as the network without the mechanism.
+    **fields: fields of the mechanism. The command line sets all fields of a built-in mechanism, and
+      of others those that are given here.
+  """
+  usual = ATTENTION.get(name, fields)
   entry = ConfigDict({'name': name, 'every': every, 'start': start})
-  # Stages where it acts, counted from 1; none: the mechanism's default.
-  for field, value in {'stages': None, **ATTENTION[name]}.items():
+  for field, value in {'stages': None, **usual}.items():
     # A placeholder of its own: one that entries shared would carry values from one to another.
     entry[field] = placeholder(tuple) if value is None else value
   entry.lock()
   for field, value in {'stages': stages, **fields}.items():
-    one_of_tuple = isinstance(value, int) and (field == 'stages' or ATTENTION[name][field] is None)
+    one_of_tuple = isinstance(value, int) and (field == 'stages' or usual[field] is None)
     entry[field] = (value,) if one_of_tuple else value
   return entry
 

@@ -3,6 +3,8 @@
 Both parts ask the map itself instead of squeezing it through a fixed bottleneck; their logits are
 added, so that either can open a gate that the other leaves closed.
 
+Default network: 284,843 parameters, 41.6 M multiply-adds per image.
+
     python main.py --config=configs/dot_product_additive.py
 """
 

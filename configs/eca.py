@@ -1,6 +1,9 @@
 """Efficient channel attention in every block, adaptive kernel size (Wang et al., CVPR 2020).
 
-python main.py --config=configs/eca.py
+Default network: 272,501 parameters, 40.8 M multiply-adds per image.
+Quick study: top-1 86.0 +- 0.4 %, 147 ms per update (x1.04).
+
+    python main.py --config=configs/eca.py
 """
 
 from configs import base

@@ -1,6 +1,9 @@
 """The baseline without attention: ResNet-20 of He et al. (CVPR 2016, section 4.2).
 
-python main.py --config=configs/resnet.py
+Default network: 272,474 parameters, 40.8 M multiply-adds per image.
+Quick study: top-1 84.5 +- 1.0 %, 142 ms per update (x1.00).
+
+    python main.py --config=configs/resnet.py
 """
 
 from configs import base

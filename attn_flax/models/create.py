@@ -2,95 +2,102 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from attn_flax.attention import ATTENTION
+from attn_flax.attention.names import find_attention, list_attention
+from attn_flax.attention.protocols import Traits, traits
 from attn_flax.errors import UserError, check_choice
-from attn_flax.models.limits import check_numbers
-from attn_flax.models.placement import PLACES, STARTS, Placement, field_names
-from attn_flax.models.resnet import ResNet
+from attn_flax.models.network import Network
+from attn_flax.models.placement import PLACES, STARTS, Fields, Placement, field_names
 from attn_flax.models.zoo import find_network
 
 # What an entry of the attention mapping says beside the module's own fields.
 PLACEMENT_FIELDS = ('name', 'stages', 'every', 'start')
-# What the network says to a module that stands in for a convolution.
+# What the network says to a module that replaces a convolution.
 CONV_FIELDS = ('features', 'stride', 'kernel')
 
-
-def list_attention() -> list[str]:
-  """The names of the attention mechanisms that `create_model` knows."""
-  return sorted(ATTENTION)
+Mechanism = str | type[nn.Module]
+AnyNetwork = TypeVar('AnyNetwork', bound=Network)
 
 
 def create_model(
   name: str,
   *,
-  attention: str | type[nn.Module] | Mapping[str, Mapping[str, Any]] | None = None,
-  attention_kwargs: Mapping[str, Any] | None = None,
+  attention: Mechanism | Mapping[str, Fields] | None = None,
+  attention_kwargs: Fields | None = None,
   **fields: Any,
-) -> nn.Module:
+) -> Network:
   """A network with attention at its usual place, or at the places given.
 
   Example:
     >>> model = create_model('resnet50', attention='cbam', num_classes=1000)
     >>> model = create_model('resnet20', attention={'branch': {'name': 'se', 'every': 2}})
+    >>> backbone = create_model('resnet18', num_classes=None)
+
+  A mechanism of your own is a Flax (Linen) module that is called `module(x, train=train)` and
+  returns a map of the shape of x; with the class attribute `where = 'conv'` it replaces the blocks'
+  3x3 convolutions instead, see `attn_flax.attention.protocols`. It is named by its class, or, so
+  that a config file can name it, by 'module:Class':
+
+    >>> model = create_model('resnet20', attention='my_module:MyGate')
 
   Args:
     name: one of `list_models()`.
-    attention: one of `list_attention()` or a module class of your own, at its default place; or a
-      mapping from places (conv, branch, block, stage) to entries with `name` (or a class),
-      `stages` (from 1; None for the mechanism's default), `every`, `start` ('paper' or 'identity',
-      from where the network computes what it did without) and the module's own fields.
+    attention: one of `list_attention()`, 'module:Class' or a module class, at its default place; or
+      a mapping from places (conv, branch, block, stage) to entries with `name` (any of these),
+      `stages` (from 1; None for the mechanism's default), `every`, `start` ('paper', or 'identity'
+      so that the network first computes what it would without the mechanism) and the module's own
+      fields.
     attention_kwargs: fields of the module, and `stages`, `every` and `start`, where `attention` is
       a name or a class.
     **fields: fields of the network, such as `num_classes`, `stem`, `stride_in`, `dtype`.
 
   Returns:
     A Linen module: `model.init(key, images, train=False)` makes `{'params', 'batch_stats'}` and
-    `model.apply(variables, images, train=False)` returns logits [N, num_classes] float32.
+    `model.apply(variables, images, train=False)` returns logits [N, num_classes] float32; with
+    `num_classes=None` the network has no head and returns the maps behind its stages,
+    `{'stage1': [N, H, W, C], ...}`, in the compute dtype.
 
   Raises:
-    UserError: for an unknown name or field, a stage outside the network, or a mechanism at a place
-      where it cannot act.
+    UserError: for an unknown name or field, an impossible value, a stage outside the network, or a
+      mechanism at a place where it cannot act.
   """
   model = find_network(name)
   allowed = [field for field in field_names(type(model)) if field != 'attention']
   for field in fields:
     check_choice(f'field of {name}', field, allowed)
-  fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-  check_numbers(name, fields)
-  model = model.clone(**fields)
-  if isinstance(model, ResNet):
-    model.check()
-  if attention is None:
-    if attention_kwargs:
-      raise UserError('attention_kwargs need an attention; name one')
-    return model
-  if isinstance(attention, Mapping):
-    if attention_kwargs:
-      raise UserError('a mapping of places holds its own fields; leave attention_kwargs out')
-    entries = {place: dict(entry) for place, entry in attention.items()}
-  else:
-    where = getattr(_module_class(attention), 'where', 'branch')
-    entries = {where: {'name': attention, **(attention_kwargs or {})}}
-  return add_attention(model, entries)
+  model = model.clone(**{field: _hashable(value) for field, value in fields.items()})
+  model.check()
+  entries = _entries(attention, attention_kwargs or {})
+  return add_attention(model, entries) if entries else model
 
 
-def add_attention(model: Any, entries: Mapping[str, Mapping[str, Any]]) -> Any:
+def add_attention(model: AnyNetwork, entries: Mapping[str, Fields]) -> AnyNetwork:
   """A copy of a network with attention at the places of a mapping, see `create_model`."""
-  check_choice('dtype', model.dtype, ('float32', 'bfloat16'))
-  dtype = jnp.dtype(model.dtype)
-  placements = [_placement(where, dict(entry), model, dtype) for where, entry in entries.items()]
+  model.check()
+  placements = [_placement(model, where, entry) for where, entry in entries.items()]
   return model.clone(attention=tuple(placements))
 
 
-def _module_class(name: str | type[nn.Module]) -> type[nn.Module]:
+def _entries(attention: Mechanism | Mapping[str, Fields] | None, kwargs: Fields) -> dict:
+  """The attention of a network as a mapping from places to entries."""
+  if isinstance(attention, Mapping):
+    if kwargs:
+      raise UserError('a mapping of places holds its own fields; leave attention_kwargs out')
+    return dict(attention)
+  if attention is None:
+    if kwargs:
+      raise UserError('attention_kwargs need an attention; name one')
+    return {}
+  return {traits(_module_class(attention)).where: {'name': attention, **kwargs}}
+
+
+def _module_class(name: Mechanism) -> type[nn.Module]:
   if isinstance(name, str):
-    check_choice('attention', name, ATTENTION)
-    return ATTENTION[name]
+    return find_attention(name)
   if not isinstance(name, type):
     raise UserError(
       f'attention must be a name, a module class or a mapping of places, not {type(name).__name__}'
@@ -98,8 +105,8 @@ def _module_class(name: str | type[nn.Module]) -> type[nn.Module]:
   return name
 
 
-def _placement(where: str, entry: dict[str, Any], model: Any, dtype: Any) -> Placement:
-  """Checks one entry of the attention mapping and fills in what it leaves open."""
+def _placement(model: Network, where: str, entry: Fields) -> Placement:
+  """An entry of the attention mapping, checked, with what it leaves open filled in."""
   check_choice('attention place', where, PLACES)
   if entry.get('name') is None:
     raise UserError(
@@ -107,77 +114,111 @@ def _placement(where: str, entry: dict[str, Any], model: Any, dtype: Any) -> Pla
     )
   module = _module_class(entry['name'])
   label = entry['name'] if isinstance(entry['name'], str) else module.__name__
-  replaces = getattr(module, 'where', 'branch') == 'conv'
+  usual = traits(module)
+
+  _check_place(model, label, usual, where)
+  start = entry.get('start', 'paper')
+  _check_start(label, usual, start)
+  stages = _stages(model, label, usual, entry.get('stages'))
+  every = usual.every if entry.get('every') is None else entry['every']
+  _check_every(model, label, where, stages, every)
+  own = {name: value for name, value in entry.items() if name not in PLACEMENT_FIELDS}
+  fields = _module_fields(label, module, own, model.num_stages)
+
+  placement = Placement(
+    where, module, tuple(sorted(fields.items())), stages, every, start, jnp.dtype(model.dtype)
+  )
+  placement.check()
+  return placement
+
+
+def _check_place(model: Network, label: str, usual: Traits, where: str) -> None:
+  """That the mechanism can act at the place, and the network takes attention there."""
+  replaces = usual.where == 'conv'
   if replaces != (where == 'conv'):
     kind = 'replaces a convolution' if replaces else 'refines a map'
-    places = 'conv' if replaces else ', '.join(p for p in PLACES if p != 'conv')
+    places = 'conv' if replaces else ', '.join(place for place in PLACES if place != 'conv')
     raise UserError(f'{label} {kind}, so it cannot act at {where!r}; allowed: {places}')
-
   if where not in model.places:
     raise UserError(
       f'{type(model).__name__} takes no attention at {where!r}; allowed: '
       f'{", ".join(model.places) or "none, it is made of attention"}'
     )
-  start = entry.get('start', 'paper')
-  check_choice('start', start, STARTS)
-  if replaces and start == 'identity':
-    raise UserError(
-      f'{label} replaces a convolution, so no start of it computes what the network computed '
-      "before; take start='paper'"
-    )
-
-  if replaces and getattr(model, 'groups', 1) > 1:
+  if replaces and model.groups > 1:
     raise UserError(
       f'{label} has no groups, so it cannot replace a convolution of {model.groups} groups; take '
       'another network, or a mechanism that refines a map'
     )
 
-  num_stages = model.num_stages
-  stages = entry.get('stages')
-  numbers = range(1, num_stages + 1)
-  if stages is None:
-    usual = getattr(module, 'default_stages', slice(None))
+
+def _check_start(label: str, usual: Traits, start: str) -> None:
+  check_choice('start', start, STARTS)
+  if usual.where == 'conv' and start == 'identity':
+    raise UserError(
+      f'{label} replaces a convolution, so the network cannot start with what it computed before; '
+      "take start='paper'"
+    )
+
+
+def _stages(
+  model: Network, label: str, usual: Traits, asked: int | list[int] | tuple[int, ...] | None
+) -> tuple[int, ...]:
+  """The stages where a mechanism acts, from 1."""
+  numbers = range(1, model.num_stages + 1)
+  if asked is None:
     # A network may know better where its convolutions can be replaced.
-    stages = numbers[getattr(model, 'conv_stages', usual) if replaces else usual]
-  stages = tuple(stages) if not isinstance(stages, int) else (stages,)
+    own = model.conv_stages if usual.where == 'conv' else None
+    asked = tuple(numbers[usual.stages if own is None else own])
+  stages = (asked,) if isinstance(asked, int) else tuple(asked)
   if not stages or not set(stages) <= set(numbers):
     raise UserError(
-      f'{label} asks for stages {stages}, but the network has stages 1..{num_stages}; name some of '
-      'these, or none to take the default'
+      f'{label} asks for stages {stages}, but the network has stages 1..{model.num_stages}; name '
+      'some of these, or none to take the default'
     )
-  usual_every: int = getattr(module, 'default_every', 1)
-  every: int = usual_every if entry.get('every') is None else entry['every']
-  deepest = max(model.depths[stage - 1] for stage in stages)
+  return stages
+
+
+def _check_every(
+  model: Network, label: str, where: str, stages: tuple[int, ...], every: int
+) -> None:
+  """That the mechanism meets a block."""
   if where == 'stage' and every != 1:
     raise UserError(
       f'{label} every={every} counts blocks, but acts once behind a stage; leave it out'
     )
-  if not 1 <= every <= deepest:
+  deepest = max(model.depths[stage - 1] for stage in stages)
+  if every not in range(1, deepest + 1):
     raise UserError(
       f'{label} every={every} meets no block: its stages have {deepest} at most; choose 1 (every '
       f'block) to {deepest}'
     )
 
-  given = ('dtype', *(CONV_FIELDS if replaces else ()))
-  allowed = [f for f in field_names(module) if f not in given]
-  per_stage = getattr(module, 'per_stage', ())
-  fields = {}
-  for field, value in entry.items():
-    if field in PLACEMENT_FIELDS:
-      continue
-    check_choice(f'field of {label}', field, allowed)
-    if isinstance(value, list):
-      value = tuple(value)
-    fields[field] = _one_per_stage(label, field, value, num_stages) if field in per_stage else value
-  if module in ATTENTION.values():
-    check_numbers(label, fields)
-  defaults = {f.name: f.default for f in dataclasses.fields(module)}
-  for field in per_stage:
-    fields.setdefault(field, (defaults[field],) * num_stages)
-  return Placement(where, module, tuple(sorted(fields.items())), stages, every, start, dtype)
+
+def _module_fields(
+  label: str, module: type[nn.Module], own: Fields, num_stages: int
+) -> dict[str, Any]:
+  """The fields of a module that an entry gives, those of `per_stage` as one value per stage."""
+  usual = traits(module)
+  given = ('dtype', *(CONV_FIELDS if usual.where == 'conv' else ()))
+  known = {
+    field.name: field
+    for field in dataclasses.fields(module)
+    if field.name in field_names(module) and field.name not in given
+  }
+  for name in own:
+    check_choice(f'field of {label}', name, known)
+  for name, field in known.items():
+    unset = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    if unset and name not in own:
+      raise UserError(f'{label} needs its field {name!r}; set it beside the name')
+  fields = {name: _hashable(value) for name, value in own.items()}
+  for name in usual.per_stage:
+    value = fields.get(name, known[name].default)
+    fields[name] = _one_per_stage(label, name, value, num_stages)
+  return fields
 
 
-def _one_per_stage(label: str, field: str, value: Any, num_stages: int) -> tuple:
+def _one_per_stage(label: str, field: str, value: object, num_stages: int) -> tuple:
   values = value if isinstance(value, tuple) else (value,)
   if len(values) not in (1, num_stages):
     raise UserError(
@@ -185,3 +226,8 @@ def _one_per_stage(label: str, field: str, value: Any, num_stages: int) -> tuple
       'per stage'
     )
   return values * num_stages if len(values) == 1 else values
+
+
+def _hashable(value: object) -> object:
+  """A list, such as JSON makes of a tuple, as a tuple: fields of modules must have a hash."""
+  return tuple(value) if isinstance(value, list) else value

@@ -2,12 +2,12 @@
 
 Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile" (CVPR 2019,
 https://arxiv.org/abs/1807.11626), figure 7. What the paper leaves open (widths, norms,
-initialisation, padding) is as in the released code,
+initialization, padding) is as in the released code,
 https://github.com/tensorflow/tpu/tree/master/models/official/mnasnet.
 """
 
 import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,18 +15,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.layers.types import Dtype
+from attn_flax.models.network import DTYPES, Output, check_counts
 from attn_flax.models.placement import PLACES, Placement, at, field_names, refine
 
-_CHOICES = {
-  'stem': ('imagenet', 'cifar'),
-  'padding': ('same', 'torch'),
-  'dtype': ('float32', 'bfloat16'),
-}
 _HEAD_WIDTH = 1280  # At every width multiplier.
 
 _norm = functools.partial(layers.BatchNorm, momentum=0.99, epsilon=1e-3)
-# He initialisation by outputs; a channel of a depthwise convolution has one input and one output.
+# He initialization by outputs; a channel of a depthwise convolution has one input and one output.
 _depthwise_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 _head_init = nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform')
 
@@ -104,7 +101,7 @@ class SqueezeExcite(nn.Module):
   """
 
   hidden: int
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -138,7 +135,7 @@ class InvertedResidual(nn.Module):
   stride: int = 1
   padding: str = 'same'
   attention: tuple[Placement, ...] = ()
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -150,7 +147,7 @@ class InvertedResidual(nn.Module):
     elif at(self.attention, 'conv'):
       raise UserError(
         f'stage {self.stage} of MnasNet has no expansion, which is what attention at '
-        "'conv' stands in for; leave this stage out of its stages"
+        "'conv' replaces; leave this stage out of its stages"
       )
     y = nn.Conv(
       y.shape[-1],
@@ -175,7 +172,7 @@ class InvertedResidual(nn.Module):
     return refine(self, self.attention, 'block', y, self.stage, train=train)
 
   def _expand(self, x: jax.Array) -> jax.Array:
-    """The 1x1 convolution to more channels, or what stands in for it."""
+    """The 1x1 convolution to more channels, or what replaces it."""
     features = self.row.expansion * x.shape[-1]
     replaced = at(self.attention, 'conv')
     if not replaced:
@@ -202,7 +199,7 @@ class MnasNet(nn.Module):
     width_multiplier: factor of all widths but the head's 1280, which are then rounded to multiples
       of 8.
     depths: blocks per stage.
-    num_classes: number of logits.
+    num_classes: number of logits; None makes a network without a head, which returns its maps.
     stem: 'imagenet' (stride 2), or 'cifar' (ours, for small images): neither the stem nor stage 2
       has a stride, so that the last map is 1/8 of the image and not 1/32.
     padding: 'same' pads strided convolutions on even maps by one pixel more behind than before, as
@@ -213,11 +210,13 @@ class MnasNet(nn.Module):
   """
 
   places: ClassVar[tuple[str, ...]] = tuple(PLACES)
-  conv_stages: ClassVar[slice] = slice(4, None)
+  conv_stages: ClassVar[slice | None] = slice(4, None)
+  groups: ClassVar[int] = 1
+  frozen: ClassVar[tuple[int, ...]] = ()
 
   width_multiplier: float = 1.0
   depths: tuple[int, ...] = (1, 2, 3, 4, 2, 3, 1)
-  num_classes: int = 1000
+  num_classes: int | None = 1000
   stem: str = 'imagenet'
   padding: str = 'same'
   dropout: float = 0.2
@@ -234,14 +233,36 @@ class MnasNet(nn.Module):
     """Input pixels per pixel of the last map."""
     return 32 if self.stem == 'imagenet' else 8
 
+  def check(self) -> None:
+    """Raises `UserError` for fields that are impossible."""
+    check_choice('stem', self.stem, ('imagenet', 'cifar'))
+    check_choice('padding', self.padding, ('same', 'torch'))
+    check_choice('dtype', self.dtype, DTYPES)
+    if len(self.depths) != len(_STAGES):
+      raise UserError(f'depths={self.depths} must be {len(_STAGES)} numbers, the blocks per stage')
+    check_counts(depths=self.depths)
+    if self.num_classes is not None:
+      check_counts(num_classes=self.num_classes)
+    check_range('width_multiplier', self.width_multiplier, above=0)
+    check_range('dropout', self.dropout, 0, below=1)
+
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Images [N, H, W, 3], normalised, to logits [N, num_classes] float32.
+  def __call__(self, x: jax.Array, *, train: bool) -> Output:
+    """Images [N, H, W, 3], normalized, to logits [N, num_classes] float32, or to maps.
+
+    Returns:
+      The logits; without a head, which the 1x1 convolution to 1280 channels is part of, the maps
+      behind the stages, 'stage1' to 'stage7'.
 
     Raises:
-      UserError: for images smaller than the network's stride, or options it does not know.
+      UserError: for images smaller than the network's stride, or impossible fields.
     """
-    self._check(x)
+    self.check()
+    if min(x.shape[1:3]) < self.stride:
+      raise UserError(
+        f'images of {x.shape[1]}x{x.shape[2]} pixels are too small for this network, which takes '
+        f"{self.stride}x{self.stride} and more; use larger images or stem='cifar'"
+      )
     dtype = jnp.dtype(self.dtype)
     norm = functools.partial(_norm, train, dtype=dtype)
     small = self.stem == 'cifar'
@@ -258,6 +279,7 @@ class MnasNet(nn.Module):
       name='stem_conv',
     )(x.astype(dtype))
     x = nn.relu(norm(name='stem_norm')(x))
+    maps = {}
     for stage, (row, depth) in enumerate(zip(_STAGES, self.depths, strict=True), start=1):
       stride = 1 if small and stage == 2 else row.stride
       for i in range(depth):
@@ -272,28 +294,11 @@ class MnasNet(nn.Module):
           name=f'stage{stage}_block{i + 1}',
         )(x, train=train)
       x = refine(self, self.attention, 'stage', x, stage, train=train)
-      x = layers.tap(self, f'stage{stage}', x)
+      x = maps[f'stage{stage}'] = layers.tap(self, f'stage{stage}', x)
+    if self.num_classes is None:
+      return maps
 
     x = layers.conv(_HEAD_WIDTH, 1, dtype=dtype, name='head_conv')(x)
     x = nn.relu(norm(name='head_norm')(x)).astype(jnp.float32).mean((1, 2))
     x = nn.Dropout(self.dropout, deterministic=not train, name='head_dropout')(x)
     return nn.Dense(self.num_classes, kernel_init=_head_init, name='head')(x)
-
-  def _check(self, x: jax.Array) -> None:
-    for field, allowed in _CHOICES.items():
-      check_choice(field, getattr(self, field), allowed)
-    if len(self.depths) != len(_STAGES) or min(self.depths) < 1:
-      raise UserError(
-        f'depths={self.depths} must be {len(_STAGES)} numbers, each at least 1: blocks per stage'
-      )
-    if self.width_multiplier <= 0:
-      raise UserError(
-        f'width_multiplier={self.width_multiplier} must be above 0; the paper takes 0.35 to 1.4'
-      )
-    if not 0 <= self.dropout < 1:
-      raise UserError(f'dropout={self.dropout} must lie in 0..1, 1 excluded; the paper takes 0.2')
-    if min(x.shape[1:3]) < self.stride:
-      raise UserError(
-        f'images of {x.shape[1]}x{x.shape[2]} pixels are too small for this network, which takes '
-        f"{self.stride}x{self.stride} and more; use larger images or stem='cifar'"
-      )

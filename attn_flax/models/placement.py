@@ -1,11 +1,17 @@
 """Where in a network an attention module acts: data, so that networks name no mechanism."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
+
+from attn_flax.attention.protocols import starts_as_identity, traits
+from attn_flax.layers.types import Dtype
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 # In the order that the forward pass meets them.
 PLACES = {
@@ -16,6 +22,11 @@ PLACES = {
 }
 STARTS = ('paper', 'identity')
 
+# Fields of a module by name, each of its own type.
+Fields = Mapping[str, Any]
+# Output channels of a mechanism that is built to be checked, before the network's are known.
+_FEATURES = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -24,8 +35,8 @@ class Placement:
   Attributes:
     where: one of `PLACES`.
     module: class of the module.
-    fields: its fields as sorted (name, value) pairs; a field in the class's `per_stage` holds a
-      tuple with one value per stage of the network.
+    fields: its fields as sorted (name, value) pairs; those that the class takes per stage
+      (`attention.protocols.Traits`) hold a tuple with one value per stage of the network.
     stages: the stages where it acts, counted from 1.
     every: it acts on a stage's block i, counted from 0, where `(i + 1) % every == 0`.
     start: 'paper', as the mechanism starts; or 'identity': x + gamma * (module(x) - x) with gamma
@@ -39,7 +50,7 @@ class Placement:
   stages: tuple[int, ...]
   every: int
   start: str
-  dtype: Any
+  dtype: Dtype
 
   def acts(self, stage: int, block: int) -> bool:
     """Whether it acts in block `block` (from 0) of stage `stage` (from 1)."""
@@ -47,22 +58,30 @@ class Placement:
 
   def make(self, stage: int, **fields: Any) -> nn.Module:
     """The module for a stage, to be called inside a compact method; it is named by its place."""
-    per_stage = getattr(self.module, 'per_stage', ())
-    for name, value in self.fields:
-      fields[name] = value[stage - 1] if name in per_stage else value
-    if 'dtype' in field_names(self.module):
-      fields['dtype'] = self.dtype
-    return self.module(**fields, name=self._name(stage))
+    return self.module(**self._fields(stage), **fields, name=self._name(stage))
+
+  def check(self) -> None:
+    """Raises what the module raises for its fields: it is built once for each stage."""
+    shape = {'features': _FEATURES, 'stride': 1} if self.where == 'conv' else {}
+    for stage in self.stages:
+      self.module(**self._fields(stage), **shape, parent=None)
 
   def refine(self, network: nn.Module, x: jax.Array, stage: int, *, train: bool) -> jax.Array:
     """Applies the module to a map [N, H, W, C], inside a compact method of `network`."""
     module = self.make(stage)
     y = module(x, train=train)
-    # Two zero factors in a row would leave both without a gradient for ever.
-    if self.start == 'paper' or getattr(module, 'starts_as_identity', False):
+    # Two zero factors in a row would leave both without a gradient forever.
+    if self.start == 'paper' or starts_as_identity(module):
       return y
     gamma = network.param(f'{self._name(stage)}_gamma', nn.initializers.zeros, ())
     return x + gamma.astype(x.dtype) * (y - x)
+
+  def _fields(self, stage: int) -> dict[str, Any]:
+    per_stage = traits(self.module).per_stage
+    fields = {name: value[stage - 1] if name in per_stage else value for name, value in self.fields}
+    if 'dtype' in field_names(self.module):
+      fields['dtype'] = self.dtype
+    return fields
 
   def _name(self, stage: int) -> str:
     return f'stage{stage}_stage_attention' if self.where == 'stage' else f'{self.where}_attention'
@@ -98,7 +117,7 @@ def refine(
   return found.refine(network, x, stage, train=train)
 
 
-def field_names(module: type[nn.Module]) -> list[str]:
+def field_names(module: 'type[DataclassInstance]') -> list[str]:
   """The names of a module's own fields."""
   linen = ('parent', 'name')
   return [field.name for field in dataclasses.fields(module) if field.name not in linen]

@@ -11,25 +11,18 @@ https://arxiv.org/abs/1812.01187): `stem='deep'`, `shortcut='avg'`.
 """
 
 import functools
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.models.blocks import Block, PreActivationBlock
+from attn_flax.models.network import DTYPES, Output, check_counts
 from attn_flax.models.placement import PLACES, Placement, refine
-
-_CHOICES = {
-  'block': ('basic', 'bottleneck', 'preact'),
-  'stem': ('imagenet', 'cifar', 'deep', 'tiered'),
-  'stride_in': ('3x3', '1x1'),
-  'shortcut': ('conv', 'avg'),
-  'max_pool': ('torch', 'caffe'),
-  'dtype': ('float32', 'bfloat16'),
-}
 
 
 class ResNet(nn.Module):
@@ -39,7 +32,7 @@ class ResNet(nn.Module):
     depths: blocks per stage.
     widths: planes per stage.
     block: 'basic', 'bottleneck', or 'preact' (basic, with norms and ReLUs before convolutions).
-    num_classes: number of logits.
+    num_classes: number of logits; None makes a network without a head, which returns its maps.
     stem: 'imagenet' (7x7 of stride 2), 'deep' (three 3x3 in its place) or 'tiered' (the same,
       narrower at first), each with a max-pool of stride 2 behind it; or 'cifar' (3x3).
     stem_width: channels of the stem.
@@ -61,11 +54,12 @@ class ResNet(nn.Module):
   """
 
   places: ClassVar[tuple[str, ...]] = tuple(PLACES)
+  conv_stages: ClassVar[slice | None] = None
 
   depths: tuple[int, ...]
   widths: tuple[int, ...]
   block: str = 'basic'
-  num_classes: int = 1000
+  num_classes: int | None = 1000
   stem: str = 'imagenet'
   stem_width: int = 64
   stride_in: str = '3x3'
@@ -92,33 +86,56 @@ class ResNet(nn.Module):
     return (1 if self.stem == 'cifar' else 4) * 2 ** (len(self.depths) - 1)
 
   def check(self) -> None:
-    """Raises `UserError` for options that are unknown, do not go together or would do nothing."""
-    for field, allowed in _CHOICES.items():
-      check_choice(field, getattr(self, field), allowed)
+    """Raises `UserError` for fields that are impossible, do not go together or would do nothing."""
+    check_choice('block', self.block, ('basic', 'bottleneck', 'preact'))
+    check_choice('stem', self.stem, ('imagenet', 'cifar', 'deep', 'tiered'))
+    check_choice('stride_in', self.stride_in, ('3x3', '1x1'))
+    check_choice('shortcut', self.shortcut, ('conv', 'avg'))
+    check_choice('max_pool', self.max_pool, ('torch', 'caffe'))
+    check_choice('dtype', self.dtype, DTYPES)
+    check_counts(
+      depths=self.depths,
+      widths=self.widths,
+      stem_width=self.stem_width,
+      groups=self.groups,
+      base_width=self.base_width,
+    )
+    if self.num_classes is not None:
+      check_counts(num_classes=self.num_classes)
+    check_range('dropout', self.dropout, 0, below=1)
+    check_range('drop_path', self.drop_path, 0, below=1)
     if len(self.depths) != len(self.widths):
       raise UserError(
         f'depths={self.depths} and widths={self.widths} differ in length; give one of each a stage'
       )
     if not set(self.frozen) <= set(range(self.num_stages + 1)):
       raise UserError(
-        f'frozen={self.frozen} names stages that are none; allowed: 0 (stem) to {self.num_stages}'
+        f'frozen={self.frozen} names stages that do not exist; allowed: 0 (the stem) to '
+        f'{self.num_stages}'
       )
     if self.block != 'bottleneck' and (self.groups, self.base_width) != (1, 64):
       raise UserError(
         f'groups={self.groups} and base_width={self.base_width} act in bottleneck blocks alone; '
-        f"leave them out, or take block='bottleneck'"
+        "leave them out, or take block='bottleneck'"
       )
-    idle = {'zero_init_last': False, 'shortcut': 'conv', 'branch_relu': False}
-    for field, usual in idle.items():
-      if self.block == 'preact' and getattr(self, field) != usual:
-        raise UserError(f'{field}={getattr(self, field)!r} does nothing in preact blocks; leave it')
+    idle = {
+      f'zero_init_last={self.zero_init_last}': self.zero_init_last,
+      f'shortcut={self.shortcut!r}': self.shortcut != 'conv',
+      f'branch_relu={self.branch_relu}': self.branch_relu,
+    }
+    for field, is_set in idle.items():
+      if self.block == 'preact' and is_set:
+        raise UserError(f'{field} does nothing in preact blocks; leave it out')
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Images [N, H, W, 3], normalised, to logits [N, num_classes] float32.
+  def __call__(self, x: jax.Array, *, train: bool) -> Output:
+    """Images [N, H, W, 3], normalized, to logits [N, num_classes] float32, or to maps.
+
+    Returns:
+      The logits; without a head the maps behind the stages, 'stage1' to the last.
 
     Raises:
-      UserError: for images smaller than the network's stride, or options it does not know.
+      UserError: for images smaller than the network's stride, or impossible fields.
     """
     self.check()
     if min(x.shape[1:3]) < self.stride:
@@ -130,11 +147,11 @@ class ResNet(nn.Module):
     learns = [train and stage not in self.frozen for stage in range(self.num_stages + 1)]
     x = self._stem(x.astype(dtype), learns[0])
     blocks = 0
+    maps = {}
     for stage, (depth, planes) in enumerate(zip(self.depths, self.widths, strict=True), start=1):
       for i in range(depth):
         blocks += 1
-        make = self._preact if self.block == 'preact' else self._block
-        x = make(
+        x = self._block(
           planes=planes,
           stage=stage,
           stride=2 if stage > 1 and i == 0 else 1,
@@ -148,7 +165,9 @@ class ResNet(nn.Module):
         # Named with the stage, so that between the last map and the logits stand a mean and a dense
         # layer, as in the other networks.
         x = nn.relu(layers.BatchNorm(train, dtype=dtype, name='last_norm')(x))
-      x = layers.tap(self, f'stage{stage}', x)
+      x = maps[f'stage{stage}'] = layers.tap(self, f'stage{stage}', x)
+    if self.num_classes is None:
+      return maps
     x = x.astype(jnp.float32).mean((1, 2))
     if self.dropout and self.block != 'preact':
       x = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(x)
@@ -176,7 +195,9 @@ class ResNet(nn.Module):
     return layers.max_pool(x, 3, 2, 1)
 
   @property
-  def _block(self) -> Any:
+  def _block(self) -> Callable[..., nn.Module]:
+    if self.block == 'preact':
+      return functools.partial(PreActivationBlock, dropout=self.dropout)
     return functools.partial(
       Block,
       bottleneck=self.block == 'bottleneck',
@@ -187,7 +208,3 @@ class ResNet(nn.Module):
       branch_relu=self.branch_relu,
       zero_init_last=self.zero_init_last,
     )
-
-  @property
-  def _preact(self) -> Any:
-    return functools.partial(PreActivationBlock, dropout=self.dropout)

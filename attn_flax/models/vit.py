@@ -6,15 +6,18 @@ https://github.com/google-research/vision_transformer.
 """
 
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
+from attn_flax.layers.types import Dtype
+from attn_flax.models.network import DTYPES, Output, check_counts
+from attn_flax.models.placement import Placement
 
 _norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 _xavier = nn.initializers.xavier_uniform()
@@ -33,7 +36,7 @@ class SelfAttention(nn.Module):
   """
 
   heads: int
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:
@@ -79,7 +82,7 @@ class EncoderBlock(nn.Module):
   mlp_width: int
   gelu: str = 'tanh'
   dropout: float = 0.0
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -114,7 +117,8 @@ class ViT(nn.Module):
     depth: number of blocks.
     heads: attention heads, a divisor of the width.
     mlp_width: hidden units of the blocks' MLPs.
-    num_classes: number of logits.
+    num_classes: number of logits; None makes a network without a head, which returns `stage1`. With
+      `pool='token'` it then ends before the last block; take 'mean' to have all blocks act on it.
     pool: what the logits are made of: 'token', a class token joined to the patches; or 'mean' over
       the patches, without such a token, as in the released code's `gap` networks.
     gelu: 'tanh', the approximation that the released code computes; or 'exact', as PyTorch's ports.
@@ -128,13 +132,17 @@ class ViT(nn.Module):
   """
 
   places: ClassVar[tuple[str, ...]] = ()
+  conv_stages: ClassVar[slice | None] = None
+  groups: ClassVar[int] = 1
+  attention: ClassVar[tuple[Placement, ...]] = ()
+  frozen: ClassVar[tuple[int, ...]] = ()
 
   patch: int
   width: int
   depth: int
   heads: int
   mlp_width: int
-  num_classes: int = 1000
+  num_classes: int | None = 1000
   pool: str = 'token'
   gelu: str = 'tanh'
   dropout: float = 0.0
@@ -147,19 +155,46 @@ class ViT(nn.Module):
     return 1
 
   @property
+  def depths(self) -> tuple[int, ...]:
+    """Blocks of each stage."""
+    return (self.depth,)
+
+  @property
   def stride(self) -> int:
     """Input pixels per pixel of the last map."""
     return self.patch
 
+  def check(self) -> None:
+    """Raises `UserError` for fields that are impossible or do not go together."""
+    check_choice('pool', self.pool, ('token', 'mean'))
+    check_choice('gelu', self.gelu, ('tanh', 'exact'))
+    check_choice('dtype', self.dtype, DTYPES)
+    check_counts(
+      patch=self.patch,
+      width=self.width,
+      depth=self.depth,
+      heads=self.heads,
+      mlp_width=self.mlp_width,
+    )
+    if self.num_classes is not None:
+      check_counts(num_classes=self.num_classes)
+    check_range('dropout', self.dropout, 0, below=1)
+    if self.width % self.heads:
+      raise UserError(
+        f'tokens of width={self.width} cannot be split into heads={self.heads}; take a number of '
+        'heads that divides the width'
+      )
+
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Images [N, H, W, 3], normalised, to logits [N, num_classes] float32.
+  def __call__(self, x: jax.Array, *, train: bool) -> Output:
+    """Images [N, H, W, 3], normalized, to logits [N, num_classes] float32, or to the map `stage1`.
 
     Raises:
       UserError: for images that patches do not fill, images of another size than the parameters
-        were made for, or options that it does not know or that do not fit together.
+        were made for, or impossible fields.
     """
-    self._check(x)
+    self.check()
+    self._check_images(x)
     dtype = jnp.dtype(self.dtype)
     size = (self.patch, self.patch)
     x = nn.Conv(self.width, size, size, 'VALID', dtype=dtype, name='patches')(x.astype(dtype))
@@ -174,19 +209,25 @@ class ViT(nn.Module):
     for i in range(self.depth):
       if self.pool == 'token' and i == self.depth - 1:
         patches = self._tap(x[:, 1:], grid)
-        x = jnp.concatenate([x[:, :1], patches], axis=1)
+        if self.num_classes is None:
+          break  # What follows serves the class token alone.
+        x = jnp.concatenate([x[:, :1], patches.reshape(n, -1, self.width)], axis=1)
       x = EncoderBlock(
         self.heads, self.mlp_width, self.gelu, self.dropout, dtype, name=f'block{i + 1}'
       )(x, train=train)
-    x = x[:, :1] if self.pool == 'token' else self._tap(x, grid)
+    if self.pool == 'mean':
+      patches = self._tap(x, grid)
+    if self.num_classes is None:
+      return {'stage1': patches}
+    x = x[:, :1] if self.pool == 'token' else patches.reshape(n, -1, self.width)
 
     x = _norm(name='norm')(x.astype(jnp.float32)).mean(1)
     init = nn.initializers.zeros if self.zero_init_head else layers.torch_default
     return nn.Dense(self.num_classes, kernel_init=init, name='head')(x)
 
   def _tap(self, x: jax.Array, grid: list[int]) -> jax.Array:
-    """Records the patches' tokens [N, H * W, C] as a map [N, H, W, C]."""
-    return layers.tap(self, 'stage1', x.reshape(len(x), *grid, -1)).reshape(x.shape)
+    """The patches' tokens [N, H * W, C] as a map [N, H, W, C], which is recorded."""
+    return layers.tap(self, 'stage1', x.reshape(len(x), *grid, -1))
 
   def _position(self, tokens: int) -> jax.Array:
     """The learned vector of each position, [1, T, C]."""
@@ -199,20 +240,7 @@ class ViT(nn.Module):
         )
     return self.param('position', _position_init, (1, tokens, self.width))
 
-  def _check(self, x: jax.Array) -> None:
-    check_choice('pool', self.pool, ('token', 'mean'))
-    check_choice('gelu', self.gelu, ('tanh', 'exact'))
-    check_choice('dtype', self.dtype, ('float32', 'bfloat16'))
-    for field in ('patch', 'width', 'depth', 'heads', 'mlp_width'):
-      if getattr(self, field) < 1:
-        raise UserError(f'{field}={getattr(self, field)} must be at least 1')
-    if self.width % self.heads:
-      raise UserError(
-        f'tokens of width={self.width} cannot be split into heads={self.heads}; take a number of '
-        'heads that divides the width'
-      )
-    if not 0 <= self.dropout < 1:
-      raise UserError(f'dropout={self.dropout} must lie in 0..1, 1 excluded')
+  def _check_images(self, x: jax.Array) -> None:
     height, width = x.shape[1:3]
     if height % self.patch or width % self.patch or not height * width:
       raise UserError(

@@ -3,10 +3,10 @@
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
 
 from attn_flax.errors import UserError, check_choice
 from attn_flax.models.mnasnet import MnasNet
+from attn_flax.models.network import Network
 from attn_flax.models.resnet import ResNet
 from attn_flax.models.vit import ViT
 
@@ -19,13 +19,13 @@ _bottleneck = functools.partial(_basic, block='bottleneck')
 _DEPTHS_50, _DEPTHS_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
 
-def _cifar(depth: int) -> functools.partial:
+def _cifar(depth: int) -> Callable[..., ResNet]:
   """He's CIFAR network of 6n + 2 layers, with projections where his shortcuts pad with zeros."""
   depths = ((depth - 2) // 6,) * 3
   return functools.partial(ResNet, depths=depths, widths=(16, 32, 64), stem='cifar', stem_width=16)
 
 
-def _wide(depth: int, widen: int) -> functools.partial:
+def _wide(depth: int, widen: int) -> Callable[..., ResNet]:
   """Zagoruyko's pre-activation network of 6n + 4 layers."""
   return functools.partial(
     ResNet,
@@ -37,7 +37,7 @@ def _wide(depth: int, widen: int) -> functools.partial:
   )
 
 
-MODELS: dict[str, Callable[..., Any]] = {
+MODELS: dict[str, Callable[..., Network]] = {
   'resnet18': functools.partial(_basic, depths=(2, 2, 2, 2)),
   'resnet34': functools.partial(_basic, depths=(3, 4, 6, 3)),
   # The depths of stand-alone self-attention (Ramachandran et al., section 4.1).
@@ -73,7 +73,7 @@ def list_models() -> list[str]:
   return sorted(MODELS)
 
 
-def find_network(name: str) -> Any:
+def find_network(name: str) -> Network:
   """A network by name, with its own fields."""
   if wide := re.fullmatch(r'wrn(\d+)_(\d+)', name):
     depth, widen = int(wide[1]), int(wide[2])

@@ -3,7 +3,6 @@
 import math
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -13,7 +12,8 @@ from attn_flax import data
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.open import Pipeline, open_pipeline
 from attn_flax.errors import UserError, check_choice
-from attn_flax.models import create_model
+from attn_flax.models import Network, create_model
+from attn_flax.models.placement import field_names
 from attn_flax.training.optimizer import Schedule, freeze, make_optimizer, make_schedule
 from attn_flax.training.steps import TrainState, init_state
 
@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
   config: Any
   mesh: Mesh
   dataset: data.Dataset
-  model: nn.Module
+  model: Network
   schedule: Schedule
   optimizer: optax.GradientTransformation
   augmentation: Augmentation
@@ -179,7 +179,7 @@ def open_experiment(config: Any, *, trains: bool = True) -> Experiment:
     dataset=dataset,
     model=model,
     schedule=schedule,
-    optimizer=freeze(optimizer, getattr(model, 'frozen', ())),
+    optimizer=freeze(optimizer, model.frozen),
     augmentation=make_augmentation(config.augment, dataset),
     updates=updates,
     updates_per_epoch=updates_per_epoch,
@@ -190,10 +190,10 @@ def open_experiment(config: Any, *, trains: bool = True) -> Experiment:
 def resolve(config: Any, experiment: Experiment) -> Any:
   """A config with the values that its `None`s stood for."""
   fields = config.to_dict()
-  for name in fields['model'].keys() - {'attention'}:
-    fields['model'][name] = getattr(experiment.model, name, fields['model'][name])
-  fields['model']['name'] = config.model.name
-  for placement in getattr(experiment.model, 'attention', ()):
+  model = experiment.model
+  for name in fields['model'].keys() & set(field_names(type(model))) - {'attention'}:
+    fields['model'][name] = getattr(model, name)
+  for placement in model.attention:
     fields['model']['attention'][placement.where]['stages'] = placement.stages
   for name in fields['augment']:
     fields['augment'][name] = getattr(experiment.augmentation, name)
@@ -233,7 +233,7 @@ def make_mesh() -> Mesh:
   return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def make_model(config: Any, num_classes: int) -> nn.Module:
+def make_model(config: Any, num_classes: int) -> Network:
   """The network of a config (`config.model`) for a dataset's number of classes.
 
   Raises:

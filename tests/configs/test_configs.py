@@ -1,9 +1,11 @@
 """The config files: complete, documented, independent, and alike but for the attention."""
 
 import ast
+import csv
 import dataclasses
 import itertools
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,7 +13,10 @@ import pytest
 from config_files import FILES, STUDIES
 from ml_collections import ConfigDict
 
+from attn_flax import count_macs, count_params
 from attn_flax.attention import ATTENTION
+from attn_flax.attention.protocols import traits
+from attn_flax.costs.count import abstract_variables
 from attn_flax.models import list_models
 from attn_flax.models.create import CONV_FIELDS, PLACEMENT_FIELDS
 from attn_flax.training.experiment import make_model
@@ -70,10 +75,10 @@ def test_variants_differ_in_their_attention_alone(argument):
 
 def own_fields(module):
   """The fields of a mechanism that a config sets, with their defaults; one of a stage as (it,)."""
-  excluded = ['parent', 'name', 'dtype', *(CONV_FIELDS if module.where == 'conv' else ())]
-  per_stage = getattr(module, 'per_stage', ())
+  declared = traits(module)
+  excluded = ['parent', 'name', 'dtype', *(CONV_FIELDS if declared.where == 'conv' else ())]
   return {
-    f.name: (f.default,) if f.name in per_stage and f.default is not None else f.default
+    f.name: (f.default,) if f.name in declared.per_stage and f.default is not None else f.default
     for f in dataclasses.fields(module)
     if f.name not in excluded
   }
@@ -96,6 +101,45 @@ def test_an_entry_of_the_attention_mapping_is_complete(name):
     entry.stages = 'all'
   with pytest.raises((AttributeError, KeyError)):
     base.attention(name, no_such_field=1)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_a_config_says_what_its_network_costs(path):
+  """As it is by default: images of 32x32 pixels and ten classes."""
+  model = make_model(load(path, '').model, num_classes=10)
+  shape = (32, 32, 3)
+  params, macs = count_params(abstract_variables(model, shape)), count_macs(model, shape)
+  expected = f'{params:,} parameters, {macs / 1e6:.1f} M multiply-adds per image.'
+  assert docstring_line(path, 'Default network') == expected
+
+
+def test_a_config_says_what_the_quick_study_measured():
+  """Exactly those that `docs/example_report` has, with its numbers."""
+  expected = {}
+  with (ROOT / 'docs' / 'example_report' / 'results.csv').open() as file:
+    for row in csv.DictReader(file):
+      mean, spread = (100 * float(row[name]) for name in ('top1_mean', 'top1_spread'))
+      time, ratio = float(row['step_ms']), float(row['step_ratio'])
+      expected[row['variant']] = (
+        f'top-1 {mean:.1f} +- {spread:.1f} %, {time:.0f} ms per update (x{ratio:.2f}).'
+      )
+  assert expected == {
+    path.stem: line for path in FILES if (line := docstring_line(path, 'Quick study'))
+  }
+
+
+def test_the_updates_of_the_default_command():
+  """The docstring of the base configuration, from which a time per update becomes one of a run."""
+  train, spec = base.get_config().train, DATASETS['cluttered_digits']
+  updates = train.epochs * (8000 // train.batch_size)
+  assert f'{updates:,} updates' in ' '.join(base.__doc__.split())
+  assert spec.image_size == 32
+
+
+def docstring_line(path, label):
+  """What a config's docstring says behind a label, or ''."""
+  found = re.search(rf'^{label}: (.*)$', ast.get_docstring(ast.parse(path.read_text())), re.M)
+  return found[1] if found else ''
 
 
 def test_configs_import_neither_jax_nor_the_library():

@@ -639,7 +639,7 @@ MISTAKES = {
   'identity of a convolution': (
     ('resnet50',),
     {'attention': Pooled, 'attention_kwargs': {'start': 'identity'}},
-    'Pooled replaces a convolution, so no start of it computes what the network computed before',
+    'Pooled replaces a convolution, so the network cannot start with what it computed before',
   ),
   'ratio': (
     ('resnet20',),

@@ -1,0 +1,125 @@
+"""What every network of the library is: the one contract that the rest of the package relies on."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import jax
+
+from attn_flax.errors import UserError, check_range
+from attn_flax.layers.types import Variables
+from attn_flax.models.placement import Placement
+
+# What a network returns: logits, or, where it has no head, its maps by name.
+Output = jax.Array | dict[str, jax.Array]
+# Compute dtypes.
+DTYPES = ('float32', 'bfloat16')
+
+
+@runtime_checkable
+class Network(Protocol):
+  """A Linen module over images, in stages, that attention can be put into.
+
+  It is called `model(images, train=...)` inside `init` and `apply`:
+
+    variables = model.init(key, images, train=False)          # {'params', 'batch_stats'}
+    logits = model.apply(variables, images, train=False)      # [N, num_classes] float32
+
+  and records the map behind each stage under the name that its maps have without a head
+  (`attn_flax.layers.tap`).
+
+  To add a network, write a class with these members and name it in `attn_flax.models.zoo`. What a
+  config sets is a dataclass field of the class, everything else a property or a `ClassVar`.
+
+  Attributes:
+    places: the places (keys of `placement.PLACES`) where it takes attention; () where it takes
+      none.
+    conv_stages: the stages, as a slice of all, where a mechanism replaces its convolutions unless
+      it is told otherwise; None where the mechanism's own default serves.
+    groups: groups of the convolutions at 'conv'; a mechanism replaces only one of 1 group.
+    num_stages: number of stages.
+    depths: blocks of each stage.
+    stride: input pixels per pixel of the last map, and the smallest side of its images.
+    num_classes: number of logits; None: no head, and the call returns the maps.
+    attention: the placements of attention modules; () without attention.
+    frozen: stages whose weights and running statistics stay as they are in training; 0 is the stem.
+    dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
+  """
+
+  # Linen modules are dataclasses.
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+  @property
+  def places(self) -> tuple[str, ...]: ...  # noqa: D102
+
+  @property
+  def conv_stages(self) -> slice | None: ...  # noqa: D102
+
+  @property
+  def groups(self) -> int: ...  # noqa: D102
+
+  @property
+  def num_stages(self) -> int: ...  # noqa: D102
+
+  @property
+  def depths(self) -> tuple[int, ...]: ...  # noqa: D102
+
+  @property
+  def stride(self) -> int: ...  # noqa: D102
+
+  @property
+  def num_classes(self) -> int | None: ...  # noqa: D102
+
+  @property
+  def attention(self) -> tuple[Placement, ...]: ...  # noqa: D102
+
+  @property
+  def frozen(self) -> tuple[int, ...]: ...  # noqa: D102
+
+  @property
+  def dtype(self) -> str: ...  # noqa: D102
+
+  def __call__(self, images: jax.Array, /, *, train: bool) -> Output:
+    """Images [N, H, W, 3], normalized, to logits [N, num_classes] float32, or to maps.
+
+    Args:
+      images: height and width are at least `stride`.
+      train: whether norms use the statistics of the batch and dropout acts, which then needs
+        `rngs={'dropout': key}`.
+
+    Returns:
+      The logits; where `num_classes` is None the maps behind the stages, 'stage1' to the last,
+      each [N, H, W, C] in the compute dtype.
+
+    Raises:
+      UserError: for images that are too small for the network.
+    """
+    ...
+
+  def check(self) -> None:
+    """Raises `UserError` for fields that are impossible or do not go together."""
+    ...
+
+  def init(self, rngs: Any, /, *args: Any, **kwargs: Any) -> Variables:
+    """Variables for images of a shape, see `flax.linen.Module.init`."""
+    ...
+
+  def apply(self, variables: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Calls the network with some variables, see `flax.linen.Module.apply`."""
+    ...
+
+  def clone(self, **updates: Any) -> Self:
+    """A copy with some fields replaced."""
+    ...
+
+
+def check_counts(**fields: int | tuple[int, ...]) -> None:
+  """Raises `UserError` for a field that is no whole number of at least 1, or no tuple of such."""
+  for name, value in fields.items():
+    if not isinstance(value, tuple):
+      check_range(name, value, 1, whole=True)
+      continue
+    if not value:
+      raise UserError(f'{name}=() is empty; name one at least')
+    for i, number in enumerate(value):
+      check_range(f'{name}[{i}]', number, 1, whole=True)
