@@ -4,9 +4,13 @@ from attn_flax.layers.convolution import conv, dense, he_fan_out, shifted_conv, 
 from attn_flax.layers.marks import tap
 from attn_flax.layers.norm import BatchNorm
 from attn_flax.layers.pool import halve, interpolate, largest, max_pool
+from attn_flax.layers.types import Dtype, Initializer, Variables
 
 __all__ = [
   'BatchNorm',
+  'Dtype',
+  'Initializer',
+  'Variables',
   'conv',
   'dense',
   'halve',
