@@ -1,0 +1,139 @@
+"""What an attention mechanism is to the rest of the library: how it is called, what it declares.
+
+A mechanism is a Flax module of one of two kinds, `Refiner` and `ConvLike`. It inherits from no
+class of this library: fitting a Protocol is enough, and so is declaring nothing, see `Traits`.
+Maps are [N, H, W, C], channels are read from the input, and the result has the input's dtype, or
+that of the field `dtype` where the class has it.
+"""
+
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax
+
+
+class Refiner(Protocol):
+  """A mechanism that acts on a map and keeps its shape, such as squeeze-and-excitation."""
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C].
+
+    Args:
+      x: the map.
+      train: whether batch statistics are those of the batch; every refiner takes it.
+
+    Raises:
+      UserError: for a map that the mechanism does not fit, such as one of too few channels.
+    """
+    ...
+
+
+class ConvLike(Protocol):
+  """A mechanism that stands in for a convolution, made and called like one (`where = 'conv'`).
+
+  Attributes:
+    features: output channels.
+    stride: step in both directions.
+  """
+
+  features: int
+  stride: int
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
+
+    Raises:
+      UserError: for features that the heads cannot share, or a map that does not fit.
+    """
+    ...
+
+
+class Gate(Protocol):
+  """A part of `compose` that returns logits, which are made factors in 0..1."""
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> logits, [N, 1, 1, C] of a channel gate, [N, H, W, 1] of a spatial gate."""
+    ...
+
+
+class Mixer(Protocol):
+  """A part of `compose` that returns a map to be added, and says so: `returns = 'map'`."""
+
+  returns: ClassVar[str]
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, C]."""
+    ...
+
+
+@runtime_checkable
+class Attends(Protocol):
+  """A module that attends between positions, and tells how much when it is asked."""
+
+  def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array | None:
+    """How much some queries attend to every key.
+
+    Args:
+      x: what the module was called with, [N, H, W, C] or tokens [N, T, C].
+      queries: [Q] int32, numbers of the positions that ask, counted row by row. A refiner counts
+        them over x, a module that stands in for a convolution over the map of its keys.
+
+    Returns:
+      [N, heads, Q, K] float32; None where the module, as its fields are, does not attend.
+    """
+    ...
+
+
+class Traits(NamedTuple):
+  """What a mechanism's class declares, each by a class attribute; what it leaves out is as here.
+
+  Attributes:
+    where: its usual place in a network ('conv', 'branch', 'block' or 'stage'); 'conv' says that it
+      is a `ConvLike`, anything else that it is a `Refiner`. Class attribute `where`.
+    stages: the stages of a network where it acts unless told otherwise, as a slice of all of them.
+      Class attribute `default_stages`.
+    every: it acts in a stage's block i, counted from 0, where `(i + 1) % every == 0`, unless told
+      otherwise. Class attribute `default_every`.
+    per_stage: names of the fields for which a network takes one value per stage. An instance holds
+      the value of its own stage. Class attribute `per_stage`.
+    returns: what it returns as a part of `compose`, 'logits' (a `Gate`) or 'map' (a `Mixer`).
+      Class attribute `returns`.
+  """
+
+  where: str = 'branch'
+  stages: slice = slice(None)
+  every: int = 1
+  per_stage: tuple[str, ...] = ()
+  returns: str = 'logits'
+
+
+def traits(module: type) -> Traits:
+  """What a mechanism's class declares about itself, with the defaults where it declares nothing."""
+  usual = Traits()
+  return Traits(
+    where=getattr(module, 'where', usual.where),
+    stages=getattr(module, 'default_stages', usual.stages),
+    every=getattr(module, 'default_every', usual.every),
+    per_stage=getattr(module, 'per_stage', usual.per_stage),
+    returns=getattr(module, 'returns', usual.returns),
+  )
+
+
+@runtime_checkable
+class _DeclaresStart(Protocol):
+  @property
+  def starts_as_identity(self) -> bool: ...
+
+
+def starts_as_identity(module: nn.Module) -> bool:
+  """Whether a refiner, fresh as its fields make it, returns its input.
+
+  A class says so by an attribute or property `starts_as_identity`; without one, it does not.
+  """
+  return isinstance(module, _DeclaresStart) and bool(module.starts_as_identity)
+
+
+def attends(module: nn.Module) -> bool:
+  """Whether a module is one that `Attends`: its class has a method `weights`, not a mere field."""
+  kind: type = type(module)
+  return issubclass(kind, Attends) and callable(kind.weights)
