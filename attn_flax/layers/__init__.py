@@ -1,6 +1,13 @@
 """Layers with PyTorch's conventions, shared by every module of the library."""
 
-from attn_flax.layers.convolution import conv, dense, he_fan_out, shifted_conv, torch_default
+from attn_flax.layers.convolution import (
+  conv,
+  dense,
+  depthwise_conv,
+  he_fan_out,
+  shifted_conv,
+  torch_default,
+)
 from attn_flax.layers.marks import tap
 from attn_flax.layers.norm import BatchNorm
 from attn_flax.layers.pool import halve, interpolate, largest, max_pool
@@ -13,6 +20,7 @@ __all__ = [
   'Variables',
   'conv',
   'dense',
+  'depthwise_conv',
   'halve',
   'he_fan_out',
   'interpolate',
