@@ -88,7 +88,7 @@ class AugmentedConv(nn.Module):
   dtype: Any = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array | None:
+  def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
 
     Args:
@@ -101,8 +101,6 @@ class AugmentedConv(nn.Module):
       self.features, self.heads, self.kappa, self.upsilon, self.min_key_dim
     )
     if not value_dim:
-      if queries is not None:
-        return None
       return layers.conv(self.features, self.kernel, self.stride, dtype=self.dtype, name='conv')(x)
     parts = []
     if self.features > value_dim and queries is None:
@@ -155,4 +153,4 @@ class AugmentedConv(nn.Module):
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array | None:
     """Weights [N, heads, Q, keys] float32 of some queries; None for a plain convolution."""
-    return self(x, queries=queries)
+    return self(x, queries=queries) if self.upsilon else None

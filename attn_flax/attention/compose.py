@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attn_flax.attention.protocols import Gate, Mixer, traits
 from attn_flax.errors import UserError, check_choice
 
 ORDERS = (
@@ -24,6 +25,8 @@ ORDERS = (
   'spatial_only',
 )
 ACTIVATIONS = ('sigmoid', 'softmax')
+
+Part = Gate | Mixer
 
 
 def hidden_channels(channels: int, ratio: int, divisor: int = 1) -> int:
@@ -45,8 +48,8 @@ def hidden_channels(channels: int, ratio: int, divisor: int = 1) -> int:
 def compose(
   module: nn.Module,
   x: jax.Array,
-  channel: nn.Module | None = None,
-  spatial: nn.Module | None = None,
+  channel: Part | None = None,
+  spatial: Part | None = None,
   *,
   order: str = 'channel_first',
   residual: bool = False,
@@ -107,8 +110,8 @@ def compose(
   return x + y if residual else y
 
 
-def _mixes(part: nn.Module) -> bool:
-  return getattr(part, 'returns', 'logits') == 'map'
+def _mixes(part: Part) -> bool:
+  return traits(type(part)).returns == 'map'
 
 
 def _gate(module, x, kind, part, activation, train):

@@ -1,9 +1,7 @@
 """The attention mechanisms by name.
 
-A refiner maps [N, H, W, C] to [N, H, W, C] and is called `module(x, train=train)`; a mechanism
-that stands in for a convolution takes the fields `features` and `stride` and is called
-`module(x)`. To add one of your own, write one class and one line here (or pass the class to
-`attn_flax.create_model`).
+How they are called, and what their classes declare, is in `protocols`. To add one of your own,
+write one class and one line here (or pass the class to `attn_flax.create_model`).
 """
 
 import flax.linen as nn
@@ -16,6 +14,7 @@ from attn_flax.attention.dual import Dual
 from attn_flax.attention.eca import ECA
 from attn_flax.attention.hybrid import Hybrid
 from attn_flax.attention.non_local import NonLocal
+from attn_flax.attention.protocols import ConvLike, Refiner
 from attn_flax.attention.sasa import StandAlone
 from attn_flax.attention.sca import SCA
 from attn_flax.attention.se import SE
@@ -33,3 +32,7 @@ ATTENTION: dict[str, type[nn.Module]] = {
   'sca': SCA,
   'se': SE,
 }
+
+# Where the type checker compares each class with the Protocol that it has to fulfill.
+REFINERS: tuple[type[Refiner], ...] = (Additive, BAM, CBAM, Dual, ECA, Hybrid, NonLocal, SCA, SE)
+CONV_LIKES: tuple[type[ConvLike], ...] = (AugmentedConv, StandAlone)

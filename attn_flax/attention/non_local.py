@@ -3,6 +3,7 @@
 Wang et al., "Non-local Neural Networks" (CVPR 2018, https://arxiv.org/abs/1711.07971).
 """
 
+import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
 from attn_flax.errors import UserError, check_choice
-from attn_flax.layers.marks import COUNTING
+from attn_flax.layers import marks
 
 KERNELS = {
   'embedded': products.softmax,
@@ -97,12 +98,17 @@ class NonLocal(nn.Module):
       q = q * hidden**-0.5
     if self.kernel == 'concatenation':
       q, k = self._concatenation(q, k)
-    normalise = KERNELS[self.kernel]
+    normalize = KERNELS[self.kernel]
     if queries is not None:
-      return products.weights(q, k, queries, (height, width), normalise=normalise)
+      return products.weights(q, k, queries, (height, width), normalize=normalize)
 
     g = flat(halve(embed(source, 'g'), 'after'))
-    y = products.attend(q, k, g, (height, width), normalise=normalise)
+    attend = functools.partial(products.attend, grid=(height, width), normalize=normalize)
+    if self.kernel == 'concatenation':
+      # The defining product is as long as both vectors together.
+      pairs = q.shape[2] * k.shape[2] * n
+      attend = marks.counted_as(attend, attention=pairs * (2 * hidden + hidden), relu=pairs)
+    y = attend(q, k, g)
     y = y.reshape(n, height, width, hidden)
     y = layers.conv(channels, 1, bias=True, kernel_init=normal, dtype=self.dtype, name='output')(y)
     init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
@@ -111,9 +117,6 @@ class NonLocal(nn.Module):
   def _concatenation(self, q, k):
     """W . [theta, phi] is a sum, and a sum a + b is the product [a, 1] . [1, b]."""
     weight = self.param('concatenation', nn.initializers.normal(0.01), (2, q.shape[-1]))
-    if COUNTING.get():  # The defining product is as long as both vectors together.
-      ones = jnp.ones_like(q), jnp.ones_like(k)
-      return jnp.concatenate([q, ones[0]], -1), jnp.concatenate([ones[1], k], -1)
     a, b = (
       (y * w.astype(y.dtype)).sum(-1, keepdims=True) for y, w in zip((q, k), weight, strict=True)
     )

@@ -9,20 +9,20 @@ Shapes: q [N, heads, H * W, d], k [N, heads, K, d], v [N, heads, K, dv]. With re
 the keys are the pixels of the same map, K = H * W.
 """
 
-import math
+import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attn_flax.layers.marks import ATTENTION_SCOPE, COUNTING, RELATIVE_SCOPE
+from attn_flax.attention import fused
+from attn_flax.layers import marks
+from attn_flax.layers.marks import ATTENTION_SCOPE, RELATIVE_SCOPE
 
 # Queries of one block, about: small enough for the cache, large enough for a matrix product.
 _BLOCK_QUERIES = 32
-# Fused GPU kernels want head dimensions that are multiples of this.
-_FUSED_MULTIPLE = 8
 
 
 class Relative(NamedTuple):
@@ -60,7 +60,7 @@ def weights(
   queries: jax.Array,
   grid: tuple[int, int],
   relative: Relative | None = None,
-  normalise: Callable[[jax.Array], jax.Array] = softmax,
+  normalize: Callable[[jax.Array], jax.Array] = softmax,
 ) -> jax.Array:
   """How much some queries attend to every key.
 
@@ -70,12 +70,12 @@ def weights(
     queries: [Q] int32, which queries, counted row by row.
     grid: (H, W).
     relative: vectors of relative positions, or None.
-    normalise: what makes weights of scores.
+    normalize: what makes weights of scores.
 
   Returns:
     [N, heads, Q, K] float32.
   """
-  return _weights(q[:, :, queries], k, queries, grid, relative, normalise)
+  return _weights(q[:, :, queries], k, queries, grid, relative, normalize)
 
 
 def attend(
@@ -85,7 +85,7 @@ def attend(
   grid: tuple[int, int],
   *,
   relative: Relative | None = None,
-  normalise: Callable[[jax.Array], jax.Array] = softmax,
+  normalize: Callable[[jax.Array], jax.Array] = softmax,
   implementation: str = 'blocks',
 ) -> jax.Array:
   """Weighted sums of the values, for every query.
@@ -96,30 +96,38 @@ def attend(
     v: [N, heads, K, dv].
     grid: (H, W).
     relative: vectors of relative positions, or None.
-    normalise: what makes weights of scores.
-    implementation: 'blocks' (bounded memory), 'direct' (stores all scores), or 'fused': in
-      half precision on a GPU cuDNN's kernel, which stores none; elsewhere XLA's attention, which
-      stores them all. Softmax only.
+    normalize: what makes weights of scores.
+    implementation: 'blocks' (bounded memory), 'direct' (stores all scores), or 'fused' (softmax
+      only): lowered for a GPU in half precision, cuDNN's kernel, which stores none; else XLA's
+      attention, which stores them all.
 
   Returns:
     [N, heads, H * W, dv], of the dtype of `v`.
 
   Raises:
-    ValueError: for 'fused' with another normalisation than softmax.
+    ValueError: for 'fused' with another normalization than softmax.
   """
   if implementation == 'fused':
-    if normalise is not softmax:
-      raise ValueError(f'fused attention is softmax only, not {normalise.__name__}')
-    # Costs are those of the defining equations, not of the kernel's longer queries and keys.
-    if not COUNTING.get():
-      return _fused(q, k, v, grid, relative)
+    if normalize is not softmax:
+      raise ValueError(f'fused attention is softmax only, not {normalize.__name__}')
+    n, heads, pixels, d = q.shape
+    pairs = n * heads * pixels * k.shape[2]
+    with_positions = n * heads * pixels * sum(grid) * d if relative is not None else 0
+    # Of the equations: the kernel's queries and keys are longer.
+    kernel = marks.counted_as(
+      functools.partial(_fused, grid=grid),
+      attention=pairs * (d + v.shape[-1]),
+      relative=with_positions,
+      exp=pairs,
+    )
+    return kernel(q, k, v, relative)
   everyone = jnp.arange(q.shape[2])
   if implementation == 'direct':
-    return _sum(_weights(q, k, everyone, grid, relative, normalise), v)
+    return _sum(_weights(q, k, everyone, grid, relative, normalize), v)
 
   @jax.checkpoint
   def block(q, queries, k, v, relative):
-    return _sum(_weights(q, k, queries, grid, relative, normalise), v)
+    return _sum(_weights(q, k, queries, grid, relative, normalize), v)
 
   size = _block_rows(grid) * grid[1]
   blocks = everyone.reshape(-1, size)
@@ -138,14 +146,14 @@ def _block_rows(grid: tuple[int, int]) -> int:
   return max(fitting, default=1)
 
 
-def _weights(q, k, queries, grid, relative, normalise):
+def _weights(q, k, queries, grid, relative, normalize):
   """[N, heads, Q, K] float32 for the queries given, q [N, heads, Q, d]."""
   with jax.named_scope(ATTENTION_SCOPE):
     scores = jnp.einsum('nhqd,nhkd->nhqk', q, k, preferred_element_type=jnp.float32)
   if relative is not None:
     by_row, by_column = _relative_scores(q, queries, grid, relative)
     scores += (by_row[..., :, None] + by_column[..., None, :]).reshape(scores.shape)
-  return normalise(scores)
+  return normalize(scores)
 
 
 def _relative_scores(q, queries, grid, relative):
@@ -168,8 +176,8 @@ def _sum(w, v):
     return jnp.einsum('nhqk,nhkd->nhqd', w.astype(v.dtype), v)
 
 
-def _fused(q, k, v, grid, relative):
-  """One call of the platform's kernel, relative positions folded into longer queries and keys.
+def _fused(q, k, v, relative, *, grid):
+  """`fused.attention`, with the relative positions folded into longer queries and keys.
 
   q . k + rows[y] + columns[x] is the product of [q, all row scores, all column scores] with
   [k, one-hot row, one-hot column]; the kernel then needs no bias of heads x (HW)^2 entries.
@@ -182,15 +190,4 @@ def _fused(q, k, v, grid, relative):
     one_hot = [jax.nn.one_hot(pixels // width, height), jax.nn.one_hot(pixels % width, width)]
     places = jnp.concatenate(one_hot, axis=-1).astype(k.dtype)
     k = jnp.concatenate([k, jnp.broadcast_to(places, (*k.shape[:3], height + width))], axis=-1)
-  length = math.ceil(max(q.shape[-1], v.shape[-1]) / _FUSED_MULTIPLE) * _FUSED_MULTIPLE
-
-  def fit(x):
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, length - x.shape[-1])))
-    return x.transpose(0, 2, 1, 3)
-
-  # The kernel of NVIDIA's library takes half precision only.
-  half = q.dtype in (jnp.bfloat16, jnp.float16)
-  kernel: Literal['cudnn', 'xla'] = 'cudnn' if half and jax.default_backend() == 'gpu' else 'xla'
-  with jax.named_scope(ATTENTION_SCOPE):
-    out = jax.nn.dot_product_attention(fit(q), fit(k), fit(v), scale=1.0, implementation=kernel)
-  return out.transpose(0, 2, 1, 3)[..., : v.shape[-1]]
+  return fused.attention(q, k, v)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jax_core
 
-from attn_flax.layers.marks import ATTENTION_SCOPE, COUNTING, RELATIVE_SCOPE
+from attn_flax.layers.marks import ATTENTION_SCOPE, RELATIVE_SCOPE, operations_of
 
 
 class Macs(NamedTuple):
@@ -74,11 +74,7 @@ def count_operations(
   """
   images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
   variables = abstract_variables(model, input_shape) if variables is None else variables
-  counting = COUNTING.set(True)
-  try:
-    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
-  finally:
-    COUNTING.reset(counting)
+  program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
   return _count(program.jaxpr, 'layers')
 
 
@@ -87,16 +83,19 @@ def _count(jaxpr: Any, kind: str) -> collections.Counter[str]:
   total: collections.Counter[str] = collections.Counter()
   for eqn in jaxpr.eqns:
     name, scope = eqn.primitive.name, str(eqn.source_info.name_stack)
+    called = str(eqn.params.get('name'))
     within = kind
     if RELATIVE_SCOPE in scope:
       within = 'relative'
     elif ATTENTION_SCOPE in scope and kind != 'relative':
       within = 'attention'
-    if name == 'conv_general_dilated':
+    if (stands_for := operations_of(called)) is not None:
+      total.update(stands_for)
+    elif name == 'conv_general_dilated':
       total[within] += _conv_macs(eqn)
     elif name == 'dot_general':
       total[within] += _dot_macs(eqn)
-    elif name == 'exp' or eqn.params.get('name') == 'relu':
+    elif name == 'exp' or called == 'relu':
       total['exp' if name == 'exp' else 'relu'] += math.prod(eqn.outvars[0].aval.shape)
     elif name == 'reduce_sum' and eqn.params['axes'] == (1, 2) and eqn.invars[0].aval.ndim == 4:
       total['pool'] += math.prod(eqn.invars[0].aval.shape)

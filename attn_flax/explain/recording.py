@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from attn_flax.attention.protocols import attends, traits
 from attn_flax.errors import UserError
 from attn_flax.explain.taps import Network, Variables, check_images, network_state
 
@@ -73,7 +74,7 @@ def record(model: Network, variables: Variables, images: jax.Array) -> Records:
     if context.method_name == '__call__':
       path = context.module.path
       order.append(path)
-      if callable(getattr(type(context.module), 'weights', None)):
+      if attends(context.module):
         seen[path] = (*context.module.unbind(), args[0])
     return y
 
@@ -110,7 +111,7 @@ def _attention(module, variables, x, patches) -> Attention | None:
   rounded_up = [(-(-height // step), -(-width // step)) for step in _KEY_STEPS]
   rounded_down = [(height // step, width // step) for step in _KEY_STEPS]
   grid = next((g for g in rounded_up + rounded_down if g[0] * g[1] == keys), None)
-  if getattr(module, 'where', None) == 'conv':
+  if traits(type(module)).where == 'conv':
     return Attention(weights, keys, keys, grid, grid)
   return Attention(weights, height * width, keys, (height, width), grid)
 

@@ -1,6 +1,6 @@
 """Marks in a network's program, which explanations and costs read; they compute nothing."""
 
-import contextvars
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -21,10 +21,34 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 # The name scopes in which a mechanism multiplies activations with activations, and inside of it
 # queries with vectors of relative positions.
 ATTENTION_SCOPE = 'attention_products'
-
-
 RELATIVE_SCOPE = 'relative_products'
 
+_COUNTED = 'counted_as'
 
-# Whether a program is traced to be counted, not to be run.
-COUNTING: contextvars.ContextVar[bool] = contextvars.ContextVar('COUNTING', default=False)
+
+def counted_as(function: Callable[..., jax.Array], **operations: int) -> Callable[..., jax.Array]:
+  """Has a function counted as other operations than those of its program.
+
+  For formulations that compute an equation in another way: costs are those of the equation. The
+  function is compiled as it is; the counts are carried by its name in the traced program.
+
+  Args:
+    function: arrays -> array.
+    **operations: how many of each kind, see `costs.count_operations`; kinds that are left out do
+      not occur.
+  """
+
+  def named(*args):
+    return function(*args)
+
+  named.__name__ = '__'.join((_COUNTED, *(f'{kind}_{n}' for kind, n in operations.items())))
+  return jax.jit(named)
+
+
+def operations_of(name: str) -> dict[str, int] | None:
+  """The operations that a function of this name is counted as; None where nothing is said."""
+  prefix, *counts = name.split('__')
+  if prefix != _COUNTED:
+    return None
+  pairs = (count.rsplit('_', 1) for count in counts)
+  return {kind: int(n) for kind, n in pairs}

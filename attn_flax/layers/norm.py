@@ -1,4 +1,4 @@
-"""Batch normalisation with PyTorch's conventions and a closed-form gradient."""
+"""Batch normalization with PyTorch's conventions and a closed-form gradient."""
 
 import functools
 from typing import Any
@@ -10,12 +10,12 @@ from jax import lax
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _batch_normalise(x, scale, bias, pivot, epsilon):
+def _batch_normalize(x, scale, bias, pivot, epsilon):
   """Normalises `x` [..., C] with its own statistics; returns it with mean and variance [C]."""
-  return _batch_normalise_fwd(x, scale, bias, pivot, epsilon)[0]
+  return _batch_normalize_fwd(x, scale, bias, pivot, epsilon)[0]
 
 
-def _batch_normalise_fwd(x, scale, bias, pivot, epsilon):
+def _batch_normalize_fwd(x, scale, bias, pivot, epsilon):
   axes = tuple(range(x.ndim - 1))
   # One pass over the data; the pivot (the running mean) keeps E[x^2] - E[x]^2 from cancelling.
   shifted = x.astype(jnp.float32) - pivot
@@ -27,25 +27,25 @@ def _batch_normalise_fwd(x, scale, bias, pivot, epsilon):
   return (y, mean, var), (x, scale, mean, inverse)
 
 
-def _batch_normalise_bwd(epsilon, residuals, cotangents):
+def _batch_normalize_bwd(epsilon, residuals, cotangents):
   """The closed form, which stores `x` alone; the statistics returned feed running averages only."""
   del epsilon
   x, scale, mean, inverse = residuals
   dy = cotangents[0].astype(jnp.float32)
   axes = tuple(range(x.ndim - 1))
-  normalised = (x.astype(jnp.float32) - mean) * inverse
+  normalized = (x.astype(jnp.float32) - mean) * inverse
   dbias = dy.sum(axes)
-  dscale = (dy * normalised).sum(axes)
+  dscale = (dy * normalized).sum(axes)
   count = x.size // x.shape[-1]
-  dx = (scale * inverse) * (dy - dbias / count - normalised * (dscale / count))
+  dx = (scale * inverse) * (dy - dbias / count - normalized * (dscale / count))
   return dx.astype(x.dtype), dscale, dbias, jnp.zeros_like(mean)
 
 
-_batch_normalise.defvjp(_batch_normalise_fwd, _batch_normalise_bwd)
+_batch_normalize.defvjp(_batch_normalize_fwd, _batch_normalize_bwd)
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation over all axes but the last, as `torch.nn.BatchNorm1d` and `2d`.
+  """Batch normalization over all axes but the last, as `torch.nn.BatchNorm1d` and `2d`.
 
   Ioffe and Szegedy, "Batch Normalization" (ICML 2015, https://arxiv.org/abs/1502.03167).
   Variables are those of `flax.linen.BatchNorm`: params `scale`, `bias`, batch_stats `mean`, `var`,
@@ -53,7 +53,7 @@ class BatchNorm(nn.Module):
   Forward-mode differentiation is not available in training (the gradient has a closed form).
 
   Attributes:
-    train: normalise with the batch's statistics and update the running ones.
+    train: normalize with the batch's statistics and update the running ones.
     momentum: share of the running value kept at each step; PyTorch's momentum 0.1 is 0.9 here.
     epsilon: added to the variance.
     scale_init: initialiser of the scale (gamma).
@@ -78,7 +78,7 @@ class BatchNorm(nn.Module):
     if not self.train:
       inverse = lax.rsqrt(var.value + self.epsilon) * scale
       return (x.astype(jnp.float32) * inverse + (bias - mean.value * inverse)).astype(x.dtype)
-    y, batch_mean, batch_var = _batch_normalise(
+    y, batch_mean, batch_var = _batch_normalize(
       x, scale, bias, lax.stop_gradient(mean.value), self.epsilon
     )
     if not self.is_initializing():

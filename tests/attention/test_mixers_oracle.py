@@ -375,7 +375,7 @@ def test_non_local(randomised, kernel, subsample, scale):
   _assert_oracle(randomised, module, expect, queries=np.array([34, 2, 0, 2]))
 
 
-def test_non_local_normalises_with_the_statistics_of_the_batch_in_training(randomised):
+def test_non_local_normalizes_with_the_statistics_of_the_batch_in_training(randomised):
   def expect(o, x):
     return non_local(o, x, 'embedded', 'before', True)[0]
 

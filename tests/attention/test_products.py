@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend import core
-from oracles import NORMALISE, attention_loop
+from oracles import NORMALIZE, attention_loop
 
 from attn_flax.attention import products
 
@@ -101,21 +101,21 @@ def test_keys_may_be_fewer_than_queries():
     _assert_same(found, [y, *gradients])
 
 
-@pytest.mark.parametrize('normalise', NORMALISE)
-def test_normalisations_are_the_loops(normalise):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_normalizations_are_the_loops(normalize):
   grid = (7, 5)
   inputs, cotangent = _inputs(grid, relative=True)
-  function = getattr(products, normalise)
-  options = [{'implementation': n, 'normalise': function} for n in ('direct', 'blocks')]
-  y, _, gradients = attention_loop(*inputs[:3], grid, inputs[3:], normalise, cotangent)
+  function = getattr(products, normalize)
+  options = [{'implementation': n, 'normalize': function} for n in ('direct', 'blocks')]
+  y, _, gradients = attention_loop(*inputs[:3], grid, inputs[3:], normalize, cotangent)
   for found in _run(inputs, cotangent, grid, options):
     _assert_same(found, [y, *gradients])
 
 
-def test_fused_kernel_refuses_what_it_cannot_normalise():
+def test_fused_kernel_refuses_what_it_cannot_normalize():
   inputs, _ = _inputs((4, 6), relative=False)
   with pytest.raises(ValueError, match='softmax only'):
-    _attend(inputs, (4, 6), implementation='fused', normalise=products.mean)
+    _attend(inputs, (4, 6), implementation='fused', normalize=products.mean)
 
 
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
@@ -155,9 +155,9 @@ def test_gradients_of_relative_positions_are_summed_in_their_own_precision():
 # --- weights
 
 
-@pytest.mark.parametrize('normalise', NORMALISE)
+@pytest.mark.parametrize('normalize', NORMALIZE)
 @pytest.mark.parametrize('relative', [False, True], ids=['plain', 'relative'])
-def test_weights_are_the_rows_asked_for(relative, normalise):
+def test_weights_are_the_rows_asked_for(relative, normalize):
   """In the order asked for, repeated where repeated; softmax rows sum to 1."""
   grid, queries = (7, 5), np.array([34, 0, 12, 12, 5])
   (q, k, v, *tables), _ = _inputs(grid, relative)
@@ -165,17 +165,17 @@ def test_weights_are_the_rows_asked_for(relative, normalise):
   @jax.jit
   def weigh(q, k, queries, tables):
     table = products.Relative(*tables) if tables else None
-    return products.weights(q, k, queries, grid, table, getattr(products, normalise))
+    return products.weights(q, k, queries, grid, table, getattr(products, normalize))
 
   rows = weigh(q, k, queries, tables)
-  y, weights, _ = attention_loop(q, k, v, grid, tables, normalise)
+  y, weights, _ = attention_loop(q, k, v, grid, tables, normalize)
   _assert_same([rows, np.asarray(rows) @ v], [weights[:, :, queries], y[:, :, queries]])
-  if normalise == 'softmax':
+  if normalize == 'softmax':
     np.testing.assert_allclose(rows.sum(-1), np.ones((N, HEADS, 5)), rtol=1e-6)
 
 
 def test_weights_of_half_precision_are_exact():
-  """Scores are summed and normalised in float32, so that nothing is lost of what comes in.
+  """Scores are summed and normalized in float32, so that nothing is lost of what comes in.
 
   A compiler may keep more precision than it is asked for, so the program itself is read too.
   """

@@ -43,8 +43,8 @@ class Oracle:
       self.updated[f'{name}/mean'] = momentum * mean + (1 - momentum) * rows.mean(0)
       self.updated[f'{name}/var'] = momentum * var + (1 - momentum) * batch_var
       mean, var = rows.mean(0), rows.var(0)
-    normalised = (x - mean) / np.sqrt(var + 1e-5)
-    return normalised * self.get(f'{name}/scale') + self.get(f'{name}/bias')
+    normalized = (x - mean) / np.sqrt(var + 1e-5)
+    return normalized * self.get(f'{name}/scale') + self.get(f'{name}/bias')
 
   def conv(self, x, name, dilation=1):
     """A convolution that keeps the size of the map: a sum over taps, zero outside the map."""
@@ -166,7 +166,7 @@ def _softmax(scores):
 
 
 # What makes weights of one query's scores, and what makes its gradient of that of the weights.
-NORMALISE = {
+NORMALIZE = {
   'softmax': (_softmax, lambda scores, w, dw: w * (dw - w @ dw)),
   'mean': (lambda scores: scores / scores.size, lambda scores, w, dw: dw / scores.size),
   'relu_mean': (
@@ -176,7 +176,7 @@ NORMALISE = {
 }
 
 
-def attention_loop(q, k, v, grid, tables=None, normalise='softmax', cotangent=None):
+def attention_loop(q, k, v, grid, tables=None, normalize='softmax', cotangent=None):
   """Attention of one query at a time and its gradients by hand, in float64.
 
   Args:
@@ -185,7 +185,7 @@ def attention_loop(q, k, v, grid, tables=None, normalise='softmax', cotangent=No
     v: [N, heads, K, dv].
     grid: (H, W).
     tables: vectors [2 H - 1, d] of row offsets and [2 W - 1, d] of column offsets, or None.
-    normalise: one of `NORMALISE`.
+    normalize: one of `NORMALIZE`.
     cotangent: [N, heads, H * W, dv], or None.
 
   Returns:
@@ -194,7 +194,7 @@ def attention_loop(q, k, v, grid, tables=None, normalise='softmax', cotangent=No
   """
   q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
   tables = [np.asarray(table, np.float64) for table in tables or ()]
-  forward, backward = NORMALISE[normalise]
+  forward, backward = NORMALIZE[normalize]
   height, width = grid
   keys = range(k.shape[2])
   y, weights = np.zeros((*q.shape[:3], v.shape[-1])), np.zeros((*q.shape[:3], len(keys)))
