@@ -31,7 +31,7 @@ def test_the_map_is_the_tree():
 
 
 def test_tests_mirror_the_tree():
-  """Each folder of tests is called after the part of the package, or of the project, it is about."""
+  """Each folder of tests is called after the part of the package or project that it tests."""
   apart = {'frozen', 'golden', 'helpers'}
   for path in (ROOT / 'tests').rglob('test_*.py'):
     folder = path.parent.relative_to(ROOT / 'tests')

@@ -55,7 +55,7 @@ _cudnn = functools.partial(jax.nn.dot_product_attention, scale=1.0, implementati
 
 
 def _on_cuda(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """cuDNN's attention; where it cannot be traced, what raises an error if it is lowered."""
+  """The attention of cuDNN; where it cannot be traced, what raises an error if it is lowered."""
   try:
     jax.eval_shape(_cudnn, q, k, v)
   except RuntimeError as error:  # JAX finds no cuDNN, or one that is too old.

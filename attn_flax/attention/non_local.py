@@ -4,7 +4,8 @@ Wang et al., "Non-local Neural Networks" (CVPR 2018, https://arxiv.org/abs/1711.
 """
 
 import functools
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
 from attn_flax.errors import UserError, check_choice
 from attn_flax.layers import marks
+from attn_flax.layers.types import Dtype
 
 KERNELS = {
   'embedded': products.softmax,
@@ -57,7 +59,7 @@ class NonLocal(nn.Module):
   subsample: str = 'before'
   scale: bool = True
   zero_init: bool = True
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @property
   def starts_as_identity(self) -> bool:
@@ -103,7 +105,9 @@ class NonLocal(nn.Module):
       return products.weights(q, k, queries, (height, width), normalize=normalize)
 
     g = flat(halve(embed(source, 'g'), 'after'))
-    attend = functools.partial(products.attend, grid=(height, width), normalize=normalize)
+    attend: Callable[..., jax.Array] = functools.partial(
+      products.attend, grid=(height, width), normalize=normalize
+    )
     if self.kernel == 'concatenation':
       # The defining product is as long as both vectors together.
       pairs = q.shape[2] * k.shape[2] * n

@@ -16,7 +16,8 @@ import numpy as np
 from attn_flax.errors import UserError, check_choice
 from attn_flax.explain import recording
 from attn_flax.explain.recording import Path
-from attn_flax.explain.taps import Network, Variables
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 
 Queries = Sequence[int] | np.ndarray | jax.Array
 

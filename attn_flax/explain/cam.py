@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax.explain import taps
-from attn_flax.explain.taps import Network, Variables
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 
 Rule = Callable[[jax.Array, jax.Array], jax.Array]
 

@@ -6,14 +6,18 @@ are a loop of the program.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+# Pytrees of arrays.
+Carry = TypeVar('Carry')
+Result = TypeVar('Result')
 
-def accumulate(add: Callable[..., Any], carry: Any, items: jax.Array, *fixed: Any) -> Any:
+
+def accumulate(add: Callable[..., Carry], carry: Carry, items: jax.Array, *fixed: object) -> Carry:
   """Folds `carry = add(carry, item, *fixed)` over the first axis of `items`.
 
   Args:
@@ -29,7 +33,7 @@ def accumulate(add: Callable[..., Any], carry: Any, items: jax.Array, *fixed: An
   return carry
 
 
-def stack(function: Callable[..., Any], items: jax.Array, *fixed: Any) -> Any:
+def stack(function: Callable[..., Result], items: jax.Array, *fixed: object) -> Result:
   """The results of `function(item, *fixed)` over the first axis of `items`, along a first axis.
 
   Args:
@@ -43,5 +47,5 @@ def stack(function: Callable[..., Any], items: jax.Array, *fixed: Any) -> Any:
   return jax.tree.map(lambda *parts: jnp.stack(parts), *results)
 
 
-def _traced(*trees: Any) -> bool:
+def _traced(*trees: object) -> bool:
   return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

@@ -14,7 +14,8 @@ import numpy as np
 from attn_flax.errors import UserError
 from attn_flax.explain import taps
 from attn_flax.explain.loops import accumulate
-from attn_flax.explain.taps import Network, Variables
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 
 
 def occlusion(

@@ -29,7 +29,8 @@ from attn_flax.explain import taps
 from attn_flax.explain.imputation import impute
 from attn_flax.explain.loops import stack
 from attn_flax.explain.maps import upscale
-from attn_flax.explain.taps import Network, Variables
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 
 
 def insertion_deletion(

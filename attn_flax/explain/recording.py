@@ -16,7 +16,9 @@ from jax import lax
 
 from attn_flax.attention.protocols import attends, traits
 from attn_flax.errors import UserError
-from attn_flax.explain.taps import Network, Variables, check_images, network_state
+from attn_flax.explain.taps import check_images, network_state
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 
 # The vocabulary of `attention.compose`.
 GATES = ('channel_gate', 'spatial_gate', 'gate')

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from attn_flax.errors import UserError
 from attn_flax.explain import recording
-from attn_flax.explain.taps import Network, Variables
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 from attn_flax.models.vit import ViT
 
 

@@ -5,26 +5,22 @@ what the gradient is taken with respect to. Hence no hooks, and the network is a
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.errors import UserError
-
-# A linen network of this library, with `num_classes` and `num_stages`.
-Network = Any
-Variables = Mapping[str, Any]
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 
 
 def check_images(images: jax.Array) -> None:
-  """Raises `UserError` for images that are not [N, H, W, C] floats, such as unnormalised ones."""
+  """Raises `UserError` for images that are not [N, H, W, C] floats, such as unnormalized ones."""
   if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
     raise UserError(
       f'images of shape {images.shape} and type {images.dtype} cannot be explained; give the '
-      'normalised images that the network takes, [N, H, W, 3] of floats'
+      'normalized images that the network takes, [N, H, W, 3] of floats'
     )
 
 
@@ -33,6 +29,8 @@ def check(model: Network, images: jax.Array, labels: jax.Array) -> None:
 
   The values of labels are looked at where they are known, so not inside a compiled function.
   """
+  if model.num_classes is None:
+    raise UserError('a network without a head has no logits to explain; give it num_classes')
   check_images(images)
   if np.shape(labels) != images.shape[:1]:
     raise UserError(
@@ -50,13 +48,13 @@ def check(model: Network, images: jax.Array, labels: jax.Array) -> None:
 
 
 def fits(values: jax.typing.ArrayLike, images: jax.Array) -> bool:
-  """Whether values, such as one colour [3], broadcast to the shape of images [N, H, W, C]."""
+  """Whether values, such as one color [3], broadcast to the shape of images [N, H, W, C]."""
   shape = np.shape(values)
   sizes = zip(reversed(shape), reversed(images.shape), strict=False)
   return len(shape) <= images.ndim and all(size in (1, full) for size, full in sizes)
 
 
-def network_state(variables: Variables) -> dict[str, Any]:
+def network_state(variables: Variables) -> Variables:
   """The variables without what an earlier call may have recorded, which would be appended to."""
   return {k: v for k, v in variables.items() if k not in ('intermediates', 'perturbations')}
 
@@ -110,7 +108,7 @@ def activations(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     stage: number of the stage, from 1; None for the last.
 
   Raises:
@@ -136,7 +134,7 @@ def activations_and_gradients(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     stage: number of the stage, from 1; None for the last.
 

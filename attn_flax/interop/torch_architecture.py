@@ -9,7 +9,7 @@ import numpy as np
 from attn_flax.attention.compose import hidden_channels
 from attn_flax.errors import UserError, check_choice
 from attn_flax.models import add_attention
-from attn_flax.models.placement import field_names
+from attn_flax.models.placement import Fields, field_names
 from attn_flax.models.resnet import ResNet
 
 StateDict = Mapping[str, np.ndarray]
@@ -61,7 +61,7 @@ def canonical(state: StateDict) -> Weights:
   return Weights(arrays, legacy, pooled)
 
 
-def infer(weights: Weights, attention_kwargs: dict[str, Any], fields: dict[str, Any]) -> ResNet:
+def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
   """The network that some weights belong to.
 
   Args:
@@ -138,7 +138,7 @@ def _stem(state: StateDict) -> str:
 
 def _attention(
   state: StateDict, depths: tuple[int, ...], outputs: list[int]
-) -> tuple[str, dict[str, Any]] | None:
+) -> tuple[str, Fields] | None:
   """The place of the mechanism and its entry, or None."""
   if 'bam1.channel_att.gate_c.gate_c_fc_0.weight' in state:
     return 'stage', _bam(state, outputs)
@@ -168,20 +168,20 @@ def _stages_with(state: StateDict, depths: tuple[int, ...], suffix: str) -> tupl
   return tuple(stages)
 
 
-def _se(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) -> dict[str, Any]:
+def _se(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) -> Fields:
   hidden = {i: shape[0] for i, shape in shapes.items()}
   bias = any(name.endswith('se.fc1.bias') for name in state)
   return {'name': 'se', 'bias': bias, **_ratio(hidden, channels)}
 
 
-def _eca(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) -> dict[str, Any]:
+def _eca(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) -> Fields:
   del state, channels
   sizes = {i: shape[-1] for i, shape in shapes.items()}
   # One size per stage of the network; those without attention never ask for theirs.
   return {'name': 'eca', 'kernel_size': tuple(sizes.get(i, 3) for i in range(1, max(sizes) + 1))}
 
 
-def _cbam(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) -> dict[str, Any]:
+def _cbam(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) -> Fields:
   stage = min(shapes)
   found = {'name': 'cbam', **_ratio({i: shape[0] for i, shape in shapes.items()}, channels)}
   found.pop('divisor')
@@ -189,7 +189,7 @@ def _cbam(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) 
   return found | ({'order': 'channel_only'} if conv is None else {'kernel_size': conv.shape[-1]})
 
 
-def _bam(state: StateDict, outputs: list[int]) -> dict[str, Any]:
+def _bam(state: StateDict, outputs: list[int]) -> Fields:
   stages = tuple(i for i in range(1, len(outputs) + 1) if f'bam{i}.{_BAM_REDUCE}' in state)
   hidden = {i: state[f'bam{i}.{_BAM_REDUCE}'].shape[0] for i in stages}
   found = {'name': 'bam', 'stages': stages, **_ratio(hidden, {i: outputs[i - 1] for i in stages})}

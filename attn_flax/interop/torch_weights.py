@@ -17,7 +17,8 @@ import numpy as np
 from attn_flax.costs.count import abstract_variables
 from attn_flax.errors import UserError
 from attn_flax.interop.torch_architecture import StateDict, canonical, infer
-from attn_flax.models.placement import Placement
+from attn_flax.layers.types import Variables
+from attn_flax.models.placement import Fields, Placement
 from attn_flax.models.resnet import ResNet
 
 # Module there -> module here; the first rule that matches a whole name counts.
@@ -83,11 +84,11 @@ def _renamed(rules: _Rules, name: str) -> str:
 
 
 def from_torch(
-  source: str | pathlib.Path | Mapping[str, Any],
+  source: str | pathlib.Path | Mapping[str, object],
   *,
-  attention_kwargs: Mapping[str, Any] | None = None,
+  attention_kwargs: Fields | None = None,
   **fields: Any,
-) -> tuple[ResNet, dict[str, Any]]:
+) -> tuple[ResNet, Variables]:
   """A network and its variables from PyTorch weights.
 
   Example:
@@ -113,14 +114,14 @@ def from_torch(
   return model, convert(weights.arrays, model)
 
 
-def read_state_dict(source: str | pathlib.Path | Mapping[str, Any]) -> dict[str, np.ndarray]:
+def read_state_dict(source: str | pathlib.Path | Mapping[str, object]) -> dict[str, np.ndarray]:
   """The arrays of a state dict, by name, from a file or a mapping.
 
   Raises:
     UserError: for a file that is missing, damaged or of an unknown kind.
   """
   if isinstance(source, Mapping):
-    content: Any = source
+    content: object = source
   elif not isinstance(source, str | pathlib.Path):
     content = source
   else:
@@ -144,7 +145,7 @@ def read_state_dict(source: str | pathlib.Path | Mapping[str, Any]) -> dict[str,
   return arrays
 
 
-def _read_file(path: pathlib.Path) -> Any:
+def _read_file(path: pathlib.Path) -> object:
   try:
     if path.suffix == '.npz':
       with np.load(path) as file:
@@ -170,7 +171,7 @@ def _read_file(path: pathlib.Path) -> Any:
   )
 
 
-def convert(state: StateDict, model: ResNet) -> dict[str, Any]:
+def convert(state: StateDict, model: ResNet) -> Variables:
   """Variables of a model from a state dict in canonical names.
 
   Raises:

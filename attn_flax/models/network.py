@@ -1,13 +1,12 @@
 """What every network of the library is: the one contract that the rest of the package relies on."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import jax
 
 from attn_flax.errors import UserError, check_range
-from attn_flax.layers.types import Variables
+from attn_flax.layers.types import Model
 from attn_flax.models.placement import Placement
 
 # What a network returns: logits, or, where it has no head, its maps by name.
@@ -17,7 +16,7 @@ DTYPES = ('float32', 'bfloat16')
 
 
 @runtime_checkable
-class Network(Protocol):
+class Network(Model, Protocol):
   """A Linen module over images, in stages, that attention can be put into.
 
   It is called `model(images, train=...)` inside `init` and `apply`:
@@ -98,14 +97,6 @@ class Network(Protocol):
 
   def check(self) -> None:
     """Raises `UserError` for fields that are impossible or do not go together."""
-    ...
-
-  def init(self, rngs: Any, /, *args: Any, **kwargs: Any) -> Variables:
-    """Variables for images of a shape, see `flax.linen.Module.init`."""
-    ...
-
-  def apply(self, variables: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Calls the network with some variables, see `flax.linen.Module.apply`."""
     ...
 
   def clone(self, **updates: Any) -> Self:

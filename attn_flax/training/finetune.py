@@ -10,6 +10,7 @@ import numpy as np
 
 from attn_flax.errors import UserError
 from attn_flax.interop.torch_weights import from_torch
+from attn_flax.layers.types import Variables
 from attn_flax.training.checkpoints import read_best
 from attn_flax.training.steps import TrainState
 
@@ -58,7 +59,7 @@ def read_weights(source: str) -> Flat:
       'or npz file'
     )
   if path.is_dir():
-    variables = read_best(path)
+    variables: Variables = read_best(path)
   else:
     _, variables = from_torch(path)
   return flax.traverse_util.flatten_dict(variables, sep='/')

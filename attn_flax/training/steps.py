@@ -6,12 +6,12 @@ All of it is pure: a step's randomness comes from its key, and no step reads or 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from attn_flax.layers.types import Model
 from attn_flax.tasks.classification import Sums, cross_entropy, score_sums
 from attn_flax.training.optimizer import Schedule
 
@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-  model: nn.Module,
+  model: Model,
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   image_shape: tuple[int, ...],
@@ -55,7 +55,7 @@ def init_state(
 
 
 def make_train_step(
-  model: nn.Module,
+  model: Model,
   optimizer: optax.GradientTransformation,
   schedule: Schedule,
   *,
@@ -136,7 +136,7 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(model: nn.Module) -> Callable[[Variables, Batch], tuple[Sums, jax.Array]]:
+def make_eval_step(model: Model) -> Callable[[Variables, Batch], tuple[Sums, jax.Array]]:
   """The pure function `eval_step(variables, batch) -> (sums of the scores, logits [N, K])`.
 
   The batch holds `image` [N, H, W, C] float32, `label` [N] int32 and `mask` [N], 0 for padding.

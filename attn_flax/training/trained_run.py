@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +16,8 @@ import numpy as np
 from attn_flax.batching import in_batches
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.decode import BadImage, central_crop
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.experiment import make_model
@@ -38,8 +39,8 @@ class TrainedRun:
     resize: length in pixels of an image's shorter side before its centre is cut out.
   """
 
-  model: nn.Module
-  variables: Any
+  model: Network
+  variables: Variables
   class_names: Sequence[str]
   augmentation: Augmentation
   size: int

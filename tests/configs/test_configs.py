@@ -17,6 +17,7 @@ from attn_flax import count_macs, count_params
 from attn_flax.attention import ATTENTION
 from attn_flax.attention.protocols import traits
 from attn_flax.costs.count import abstract_variables
+from attn_flax.data import DATASETS
 from attn_flax.models import list_models
 from attn_flax.models.create import CONV_FIELDS, PLACEMENT_FIELDS
 from attn_flax.training.experiment import make_model
