@@ -63,3 +63,21 @@ def check_range(
     if math.isfinite(bound)
   ]
   raise UserError(f'{what}={value!r} is impossible; choose {name} {" and ".join(bounds)}'.rstrip())
+
+
+def check_counts(owner: str = '', /, **fields: object) -> None:
+  """Raises `UserError` for a field that is no whole number of at least 1, or no tuple of such.
+
+  Args:
+    owner: whose fields they are, named before them.
+    **fields: values by name; None is refused, too.
+  """
+  prefix = f'{owner} ' if owner else ''
+  for name, value in fields.items():
+    if not isinstance(value, tuple):
+      check_range(f'{prefix}{name}', value, 1, whole=True)
+      continue
+    if not value:
+      raise UserError(f'{prefix}{name}=() is empty; name one at least')
+    for i, number in enumerate(value):
+      check_range(f'{prefix}{name}[{i}]', number, 1, whole=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
+from attn_flax.errors import check_counts
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -124,6 +125,11 @@ class Additive(nn.Module):
 
   ratio: int = 16
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    """Checks the fields."""
+    check_counts('additive', ratio=self.ratio)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

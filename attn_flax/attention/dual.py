@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.errors import check_choice
+from attn_flax.errors import check_choice, check_counts
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -111,6 +111,12 @@ class Dual(nn.Module):
   ratio: int = 8
   energy: str = 'released'
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    """Checks the fields."""
+    check_counts('dual', ratio=self.ratio)
+    check_choice('dual energy', self.energy, ENERGIES)
+    super().__post_init__()
 
   @property
   def starts_as_identity(self) -> bool:

@@ -17,7 +17,7 @@ from attn_flax.attention.compose import compose
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice
+from attn_flax.errors import check_choice, check_counts, check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -55,6 +55,18 @@ class Hybrid(nn.Module):
   dilation: int = 4
   hidden: int = 8
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    """Checks the fields."""
+    check_counts(
+      'hybrid',
+      ratio=self.ratio,
+      position_ratio=self.position_ratio,
+      dilation=self.dilation,
+      hidden=self.hidden,
+    )
+    check_range('hybrid kernel_size', self.kernel_size, 1, odd=True)
+    super().__post_init__()
 
   @property
   def starts_as_identity(self) -> bool:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_counts, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -43,6 +43,13 @@ class StandAlone(nn.Module):
   heads: int = 8
   kernel_size: int = 7
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    """Checks the fields."""
+    check_counts('sasa', heads=self.heads)
+    check_range('sasa kernel_size', self.kernel_size, 1, odd=True)
+    check_range('sasa stride', self.stride, 1, 2, whole=True)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:
@@ -105,10 +112,6 @@ class StandAlone(nn.Module):
         f'stand-alone attention of {self.features} features cannot be split into {self.heads} '
         f'heads of even size; choose heads so that {self.features} is a multiple of 2 * heads'
       )
-    if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-      raise UserError(f'stand-alone kernel_size={self.kernel_size} must be an odd number')
-    if self.stride not in (1, 2):
-      raise UserError(f'stand-alone stride={self.stride} must be 1 or 2')
 
   def _inside(self, height, width):
     """Which neighbours lie in the map: [H, W, 1, size, size]."""

@@ -3,7 +3,7 @@
 Hu, Shen, Sun, "Squeeze-and-Excitation Networks" (CVPR 2018, https://arxiv.org/abs/1709.01507).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
-from attn_flax.errors import check_choice
+from attn_flax.errors import UserError, check_choice, check_counts
 from attn_flax.layers.types import Dtype
 
 # [N, H, W, C] -> [N, C]; `lp` is the 2-norm (a sum, not a mean), `lse` the log of the sum of exps.
@@ -22,6 +22,14 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'lp': lambda x: jnp.sqrt(jnp.maximum(jnp.square(x).sum((1, 2)), 1e-12)),
   'lse': lambda x: jax.nn.logsumexp(x, (1, 2)),
 }
+
+
+def check_pools(owner: str, pools: Sequence[str]) -> None:
+  """Raises `UserError` for pools that are none of `POOLS`, or none at all."""
+  if not pools:
+    raise UserError(f'{owner} pools=() is empty; name one at least of {", ".join(POOLS)}')
+  for pool in pools:
+    check_choice(f'{owner} pool', pool, POOLS)
 
 
 class ChannelMLP(nn.Module):
@@ -50,8 +58,7 @@ class ChannelMLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> logits [N, 1, 1, C]."""
-    for pool in self.pools:
-      check_choice('pool', pool, POOLS)
+    check_pools('channel gate', self.pools)
     channels = x.shape[-1]
     hidden = hidden_channels(channels, self.ratio, self.divisor)
     y = jnp.stack([POOLS[pool](x) for pool in self.pools], axis=1)
@@ -86,6 +93,11 @@ class SE(nn.Module):
   bias: bool = True
   divisor: int = 1
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    """Checks the fields."""
+    check_counts('se', ratio=self.ratio, divisor=self.divisor)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.errors import UserError, check_choice, check_counts, check_range
 from attn_flax.layers.types import Dtype
-from attn_flax.models.network import DTYPES, Output, check_counts
+from attn_flax.models.network import DTYPES, Output
 from attn_flax.models.placement import PLACES, Placement, at, field_names, refine
 
 _HEAD_WIDTH = 1280  # At every width multiplier.

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import jax
 
-from attn_flax.errors import UserError, check_range
 from attn_flax.layers.types import Model
 from attn_flax.models.placement import Placement
 
@@ -102,15 +101,3 @@ class Network(Model, Protocol):
   def clone(self, **updates: Any) -> Self:
     """A copy with some fields replaced."""
     ...
-
-
-def check_counts(**fields: int | tuple[int, ...]) -> None:
-  """Raises `UserError` for a field that is no whole number of at least 1, or no tuple of such."""
-  for name, value in fields.items():
-    if not isinstance(value, tuple):
-      check_range(name, value, 1, whole=True)
-      continue
-    if not value:
-      raise UserError(f'{name}=() is empty; name one at least')
-    for i, number in enumerate(value):
-      check_range(f'{name}[{i}]', number, 1, whole=True)

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.errors import UserError, check_choice, check_counts, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
-from attn_flax.models.network import DTYPES, Output, check_counts
+from attn_flax.models.network import DTYPES, Output
 from attn_flax.models.placement import Placement
 
 _norm = functools.partial(nn.LayerNorm, epsilon=1e-6)

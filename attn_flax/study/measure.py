@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,6 @@ from attn_flax.data import Records, Split
 from attn_flax.errors import UserError
 from attn_flax.explain.controls import best_fixed_map
 from attn_flax.explain.localization import box_mask
-from attn_flax.models.network import Network
 from attn_flax.report import published
 from attn_flax.study import accuracy, conditions, costs
 from attn_flax.study.explain import Explained, Explainer, Images
@@ -37,7 +37,7 @@ class _Study(NamedTuple):
   """What all runs share, the network of each variant, and the runs that can be evaluated."""
 
   experiment: Experiment
-  models: dict[str, Network]
+  models: dict[str, nn.Module]
   members: dict[str, list[Member]]
   baseline: str
   options: Any
