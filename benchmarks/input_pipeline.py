@@ -44,6 +44,7 @@ from attn_flax.data.pipeline.resident import Resident
 from attn_flax.data.pipeline.stream import Stream
 from attn_flax.data.records import Records
 from attn_flax.data.sources.folder.read import FolderSource
+from attn_flax.tasks.names import find_task
 from attn_flax.training.steps import init_state, make_train_step
 
 _MODEL = flags.DEFINE_string('model', 'resnet20', 'Network whose training step is fed.')
@@ -78,7 +79,9 @@ def _resident(rounds: int, batch_size: int) -> list[dict]:
   state = jax.jit(lambda key: init_state(model, optimizer, key, (32, 32, 3), ema=False))(
     jax.random.key(0)
   )
-  train = jax.jit(make_train_step(model, optimizer, lambda _: 0.1), donate_argnums=0)
+  train = jax.jit(
+    make_train_step(model, optimizer, lambda _: 0.1, find_task('classification')), donate_argnums=0
+  )
   key = jax.random.key(1)
   batch = {
     'image': jnp.asarray(rng.normal(size=(batch_size, 32, 32, 3)), jnp.float32),

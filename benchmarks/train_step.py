@@ -27,6 +27,7 @@ from tables import write_csv
 from attn_flax import count_macs, count_params, create_model
 from attn_flax.costs.table import format_table
 from attn_flax.costs.timing import interleave, peak_bytes, ratio
+from attn_flax.tasks.names import find_task
 from attn_flax.training.steps import init_state, make_train_step
 
 _MODEL = flags.DEFINE_string('model', 'resnet20', 'Network.')
@@ -61,7 +62,9 @@ def _jax_step(attention: str):
     'image': jnp.asarray(rng.normal(size=(_BATCH.value, *shape)), jnp.float32),
     'label': jnp.asarray(rng.integers(0, 10, _BATCH.value), jnp.int32),
   }
-  step = jax.jit(make_train_step(model, optimizer, lambda _: 0.1), donate_argnums=0)
+  step = jax.jit(
+    make_train_step(model, optimizer, lambda _: 0.1, find_task('classification')), donate_argnums=0
+  )
   key = jax.random.key(1)
   began = time.perf_counter()
   compiled = step.lower(state, batch, key).compile()

@@ -29,6 +29,7 @@ def test_a_mechanism_of_ones_own_trains():
   import optax
 
   from attn_flax import count_macs
+  from attn_flax.tasks.names import find_task
   from attn_flax.training.steps import init_state, make_train_step
 
   namespace = {}
@@ -39,9 +40,9 @@ def test_a_mechanism_of_ones_own_trains():
   optimizer = optax.sgd(0.1)
   state = init_state(model, optimizer, jax.random.key(0), (16, 16, 3), ema=False)
   batch = {'image': jnp.ones((2, 16, 16, 3)), 'label': jnp.array([0, 1])}
-  _, metrics = jax.jit(make_train_step(model, optimizer, lambda _: 0.1))(
-    state, batch, jax.random.key(1)
-  )
+  _, metrics = jax.jit(
+    make_train_step(model, optimizer, lambda _: 0.1, find_task('classification'))
+  )(state, batch, jax.random.key(1))
   assert jnp.isfinite(metrics['loss'])
   assert 'branch_attention' in str(state.params)
 

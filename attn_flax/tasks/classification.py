@@ -1,14 +1,65 @@
-"""Losses and scores of classifiers, as sums over examples that are divided once, at the end."""
+"""Classification of images: one label each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import special
 
-# Sums over examples: `loss`, `top1`, `top5` and `count`.
-Sums = dict[str, jax.Array]
+from attn_flax.tasks.task import Batch, Options, Outputs, Predictions, Sums, Task
+
+
+def classification(options: Options) -> Task:
+  """The task of a classifier, whose outputs are logits [N, K] float32.
+
+  Its batches hold `label`, [N] int32 or, where images are mixed, [N, K] probabilities.
+  """
+  weights = options.class_weights
+  class_weights = None if weights is None else jnp.asarray(weights, jnp.float32)
+
+  def loss(outputs: Outputs, batch: Batch) -> jax.Array:
+    logits = jnp.asarray(outputs)
+    return cross_entropy(logits, batch['label'], options.label_smoothing, class_weights).mean()
+
+  return Task(
+    name='classification',
+    loss=loss,
+    sums=_sums,
+    scores=mean_scores,
+    best='top1',
+    higher_is_better=True,
+    logged=('top1', 'top5'),
+    predictions=lambda outputs, batch: {'logits': jnp.asarray(outputs), 'labels': batch['label']},
+    targets=('labels',),
+    examples=lambda predictions: hits(predictions['logits'], predictions['labels']),
+    further=_further,
+    summary=_summary,
+    pages='classification',
+  )
+
+
+def _sums(outputs: Outputs, batch: Batch) -> Sums:
+  logits = jnp.asarray(outputs)
+  return score_sums(logits, batch['label'], batch.get('mask', jnp.ones(len(logits))))
+
+
+def _further(predictions: Predictions) -> dict[str, float]:
+  logits, labels = predictions['logits'], predictions['labels']
+  # With five classes or fewer every answer is among the five likeliest.
+  top5 = {'top5': float(hits(logits, labels, 5).mean())} if logits.shape[1] > 5 else {}
+  probabilities = special.softmax(logits, axis=1)
+  return top5 | {'calibration_error': expected_calibration_error(probabilities, labels)}
+
+
+def _summary(
+  predictions: Predictions, class_names: Sequence[str]
+) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+  counts = confusion(predictions['logits'], predictions['labels'])
+  shares = counts.diagonal() / np.maximum(counts.sum(1), 1)
+  per_class = dict(zip(class_names, shares.tolist(), strict=True))
+  return {'per_class': per_class}, {'confusion': counts}
 
 
 def cross_entropy(
@@ -46,6 +97,39 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   num_classes = logits.shape[-1]
   pairs = labels * num_classes + logits.argmax(-1)
   return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def hits(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
+  """Which examples have their label among the k likeliest classes: [N] of 1.0 or 0.0.
+
+  As in `score_sums`, ties count against the label.
+
+  Args:
+    logits: [N, K].
+    labels: [N] integers.
+    k: how many classes.
+  """
+  own = np.take_along_axis(logits, labels[:, None].astype(int), axis=1)
+  return ((~(logits < own)).sum(1) <= k).astype(float)
+
+
+def expected_calibration_error(
+  probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> float:
+  """How far confidence and accuracy lie apart, on average over the images: 0 is best, 1 worst.
+
+  Images are put into bins of equal width by their largest probability, lower edge excluded. Guo
+  et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599.
+
+  Args:
+    probabilities: [n, K], rows that sum to 1.
+    labels: [n] integers.
+    bins: number of bins; the error grows with it where images are few.
+  """
+  confidence = probabilities.max(1).astype(np.float64)
+  gap = (probabilities.argmax(1) == labels) - confidence
+  place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+  return float(np.abs(np.bincount(place, gap, minlength=bins)).sum() / len(labels))
 
 
 def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:

@@ -1,20 +1,21 @@
 """Checkpoints of a run, by Orbax: atomic, the latest and the best kept."""
 
 import asyncio
+import contextlib
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from attn_flax.errors import UserError
-
-
-def _val_top1(metrics: dict[str, float]) -> float:
-  return metrics['val_top1']
+from attn_flax.tasks.names import find_task
+from attn_flax.tasks.task import Task
+from attn_flax.training import run_folder
 
 
 def _reason(error: BaseException) -> str:
@@ -25,10 +26,7 @@ def _reason(error: BaseException) -> str:
 
 
 class _DrainingLoop(asyncio.SelectorEventLoop):
-  """An event loop that waits for its tasks before it closes.
-
-  When one read fails, Orbax closes its loop on the others; each would then print a traceback.
-  """
+  """An event loop that waits for its tasks before it closes."""
 
   def close(self) -> None:
     """Waits, then closes."""
@@ -37,15 +35,43 @@ class _DrainingLoop(asyncio.SelectorEventLoop):
     super().close()
 
 
+@contextlib.contextmanager
+def _draining_loops() -> Iterator[None]:
+  """Has the event loops that are made meanwhile wait for their tasks before they close.
+
+  Orbax reads each array by a task of a fresh loop, and closes the loop at the first error: the
+  other tasks then end as garbage, each with a traceback on stderr, beside the one error that
+  counts. Waiting belongs into its `run_sync`; until it is there, this stands in for it.
+  https://github.com/google/orbax/blob/main/checkpoint/orbax/checkpoint/_src/asyncio_utils.py
+  """
+  original = asyncio.new_event_loop
+  asyncio.new_event_loop = _DrainingLoop
+  try:
+    yield
+  finally:
+    asyncio.new_event_loop = original
+
+
 class Checkpoints:
   """The folder `checkpoints/` of a run.
 
   Each step holds the items `state` (arrays) and `progress` (JSON), and the validation scores
-  where there are any. The best is the one with the highest `val_top1`; of equal ones, the latest.
+  where there are any. The best is the one whose validation score `Task.best` is; of equal ones, the
+  latest.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, read_only: bool = False):
-    """Opens the folder; makes it unless `read_only`."""
+  def __init__(self, workdir: pathlib.Path, task: Task | None = None, *, read_only: bool = False):
+    """Opens the folder; makes it unless `read_only`.
+
+    Args:
+      workdir: the run folder.
+      task: says which score decides; None: that of the run's config.
+      read_only: whether nothing is written.
+
+    Raises:
+      UserError: when there is nothing to be read, or it cannot be.
+    """
+    self._task = task or _task_of(workdir)
     self.folder = (workdir / 'checkpoints').absolute()  # Orbax refuses relative paths.
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints; name the folder of a run with --workdir')
@@ -54,13 +80,13 @@ class Checkpoints:
       [
         checkpoint_managers.LatestN(1),
         checkpoint_managers.BestN(
-          get_metric_fn=_val_top1, n=1, keep_checkpoints_without_metrics=False
+          get_metric_fn=self._merit, n=1, keep_checkpoints_without_metrics=False
         ),
       ]
     )
     options = ocp.CheckpointManagerOptions(
       preservation_policy=keep,
-      best_fn=_val_top1,  # Without it Orbax writes no scores; the policy decides what is kept.
+      best_fn=self._merit,  # Without it Orbax writes no scores; the policy decides what is kept.
       create=not read_only,
       read_only=read_only,
     )
@@ -84,6 +110,11 @@ class Checkpoints:
     )
     self._manager.save(step, args=args, metrics=scores, force=True)
 
+  def _merit(self, metrics: Mapping[str, float]) -> float:
+    """What is the larger the better a checkpoint is."""
+    score = metrics[f'val_{self._task.best}']
+    return score if self._task.higher_is_better else -score
+
   def best_or_latest(self) -> int:
     """Step of the best checkpoint, or of the latest where none is scored.
 
@@ -102,7 +133,7 @@ class Checkpoints:
   def best(self) -> int | None:
     """Step of the checkpoint with the best validation score, or None."""
     scored = [
-      (_val_top1(metrics), step)
+      (self._merit(metrics), step)
       for step in self._manager.all_steps()
       if (metrics := self._manager.metrics(step)) is not None
     ]
@@ -122,7 +153,7 @@ class Checkpoints:
     args = ocp.args.Composite(
       state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore()
     )
-    with mock.patch.object(asyncio, 'new_event_loop', _DrainingLoop):  # Orbax calls it to read.
+    with _draining_loops():
       try:
         restored = self._manager.restore(step, args=args)
         return restored['state'], restored['progress']
@@ -137,7 +168,7 @@ class Checkpoints:
   def read_variables(self, step: int) -> dict[str, Any]:
     """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
 
-    Where the run kept a inputs average of them, it is that which is read.
+    Where the run kept a moving average of them, it is that which is read.
 
     Raises:
       UserError: when the checkpoint is damaged.
@@ -158,6 +189,14 @@ class Checkpoints:
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
     self._manager.close()
+
+
+def _task_of(workdir: pathlib.Path) -> Task:
+  """The task of a run folder; the usual one of a folder that holds checkpoints and no config."""
+  is_run = (workdir / 'config.json').exists()
+  return find_task(
+    run_folder.task_name(run_folder.load_config(workdir) if is_run else ConfigDict())
+  )
 
 
 def read_best(workdir: pathlib.Path) -> dict[str, Any]:

@@ -11,33 +11,37 @@ from ml_collections import ConfigDict
 from attn_flax import data
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.open import Pipeline, open_pipeline
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
+from attn_flax.tasks.classification import class_weights
+from attn_flax.tasks.names import find_task
+from attn_flax.tasks.task import Options, Task
+from attn_flax.training import run_folder
 from attn_flax.training.optimizer import Schedule, freeze, make_optimizer, make_schedule
 from attn_flax.training.steps import TrainState, init_state
 
-# The least and the most that a field of a config may be.
-_RANGES = {
-  'seed': (0, math.inf),
-  'train.batch_size': (1, math.inf),
-  'train.epochs': (1, math.inf),
-  'train.steps': (1, math.inf),
-  'train.accumulate': (1, math.inf),
-  'train.label_smoothing': (0, 1),
-  'train.clip_norm': (0, math.inf),
-  'train.ema_decay': (0, 1),
-  'optimizer.lr_per_256': (0, math.inf),
-  'optimizer.momentum': (0, 1),
-  'optimizer.weight_decay': (0, math.inf),
-  'optimizer.warmup_epochs': (0, math.inf),
-  'eval.batch_size': (1, math.inf),
-  'eval.every_epochs': (1, math.inf),
-  'checkpoint.every_steps': (1, math.inf),
-  'log_every': (1, math.inf),
-  'data.workers': (0, math.inf),
-  'data.max_bad': (0, math.inf),
+# The numbers of a config that have bounds, and these: (field, what `check_range` takes).
+_WHOLE: dict[str, int] = {
+  'seed': 0,
+  'train.batch_size': 1,
+  'train.epochs': 1,
+  'train.steps': 1,
+  'train.accumulate': 1,
+  'eval.batch_size': 1,
+  'eval.every_epochs': 1,
+  'checkpoint.every_steps': 1,
+  'log_every': 1,
+  'data.workers': 0,
+  'data.max_bad': 0,
 }
+_POSITIVE = (
+  'train.clip_norm',
+  'optimizer.lr_per_256',
+  'optimizer.weight_decay',
+  'optimizer.warmup_epochs',
+)
+_SHARES = ('train.label_smoothing', 'train.ema_decay', 'optimizer.momentum')
 
 
 class Experiment(NamedTuple):
@@ -48,6 +52,7 @@ class Experiment(NamedTuple):
     mesh: all devices on one axis, `data`, over which batches are split.
     dataset: the dataset, with its three splits.
     model: the network.
+    task: what it learns.
     schedule: learning rate by update.
     optimizer: what turns gradients into updates.
     augmentation: what images undergo on their way into the network.
@@ -55,10 +60,11 @@ class Experiment(NamedTuple):
     updates_per_epoch: updates per pass over the training split.
   """
 
-  config: Any
+  config: ConfigDict
   mesh: Mesh
   dataset: data.Dataset
   model: Network
+  task: Task
   schedule: Schedule
   optimizer: optax.GradientTransformation
   augmentation: Augmentation
@@ -129,7 +135,7 @@ class Experiment(NamedTuple):
     )
 
 
-def open_experiment(config: Any, *, trains: bool = True) -> Experiment:
+def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
   """Builds and checks everything that a config stands for; writes nothing but the dataset.
 
   Raises:
@@ -178,6 +184,7 @@ def open_experiment(config: Any, *, trains: bool = True) -> Experiment:
     mesh=mesh,
     dataset=dataset,
     model=model,
+    task=make_task(config, dataset),
     schedule=schedule,
     optimizer=freeze(optimizer, model.frozen),
     augmentation=make_augmentation(config.augment, dataset),
@@ -187,7 +194,7 @@ def open_experiment(config: Any, *, trains: bool = True) -> Experiment:
   return experiment._replace(config=resolve(config, experiment))
 
 
-def resolve(config: Any, experiment: Experiment) -> Any:
+def resolve(config: ConfigDict, experiment: Experiment) -> Any:
   """A config with the values that its `None`s stood for."""
   fields = config.to_dict()
   model = experiment.model
@@ -203,7 +210,7 @@ def resolve(config: Any, experiment: Experiment) -> Any:
   return ConfigDict(fields)
 
 
-def make_augmentation(config: Any, dataset: data.Dataset) -> Augmentation:
+def make_augmentation(config: ConfigDict, dataset: data.Dataset) -> Augmentation:
   """What images undergo, by a config (`config.augment`) and, where it says none, their dataset.
 
   Raises:
@@ -217,6 +224,14 @@ def make_augmentation(config: Any, dataset: data.Dataset) -> Augmentation:
   if fields['randaugment'] is not None:
     fields['randaugment'] = tuple(fields['randaugment'])
   return Augmentation(mean=spec.mean, std=spec.std, num_classes=len(dataset.class_names), **fields)
+
+
+def make_task(config: ConfigDict, dataset: data.Dataset) -> Task:
+  """What the network of a config learns on a dataset."""
+  train, weights = config.train, None
+  if train.class_weights:
+    weights = class_weights(dataset.splits['train'].label, len(dataset.class_names))
+  return find_task(run_folder.task_name(config), Options(train.label_smoothing, weights))
 
 
 def options_to_run_once() -> dict[str, int] | None:
@@ -233,7 +248,7 @@ def make_mesh() -> Mesh:
   return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def make_model(config: Any, num_classes: int) -> Network:
+def make_model(config: ConfigDict, num_classes: int) -> Network:
   """The network of a config (`config.model`) for a dataset's number of classes.
 
   Raises:
@@ -249,13 +264,17 @@ def make_model(config: Any, num_classes: int) -> Network:
   return create_model(name, attention=attention or None, **fields)
 
 
-def _check_numbers(config: Any) -> None:
-  for field, (least, most) in _RANGES.items():
+def _check_numbers(config: ConfigDict) -> None:
+  """Checks the fields that are numbers; those that may be left out may be None."""
+  for field in (*_WHOLE, *_POSITIVE, *_SHARES):
     section, _, name = field.rpartition('.')
     value = (config[section] if section else config)[name]
-    if value is not None and not least <= value <= most:
-      allowed = f'at least {least}' if most == math.inf else f'from {least} to {most}'
-      raise UserError(f'{field}={value} is impossible; choose a number {allowed}')
+    if value is None:
+      continue
+    if field in _WHOLE:
+      check_range(field, value, _WHOLE[field], whole=True)
+    else:
+      check_range(field, value, 0, 1 if field in _SHARES else math.inf)
 
 
 def _check_batch(what: str, size: int, mesh: Mesh) -> None:

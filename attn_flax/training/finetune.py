@@ -47,7 +47,7 @@ class Loaded(NamedTuple):
 def read_weights(source: str) -> Flat:
   """`params/...` and `batch_stats/...` of a run folder's best checkpoint, or of a PyTorch file.
 
-  Where the run kept a inputs average of its weights, it is that which is read.
+  Where the run kept a moving average of its weights, it is that which is read.
 
   Raises:
     UserError: when the source is neither, or cannot be read.

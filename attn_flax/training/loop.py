@@ -13,11 +13,10 @@ import jax
 import jax.experimental.multihost_utils
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from attn_flax.costs import count as cost
-from attn_flax.data import class_weights
 from attn_flax.errors import UserError
-from attn_flax.tasks.classification import confusion
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.experiment import Experiment, open_experiment
@@ -58,7 +57,7 @@ class StopSignals:
     self.asked = True
 
 
-def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains the network of a config, or goes on with the run that the folder holds.
 
   Args:
@@ -91,20 +90,19 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     print(f'{workdir} holds a finished run, nothing to do; its result is in {workdir}/result.json')
     return run_folder.read_json(workdir / 'result.json')
   if first:
-    _write_dataset(experiment, workdir / 'dataset.json')
+    _check_dataset(experiment, workdir / 'dataset.json')
 
-  checkpoints = Checkpoints(workdir)
+  checkpoints = Checkpoints(workdir, experiment.task)
   try:
     progress = _run(experiment, workdir, checkpoints, weights)
   finally:
     checkpoints.close()
   state, best_step = restore_best(workdir, experiment.abstract_state())
   scores, predictions = Scorer(experiment, 'test').score_state(state, 'test')
-  counts = confusion(predictions['logits'], predictions['labels'])
-  per_class = counts.diagonal() / np.maximum(counts.sum(1), 1)
-  result = {
+  summary, further = experiment.task.summary(predictions, experiment.dataset.class_names)
+  result: dict[str, Any] = {
     **scores,
-    'test_per_class': dict(zip(experiment.dataset.class_names, per_class.tolist(), strict=True)),
+    **{f'test_{name}': value for name, value in summary.items()},
     'best_step': best_step,
     **costs,
     'steps': experiment.updates,
@@ -112,7 +110,7 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     'images_per_second': experiment.updates * config.train.batch_size / progress['train_seconds'],
   }
   if first:
-    arrays: dict[str, Any] = {**predictions, 'confusion': counts}
+    arrays: dict[str, Any] = predictions | further
     np.savez(workdir / 'predictions.npz', **arrays)
     run_folder.write_json(workdir / 'result.json', result)
   return result
@@ -203,10 +201,9 @@ def compile_step(
     experiment.model,
     experiment.optimizer,
     experiment.schedule,
-    label_smoothing=train.label_smoothing,
+    experiment.task,
     ema_decay=train.ema_decay,
     accumulate=train.accumulate,
-    class_weights=_class_weights(experiment) if train.class_weights else None,
     per_device=experiment.mesh if train.batch_norm == 'per_device' else None,
   )
 
@@ -218,8 +215,8 @@ def compile_step(
   return jitted.lower(state, pipeline.constants, inputs, key).compile()
 
 
-def _write_dataset(experiment: Experiment, path: pathlib.Path) -> None:
-  """Writes class names and preprocessing, or checks that they are still those of the run."""
+def _check_dataset(experiment: Experiment, path: pathlib.Path) -> None:
+  """Checks that classes and images are still those of the run, and writes them where it is new."""
   found = experiment.describe_data()
   before = run_folder.read_json(path) if path.exists() else {}
   for what, name in (('classes', 'class_names'), ('numbers of images', 'examples')):
@@ -229,11 +226,6 @@ def _write_dataset(experiment: Experiment, path: pathlib.Path) -> None:
         'restore them, or choose another --workdir'
       )
   run_folder.write_json(path, found)
-
-
-def _class_weights(experiment: Experiment) -> np.ndarray:
-  labels = experiment.dataset.splits['train'].label
-  return class_weights(labels, len(experiment.dataset.class_names))
 
 
 def _check_finite(

@@ -163,3 +163,8 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
       f'{workdir} holds a run of another config ({shown}); choose another --workdir, or ask for '
       'the same config'
     )
+
+
+def task_name(config: ConfigDict) -> str:
+  """The name of the task that a config's network learns; configs of before the field have none."""
+  return config.get('task', 'classification')

@@ -3,32 +3,31 @@
 import jax
 import numpy as np
 
-from attn_flax.tasks.classification import mean_scores
+from attn_flax.layers.types import Variables
 from attn_flax.training.experiment import Experiment
-from attn_flax.training.steps import TrainState, Variables, make_eval_step
+from attn_flax.training.steps import TrainState, make_eval_step
 
 
 class Scorer:
-  """Scores weights of a experiment's network on one split; the program is compiled once."""
+  """Scores weights of an experiment's network on one split; the program is compiled once."""
 
   def __init__(self, experiment: Experiment, split: str):
     """`split` is one of the dataset's."""
-    self._split = split
+    self._task = experiment.task
     self._pipeline = pipeline = experiment.eval_pipeline(split)
-    eval_step = make_eval_step(experiment.model)
+    eval_step = make_eval_step(experiment.model, experiment.task)
 
     def step(variables, constants, inputs):
-      batch = pipeline.eval_batch(constants, inputs)
-      return *eval_step(variables, batch), batch['label']
+      return eval_step(variables, pipeline.eval_batch(constants, inputs))
 
     self._step = jax.jit(step, out_shardings=experiment.replicated)
 
-  def score(self, variables: Variables) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+  def score(self, variables: Variables) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Scores weights on every example once.
 
     Returns:
-      `loss`, `top1`, `top5` in 0..1 and `count`; logits [count, K] and labels [count], in the
-      split's order.
+      The scores of the task and `count`; its predictions, [count, ...] by name, in the split's
+      order.
 
     Raises:
       RuntimeError: when an example was missed or seen twice.
@@ -37,28 +36,34 @@ class Scorer:
       self._step(variables, self._pipeline.constants, inputs)
       for inputs in self._pipeline.eval_batches()
     ]
-    sums, logits, labels = zip(*jax.device_get(parts), strict=True)
-    scores = mean_scores(sums)
+    sums, predictions = zip(*jax.device_get(parts), strict=True)
+    scores = self._task.scores(sums)
     count = self._pipeline.num_examples
     if scores['count'] != count:
       raise RuntimeError(f'scored {scores["count"]} examples of a split of {count}')
-    return scores, np.concatenate(logits)[:count], np.concatenate(labels)[:count]
+    return scores, {
+      name: np.concatenate([part[name] for part in predictions])[:count] for name in predictions[0]
+    }
 
   def score_state(
     self, state: TrainState, prefix: str
   ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Scores a state's raw weights (`<prefix>_top1`, ...) and its average (`<prefix>_ema_top1`).
+    """Scores a state's raw weights and, where it has one, their moving average.
 
     Returns:
-      The scores, and the predictions: `logits` and `ema_logits` [count, K], `labels` [count].
+      The scores, called `<prefix>_<score>` and `<prefix>_ema_<score>`; the predictions, those of
+      the average called `ema_<name>`.
     """
-    weights = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
+    weights: dict[str, Variables] = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
     if state.ema is not None:
       weights['ema_'] = state.ema
     scores: dict[str, float] = {}
     predictions: dict[str, np.ndarray] = {}
-    for name, variables in weights.items():
-      found, predictions[f'{name}logits'], predictions['labels'] = self.score(variables)
-      scores.update({f'{prefix}_{name}{key}': value for key, value in found.items()})
+    for kind, variables in weights.items():
+      found, made = self.score(variables)
+      scores.update({f'{prefix}_{kind}{name}': value for name, value in found.items()})
+      predictions.update(
+        {name if name in self._task.targets else f'{kind}{name}': a for name, a in made.items()}
+      )
     scores.pop(f'{prefix}_ema_count', None)
     return scores, predictions

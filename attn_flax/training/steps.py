@@ -3,7 +3,7 @@
 All of it is pure: a step's randomness comes from its key, and no step reads or writes a file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from attn_flax.layers.types import Model
-from attn_flax.tasks.classification import Sums, cross_entropy, score_sums
+from attn_flax.layers.types import Model, Variables
+from attn_flax.tasks.task import Batch, Sums, Task
 from attn_flax.training.optimizer import Schedule
 
-Variables = dict[str, Any]
-Batch = dict[str, jax.Array]
+Tree = Mapping[str, Any]  # Arrays in nested mappings.
 
 
 class TrainState(NamedTuple):
@@ -27,14 +26,14 @@ class TrainState(NamedTuple):
     params: the network's parameters.
     batch_stats: running statistics of the batch norms.
     opt_state: state of the optimizer.
-    ema: inputs average of `{'params', 'batch_stats'}`, or None.
+    ema: moving average of `{'params', 'batch_stats'}`, or None.
   """
 
   step: jax.Array
-  params: Any
-  batch_stats: Any
-  opt_state: Any
-  ema: Any
+  params: Tree
+  batch_stats: Tree
+  opt_state: optax.OptState
+  ema: Tree | None
 
 
 def init_state(
@@ -58,50 +57,46 @@ def make_train_step(
   model: Model,
   optimizer: optax.GradientTransformation,
   schedule: Schedule,
+  task: Task,
   *,
-  label_smoothing: float = 0.0,
   ema_decay: float | None = None,
   accumulate: int = 1,
-  class_weights: jax.typing.ArrayLike | None = None,
   per_device: Mesh | None = None,
-):
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
   """The pure function `train_step(state, batch, key) -> (state, metrics)`.
 
   Args:
     model: the network.
     optimizer: what turns gradients into updates.
     schedule: learning rate by update, for the metrics.
-    label_smoothing: share of the target spread over all classes.
-    ema_decay: decay of the inputs average, or None; in the first updates it is lower,
+    task: what the network learns.
+    ema_decay: decay of the moving average, or None; in the first updates it is lower,
       (1 + t) / (10 + t), so that the average forgets the initial weights.
     accumulate: parts of a batch that make one update.
-    class_weights: [K], how much each class counts in the loss; None: 1.
-    per_device: a mesh with the axis `data`, to normalise with each device's own statistics; None
+    per_device: a mesh with the axis `data`, to normalize with each device's own statistics; None
       for those of the whole batch.
 
   Returns:
-    The step. Its batch holds `image` [N, H, W, C] float32 and `label` [N] int32 (or [N, K]
-    probabilities); its metrics are the scalars `loss`, `top1`, `top5`, `lr` and `grad_norm`,
-    all of the part at hand where batches are accumulated.
+    The step. Its batch holds `image` [N, H, W, C] float32 and the targets of the task; its metrics
+    are the scalars `loss`, those that the task logs, `lr` and `grad_norm`, all of the part at hand
+    where batches are accumulated.
   """
-  weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
   def gradients(params, batch_stats, batch, key):
     def loss_of(params):
-      logits, updated = model.apply(
+      outputs, updated = model.apply(
         {'params': params, 'batch_stats': batch_stats},
         batch['image'],
         train=True,
         mutable=['batch_stats'],
         rngs={'dropout': key},
       )
-      loss = cross_entropy(logits, batch['label'], label_smoothing, weights).mean()
-      sums = score_sums(logits, batch['label'], jnp.ones(len(logits)))
-      hits = {name: sums[name] / sums['count'] for name in ('top1', 'top5')}
-      return loss, (hits, updated.get('batch_stats', {}))
+      sums = task.sums(outputs, batch)
+      means = {name: sums[name] / sums['count'] for name in task.logged}
+      return task.loss(outputs, batch), (means, updated.get('batch_stats', {}))
 
-    (loss, (hits, new_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-    return {'loss': loss, **hits}, new_stats, grads
+    (loss, (means, new_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return {'loss': loss, **means}, new_stats, grads
 
   if per_device is not None:
     local = gradients
@@ -136,14 +131,17 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(model: Model) -> Callable[[Variables, Batch], tuple[Sums, jax.Array]]:
-  """The pure function `eval_step(variables, batch) -> (sums of the scores, logits [N, K])`.
+def make_eval_step(
+  model: Model, task: Task
+) -> Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]:
+  """The pure function `eval_step(variables, batch) -> (sums, predictions)` of a task.
 
-  The batch holds `image` [N, H, W, C] float32, `label` [N] int32 and `mask` [N], 0 for padding.
+  The batch holds `image` [N, H, W, C] float32, the targets of the task and `mask` [N], 0 for
+  padding, whose predictions are there, too.
   """
 
   def eval_step(variables, batch):
-    logits: Any = model.apply(variables, batch['image'], train=False)
-    return score_sums(logits, batch['label'], batch['mask']), logits
+    outputs = model.apply(variables, batch['image'], train=False)
+    return task.sums(outputs, batch), task.predictions(outputs, batch)
 
   return eval_step

@@ -31,7 +31,7 @@ class TrainedRun:
 
   Attributes:
     model: the network.
-    variables: the weights of the best checkpoint; their inputs average where the run kept one.
+    variables: the weights of the best checkpoint; their moving average where the run kept one.
     class_names: the name of each class; names that several classes share have the class's number
       behind them.
     augmentation: `augmentation.evaluate` normalises images [N, H, W, 3] uint8.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 from oracles import conv_loop
 
 from attn_flax import layers
@@ -26,8 +26,16 @@ def _apply(module, variables, x):
   return jax.jit(lambda v, x: module.apply(v, x, mutable=['batch_stats']))(variables, x)
 
 
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
 def _program(function, *args):
   return str(jax.make_jaxpr(function)(*args))
+
+
+def _lowered(function, platform, *args):
+  """The program that a function is lowered to for a platform, on whatever machine this is."""
+  return str(export.export(jax.jit(function), platforms=[platform])(*args).mlir_module())
 
 
 # --- batch norm
@@ -170,7 +178,6 @@ def test_conv_is_the_loop_with_pytorchs_padding(size, kernel, stride, dilation, 
 @pytest.mark.parametrize('stride', [1, 2])
 def test_1x1_convolution_as_a_product_is_the_convolution(monkeypatch, stride, size, barrier):
   monkeypatch.setattr(convolution, '_BARRIER', barrier)
-  monkeypatch.setattr(convolution, '_on_cpu', lambda: True)
   x, kernel = _normal(2, *size, 3, seed=1), _normal(1, 1, 3, 4, seed=2)
 
   def ours(x, kernel):
@@ -182,7 +189,9 @@ def test_1x1_convolution_as_a_product_is_the_convolution(monkeypatch, stride, si
 
   program = _program(ours, x, kernel)
   assert 'dot_general' in program and 'conv_general_dilated' not in program
-  assert ('optimization_barrier' in program) == barrier
+  for platform in PLATFORMS:
+    lowered = _lowered(ours, platform, x, kernel)
+    assert ('optimization_barrier' in lowered) == (barrier and platform == 'cpu')
   _assert_same_values_and_gradients(ours, reference, x, kernel)
 
 
@@ -196,7 +205,6 @@ def _assert_same_values_and_gradients(function, reference, x, kernel):
   chex.assert_trees_all_close(got, wanted, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize('on_cpu', [True, False])
 @pytest.mark.parametrize(
   ('kernel', 'padding'),
   [
@@ -207,8 +215,8 @@ def _assert_same_values_and_gradients(function, reference, x, kernel):
     ((5, 3, 1, 1), ((4, 0), (0, 1))),
   ],
 )
-def test_shifted_conv_is_the_convolution(monkeypatch, kernel, padding, on_cpu):
-  monkeypatch.setattr(convolution, '_on_cpu', lambda: on_cpu)
+def test_shifted_conv_is_the_convolution(kernel, padding):
+  """Without a convolution where it is lowered for a CPU, and with nothing else for a GPU or TPU."""
   x, weights = _normal(2, 9, 6, kernel[2], seed=1), _normal(*kernel, seed=2)
 
   def ours(x, weights):
@@ -217,7 +225,10 @@ def test_shifted_conv_is_the_convolution(monkeypatch, kernel, padding, on_cpu):
   def reference(x, weights):
     return lax.conv_general_dilated(x, weights, (1, 1), padding, dimension_numbers=NHWC)
 
-  assert ('conv_general_dilated' in _program(ours, x, weights)) != on_cpu
+  forms = {platform: _lowered(ours, platform, x, weights) for platform in PLATFORMS}
+  assert 'stablehlo.convolution' not in forms['cpu'] and 'dot_general' in forms['cpu']
+  for platform in ('cuda', 'tpu'):
+    assert 'stablehlo.convolution' in forms[platform] and 'dot_general' not in forms[platform]
   _assert_same_values_and_gradients(ours, reference, x, weights)
 
 
@@ -226,8 +237,7 @@ def test_shifted_conv_is_the_convolution(monkeypatch, kernel, padding, on_cpu):
   [{'stride': 2}, {'dilation': 2}, {'groups': 2}],
   ids=lambda options: next(iter(options)),
 )
-def test_shifted_conv_refuses_what_it_does_not_cover(monkeypatch, options):
-  monkeypatch.setattr(convolution, '_on_cpu', lambda: True)
+def test_shifted_conv_refuses_what_it_does_not_cover(options):
   module = layers.conv(2, 3, name='conv', conv_general_dilated=layers.shifted_conv, **options)
   with pytest.raises(ValueError, match='no strides, groups or dilations'):
     jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 6, 5, 2)))
@@ -275,7 +285,7 @@ def test_largest_is_the_maximum_and_gives_it_the_gradient(axis):
 def test_largest_has_no_nan_where_recomputed_entries_miss_the_maximum(monkeypatch, off, kept):
   """As compilers may round differently in the gradient's pass; a rounding loses nothing."""
   x, dx = _normal(6, 5), _normal(6, 5, seed=1)
-  monkeypatch.setattr(layers, 'largest', lambda x, axis: x.max(axis) + off * np.abs(x.max(axis)))
+  monkeypatch.setattr(pool, 'largest', lambda x, axis: x.max(axis) + off * np.abs(x.max(axis)))
   _, tangent = pool._largest_jvp(1, (x,), (dx,))
   expected = dx[np.arange(6), x.argmax(1)] if kept else np.zeros(6)
   np.testing.assert_allclose(tangent, expected, rtol=1e-6)

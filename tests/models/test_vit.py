@@ -15,6 +15,7 @@ import pytest
 from attn_flax.costs.count import abstract_variables, count_params, macs
 from attn_flax.errors import UserError
 from attn_flax.models.vit import EncoderBlock, SelfAttention, ViT
+from attn_flax.tasks.names import find_task
 from attn_flax.training.steps import TrainState, init_state, make_eval_step, make_train_step
 
 # patch, width, depth, heads, mlp_width
@@ -338,7 +339,9 @@ def test_it_trains_without_batch_statistics(randomised):
   ema = {'params': params, 'batch_stats': {}}
   state = TrainState(jnp.int32(0), params, {}, optimizer.init(params), ema)
 
-  step = jit(make_train_step(model, optimizer, lambda step: 0.01, ema_decay=0.9))
+  step = jit(
+    make_train_step(model, optimizer, lambda step: 0.01, find_task('classification'), ema_decay=0.9)
+  )
   batch = {'image': jnp.asarray(_images(4)), 'label': jnp.array([0, 1, 2, 3])}
   losses = []
   for i in range(8):
@@ -348,8 +351,10 @@ def test_it_trains_without_batch_statistics(randomised):
   assert state.batch_stats == {}
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   batch['mask'] = jnp.ones(4)
-  _, logits = jax.eval_shape(make_eval_step(model), variables, batch)
-  chex.assert_shape(logits, (4, 5))
+  _, predictions = jax.eval_shape(
+    make_eval_step(model, find_task('classification')), variables, batch
+  )
+  chex.assert_shape(predictions['logits'], (4, 5))
 
 
 def test_dropout_needs_a_key_in_training_only():

@@ -22,6 +22,7 @@ from attn_flax import data
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.resident import Resident
 from attn_flax.models import create_model
+from attn_flax.tasks.names import find_task
 from attn_flax.training.experiment import make_mesh
 from attn_flax.training.optimizer import make_optimizer
 from attn_flax.training.steps import init_state, make_eval_step, make_train_step
@@ -53,7 +54,11 @@ def prepare(mesh, per_device=False):
   # On one device, so that one and eight start from the very same weights.
   state = jax.jit(lambda key: init_state(network(), optimizer, key, SHAPE, ema=False))(KEY)
   step = make_train_step(
-    network(), optimizer, lambda _: 0.1, per_device=mesh if per_device else None
+    network(),
+    optimizer,
+    lambda _: 0.1,
+    find_task('classification'),
+    per_device=mesh if per_device else None,
   )
   traces = []
 
@@ -91,11 +96,13 @@ def evaluate(mesh):
   )
   state, _, _ = prepare(mesh)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  eval_step = jax.jit(make_eval_step(network()))
+  eval_step = jax.jit(make_eval_step(network(), find_task('classification')))
   found = {}
   for i, inputs in enumerate(pipeline.eval_batches()):
-    sums, logits = eval_step(variables, pipeline.eval_batch(pipeline.constants, inputs))
-    found |= {f'{i}/{name}': value for name, value in sums.items()} | {f'{i}/logits': logits}
+    sums, predictions = eval_step(variables, pipeline.eval_batch(pipeline.constants, inputs))
+    found |= {f'{i}/{name}': value for name, value in sums.items()} | {
+      f'{i}/logits': predictions['logits']
+    }
   return {name: np.asarray(value) for name, value in found.items()}
 
 

@@ -15,6 +15,7 @@ import main
 from attn_flax import UserError, create_model
 from attn_flax.attention import ATTENTION
 from attn_flax.models.placement import field_names
+from attn_flax.tasks.names import find_task
 from attn_flax.training.finetune import read_weights, start_from
 from attn_flax.training.optimizer import freeze
 from attn_flax.training.steps import init_state, make_train_step
@@ -103,7 +104,7 @@ def test_every_refiner_learns_from_the_identity(name):
     'image': jax.random.normal(jax.random.key(1), (4, 8, 8, 3)),
     'label': jnp.array([0, 1, 2, 0]),
   }
-  step = jax.jit(make_train_step(model, optimizer, lambda _: 0.1))
+  step = jax.jit(make_train_step(model, optimizer, lambda _: 0.1, find_task('classification')))
   first = _flat(state)
   for i in range(3):
     state, _ = step(state, batch, jax.random.key(i))
@@ -126,7 +127,7 @@ def test_frozen_stages_keep_weights_and_statistics():
     'image': jax.random.normal(jax.random.key(1), (4, 8, 8, 3)),
     'label': jnp.array([0, 1, 2, 0]),
   }
-  step = jax.jit(make_train_step(model, optimizer, lambda _: 0.1))
+  step = jax.jit(make_train_step(model, optimizer, lambda _: 0.1, find_task('classification')))
   after = _flat(step(state, batch, jax.random.key(2))[0])
   for path, before in _flat(state).items():
     frozen = path.split('/')[1].startswith(('stem_', 'stage1_'))

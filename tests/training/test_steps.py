@@ -9,6 +9,8 @@ import optax
 import pytest
 
 from attn_flax.models import create_model
+from attn_flax.tasks.names import find_task
+from attn_flax.tasks.task import Options
 from attn_flax.training.optimizer import make_optimizer
 from attn_flax.training.steps import init_state, make_eval_step, make_train_step
 from configs import base
@@ -44,11 +46,21 @@ def batch(seed=0, size=12):
   return {'image': images, 'label': rng.integers(0, CLASSES, size).astype(np.int32)}
 
 
-def prepare(model, *, schedule=lambda _: jnp.float32(0.1), ema=False, accumulate=1, **options):
+def prepare(
+  model,
+  *,
+  schedule=lambda _: jnp.float32(0.1),
+  ema=False,
+  accumulate=1,
+  label_smoothing=0.0,
+  class_weights=None,
+  **options,
+):
   """A fresh state, and the step."""
+  task = find_task('classification', Options(label_smoothing, class_weights))
   optimizer = make_optimizer(base.get_config().optimizer, schedule, accumulate=accumulate)
   init = jax.jit(lambda key: init_state(model, optimizer, key, SHAPE, ema=ema))
-  step = make_train_step(model, optimizer, schedule, accumulate=accumulate, **options)
+  step = make_train_step(model, optimizer, schedule, task, accumulate=accumulate, **options)
   return init(jax.random.key(1)), jax.jit(step)
 
 
@@ -215,11 +227,14 @@ def test_evaluation_sums_over_the_mask_and_leaves_the_network_alone():
   state, _ = step(state, batch(1), KEY)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   data = batch() | {'mask': np.array([1] * 9 + [0] * 3, np.float32)}
-  eval_step = jax.jit(make_eval_step(network()))
-  sums, logits = eval_step(variables, data)
+  eval_step = jax.jit(make_eval_step(network(), find_task('classification')))
+  sums, predictions = eval_step(variables, data)
+  logits = predictions['logits']
+  np.testing.assert_array_equal(predictions['labels'], data['label'])
   assert logits.shape == (12, CLASSES) and logits.dtype == jnp.float32
   changed = data | {'image': np.concatenate([data['image'][:9], 100 * data['image'][9:]])}
-  sums_changed, logits_changed = eval_step(variables, changed)
+  sums_changed, predictions_changed = eval_step(variables, changed)
+  logits_changed = predictions_changed['logits']
   chex.assert_trees_all_equal(sums, sums_changed)
   np.testing.assert_allclose(logits[:9], logits_changed[:9], rtol=1e-5, atol=1e-6)
   kept = np.asarray(logits, np.float64)[:9]

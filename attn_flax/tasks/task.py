@@ -1,0 +1,69 @@
+"""What a network learns, as one record of pure functions.
+
+The training loop, the scoring of splits, the checkpoints, the studies and the report know a task by
+this record alone. To add a task, write a file beside `classification.py` and name it in `names.py`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+# What a network returns: logits [N, K] of a classifier, or any pytree of arrays.
+Outputs = jax.typing.ArrayLike
+# What a pipeline makes for a step: `image` [N, H, W, C] float32, the targets, and in evaluation
+# `mask` [N], 1 for examples and 0 for padding.
+Batch = Mapping[str, jax.Array]
+# Sums over examples by name, `count` among them.
+Sums = dict[str, jax.Array]
+# What is stored of each example of a split, [N, ...] by name.
+Predictions = Mapping[str, np.ndarray]
+
+
+class Task(NamedTuple):
+  """What a network learns and how it is judged.
+
+  Attributes:
+    name: what the task is called, a key of `names.TASKS`.
+    loss: (outputs, batch) -> the mean loss of a training batch, a float32 scalar.
+    sums: (outputs, batch) -> sums over the examples that the batch's mask holds, or over all where
+      it has none.
+    scores: sums of several batches -> scores of all their examples, divided once, and `count`.
+    best: the score that decides which checkpoint of a run is the best.
+    higher_is_better: the direction of that score.
+    logged: the names among `sums` whose means each training step reports beside the loss.
+    predictions: (outputs, batch) -> what is stored of each example, [N, ...] by name.
+    targets: the names among `predictions` that do not depend on the network.
+    examples: predictions of a split -> what each example adds to the mean `best`, [n] float.
+    further: predictions of a split -> scores of a whole run beside `best` that a report shows.
+    summary: (predictions, class names) -> what a result holds beside the scores, and further arrays
+      that are stored with the predictions.
+    pages: which pages of a report show the task.
+  """
+
+  name: str
+  loss: Callable[[Outputs, Batch], jax.Array]
+  sums: Callable[[Outputs, Batch], Sums]
+  scores: Callable[[Iterable[Mapping[str, float]]], dict[str, float]]
+  best: str
+  higher_is_better: bool
+  logged: tuple[str, ...]
+  predictions: Callable[[Outputs, Batch], dict[str, jax.Array]]
+  targets: tuple[str, ...]
+  examples: Callable[[Predictions], np.ndarray]
+  further: Callable[[Predictions], dict[str, float]]
+  summary: Callable[[Predictions, Sequence[str]], tuple[dict[str, object], dict[str, np.ndarray]]]
+  pages: str
+
+
+class Options(NamedTuple):
+  """What a config says about the loss of a task.
+
+  Attributes:
+    label_smoothing: share of the target that is spread over all classes.
+    class_weights: [K], how much each class counts; None: 1.
+  """
+
+  label_smoothing: float = 0.0
+  class_weights: np.ndarray | None = None
