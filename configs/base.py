@@ -6,6 +6,9 @@ the colon, `--config=configs/eca.py:resnet18,smoke`, takes words:
   a dataset      one of `presets.recipes.DATASETS`, with the network and the recipe that suit it
   a recipe       one of `presets.recipes.RECIPES`
   smoke          a tiny network and a few steps, to see that everything works
+
+The default command makes 1,000 updates of 64 images (eight epochs). The heads of the other files
+say how long an update takes on two CPU cores, and what the quick study of the README found.
 """
 
 import difflib
