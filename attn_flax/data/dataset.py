@@ -1,11 +1,11 @@
 """What a dataset is made of: its facts and its splits."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from attn_flax.data.examples import Split
-from attn_flax.data.records import Records
+from attn_flax.data.records import Records, Source
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -54,9 +54,6 @@ class DatasetSpec:
     open: (data_dir, size, seed) -> prepared builder of `tensorflow-datasets`, whose features are
       'image', 'label' and, where annotated, 'mask' and 'bbox'; None: the catalogue's own.
     parts: where each split lies in what is stored; empty: under its own name.
-    recipe: name of the training recipe that suits; empty: none in particular.
-    network: name of a network that suits.
-    stem: the network's stem that suits, 'imagenet' or 'cifar'.
   """
 
   num_classes: int
@@ -70,9 +67,6 @@ class DatasetSpec:
   annotated: bool = False
   open: Callable[[str | None, int, int], 'tfds.core.DatasetBuilder'] | None = None
   parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
-  recipe: str = ''
-  network: str = 'resnet50'
-  stem: str = 'imagenet'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,6 +97,83 @@ def eval_resize(size: int) -> int:
   return round(size * 256 / 224)
 
 
-def crop_padding(size: int, in_memory: bool) -> int:
-  """Pixels of padding before random crops: an eighth of the side, as customary for CIFAR."""
-  return size // 8 if in_memory else 0
+def unlisted(
+  num_classes: int,
+  size: int,
+  *,
+  small: bool,
+  splits: Mapping[str, int],
+  flip: bool = True,
+  annotated: bool = False,
+  parts: Mapping[str, Part] | None = None,
+) -> DatasetSpec:
+  """What can be said of a dataset that `datasets.DATASETS` does not list.
+
+  Args:
+    num_classes: number of labels.
+    size: height and width in pixels that the network gets.
+    small: whether images come whole, and are padded by an eighth of their side before random crops,
+      as customary for CIFAR; others are cropped while they are decoded.
+    splits: number of examples of each split.
+    flip: whether the mirror image of an example has the same label.
+    annotated: whether masks and boxes exist.
+    parts: where each split lies in what is stored.
+  """
+  return DatasetSpec(
+    num_classes=num_classes,
+    image_size=size,
+    sizes=(),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    flip=flip,
+    crop_padding=size // 8 if small else 0,
+    splits=splits,
+    annotated=annotated,
+    parts=parts or {},
+  )
+
+
+def fits_memory(examples: int, size: int, *, one_size: bool = False) -> bool:
+  """Whether images are held in memory: of one size or small, and not too many.
+
+  Args:
+    examples: how many there are.
+    size: height and width in pixels that the network gets.
+    one_size: whether all have that size already.
+  """
+  return (one_size or size <= LARGE_SIZE) and examples * size**2 * 3 <= MEMORY_LIMIT_BYTES
+
+
+def assemble(
+  sources: Mapping[str, Source],
+  spec: DatasetSpec,
+  class_names: Sequence[str],
+  *,
+  in_memory: bool,
+  one_size: bool = False,
+  upright: bool = False,
+  annotated: bool = False,
+) -> Dataset:
+  """A dataset of splits that are read into memory, or left as records to be decoded.
+
+  Args:
+    sources: the examples of each split.
+    spec: what is known of the dataset; its `image_size` is what the network gets.
+    class_names: the name of each label.
+    in_memory: whether to read all images now.
+    one_size: whether all images have that size already.
+    upright: whether to follow EXIF orientations.
+    annotated: whether masks and boxes are wanted.
+
+  Raises:
+    UserError: an example cannot be read.
+  """
+  size = spec.image_size
+  resize = size if in_memory or one_size else eval_resize(size)
+  opened: dict[str, Split | Records] = {}
+  for split, source in sources.items():
+    records = Records(source, size, resize, one_size, upright, annotated)
+    opened[split] = records.take(range(len(records))) if in_memory else records
+  counts = {split: len(source) for split, source in sources.items()}
+  spec = dataclasses.replace(spec, splits={**spec.splits, **counts})
+  return Dataset(spec, tuple(class_names), opened, resize)

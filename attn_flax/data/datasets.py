@@ -43,9 +43,6 @@ DATASETS = {
     splits=generate.SPLIT_SIZES,
     annotated=True,
     open=_open_cluttered_digits,
-    recipe='quick',
-    network='resnet20',
-    stem='cifar',
   ),
   'cifar10': DatasetSpec(
     num_classes=10,
@@ -57,9 +54,6 @@ DATASETS = {
     crop_padding=4,
     splits={'train': 45_000, 'validation': 5_000, 'test': 10_000},
     parts=_CIFAR_PARTS,
-    recipe='cifar',
-    network='resnet18',
-    stem='cifar',
   ),
   'cifar100': DatasetSpec(
     num_classes=100,
@@ -71,9 +65,6 @@ DATASETS = {
     crop_padding=4,
     splits={'train': 45_000, 'validation': 5_000, 'test': 10_000},
     parts=_CIFAR_PARTS,
-    recipe='cifar',
-    network='resnet18',
-    stem='cifar',
   ),
   'imagenet2012': DatasetSpec(
     num_classes=1000,
@@ -90,8 +81,5 @@ DATASETS = {
       'validation': Part('train', 0.99, 1),
       'test': Part('validation'),
     },
-    recipe='imagenet',
-    network='resnet50',
-    stem='imagenet',
   ),
 }

@@ -84,7 +84,7 @@ def load(
   if spec is not None and spec.open is not None:
     builder = spec.open(data_dir, size or spec.image_size, seed)
   else:
-    builder = builders.open_builder(name, data_dir, download=download)
+    builder = builders.open_builder(name, data_dir, download=download, known=(*DATASETS, FOLDER))
   return catalog.load(name, builder, spec, size=size, splits=splits, annotations=annotations)
 
 

@@ -44,7 +44,7 @@ def prepare(
   if name == FOLDER or (name in DATASETS and DATASETS[name].open is not None):
     raise UserError(f'{name!r} needs no preparation: train with --config.data.name={name}')
   root = storage.root(data_dir)
-  builder = builders.find_prepared(name, root)
+  builder = builders.find_prepared(name, root, tuple(DATASETS))
   if builder is None:
     if name in builders.WITHOUT_TENSORFLOW:
       from attn_flax.data.sources.tfds import cifar

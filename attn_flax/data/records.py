@@ -59,8 +59,8 @@ class Records:
     image_size: height and width in pixels that the images are delivered in.
     resize: length in pixels that an image's shorter side is resized to before its centre is cut
       out, for evaluation.
-    fixed: whether all images have that size already, so that training takes them whole instead of
-      random crops.
+    one_size: whether all images have that size already, so that training takes them whole instead
+      of random crops.
     upright: whether to follow EXIF orientations.
     annotated: whether `take` reads masks and boxes, too.
   """
@@ -68,7 +68,7 @@ class Records:
   source: Source
   image_size: int
   resize: int
-  fixed: bool = False
+  one_size: bool = False
   upright: bool = False
   annotated: bool = False
 
@@ -139,7 +139,7 @@ class Records:
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     threads: int = 1,
   ) -> Split:
-    """Random crops of the examples of the given indices; of `fixed` ones the whole image.
+    """Random crops of the examples of the given indices; of those of one size the whole image.
 
     Args:
       indices: N of them.
@@ -153,7 +153,7 @@ class Records:
     """
     from attn_flax.data import decode
 
-    if self.fixed:
+    if self.one_size:
       return self.eval_batch(indices, threads=threads)
     out = self._empty(len(indices))
 

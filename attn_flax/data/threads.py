@@ -4,10 +4,15 @@ import concurrent.futures
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
 
 
-def in_threads(function: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
+def in_threads(
+  function: Callable[[Item], Result], items: Sequence[Item], threads: int
+) -> list[Result]:
   """Calls a function with each item, several at a time; returns the results in order."""
   if threads <= 1 or len(items) <= 1:
     return [function(item) for item in items]

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from fake_catalogue import catalogue, encode
+from fake_catalog import catalogue, encode
 
 import main
 from attn_flax import data

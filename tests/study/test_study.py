@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 
-import fake_catalogue
+import fake_catalog
 import numpy as np
 import pytest
 
@@ -656,7 +656,7 @@ def test_images_of_the_catalogue_come_with_what_they_have(tmp_path, study, name)
   study.base.model.depths, study.base.model.widths = (1,), (8,)
   study.base.train.batch_size = 4
   study.report.images = 5
-  with fake_catalogue.catalogue(tmp_path, name):
+  with fake_catalog.catalogue(tmp_path, name):
     experiment = train.open_experiment(plan.run_config(study, 'resnet', 0, None))
     test = measure._load_test(experiment, study.report)
     whole = experiment.dataset.splits['test'].take(test.position)

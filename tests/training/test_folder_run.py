@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import run_files
-from fake_catalogue import encode
+from fake_catalog import encode
 from ml_collections import ConfigDict
 
 import main

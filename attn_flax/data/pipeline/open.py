@@ -4,11 +4,10 @@ import jax
 
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.examples import Split
+from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.data.pipeline.resident import Resident
 from attn_flax.data.pipeline.stream import Stream
 from attn_flax.data.records import Records
-
-Pipeline = Resident | Stream
 
 
 def open_pipeline(

@@ -1,24 +1,12 @@
 """The pipeline for datasets that fit on the device: the pixels stay there, only indices move.
 
 A whole split is held as one uint8 array, replicated where there are several devices. A batch is a
-vector of indices, spread over the devices; gathering, cropping, flipping and normalising happen
-inside the jitted step:
-
-    pipeline = Resident(split, batch_size=128, seed=0, augmentation=augmentation, mesh=mesh)
-
-    @jax.jit
-    def train_step(state, constants, inputs, key):
-      batch = pipeline.train_batch(constants, inputs, key)
-      ...
-
-    for inputs in pipeline.batches(start_step):
-      state = train_step(state, pipeline.constants, inputs, key)
-
-The order of the examples is a function of (seed, step): to resume, start at the step.
+vector of indices, spread over the devices; gathering, cropping, flipping and normalizing happen
+inside the jitted step.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import jax
 import numpy as np
@@ -73,22 +61,11 @@ class Resident:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches of one epoch; what remains of it waits for another permutation.
-
-    Raises:
-      UserError: the split is smaller than one batch.
-    """
+    """Whole batches of one epoch, see `Pipeline`."""
     return steps_per_epoch(self.num_examples, self.batch_size)
 
-  def batches(self, start_step: int = 0) -> Iterator[Arrays]:
-    """Yields the training batches of steps `start_step`, `start_step` + 1, ... without end.
-
-    Every epoch visits the examples in an order of its own, each at most once unless balanced. For
-    `train_batch`.
-
-    Raises:
-      UserError: the split is smaller than one batch.
-    """
+  def batches(self, start_step: int = 0) -> Generator[Arrays, None, None]:
+    """The inputs of the training steps, see `Pipeline`."""
     _ = self.steps_per_epoch  # Raises at the call, not at the first `next`.
     return (self._batch(step) for step in itertools.count(start_step))
 
@@ -97,14 +74,11 @@ class Resident:
     return place({'index': index.astype(np.int32)}, self._spread)
 
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of one of `batches`: all it takes to compile a step."""
+    """What stands for one of `batches`, see `Pipeline`."""
     return abstract({'index': ((self.batch_size,), np.int32)}, self._spread)
 
-  def eval_batches(self) -> Iterator[Arrays]:
-    """Yields batches that cover every example exactly once, in order, for `eval_batch`.
-
-    The last batch is padded to the size of the others; its padding has mask 0.
-    """
+  def eval_batches(self) -> Generator[Arrays, None, None]:
+    """The inputs of an evaluation, see `Pipeline`."""
     for start in range(0, self.num_examples, self.batch_size):
       index = np.arange(start, start + self.batch_size, dtype=np.int32)
       mask = (index < self.num_examples).astype(np.float32)
@@ -112,31 +86,12 @@ class Resident:
       yield place({'index': index, 'mask': mask}, self._spread)
 
   def train_batch(self, constants: Arrays, inputs: Arrays, key: jax.Array) -> Arrays:
-    """Makes an augmented batch; a pure function of its arguments, for use inside jit.
-
-    Args:
-      constants: `self.constants`.
-      inputs: one of `batches`.
-      key: random key of the augmentation.
-
-    Returns:
-      What `Augmentation.train_batch` gives: 'image' [B, H, W, C] float32, normalised, and 'label'
-      [B] int32, or probabilities [B, K] where images are mixed.
-    """
+    """An augmented batch, see `Pipeline`."""
     index = inputs['index']
     return self._augmentation.train_batch(key, constants['image'][index], constants['label'][index])
 
   def eval_batch(self, constants: Arrays, inputs: Arrays) -> Arrays:
-    """Makes a batch without augmentation; a pure function, for use inside jit.
-
-    Args:
-      constants: `self.constants`.
-      inputs: one of `eval_batches`.
-
-    Returns:
-      'image' [B, H, W, C] float32, normalised, 'label' [B] int32, and 'mask' [B] float32: 1 for an
-      example, 0 for padding.
-    """
+    """A batch without augmentation, see `Pipeline`."""
     index = inputs['index']
     image = self._augmentation.evaluate(constants['image'][index])
     return {'image': image, 'label': constants['label'][index], 'mask': inputs['mask']}

@@ -1,7 +1,6 @@
 """How batches are spread over devices, and how they get there."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -82,7 +81,7 @@ def place_rows(
 
 
 def abstract(
-  arrays: Mapping[str, tuple[tuple[int, ...], Any]], sharding: jax.sharding.Sharding
+  arrays: Mapping[str, tuple[tuple[int, ...], np.typing.DTypeLike]], sharding: jax.sharding.Sharding
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Stand-ins for arrays on the devices, given (shape, dtype) of each by name."""
   return {

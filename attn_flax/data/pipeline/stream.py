@@ -1,17 +1,10 @@
 """The pipeline for datasets that do not fit on the device: images are decoded on their way there.
 
-Files are read, decoded, cut at random and resized on the host, by threads or worker processes;
-uint8 pixels cross the bus; flips, colours and normalisation happen inside the jitted step. The
-interface is that of `resident.Resident`:
-
-    pipeline = Stream(records, batch_size=256, seed=0, augmentation=augmentation, mesh=mesh)
-    batches = pipeline.batches(start_step)
-    for inputs in batches:
-      state = train_step(state, pipeline.constants, inputs, key)
-    batches.close()  # Ends the workers now rather than some time later.
+Files are read, decoded, cropped at random and resized on the host, by threads or worker processes;
+uint8 pixels cross the bus; flips, colors and normalization happen inside the jitted step.
 
 Order and crops are a function of (seed, step) alone, for any number of workers and of processes,
-each of which decodes what its own devices need: to resume, start at the step.
+each of which decodes what its own devices need.
 """
 
 import collections
@@ -92,7 +85,7 @@ class Stream:
     self._records = records
     self._seed = seed
     self._crop = augmentation.crop_scale, augmentation.crop_ratio
-    if not records.fixed:
+    if not records.one_size:
       augmentation = dataclasses.replace(
         augmentation, crop_padding=0, resized_crop=False, size=None
       )
@@ -104,22 +97,14 @@ class Stream:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches of one epoch; what remains of it waits for another order.
-
-    Raises:
-      UserError: the split is smaller than one batch.
-    """
+    """Whole batches of one epoch, see `Pipeline`."""
     return steps_per_epoch(self.num_examples, self.batch_size)
 
   def batches(self, start_step: int = 0) -> Generator[Arrays, None, None]:
-    """Yields the training batches of steps `start_step`, `start_step` + 1, ... without end.
-
-    Every epoch visits the examples in an order of its own, each at most once unless balanced. For
-    `train_batch`.
+    """The inputs of the training steps, see `Pipeline`.
 
     Raises:
-      UserError: the split is smaller than one batch, there is too little shared memory for the
-        workers, or an image cannot be read.
+      UserError: also where there is too little shared memory for the workers.
     """
     _ = self.steps_per_epoch  # Raises at the call, not at the first `next`.
     if self._workers:
@@ -154,19 +139,15 @@ class Stream:
       )
 
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of one of `batches`: all it takes to compile a step."""
+    """What stands for one of `batches`, see `Pipeline`."""
     size, count = self._records.image_size, self.batch_size
     image = (count, size, size, 3), np.uint8
     return abstract({'image': image, 'label': ((count,), np.int32)}, self._spread)
 
   def eval_batches(self) -> Generator[Arrays, None, None]:
-    """Yields batches that cover every example exactly once, in order, for `eval_batch`.
+    """The inputs of an evaluation, see `Pipeline`.
 
-    The last batch is padded to the size of the others; its padding has mask 0. Threads decode:
-    processes would take longer to start than most evaluations.
-
-    Raises:
-      UserError: an image cannot be read.
+    Threads decode: processes would take longer to start than most evaluations.
     """
     source = EvalBatches(self._records, self.batch_size, self._rows, default_threads())
     return self._to_device(lambda: read_ahead(source))
@@ -187,31 +168,12 @@ class Stream:
       host.close()
 
   def train_batch(self, constants: Arrays, inputs: Arrays, key: jax.Array) -> Arrays:
-    """Makes an augmented batch; a pure function of its arguments, for use inside jit.
-
-    Args:
-      constants: `self.constants`.
-      inputs: one of `batches`.
-      key: random key of the augmentation.
-
-    Returns:
-      What `Augmentation.train_batch` gives: 'image' [B, H, W, C] float32, normalised, and 'label'
-      [B] int32, or probabilities [B, K] where images are mixed.
-    """
+    """An augmented batch, see `Pipeline`."""
     del constants
     return self._augmentation.train_batch(key, inputs['image'], inputs['label'])
 
   def eval_batch(self, constants: Arrays, inputs: Arrays) -> Arrays:
-    """Makes a batch without augmentation; a pure function, for use inside jit.
-
-    Args:
-      constants: `self.constants`.
-      inputs: one of `eval_batches`.
-
-    Returns:
-      'image' [B, H, W, C] float32, normalised, 'label' [B] int32, and 'mask' [B] float32: 1 for an
-      example, 0 for padding.
-    """
+    """A batch without augmentation, see `Pipeline`."""
     del constants
     image = self._augmentation.evaluate(inputs['image'])
     return {'image': image, 'label': inputs['label'], 'mask': inputs['mask']}

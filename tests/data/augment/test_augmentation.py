@@ -283,7 +283,7 @@ def test_everything_lowers_for_every_platform():
 ON_EIGHT_DEVICES = """
 import re, sys
 import jax, numpy as np
-from tests.test_augment import FULL, _batch
+from tests.data.augment.test_augmentation import FULL, _batch
 
 assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

@@ -139,7 +139,7 @@ ON_EIGHT_DEVICES = """
 import sys
 import jax, numpy as np, pytest
 from attn_flax.errors import UserError
-from tests.test_resident import batches_on, _split, Resident, PLAIN
+from tests.data.pipeline.test_resident import batches_on, _split, Resident, PLAIN
 
 assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

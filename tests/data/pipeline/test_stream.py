@@ -169,7 +169,7 @@ def test_whole_images_where_they_have_the_size_already():
     def pixels(self, index):
       return np.random.default_rng(index).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
 
-  split = Records(Small(9), SIZE, SIZE, fixed=True)
+  split = Records(Small(9), SIZE, SIZE, one_size=True)
   batch = split.train_batch([3, 1], np.zeros((2, decode.TRIES, 4)))
   np.testing.assert_array_equal(batch.image[0], Small(9).pixels(3))
   # The device then crops.
@@ -389,7 +389,7 @@ def test_the_pipeline_that_suits():
 ON_EIGHT_DEVICES = """
 import sys
 import jax, numpy as np
-from tests.test_stream import batches_on
+from tests.data.pipeline.test_stream import batches_on
 
 assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

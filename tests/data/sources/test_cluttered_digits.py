@@ -285,9 +285,9 @@ def test_an_unwritable_folder_is_refused(tmp_path):
 
 KILLED_HALFWAY = """
 import sys, time
-from attn_flax.data import cluttered_digits, cluttered_digits_builder, glyphs
+from attn_flax.data.sources.cluttered_digits import build, generate, glyphs
 
-chunks = cluttered_digits.chunks
+chunks = generate.chunks
 
 def chunks_until_killed(*arguments, **keywords):
   yield from chunks('train', 10)
@@ -295,8 +295,8 @@ def chunks_until_killed(*arguments, **keywords):
   time.sleep(30)
   sys.exit('not killed')
 
-cluttered_digits.chunks = chunks_until_killed
-cluttered_digits_builder.prepare(sys.argv[1], num_examples={'train': 30, 'test': 20})
+generate.chunks = chunks_until_killed
+build.prepare(sys.argv[1], num_examples={'train': 30, 'test': 20})
 """
 
 
@@ -357,10 +357,11 @@ socket.socket.connect = socket.getaddrinfo = refuse
 from attn_flax import data
 slow = {'tensorflow', 'tensorflow_datasets', 'sklearn'} & set(sys.modules)
 assert not slow, slow
-from attn_flax.data import catalogue, cluttered_digits_builder
-builder = cluttered_digits_builder.prepare(sys.argv[1], num_examples={'train': 10})
-source = data.catalogue.CatalogueSource(builder, data.Part('train'))
-records = data.Records(source, 32, 32, fixed=True, annotated=True)
+from attn_flax.data.sources.cluttered_digits import build
+from attn_flax.data.sources.tfds import catalog
+builder = build.prepare(sys.argv[1], num_examples={'train': 10})
+source = catalog.CatalogSource(builder, data.Part('train'))
+records = data.Records(source, 32, 32, one_size=True, annotated=True)
 assert records.take(range(10)).mask.any()
 assert 'tensorflow' not in sys.modules
 print('done')

@@ -8,7 +8,6 @@ import io
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -108,10 +107,10 @@ class ClutteredDigits(tfds.core.GeneratorBasedBuilder):
       license=_LICENSE,
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+  def _split_generators(self, dl_manager: object) -> dict[str, object]:
     return {split: self._generate_examples(split) for split in self.builder_config.num_examples}
 
-  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, object]]]:
     config = self.builder_config
     count = config.num_examples[split]
     chunks = generate.chunks(split, count, size=config.size, seed=config.seed)

@@ -13,18 +13,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from attn_flax.data.dataset import (
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   LARGE_SIZE,
-  MEMORY_LIMIT_BYTES,
   PHOTO_SIZE,
   Dataset,
   DatasetSpec,
-  crop_padding,
-  eval_resize,
+  assemble,
+  fits_memory,
+  unlisted,
 )
-from attn_flax.data.examples import Split
-from attn_flax.data.records import Records, Row, Source
+from attn_flax.data.records import Row, Source
 from attn_flax.data.sources.folder import check
 from attn_flax.data.sources.folder.layout import Layout, check_classes, hash_share, read_layout
 from attn_flax.errors import UserError
@@ -112,27 +109,11 @@ def load(
   # Told only now, so that an error stands alone.
   _warn([*warnings, *check_classes(layout), *_of_small(layout.root, checked, size, enlarge)])
 
-  total_bytes = sum(not found.reason for found in checked.values()) * size**2 * 3
-  in_memory = size <= LARGE_SIZE and total_bytes <= MEMORY_LIMIT_BYTES
-  resize = size if in_memory else eval_resize(size)
-  opened: dict[str, Split | Records] = {}
-  for split, source in _sources(layout).items():
-    records = Records(source, size, resize, upright=True)
-    opened[split] = records.take(range(len(records))) if in_memory else records
-  spec = DatasetSpec(
-    num_classes=len(layout.class_names),
-    image_size=size,
-    sizes=(),
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    flip=True,
-    crop_padding=crop_padding(size, in_memory),
-    splits={split: len(part) for split, part in opened.items()},
-    recipe='modern',
-    network='resnet18',
-    stem='cifar' if size <= LARGE_SIZE else 'imagenet',
-  )
-  return Dataset(spec, tuple(layout.class_names), opened, resize)
+  sources = _sources(layout)
+  in_memory = fits_memory(sum(map(len, sources.values())), size)
+  counts = {split: len(source) for split, source in sources.items()}
+  spec = unlisted(len(layout.class_names), size, small=in_memory, splits=counts)
+  return assemble(sources, spec, layout.class_names, in_memory=in_memory, upright=True)
 
 
 def holds_imagenet(data_dir: str | None) -> bool:
@@ -171,14 +152,8 @@ def load_imagenet(
     )
   layout = _select(layout, splits)
   _warn(check_classes(layout))
-  size = size or spec.image_size
-  resize = eval_resize(size)
-  opened: dict[str, Split | Records] = {
-    split: Records(source, size, resize) for split, source in _sources(layout).items()
-  }
-  counts = {split: len(part) for split, part in opened.items()}
-  spec = dataclasses.replace(spec, image_size=size, splits={**spec.splits, **counts})
-  return Dataset(spec, tuple(layout.class_names), opened, resize)
+  spec = dataclasses.replace(spec, image_size=size or spec.image_size)
+  return assemble(_sources(layout), spec, layout.class_names, in_memory=False)
 
 
 def _select(layout: Layout, splits: Sequence[str]) -> Layout:

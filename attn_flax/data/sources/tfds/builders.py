@@ -2,6 +2,7 @@
 
 import difflib
 import pathlib
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from attn_flax.data.sources.tfds import storage
@@ -21,7 +22,7 @@ def command_to_prepare(name: str, root: pathlib.Path) -> str:
 
 
 def open_builder(
-  name: str, data_dir: str | None, *, download: bool = False
+  name: str, data_dir: str | None, *, download: bool = False, known: Collection[str] = ()
 ) -> 'tfds.core.DatasetBuilder':
   """Opens a prepared dataset; CIFAR is made first where that is asked for.
 
@@ -30,6 +31,7 @@ def open_builder(
       dataset, which holds its dataset_info.json, as a path that begins with '/', '.' or '~'.
     data_dir: root folder of the datasets; None: see `storage.root`.
     download: whether to download and prepare what is missing, where that works without TensorFlow.
+    known: further names that an error offers.
 
   Raises:
     UserError: an unknown name, a dataset that is missing, or one stored in a form that cannot be
@@ -39,7 +41,7 @@ def open_builder(
     builder = _open_folder(pathlib.Path(name).expanduser())
   else:
     root = storage.root(data_dir)
-    builder = find_prepared(name, root)
+    builder = find_prepared(name, root, known)
     if builder is None:
       _require_download(name, root, download)
       from attn_flax.data.sources.tfds import cifar
@@ -62,7 +64,9 @@ def check_readable(name: str, builder: 'tfds.core.DatasetBuilder') -> None:
     )
 
 
-def find_prepared(name: str, root: pathlib.Path) -> 'tfds.core.DatasetBuilder | None':
+def find_prepared(
+  name: str, root: pathlib.Path, known: Collection[str] = ()
+) -> 'tfds.core.DatasetBuilder | None':
   """Opens a dataset where it is prepared, in whatever form; None: it is not.
 
   The version that the library would make counts most, then the latest one.
@@ -71,7 +75,7 @@ def find_prepared(name: str, root: pathlib.Path) -> 'tfds.core.DatasetBuilder | 
     UserError: an unknown name.
   """
   try:
-    builder = open_name(name, root)
+    builder = open_name(name, root, known)
     if is_prepared(builder):
       return builder
   except ModuleNotFoundError:
@@ -80,7 +84,9 @@ def find_prepared(name: str, root: pathlib.Path) -> 'tfds.core.DatasetBuilder | 
   return _open_folder(versions[-1]) if versions else None
 
 
-def open_name(name: str, root: pathlib.Path) -> 'tfds.core.DatasetBuilder':
+def open_name(
+  name: str, root: pathlib.Path, known: Collection[str] = ()
+) -> 'tfds.core.DatasetBuilder':
   """Opens a dataset of the catalogue, prepared or not.
 
   Raises:
@@ -95,14 +101,12 @@ def open_name(name: str, root: pathlib.Path) -> 'tfds.core.DatasetBuilder':
   except ModuleNotFoundError:
     raise
   except tfds.core.registered.DatasetNotFoundError:
-    from attn_flax.data import DATASETS
-
-    known = ['folder', *DATASETS, *tfds.list_builders(with_community_datasets=False)]
-    near = difflib.get_close_matches(name, known, n=1)
+    names = [*known, *tfds.list_builders(with_community_datasets=False)]
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f'; did you mean {near[0]!r}?' if near else ';'
     raise UserError(
-      f'unknown dataset {name!r}{hint} allowed: {", ".join(DATASETS)}, folder, a name of the '
-      'catalogue of tensorflow-datasets, or the path of a prepared dataset'
+      f'unknown dataset {name!r}{hint} allowed: {", ".join((*known, "a name of the catalog of"))} '
+      'tensorflow-datasets, or the path of a prepared dataset'
     ) from None
   except Exception as error:  # A name may have any form, and the code of a dataset any fault.
     reason = ' '.join(str(error).split())

@@ -3,24 +3,21 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from attn_flax.data.dataset import (
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   LARGE_SIZE,
-  MEMORY_LIMIT_BYTES,
   PHOTO_SIZE,
   Dataset,
   DatasetSpec,
   Part,
-  crop_padding,
-  eval_resize,
+  assemble,
+  fits_memory,
+  unlisted,
 )
-from attn_flax.data.examples import Split
-from attn_flax.data.records import Records, Row
+from attn_flax.data.records import Row
 from attn_flax.errors import UserError, check_choice
 
 if TYPE_CHECKING:
@@ -67,11 +64,11 @@ def find_keys(builder: 'tfds.core.DatasetBuilder') -> Keys:
   features = dict(builder.info.features)
   pair = builder.info.supervised_keys or ()
 
-  def find(kind: type, *preferred: Any) -> str | None:
+  def find(kind: type, *preferred: str | None) -> str | None:
     found = [key for key, value in features.items() if isinstance(value, kind)]
     return next((key for key in preferred if key in found), None)
 
-  def only(kind: type) -> Any:
+  def only(kind: type) -> str | None:
     found = [key for key, value in features.items() if isinstance(value, kind)]
     return found[0] if len(found) == 1 else None
 
@@ -91,7 +88,7 @@ def find_keys(builder: 'tfds.core.DatasetBuilder') -> Keys:
   )
 
 
-class CatalogueSource:
+class CatalogSource:
   """A part of a split of a prepared dataset, see `records.Source`."""
 
   def __init__(self, builder: 'tfds.core.DatasetBuilder', part: Part):
@@ -197,24 +194,19 @@ def load(
   annotated = keys.mask is not None or keys.bbox is not None
   if annotations and not annotated:
     raise UserError(f'dataset {name!r} has no masks and boxes')
-  sources = {
-    split: CatalogueSource(builder, spec.parts.get(split, Part(split))) for split in splits
-  }
+  sources = {split: CatalogSource(builder, spec.parts.get(split, Part(split))) for split in splits}
   for split, source in sources.items():
     if not len(source):
       raise UserError(f'the {split} split of dataset {name!r} has no examples: prepare more of it')
-  is_fixed = height == width == size
-  total_bytes = sum(map(len, sources.values())) * size**2 * 3
-  in_memory = (is_fixed or size <= LARGE_SIZE) and total_bytes <= MEMORY_LIMIT_BYTES
-  resize = size if in_memory or is_fixed else eval_resize(size)
-  opened: dict[str, Split | Records] = {}
-  for split, source in sources.items():
-    records = Records(source, size, resize, fixed=is_fixed, annotated=annotations)
-    opened[split] = records.take(range(len(records))) if in_memory else records
-  counts = {split: len(source) for split, source in sources.items()}
-  spec = dataclasses.replace(spec, image_size=size, splits={**spec.splits, **counts})
-  class_names = tuple(dict(builder.info.features)[keys.label].names)
-  return Dataset(spec, class_names, opened, resize)
+  one_size = height == width == size
+  return assemble(
+    sources,
+    dataclasses.replace(spec, image_size=size),
+    dict(builder.info.features)[keys.label].names,
+    in_memory=fits_memory(sum(map(len, sources.values())), size, one_size=one_size),
+    one_size=one_size,
+    annotated=annotations,
+  )
 
 
 def describe(builder: 'tfds.core.DatasetBuilder', keys: Keys, size: int | None) -> DatasetSpec:
@@ -223,23 +215,16 @@ def describe(builder: 'tfds.core.DatasetBuilder', keys: Keys, size: int | None) 
   height, width = feature.shape[:2]
   own = min(height, width) if height and width else PHOTO_SIZE
   size = size or own
-  is_small = size <= LARGE_SIZE or height == width == size
   stored = {split: info.num_examples for split, info in builder.info.splits.items()}
   parts = find_parts(builder.name, stored)
-  return DatasetSpec(
-    num_classes=dict(builder.info.features)[keys.label].num_classes,
-    image_size=size,
-    sizes=(),
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    flip=builder.name not in _NO_FLIP,
-    crop_padding=crop_padding(size, is_small),
+  return unlisted(
+    dict(builder.info.features)[keys.label].num_classes,
+    size,
+    small=size <= LARGE_SIZE or height == width == size,
     splits={split: len(part.indices(stored[part.split])) for split, part in parts.items()},
+    flip=builder.name not in _NO_FLIP,
     annotated=keys.mask is not None or keys.bbox is not None,
     parts=parts,
-    recipe='modern',
-    network='resnet18',
-    stem='cifar' if size <= LARGE_SIZE else 'imagenet',
   )
 
 

@@ -32,7 +32,7 @@ class _WithoutTensorFlow:
   _cifar_info: Any
   info: tfds.core.DatasetInfo
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, object]:
     facts = self._cifar_info
     _check_reachable(facts.url, pathlib.Path(dl_manager.download_dir))
     archive = pathlib.Path(dl_manager.download(facts.url))
@@ -47,7 +47,7 @@ class _WithoutTensorFlow:
 
   def _records(
     self, prefix: str, archive: pathlib.Path, files: Sequence[str]
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
+  ) -> Iterator[tuple[int, dict[str, object]]]:
     """Yields (key, example); the stock builder shuffles by the same keys."""
     facts = self._cifar_info
     num_labels = len(facts.label_keys)
@@ -81,7 +81,7 @@ class Cifar100(  # type: ignore[call-arg]
   url_infos = tfds.image_classification.Cifar100.url_infos
 
 
-BUILDERS: dict[str, Any] = {'cifar10': Cifar10, 'cifar100': Cifar100}
+BUILDERS: dict[str, type] = {'cifar10': Cifar10, 'cifar100': Cifar100}
 
 
 def prepare(name: str, root: pathlib.Path) -> None:
