@@ -17,3 +17,5 @@ __all__ = [
   'list_attention',
   'list_models',
 ]
+
+__version__ = '0.2.0'

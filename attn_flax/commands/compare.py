@@ -8,26 +8,55 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from absl import flags
+
+from attn_flax.commands import configs
+from attn_flax.commands.workdir import workdir
 from attn_flax.errors import UserError
 from attn_flax.report.write import write_report
 from attn_flax.study import groups, measure, plan, train
 
 
-def compare(study: Any, workdir: pathlib.Path) -> None:
+def run(values: flags.FlagValues) -> None:
+  """Trains and reports on a study, or reports on runs that exist."""
+  if values.workdirs:
+    folder = pathlib.Path(values.workdir or 'runs/report')
+    options = configs.load('compare') if values.config is None else values.config
+    if 'report' not in options:
+      raise UserError(
+        '--workdirs takes the options of the report from a study; leave out --config, or name one '
+        'such as configs/compare.py'
+      )
+    compare_runs([pathlib.Path(name) for name in values.workdirs], options.report, folder)
+  else:
+    if values.config is None or 'variants' not in values.config:
+      raise UserError(
+        '--mode=compare needs a study, such as --config=configs/compare.py, or run folders, '
+        '--workdirs=runs/a,runs/b'
+      )
+    folder = workdir(values)
+    compare(values.config, folder)
+    if values.config.only is not None:
+      print(f'{values.config.only} is trained; without --config.only comes the report')
+      return
+  print(f'the report is {folder}/report.html')
+
+
+def compare(study: Any, folder: pathlib.Path) -> None:
   """Trains the runs of a study that are missing, and writes its report into the study's folder.
 
   Args:
     study: what `configs/compare.py` makes.
-    workdir: the study's folder; runs lie in `<variant>/seed<k>`.
+    folder: the study's folder; runs lie in `<variant>/seed<k>`.
 
   Raises:
     UserError: for a study that cannot be run, or whose runs cannot be compared.
     Stopped: after SIGTERM or an interrupt; the same command then goes on from there.
   """
   plan.check_report(study.report)
-  plan.plan(study, workdir)  # Mistakes show before the sweep.
-  rates = train.sweep(study, workdir)
-  planned = plan.plan(study, workdir, rates)
+  plan.plan(study, folder)  # Mistakes show before the sweep.
+  rates = train.sweep(study, folder)
+  planned = plan.plan(study, folder, rates)
   train.check(planned)
   errors = train.train_missing(planned)
   if study.only is not None:
@@ -39,17 +68,17 @@ def compare(study: Any, workdir: pathlib.Path) -> None:
     found, study.baseline, also=() if rates is None else ('optimizer.lr_per_256',)
   )
   findings = measure.measure(found, study.baseline, study.report, rates=rates)
-  write_report(findings, workdir)
+  write_report(findings, folder)
 
 
-def compare_runs(folders: Sequence[pathlib.Path], options: Any, workdir: pathlib.Path) -> None:
+def compare_runs(folders: Sequence[pathlib.Path], options: Any, folder: pathlib.Path) -> None:
   """Writes a report on runs that exist, into a folder.
 
   Args:
     folders: run folders, or folders of studies or variants; runs that differ in the seed alone are
       one variant.
     options: `config.report` of `configs/compare.py`.
-    workdir: where the report goes.
+    folder: where the report goes.
 
   Raises:
     UserError: for folders without runs, or runs that differ in more than attention and seed.
@@ -58,4 +87,4 @@ def compare_runs(folders: Sequence[pathlib.Path], options: Any, workdir: pathlib
   found, baseline = groups.of_folders(folders)
   groups.check_controlled(found, baseline)
   findings = measure.measure(found, baseline, options)
-  write_report(findings, workdir)
+  write_report(findings, folder)

@@ -1,8 +1,12 @@
 """Scores a run folder again, by `--mode=evaluate`."""
 
+import json
 import pathlib
 from typing import Any
 
+from absl import flags
+
+from attn_flax.commands.workdir import workdir
 from attn_flax.errors import check_choice
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import restore_best
@@ -10,7 +14,12 @@ from attn_flax.training.experiment import open_experiment
 from attn_flax.training.scoring import Scorer
 
 
-def evaluate_run(workdir: pathlib.Path, split: str = 'test') -> dict[str, Any]:
+def run(values: flags.FlagValues) -> None:
+  """Scores a run, and prints the scores."""
+  print(json.dumps(evaluate_run(workdir(values), values.split), indent=2))
+
+
+def evaluate_run(folder: pathlib.Path, split: str = 'test') -> dict[str, Any]:
   """Scores a run folder's best checkpoint again, and writes `evaluation.json` there.
 
   Returns:
@@ -20,10 +29,10 @@ def evaluate_run(workdir: pathlib.Path, split: str = 'test') -> dict[str, Any]:
   Raises:
     UserError: for a folder without a run, or an unknown split.
   """
-  experiment = open_experiment(run_folder.load_config(workdir), trains=False)
+  experiment = open_experiment(run_folder.load_config(folder), trains=False)
   check_choice('split', split, experiment.dataset.splits)
-  state, step = restore_best(workdir, experiment.abstract_state())
+  state, step = restore_best(folder, experiment.abstract_state())
   scores, _ = Scorer(experiment, split).score_state(state, split)
   result = {'step': step, **scores}
-  run_folder.write_json(workdir / 'evaluation.json', {**result, **run_folder.environment()})
+  run_folder.write_json(folder / 'evaluation.json', {**result, **run_folder.environment()})
   return result

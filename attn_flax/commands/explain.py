@@ -2,15 +2,18 @@
 
 import functools
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
 from attn_flax import explain
 from attn_flax.commands.images import find_images, read_batches
 from attn_flax.commands.predict import predict
+from attn_flax.commands.workdir import workdir
 from attn_flax.errors import UserError, check_choice
 from attn_flax.explain.perturbation import faithfulness
 from attn_flax.report.figures.overlays import overlays
@@ -39,8 +42,20 @@ _STAGED = ('grad_cam', 'grad_cam_plus_plus', 'hires_cam', 'layer_cam')
 _RESULT = 'explanations.json'
 
 
+def run(values: flags.FlagValues) -> None:
+  """Explains the images, and says where the maps are."""
+  if not values.images:
+    raise UserError('--mode=explain needs --images=<files and folders>')
+  folder = workdir(values)
+  found = explain_run(folder, values.images, values.methods, values.stage)
+  for name, reason in found['unreadable'].items():
+    print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
+  print(f'{len(found["images"])} images explained in {folder}/explanations, with their scores in')
+  print(f'{folder}/explanations.json')
+
+
 def explain_run(
-  workdir: pathlib.Path, images: Sequence[str], methods: Sequence[str], stage: int | None = None
+  folder: pathlib.Path, images: Sequence[str], methods: Sequence[str], stage: int | None = None
 ) -> dict[str, Any]:
   """Writes `explanations/<image>.png` and `explanations.json` into a run folder.
 
@@ -53,7 +68,7 @@ def explain_run(
   scores. What is not finite is null.
 
   Args:
-    workdir: the run folder.
+    folder: the run folder.
     images: image files, and folders of them.
     methods: keys of `METHODS`.
     stage: of the network, for the class activation maps, the other methods having none; None: the
@@ -73,31 +88,31 @@ def explain_run(
       f'stage={stage} does nothing in {", ".join(methods)}; leave it out, or name one of '
       f'{", ".join(_STAGED)}'
     )
-  run = open_trained(workdir)
+  trained = open_trained(folder)
   paths = find_images(images)
-  explainer = _Explainer(run, methods, stage, batch_size(paths))
-  folder = workdir / 'explanations'
+  explainer = _Explainer(trained, methods, stage, batch_size(paths))
+  pictures = folder / 'explanations'
   rows: list[dict[str, Any]] = []
   broken: dict[str, str] = {}
-  for good, pixels, bad in read_batches(run, paths):
+  for good, pixels, bad in read_batches(trained, paths):
     broken |= bad
     if good:
-      rows += explainer.explain(good, pixels, folder, first=len(rows))
+      rows += explainer.explain(good, pixels, pictures, first=len(rows))
   if not rows:
     name, reason = next(iter(broken.items()))
     raise UserError(f'none of {len(broken)} images can be read; {name}: {reason}')
-  content = {'workdir': str(workdir), 'images': rows, 'unreadable': broken}
-  stale = _pictures_of_before(workdir) - {pathlib.Path(row['picture']).name for row in rows}
-  run_folder.write_json(workdir / _RESULT, content)
+  content = {'workdir': str(folder), 'images': rows, 'unreadable': broken}
+  stale = _pictures_of_before(folder) - {pathlib.Path(row['picture']).name for row in rows}
+  run_folder.write_json(folder / _RESULT, content)
   for name in stale:
-    (folder / name).unlink(missing_ok=True)
+    (pictures / name).unlink(missing_ok=True)
   return content
 
 
-def _pictures_of_before(workdir: pathlib.Path) -> set[str]:
+def _pictures_of_before(folder: pathlib.Path) -> set[str]:
   """Names of the overlays that the result in a run folder speaks of; none without a result."""
   try:
-    rows = run_folder.read_json(workdir / _RESULT)['images']
+    rows = run_folder.read_json(folder / _RESULT)['images']
     names = {pathlib.Path(row['picture']).name for row in rows}
   except (UserError, KeyError, TypeError):
     return set()

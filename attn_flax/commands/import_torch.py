@@ -1,14 +1,17 @@
 """A run folder from PyTorch weights, of the same form as a training run's."""
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+from absl import flags
 from ml_collections import ConfigDict
 
 from attn_flax import data
 from attn_flax.attention import ATTENTION
+from attn_flax.commands import configs
 from attn_flax.costs.count import count_params
 from attn_flax.errors import UserError
 from attn_flax.interop.torch_weights import describe, from_torch
@@ -20,6 +23,22 @@ from attn_flax.training.checkpoints import Checkpoints
 from attn_flax.training.experiment import open_experiment
 from attn_flax.training.optimizer import freeze, make_optimizer
 from attn_flax.training.steps import TrainState
+
+
+def run(values: flags.FlagValues) -> None:
+  """Imports the weights, and prints what became of them."""
+  if not values.torch or not values.workdir:
+    raise UserError('--mode=import needs --torch=<weights> and --workdir=<folder>')
+  config = configs.load('base') if values.config is None else values.config
+  try:
+    kwargs = json.loads(values.attention_kwargs)
+  except ValueError:
+    raise UserError(
+      f'--attention_kwargs={values.attention_kwargs} is no JSON; write '
+      '\'{"pools": ["avg", "max"]}\''
+    ) from None
+  found = import_run(pathlib.Path(values.torch), config, pathlib.Path(values.workdir), kwargs)
+  print(json.dumps(found, indent=2))
 
 
 def import_run(

@@ -1,6 +1,7 @@
 """The folder of a run: its config, where it was made, its metrics and its results."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -23,6 +24,8 @@ _PACKAGES = (
   'attn_flax jax jaxlib flax optax orbax-checkpoint numpy tensorflow-datasets grain ml-collections'
 ).split()
 _FREE = ('data.dir', 'data.download', 'data.enlarge', 'data.workers', 'log_every')
+# Fields of a study that choose among its runs or shape its report, and change no run.
+_OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
 
@@ -168,3 +171,23 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
 def task_name(config: ConfigDict) -> str:
   """The name of the task that a config's network learns; configs of before the field have none."""
   return config.get('task', 'classification')
+
+
+def default_workdir(
+  path: str, argument: str, overrides: Mapping[str, object], *, is_study: bool = False
+) -> pathlib.Path:
+  """The folder of a command that names none: no command with another config shares it.
+
+  Args:
+    path: of the config file.
+    argument: what is behind its colon.
+    overrides: fields that the command sets.
+    is_study: whether it is a study, of which more seeds or other pictures do not make another one.
+  """
+  if is_study:
+    overrides = {k: v for k, v in overrides.items() if k.partition('.')[0] not in _OF_NO_RUN}
+  parts = [pathlib.Path(path).stem, *argument.replace('=', '-').replace(',', ' ').split()]
+  if overrides:
+    text = json.dumps(overrides, sort_keys=True, default=str)
+    parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+  return pathlib.Path('runs') / '-'.join(parts)

@@ -1,0 +1,98 @@
+"""Reads a command line, runs its mode, and turns mistakes into one line and an exit code."""
+
+import importlib
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from attn_flax.commands import configs
+from attn_flax.commands.flags import MODES, check_mode, define, help_text
+from attn_flax.errors import UserError, check_choice
+
+# The module of each mode; its function `run` takes the flags.
+_MODULES = {mode: mode for mode in MODES} | {'import': 'import_torch'}
+_STOPPED = 130
+
+
+def run(argv: Sequence[str]) -> int:
+  """Runs one command line; returns the exit code: 0, 2 for a user's mistake, 130 when stopped."""
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())  # Where modules of the user's own are looked for.
+  configs.provide()
+  try:
+    argv = _with_paths(argv)
+    values = define(argv)
+    unknown = values(list(argv))[1:]
+    _check_config_exists(values)
+    if unknown:
+      raise UserError(f'unknown argument {unknown[0]!r}; flags begin with --, see --help')
+    if values.help:
+      _print_help(values, argv[0])
+      return 0
+    check_mode(values)
+  # ml_collections raises these for a config that is missing, does not load, or has no such field.
+  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    return _fail(error)
+
+  logging.set_verbosity(logging.ERROR)
+  from attn_flax.training.loop import Stopped
+
+  try:
+    if values.distributed:
+      import jax
+
+      jax.distributed.initialize()
+    importlib.import_module(f'attn_flax.commands.{_MODULES[values.mode]}').run(values)
+  except UserError as error:
+    return _fail(error)
+  except Stopped as stopped:
+    print(f'{stopped}; the same command goes on from there', file=sys.stderr)
+    return _STOPPED
+  return 0
+
+
+def _with_paths(argv: Sequence[str]) -> list[str]:
+  """The command line with the paths of built-in configs for their names: `--config=eca`."""
+  found = list(argv)
+  for i, word in enumerate(found):
+    flag, given, value = word.partition('=')
+    if flag not in ('--config', '-config'):
+      continue
+    at = i if given else i + 1
+    value = value if given else ''.join(found[at : at + 1])
+    name, colon, argument = value.partition(':')
+    if name:
+      found[at] = f'{flag}=' * bool(given) + configs.find(name) + colon + argument
+  return found
+
+
+def _check_config_exists(values: flags.FlagValues) -> None:
+  """`config_flags` reports a missing file late, and only when the config is read."""
+  if not values['config'].present:
+    return
+  path = pathlib.Path(config_flags.get_config_filename(values['config']).partition(':')[0])
+  if not path.is_file():
+    folder = path.parent if path.parent.is_dir() else configs.folder()
+    check_choice('config', str(path), sorted(str(p) for p in folder.glob('*.py')))
+
+
+def _print_help(values: flags.FlagValues, program: str) -> None:
+  program = 'python main.py' if program.endswith('main.py') else pathlib.Path(program).name
+  print(help_text(values.mode if values['mode'].present else None, program))
+  if values['mode'].present and values.config is not None:
+    print('\nThe fields of this config:\n\n' + configs.describe(values.config))
+
+
+def _fail(error: Exception) -> int:
+  """Prints an error as one line; returns the exit code of a user's mistake."""
+  text = str(error.args[0] if isinstance(error, KeyError) else error)
+  if isinstance(error, AttributeError | KeyError):
+    text = f'unknown config field {text}'
+  if 'Traceback' in text:  # An error in a config file comes with its traceback; keep its last line.
+    text = text.strip().splitlines()[-1].partition('Error: ')[2]
+  print('error: ' + ' '.join(text.replace('\\n', ' ').replace('\\', '').split()), file=sys.stderr)
+  return 2

@@ -1,0 +1,21 @@
+"""Prints parameters and multiply-adds, by `--mode=cost`."""
+
+import pathlib
+
+from absl import flags
+
+from attn_flax import list_attention
+from attn_flax.costs import table
+
+
+def run(values: flags.FlagValues) -> None:
+  """Prints a table: of the networks and mechanisms asked for, or beside printed costs."""
+  if values.published:
+    rows = table.published_table(pathlib.Path(values.published))
+  else:
+    attentions = ['none', *list_attention()] if values.attentions is None else values.attentions
+    fields = {'num_classes': values.num_classes, 'image_size': values.image_size}
+    if values.stride_in:
+      fields['stride_in'] = values.stride_in
+    rows = table.cost_table(values.models, attentions, **fields)
+  print(table.format_table(rows))

@@ -1,0 +1,193 @@
+"""The flags of the command line: which there are, and which mode each belongs to."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from attn_flax.errors import UserError
+
+
+class Mode(NamedTuple):
+  """What a mode does, and a command that shows it."""
+
+  does: str
+  example: str
+
+
+# In the order of the help.
+MODES = {
+  'train': Mode(
+    'Trains the network of a config, or goes on with the run that the folder holds.',
+    '--config=configs/eca.py:resnet18 --config.train.epochs=20',
+  ),
+  'evaluate': Mode('Scores the best checkpoint of a run again.', '--workdir=runs/eca'),
+  'predict': Mode(
+    'Prints the likeliest classes of images.', '--workdir=runs/eca --images=photo.jpg'
+  ),
+  'explain': Mode(
+    'Writes maps of what a network looks at, over images, and their scores.',
+    '--workdir=runs/eca --images=photo.jpg,folder/',
+  ),
+  'compare': Mode(
+    'Trains the runs of a study that are missing, and writes its report.',
+    '--config=configs/compare.py:quick',
+  ),
+  'import': Mode(
+    'Makes a run folder of PyTorch weights.', '--torch=resnet50.pth --workdir=runs/imported'
+  ),
+  'cost': Mode(
+    'Prints parameters and multiply-adds of networks with mechanisms.',
+    '--models=resnet50 --attentions=none,se,cbam',
+  ),
+}
+
+
+class Flag(NamedTuple):
+  """One flag.
+
+  Attributes:
+    name: its name.
+    default: its value where it is not given; its type says what is read: str, int, bool, tuple.
+    text: its help.
+    modes: the modes that it belongs to.
+    choices: what is allowed; (): anything.
+    kind: the type of a value whose default is None.
+  """
+
+  name: str
+  default: str | int | bool | tuple[str, ...] | None
+  text: str
+  modes: tuple[str, ...]
+  choices: tuple[str, ...] = ()
+  kind: type = str
+
+
+# Where a run exists, its config names the folder.
+_WITH_CONFIG = ('train', 'evaluate', 'predict', 'explain', 'compare', 'import')
+_WITH_FOLDER = _WITH_CONFIG
+
+FLAGS = (
+  Flag(
+    'workdir',
+    None,
+    'Run folder; default: runs/<config>, with a hash of the fields that are set.',
+    _WITH_FOLDER,
+  ),
+  Flag('distributed', False, 'Join the other processes of a pod or cluster.', ('train', 'compare')),
+  Flag('split', 'test', 'Split to score: train, validation or test.', ('evaluate',)),
+  Flag('images', None, 'Image files and folders.', ('predict', 'explain'), kind=tuple),
+  Flag('methods', ('grad_cam', 'own_map'), 'Maps to make.', ('explain',)),
+  Flag('stage', None, 'Stage whose maps are made; default: the last.', ('explain',), kind=int),
+  Flag(
+    'workdirs',
+    None,
+    'Folders of runs, variants or studies to report on, instead of a study.',
+    ('compare',),
+    kind=tuple,
+  ),
+  Flag('torch', None, 'PyTorch weights: .pth, .pth.tar, .safetensors or .npz.', ('import',)),
+  Flag('attention_kwargs', '{}', 'JSON: fields that leave no trace in the weights.', ('import',)),
+  Flag('models', ('resnet50',), 'Networks to count.', ('cost',)),
+  Flag('attentions', None, 'Mechanisms to count; default: none and all.', ('cost',), kind=tuple),
+  Flag('image_size', 224, 'Side of the images in pixels.', ('cost',)),
+  Flag('num_classes', 1000, 'Number of classes.', ('cost',)),
+  Flag(
+    'stride_in',
+    None,
+    'Convolution that takes the stride of bottlenecks.',
+    ('cost',),
+    ('3x3', '1x1'),
+  ),
+  Flag('published', None, 'CSV of printed costs to compare with.', ('cost',)),
+)
+_CONFIG_TEXT = (
+  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words behind a '
+  'colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
+)
+
+
+def define(argv: Sequence[str]) -> flags.FlagValues:
+  """The flags, on values of their own, so that a command line may be run more than once."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    'config', None, _CONFIG_TEXT, flag_values=values, sys_argv=list(argv)
+  )
+  flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.', flag_values=values)
+  flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=values)
+  for flag in FLAGS:
+    name, default, text = flag.name, flag.default, flag.text
+    kind = flag.kind if default is None else type(default)
+    if flag.choices:
+      flags.DEFINE_enum(name, None, list(flag.choices), text, flag_values=values)
+    elif kind is tuple:
+      listed = list(default) if isinstance(default, tuple) else None
+      flags.DEFINE_list(name, listed, text, flag_values=values)
+    elif kind is bool:
+      flags.DEFINE_bool(name, bool(default), text, flag_values=values)
+    elif kind is int:
+      flags.DEFINE_integer(name, default, text, flag_values=values)  # type: ignore[arg-type]
+    else:
+      flags.DEFINE_string(name, default, text, flag_values=values)  # type: ignore[arg-type]
+  return values
+
+
+def check_mode(values: flags.FlagValues) -> None:
+  """Raises `UserError` for a flag that was given and belongs to another mode."""
+  mode = values.mode
+  if values['config'].present and mode not in _WITH_CONFIG:
+    raise UserError(f'--config does nothing in --mode={mode}; it belongs to the other modes')
+  for flag in FLAGS:
+    if values[flag.name].present and mode not in flag.modes:
+      raise UserError(
+        f'--{flag.name} does nothing in --mode={mode}; it belongs to {_modes(flag.modes)}'
+      )
+
+
+def _modes(names: Sequence[str]) -> str:
+  return ' and '.join(f'--mode={name}' for name in names)
+
+
+def help_text(mode: str | None, program: str) -> str:
+  """The help: of one mode, or of all, each with its flags and an example.
+
+  Args:
+    mode: one of `MODES`; None: all of them.
+    program: how the command begins, such as 'python main.py'.
+  """
+  lines = [f'{program} [--mode=<mode>] [flags]', '']
+  if mode != 'cost':
+    lines += ['in every mode but cost', _line('config', _CONFIG_TEXT)]
+    lines += [_line(flag.name, _described(flag)) for flag in FLAGS if flag.modes == _WITH_FOLDER]
+    lines.append('')
+  for name, about in MODES.items():
+    if mode in (None, name):
+      lines += [
+        f'--mode={name}' + ('  (the default)' if name == 'train' else ''),
+        f'  {about.does}',
+      ]
+      own = [flag for flag in FLAGS if name in flag.modes and flag.modes != _WITH_FOLDER]
+      lines += [_line(flag.name, _described(flag)) for flag in own]
+      lines += [f'  example: {program} --mode={name} {about.example}', '']
+  if mode is None:
+    lines.append('--mode=<mode> --help shows one mode.')
+  if mode in (None, 'train'):
+    lines.append('--mode=train --help --config=configs/eca.py lists the fields of a config.')
+  return '\n'.join(lines)
+
+
+def _described(flag: Flag) -> str:
+  default = ','.join(flag.default) if isinstance(flag.default, tuple) else flag.default
+  choices = f' One of {", ".join(flag.choices)}.' if flag.choices else ''
+  return flag.text + choices + (f' Default: {default}.' if default not in (None, False) else '')
+
+
+def _line(name: str, text: str, width: int = 100) -> str:
+  """A flag and its help, wrapped behind its name."""
+  lines, indent = [f'    --{name}'.ljust(24)], ' ' * 24
+  for word in text.split():
+    if len(lines[-1]) + len(word) >= width:
+      lines.append(indent)
+    lines[-1] += word + ' '
+  return '\n'.join(line.rstrip() for line in lines)
