@@ -14,13 +14,12 @@ import types
 
 from ml_collections import ConfigDict
 
-import attn_flax
 from attn_flax.errors import check_choice
 
 
 def folder() -> pathlib.Path:
   """The folder of the built-in configs."""
-  package = pathlib.Path(attn_flax.__file__).parent
+  package = pathlib.Path(__file__).parents[1]
   inside = package / 'configs'
   return inside if inside.is_dir() else package.parent / 'configs'
 
@@ -73,13 +72,14 @@ def _flat(config: ConfigDict, prefix: str = '') -> list[tuple[str, object]]:
 
 def _comments(path: pathlib.Path) -> dict[str, str]:
   """The comments above the lines `config.<field> = ...` of a file, by field."""
-  found, comment = {}, []
+  found: dict[str, str] = {}
+  comment: list[str] = []
   for line in path.read_text(encoding='utf-8').splitlines():
     if text := re.fullmatch(r'\s*# (.*)', line):
       comment.append(text[1])
       continue
     if field := re.match(r'\s*config\.([\w.]+) = ', line):
-      found[field[1]] = ' '.join(comment)
+      found.setdefault(field[1], ' '.join(comment))  # Set again further on, without a comment.
     comment = []
   return found
 

@@ -103,8 +103,8 @@ FLAGS = (
   Flag('published', None, 'CSV of printed costs to compare with.', ('cost',)),
 )
 _CONFIG_TEXT = (
-  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words behind a '
-  'colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
+  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words behind '
+  'a colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
 )
 
 

@@ -17,6 +17,8 @@ from config_files import FILES
 
 import main
 from attn_flax import data
+from attn_flax.commands import flags
+from attn_flax.commands.workdir import workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = [path.stem for path in FILES]
@@ -213,9 +215,9 @@ def test_every_update_crops_its_images_anew(tmp_path, monkeypatch):
 def workdir_of(*arguments):
   """The folder that a command line runs in."""
   argv = ['main.py', *arguments]
-  flags = main._define_flags(argv)
-  flags(argv)
-  return main._workdir(flags)
+  values = flags.define(argv)
+  values(argv)
+  return workdir(values)
 
 
 def test_two_commands_never_share_a_run_folder():
@@ -269,9 +271,7 @@ STUDY = ['main.py', f'--config={ROOT}/configs/compare.py:quick', '--mode=compare
 
 
 def folder_of(*options):
-  fv = main._define_flags([*STUDY, *options])
-  fv([*STUDY, *options])
-  return main._workdir(fv)
+  return workdir_of(*STUDY[1:], *options)
 
 
 def test_a_study_stays_in_its_folder_whatever_is_asked_of_its_runs():
