@@ -216,25 +216,6 @@ def detectable(
   return float(standard_error * shift)
 
 
-def expected_calibration_error(
-  probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
-) -> float:
-  """How far confidence and accuracy lie apart, on average over the images: 0 is best, 1 worst.
-
-  Images are put into bins of equal width by their largest probability, lower edge excluded. Guo
-  et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599.
-
-  Args:
-    probabilities: [n, K], rows that sum to 1.
-    labels: [n] integers.
-    bins: number of bins; the error grows with it where images are few.
-  """
-  confidence = probabilities.max(1).astype(np.float64)
-  gap = (probabilities.argmax(1) == labels) - confidence
-  place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-  return float(np.abs(np.bincount(place, gap, minlength=bins)).sum() / len(labels))
-
-
 def _arm(values: np.ndarray) -> _Arm:
   values = np.asarray(values, np.float64)
   if values.ndim != 2:

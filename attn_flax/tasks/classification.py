@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import special
+
+from attn_flax.tasks.task import Predictions, Task
 
 # Sums over examples: `loss`, `top1`, `top5` and `count`.
 Sums = dict[str, jax.Array]
@@ -111,3 +114,68 @@ def class_weights(labels: np.ndarray, num_classes: int | None = None) -> np.ndar
   occurring = max(np.count_nonzero(counts), 1)
   weights = len(labels) / (occurring * np.maximum(counts, 1))
   return np.where(counts > 0, weights, 0).astype(np.float32)
+
+
+def expected_calibration_error(
+  probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> float:
+  """How far confidence and accuracy lie apart, on average over the images: 0 is best, 1 worst.
+
+  Images are put into bins of equal width by their largest probability, lower edge excluded. Guo
+  et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599.
+
+  Args:
+    probabilities: [n, K], rows that sum to 1.
+    labels: [n] integers.
+    bins: number of bins; the error grows with it where images are few.
+  """
+  confidence = probabilities.max(1).astype(np.float64)
+  gap = (probabilities.argmax(1) == labels) - confidence
+  place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+  return float(np.abs(np.bincount(place, gap, minlength=bins)).sum() / len(labels))
+
+
+def hits(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
+  """Which examples [n] have their label among the k likeliest classes: 1.0 or 0.0.
+
+  As in `score_sums`, ties count against the label.
+  """
+  own = np.take_along_axis(logits, labels[:, None].astype(int), axis=1)
+  return ((~(logits < own)).sum(1) <= k).astype(float)
+
+
+def _examples(predictions: Predictions) -> np.ndarray:
+  return hits(predictions['logits'], predictions['labels'])
+
+
+def _further(predictions: Predictions) -> dict[str, float]:
+  logits, labels = predictions['logits'], predictions['labels']
+  scores = {}
+  if logits.shape[1] > 5:
+    scores['top5'] = float(hits(logits, labels, 5).mean())
+  probabilities = special.softmax(logits, axis=1)
+  scores['calibration_error'] = expected_calibration_error(probabilities, labels)
+  return scores
+
+
+def _summary(predictions, class_names):
+  del class_names
+  return {}, {'confusion': confusion(predictions['logits'], predictions['labels'])}
+
+
+def classification() -> Task:
+  """One of several classes for each image."""
+  return Task(
+    name='classification',
+    loss=None,
+    sums=None,
+    scores=None,
+    best='top1',
+    higher_is_better=True,
+    logged=('loss', 'top1'),
+    predictions=None,
+    examples=_examples,
+    further=_further,
+    summary=_summary,
+    pages='classification',
+  )

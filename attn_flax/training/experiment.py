@@ -14,6 +14,8 @@ from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.open import Pipeline, open_pipeline
 from attn_flax.errors import UserError, check_choice
 from attn_flax.models import create_model
+from attn_flax.tasks.classification import classification
+from attn_flax.tasks.task import Task
 from attn_flax.training.optimizer import Schedule, freeze, make_optimizer, make_schedule
 from attn_flax.training.steps import TrainState, init_state
 
@@ -64,6 +66,11 @@ class Experiment(NamedTuple):
   augmentation: Augmentation
   updates: int
   updates_per_epoch: int
+
+  @property
+  def task(self) -> Task:
+    """What the network learns."""
+    return classification()
 
   @property
   def replicated(self) -> NamedSharding:

@@ -23,12 +23,12 @@ class Scorer:
 
     self._step = jax.jit(step, out_shardings=experiment.replicated)
 
-  def score(self, variables: Variables) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+  def score(self, variables: Variables) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Scores weights on every example once.
 
     Returns:
-      `loss`, `top1`, `top5` in 0..1 and `count`; logits [count, K] and labels [count], in the
-      split's order.
+      `loss`, `top1`, `top5` in 0..1 and `count`; the predictions: `logits` [count, K] and `labels`
+      [count], in the split's order.
 
     Raises:
       RuntimeError: when an example was missed or seen twice.
@@ -42,7 +42,10 @@ class Scorer:
     count = self._pipeline.num_examples
     if scores['count'] != count:
       raise RuntimeError(f'scored {scores["count"]} examples of a split of {count}')
-    return scores, np.concatenate(logits)[:count], np.concatenate(labels)[:count]
+    return scores, {
+      'logits': np.concatenate(logits)[:count],
+      'labels': np.concatenate(labels)[:count],
+    }
 
   def score_state(
     self, state: TrainState, prefix: str
@@ -58,7 +61,8 @@ class Scorer:
     scores: dict[str, float] = {}
     predictions: dict[str, np.ndarray] = {}
     for name, variables in weights.items():
-      found, predictions[f'{name}logits'], predictions['labels'] = self.score(variables)
+      found, outputs = self.score(variables)
+      predictions[f'{name}logits'], predictions['labels'] = outputs['logits'], outputs['labels']
       scores.update({f'{prefix}_{name}{key}': value for key, value in found.items()})
     scores.pop(f'{prefix}_ema_count', None)
     return scores, predictions
