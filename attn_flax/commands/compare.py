@@ -6,14 +6,15 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from attn_flax.errors import UserError
 from attn_flax.report.write import write_report
 from attn_flax.study import groups, measure, plan, train
 
 
-def compare(study: Any, workdir: pathlib.Path) -> None:
+def compare(study: ConfigDict, workdir: pathlib.Path) -> None:
   """Trains the runs of a study that are missing, and writes its report into the study's folder.
 
   Args:
@@ -42,7 +43,9 @@ def compare(study: Any, workdir: pathlib.Path) -> None:
   write_report(findings, workdir)
 
 
-def compare_runs(folders: Sequence[pathlib.Path], options: Any, workdir: pathlib.Path) -> None:
+def compare_runs(
+  folders: Sequence[pathlib.Path], options: ConfigDict, workdir: pathlib.Path
+) -> None:
   """Writes a report on runs that exist, into a folder.
 
   Args:

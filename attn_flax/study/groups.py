@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -28,8 +28,8 @@ class Member(NamedTuple):
 
   seed: int
   folder: pathlib.Path
-  config: Any
-  record: Mapping[str, Any]
+  config: ConfigDict | None
+  record: Mapping
   error: str = ''
 
 
@@ -75,7 +75,11 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
     seeds = [member.seed for member in members]
     if len(set(seeds)) < len(seeds):
       raise UserError(f'the runs of {name} have seeds {seeds}; name each seed once')
-  plain = [name for name, members in groups.items() if not members[0].config.model.attention]
+  plain = [
+    name
+    for name, (member, *_) in groups.items()
+    if member.config is not None and not member.config.model.attention
+  ]
   baseline = (plain or list(groups))[0]
   return {baseline: groups.pop(baseline), **groups}, baseline
 
@@ -107,7 +111,7 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
       )
 
 
-def _stripped(config: Any, fields: Sequence[str]) -> dict[str, Any]:
+def _stripped(config: ConfigDict, fields: Sequence[str]) -> dict[str, object]:
   """A configuration as flat values, without some fields, all below them, and those of no effect."""
   flat = run_folder.flatten(run_folder.resolved(config))
   fields = (*fields, *run_folder.free_fields(config))

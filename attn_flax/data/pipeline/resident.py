@@ -18,7 +18,7 @@ The order of the examples is a function of (seed, step): to resume, start at the
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import jax
 import numpy as np
@@ -80,7 +80,7 @@ class Resident:
     """
     return steps_per_epoch(self.num_examples, self.batch_size)
 
-  def batches(self, start_step: int = 0) -> Iterator[Arrays]:
+  def batches(self, start_step: int = 0) -> Generator[Arrays, None, None]:
     """Yields the training batches of steps `start_step`, `start_step` + 1, ... without end.
 
     Every epoch visits the examples in an order of its own, each at most once unless balanced. For

@@ -20,11 +20,11 @@ class Cell:
 
   Attributes:
     text: its number or word.
-    detail: what stands smaller beside it: a spread, an interval, a ratio.
+    detail: what is printed smaller beside it: a spread, an interval, a ratio.
     values: columns of `results.csv`.
     variant: the row of `results.csv` that they belong to.
     order: what the table is sorted by; by default the first of `values`, else the text.
-    tone: a verdict, which may be coloured; its word stands in the text.
+    tone: a verdict, which may be colored; its word is in the text.
     code: whether it is something to type.
   """
 

@@ -1,6 +1,7 @@
 """The tables of the explanations: one that sums up, and one per score with all its controls."""
 
 from attn_flax.report import formats
+from attn_flax.report.notes import own_map
 from attn_flax.report.tables.cells import (
   NO_CELL,
   Cell,
@@ -42,7 +43,7 @@ def overview(findings: Findings) -> Table:
   for variant in findings.variants:
     found = variant.explanations
     for kind in KINDS:
-      what = (found.own_map if found and kind == 'own map' else '') or ''
+      what = own_map(found.own_map) if found and kind == 'own map' else ''
       cells = [name_cell(variant), Cell(kind, what)]
       for name in SCORES:
         score = find(variant, kind, name)
@@ -98,7 +99,7 @@ def score_table(findings: Findings, name: str) -> Table:
     for kind, prefix in KINDS.items():
       score = find(variant, kind, name)
       if kind == 'own map' and not (variant.explanations and variant.explanations.own_map):
-        continue  # The overview says that there is none.
+        continue  # The overview shows that there is none.
       head = [name_cell(variant), Cell(kind)]
       if score is None:
         rows.append([*head, *[NO_CELL] * (len(controls) + 4)])
