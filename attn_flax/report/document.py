@@ -13,7 +13,8 @@ from attn_flax.report.pages import wording
 from attn_flax.report.tables import classification as tables
 from attn_flax.report.tables import results, scores
 from attn_flax.report.tables.cells import Table
-from attn_flax.study.findings import SCORES, Findings
+from attn_flax.study.explanations import SCORES
+from attn_flax.study.findings import Findings
 
 
 @dataclasses.dataclass(frozen=True)

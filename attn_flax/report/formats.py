@@ -58,7 +58,7 @@ def interval(estimate: Estimate | None, digits: int, scale: float = 1) -> str:
 
 
 def times(ratio: float | None) -> str:
-  """A ratio, as in ×1.05; small excesses keep the digits that tell them from 1."""
+  """A ratio, as in ×1.05; small excesses keep enough digits to differ from 1."""
   if ratio is None or math.isnan(ratio):
     return NONE
   digits = 4 if 0 < abs(ratio - 1) < 0.005 else 2

@@ -100,7 +100,7 @@ def _unsteady(findings: Findings) -> list[str]:
   return [
     f'{name}: its seeds differ much (standard deviation {formats.percent(spread, 1)} points; the '
     f'median of all variants is {formats.percent(usual, 1)}). Its training is not steady under '
-    'this recipe; another one, such as more epochs or a sweep of the rate, would tell more.'
+    'this recipe; another one, such as more epochs or a sweep of the rate, would show more.'
     for name, spread in spreads.items()
     if spread > max(_UNSTEADY * usual, _UNSTEADY_LEAST)
   ]

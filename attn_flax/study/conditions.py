@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from attn_flax.study.findings import Conditions, Environment, Recipe, Run
-from attn_flax.study.groups import Member
+from attn_flax.study.groups import Member, Record
 from attn_flax.study.performance import PredictionsOfRuns, run_scores
 from attn_flax.training import run_folder
 from attn_flax.training.experiment import Experiment
@@ -124,8 +124,8 @@ def _further(config: ConfigDict) -> dict[str, object]:
   return {field: value for field, value in fields.items() if value and field not in idle}
 
 
-def _environment(record: Mapping) -> Environment:
-  """Where a run or a study was computed, by the record that is kept with it."""
+def _environment(record: Record) -> Environment:
+  """Where a run or a study was computed, by what its record says."""
   return Environment(
     device=record.get('device'),
     commit=record.get('commit'),

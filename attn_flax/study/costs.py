@@ -1,4 +1,4 @@
-"""What each variant costs, all of them timed in turn in one process."""
+"""What each variant costs: all are timed in turn, in one process."""
 
 import contextlib
 import time
@@ -64,17 +64,17 @@ def measure(
 def _training_step(
   experiment: Experiment, pipeline: Pipeline, state: TrainState
 ) -> tuple[Callable[[], object], float, float]:
-  """A call that trains once, the 10^6 bytes that it holds at most, the seconds to compile it."""
+  """A call that trains once, its peak memory in 10^6 bytes, and the seconds to compile it."""
   key = jax.device_put(jax.random.key(1), experiment.replicated)
   began = time.perf_counter()
   compiled = compile_step(experiment, pipeline, state, pipeline.abstract_batch(), key)
   seconds = time.perf_counter() - began
   with contextlib.closing(pipeline.batches()) as stream:
     inputs = next(stream)
-  held = [state]
+  states = [state]
 
   def call():
-    held[0], metrics = compiled(held[0], pipeline.constants, inputs, key)
+    states[0], metrics = compiled(states[0], pipeline.constants, inputs, key)
     return metrics
 
   return call, peak_bytes(compiled) / 1e6, seconds

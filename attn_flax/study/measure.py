@@ -19,7 +19,8 @@ from attn_flax.explain.localization import box_mask
 from attn_flax.explain.taps import Network
 from attn_flax.study import conditions, costs, mechanisms, performance
 from attn_flax.study.explain import Explained, Explainer, Images
-from attn_flax.study.findings import Findings, Pictured, Variant
+from attn_flax.study.explanations import Pictured
+from attn_flax.study.findings import Findings, Variant
 from attn_flax.study.groups import Groups, Member
 from attn_flax.study.performance import PredictionsOfRuns
 from attn_flax.study.pictures import Picturer, choose
@@ -64,7 +65,7 @@ def measure(
   *,
   rates: Mapping[str, float] | None = None,
 ) -> Findings:
-  """Everything that a report holds.
+  """Everything that a report is made of.
 
   Args:
     groups: the runs by variant, checked by `groups.check_controlled`.
@@ -84,14 +85,18 @@ def measure(
   performances = performance.compare(experiment.task, predictions, baseline, class_names)
   found_costs = costs.measure(experiment, models, baseline, options.rounds)
   test = _load_test(experiment, options)
-  explained, images = _explain(study, test, predictions)
+  # Maps explain the logit of an image's one label.
+  explains = experiment.task.name == 'classification'
+  explained, images = _explain(study, test, predictions) if explains else ({}, {})
   own_maps = {
     name: mechanisms.own_map_kinds(model, experiment.image_shape) for name, model in models.items()
   }
   test_images = len(experiment.dataset.splits['test'])
   explanations = summarize(explained, images, test_images, baseline, own_maps)
-  shown = choose(test.images.label, options.pictures, options.seed)
-  pictured = _picture(study, test, shown, predictions)
+  shown, pictured = np.arange(0), {}
+  if explains:
+    shown = choose(test.images.label, options.pictures, options.seed)
+    pictured = _picture(study, test, shown, predictions)
   picture = test.images.take(shown)
   variants = [
     Variant(
@@ -121,7 +126,7 @@ def measure(
     masks=picture.mask,
     localized_images={seed: len(one.localized) for seed, one in images.items()},
     perturbed_images={seed: len(one.perturbed) for seed, one in images.items()},
-    unexplained=sorted(seeds - images.keys()),
+    unexplained=sorted(seeds - images.keys()) if explains else (),
     steps=options.steps,
   )
 
@@ -245,7 +250,7 @@ def _picture(
   shown: np.ndarray,
   predictions: PredictionsOfRuns,
 ) -> dict[str, Pictured]:
-  """What one run of each variant, of a seed that all have if any, says about some images."""
+  """Predictions and maps of one run of each variant; of a seed that all have, if there is one."""
   normalize = jax.jit(study.experiment.augmentation.evaluate)
   pictured = {}
   seeds = [{member.seed for member in members} for members in study.members.values()]

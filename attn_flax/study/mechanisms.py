@@ -13,7 +13,7 @@ from attn_flax.explain.taps import Network
 from attn_flax.models.placement import Placement
 from attn_flax.study.findings import Mechanism, Shares
 
-# What a hybrid is made of says more than its name.
+# The parts of a hybrid, which are listed even where they are the usual ones.
 _ALWAYS_LISTED = ('channel', 'spatial')
 
 
@@ -69,7 +69,7 @@ def own_map_kinds(model: Network, image_shape: tuple[int, ...]) -> tuple[str, ..
 def augmented_shares(model: Network, image_shape: tuple[int, ...]) -> dict[int, Shares]:
   """The features that kappa and upsilon come to in each stage with augmented convolutions.
 
-  Read off the weights, so that it holds after all rounding and least dimensions.
+  Read off the shapes of the weights, and so after all rounding and minimum sizes.
   """
   params = count.abstract_variables(model, image_shape)['params']
   leaves = flax.traverse_util.flatten_dict(params)

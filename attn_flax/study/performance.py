@@ -13,7 +13,7 @@ PredictionsOfRuns = Mapping[str, Mapping[int, Predictions]]
 
 
 def run_scores(task: Task, predictions: Predictions) -> dict[str, float]:
-  """The scores of one run: `task.best` and what stands beside it."""
+  """The scores of one run: `task.best` and the further ones."""
   return {task.best: float(task.examples(predictions).mean()), **task.further(predictions)}
 
 

@@ -16,7 +16,7 @@ from attn_flax.explain import (
 )
 from attn_flax.explain.taps import Network, Variables
 from attn_flax.study.explain import BATCH, Images
-from attn_flax.study.findings import Gates, Pictured
+from attn_flax.study.explanations import Gates, Pictured
 
 
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from attn_flax.study import statistics
 from attn_flax.study.explain import Explained
-from attn_flax.study.findings import SCORES, Explanations, Score
+from attn_flax.study.explanations import SCORES, Explanations, Score
 
 
 class SeedImages(NamedTuple):

@@ -9,7 +9,7 @@ meets every image: two crossed random factors. For the mean of the runs' means,
   V_seed   the variance of the runs' means over the number of runs,
   V_image  the variance over images of what each image adds to the result, times their number,
   V_cell   the chance of a single image in a single run (its variance within an image, between
-           runs), which the other two both hold and which therefore counts once too often.
+           runs), which is part of both others and therefore counted twice.
 
 All three are unbiased, as in the analysis of variance. The sum is never taken to be smaller than
 V_seed or V_image, each of which is a lower bound of the true variance. Images are paired: both
@@ -17,7 +17,7 @@ arms of a comparison score the same images, and what makes an image hard for all
 Degrees of freedom are Satterthwaite's, capped where one arm has fewer runs. Where the arms of a
 study look equally unsteady, they share one variance between seeds, else each has its own; the level
 is so strict that of studies of equal arms about one in four shares it. Several variants against one
-baseline share the error level by Sidak's inequality, which holds for any correlation between the
+baseline share the error level by Sidak's inequality, which is valid for any correlation between the
 comparisons; Dunnett's quantile, for variants that share nothing but the baseline, would be about
 5 % smaller.
 
@@ -26,7 +26,7 @@ Sources:
     https://arxiv.org/abs/0712.1111: why crossed factors need both variances.
   Cameron, Gelbach and Miller, Robust Inference with Multiway Clustering, Journal of Business and
     Economic Statistics 2011, https://doi.org/10.1198/jbes.2010.07136: the sum of the two less the
-    cell's. Their cell term would hold the images' variance here, and subtract too much.
+    cell's. Their cell term would include the variance of the images here, and subtract too much.
   Satterthwaite, An Approximate Distribution of Estimates of Variance Components, Biometrics
     Bulletin 1946, https://doi.org/10.2307/3002019.
   Sidak, Rectangular Confidence Regions for the Means of Multivariate Normal Distributions, JASA
@@ -63,7 +63,7 @@ class SeedVariance(NamedTuple):
 class Estimate(NamedTuple):
   """A mean or a difference of means, and how well it is known.
 
-  `low` and `high` bound the interval that holds all comparisons of a study at once with the
+  `low` and `high` bound the interval that covers all comparisons of a study at once with the
   confidence asked for. `seeds` is the number of runs, of the smaller arm where there are two.
   Where no variance between seeds is known, `standard_error` is NaN and the interval infinite.
   """
@@ -103,7 +103,7 @@ def seed_variance(arms: Sequence[np.ndarray]) -> SeedVariance | None:
   """
   means = [_arm(values).means for values in arms]
   known = [runs for runs in means if len(runs) > 1]
-  # Without any variance there is nothing to tell apart, and the test would divide by zero.
+  # Without any variance there is nothing to compare, and the test would divide by zero.
   spread = [runs.var() > 0 for runs in known]
   if len(known) > 1 and any(spread):
     if not all(spread) or stats.bartlett(*known).pvalue < _UNLIKE:
@@ -231,9 +231,9 @@ def _arm(values: np.ndarray) -> _Arm:
   weights = scored / (counts * len(values))
   residuals = np.where(scored, values - means, 0)
   runs = scored.sum(0)
-  # An image that one run alone scored tells nothing of its cell's chance, and nothing is taken off.
-  centred = np.where(scored, residuals - residuals.sum(0) / np.maximum(runs, 1), 0)
-  spread = (centred**2).sum(0) / np.maximum(runs - 1, 1)
+  # An image that only one run scored gives no estimate of its cell's variance: none is subtracted.
+  centered = np.where(scored, residuals - residuals.sum(0) / np.maximum(runs, 1), 0)
+  spread = (centered**2).sum(0) / np.maximum(runs - 1, 1)
   cell = (spread * (weights**2).sum(0)).sum()
   return _Arm(means[:, 0], (weights * residuals).sum(0), float(cell), runs > 0)
 

@@ -26,7 +26,7 @@ def check(planned: Sequence[Planned]) -> Task:
     The task that they share.
 
   Raises:
-    UserError: for anything in the configuration that cannot be run, or a run folder that holds a
+    UserError: for anything in the configuration that cannot be run, or a run folder with a
       run of another configuration.
   """
   opened: dict[str, Experiment] = {}
@@ -79,7 +79,7 @@ def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
 
 
 def finished(folder: pathlib.Path) -> bool:
-  """Whether a run folder holds a result."""
+  """Whether a run folder has a result."""
   return (folder / 'result.json').exists()
 
 

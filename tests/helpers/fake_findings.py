@@ -4,22 +4,18 @@ import dataclasses
 
 import numpy as np
 
+from attn_flax.study.explanations import SCORES, Explanations, Gates, Pictured, Score
 from attn_flax.study.findings import (
-  SCORES,
   Conditions,
   Cost,
   Environment,
-  Explanations,
   Findings,
-  Gates,
   Mean,
   Mechanism,
   Performance,
-  Pictured,
   Ratio,
   Recipe,
   Run,
-  Score,
   Variant,
 )
 from attn_flax.study.statistics import Estimate

@@ -12,7 +12,8 @@ from attn_flax.report import document, formats, html, markdown, published
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots, style
 from attn_flax.report.tables import cells, classification, results
-from attn_flax.study.findings import Gates, Run
+from attn_flax.study.explanations import Gates
+from attn_flax.study.findings import Run
 
 
 def test_published_rows_are_plausible():

@@ -15,7 +15,8 @@ from attn_flax.report import formats
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import style
 from attn_flax.report.write import write_report
-from attn_flax.study.findings import SCORES, Run
+from attn_flax.study.explanations import SCORES
+from attn_flax.study.findings import Run
 
 VOID = {'meta', 'img', 'br', 'link', 'base', 'input', 'hr'}
 

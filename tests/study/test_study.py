@@ -25,7 +25,8 @@ from attn_flax.study import (
   train,
 )
 from attn_flax.study.explain import Explained
-from attn_flax.study.findings import SCORES, Variant
+from attn_flax.study.explanations import SCORES
+from attn_flax.study.findings import Variant
 from attn_flax.tasks.classification import classification
 from attn_flax.training import run_folder
 from attn_flax.training.experiment import make_model
@@ -309,7 +310,7 @@ def test_runs_that_differ_in_more_are_not_compared(
     make_folder(tmp_path / 'plain', base_config),
     make_folder(tmp_path / 'eca', eca_config, **changes),
   ]
-  with pytest.raises(UserError, match='cannot stand in one table') as error:
+  with pytest.raises(UserError, match='cannot be compared') as error:
     groups.check_controlled(*groups.of_folders(folders))
   assert named in str(error.value)
 

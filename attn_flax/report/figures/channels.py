@@ -72,7 +72,8 @@ def plots(findings: Findings) -> list[style.Illustration]:
         f'{name}: channel gates',
         'Mean gate of each channel over the test images of a class, in the last block of each'
         ' stage; channels are sorted by their mean. Shown are the classes that lie farthest from'
-        ' the mean. A wide band: the gate tells classes apart. One scale for all variants.',
+        ' the mean. A wide band means that the gate depends on the class. All variants have one'
+        ' scale.',
         f'Channel gates of {name} by class, in {len(chosen)} stages.',
       )
     )

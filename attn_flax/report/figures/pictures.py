@@ -13,7 +13,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.image import AxesImage
 
 from attn_flax.report.figures import style
-from attn_flax.study.findings import Findings, Gates, Pictured, Variant
+from attn_flax.study.explanations import Gates, Pictured
+from attn_flax.study.findings import Findings, Variant
 
 MOST_GATED = 4
 MOST_PATHS = 5

@@ -10,7 +10,8 @@ from attn_flax.report import formats
 from attn_flax.report.figures import style
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.scores import CONTROLS, KINDS, find
-from attn_flax.study.findings import SCORES, Findings, Run
+from attn_flax.study.explanations import SCORES
+from attn_flax.study.findings import Findings, Run
 
 
 def curves(findings: Findings) -> style.Illustration | None:

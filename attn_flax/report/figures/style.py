@@ -55,7 +55,7 @@ class Illustration:
     caption: how it is read.
     alt: what it shows, for those who do not see it.
     png: the file.
-    is_photo: whether it holds photographs or maps, which compress badly.
+    is_photo: whether it shows photographs or maps, which compress badly.
   """
 
   name: str
@@ -76,7 +76,7 @@ class Illustration:
 def drawing() -> Iterator[None]:
   """The house style of all figures made inside."""
   with matplotlib.rc_context():
-    matplotlib.rcdefaults()  # Whatever the user's own matplotlibrc says, reports look alike.
+    matplotlib.rcdefaults()  # Reports look alike whatever the user's own matplotlibrc is.
     matplotlib.rcParams.update(_SETTINGS)
     yield
 

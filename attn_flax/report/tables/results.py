@@ -65,9 +65,9 @@ def performance(findings: Findings) -> Table:
   note = (
     f'Means over the seeds on {formats.number(findings.test_images, 0)} test images; ± is the'
     f' standard deviation between seeds. Difference: {words.best.name} minus that of'
-    f' {findings.baseline}, with its 95 % interval. The interval holds both sources of chance,'
-    ' seeds and test images, is paired on the same images, and is corrected for the number of'
-    ' variants compared. Detectable: the true difference that the study would have found in four'
+    f' {findings.baseline}, with its 95 % interval. The interval accounts for both sources of'
+    ' chance, seeds and test images; it is paired on the same images and corrected for the number'
+    ' of variants compared. Detectable: the true difference that the study would have found in four'
     f' of five cases. {words.note}'
   )
   return Table(words.quality, words.quality.capitalize(), columns, rows, note)

@@ -11,7 +11,8 @@ from attn_flax.report.tables.cells import (
   name_cell,
   verdict_cell,
 )
-from attn_flax.study.findings import SCORES, Findings, Score, Variant
+from attn_flax.study.explanations import SCORES, Score
+from attn_flax.study.findings import Findings, Variant
 
 # Kinds of maps and controls by their names in the columns of `results.csv`.
 KINDS = {'Grad-CAM': 'gradcam', 'own map': 'own'}
@@ -67,9 +68,9 @@ def overview(findings: Findings) -> Table:
     Column('empty maps, %'),
   ]
   note = (
-    '↑ higher is better, ↓ lower is better. A score says little by itself: “above all controls”'
+    '↑ higher is better, ↓ lower is better. A score alone means little: “above all controls”'
     ' means that it is better than a random map, a centred Gaussian, the best fixed map and the'
-    ' same network with random weights, each by a 95 % interval of its own that leaves out zero. A'
+    ' same network with random weights: the 95 % interval of each gain lies above zero. A'
     ' purely channel-wise mechanism has no map of its own: n/a. An empty map is a miss'
     ' where it should lie on the object, and a random order elsewhere; of the network with random'
     ' weights it counts as a constant one, which scores by chance.'
