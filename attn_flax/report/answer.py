@@ -96,7 +96,7 @@ def _costs(variants: Sequence[Variant]) -> list[str]:
 
 
 def _looks(findings: Findings) -> list[str]:
-  """Grad-CAM against its controls, by the first score of localisation that there is."""
+  """Grad-CAM against its controls, by the first score of localization that there is."""
   for name, what in (('energy_mask', 'energy inside the mask'), ('pointing', 'pointing game')):
     scores = [(v.name, find(v, 'Grad-CAM', name)) for v in findings.variants]
     found = [(variant, score) for variant, score in scores if score is not None]

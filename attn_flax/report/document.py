@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from attn_flax.report import formats
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots
-from attn_flax.report.figures import classification as figures
+from attn_flax.report.figures import classification as own_figures
 from attn_flax.report.figures.style import Illustration, drawing
 from attn_flax.report.notes import notes
 from attn_flax.report.pages import wording
-from attn_flax.report.tables import classification as tables
+from attn_flax.report.tables import classification as own_tables
 from attn_flax.report.tables import results, scores
 from attn_flax.report.tables.cells import Table
 from attn_flax.study.explanations import SCORES
@@ -92,15 +92,15 @@ def sections(findings: Findings) -> list[Section]:
 def _of_task(findings: Findings) -> list[Part | None]:
   """What only the study's task has."""
   if findings.task.pages == 'classification':
-    confusions = _gallery(figures.confusions(findings))
-    return [tables.per_class(findings), confusions]
+    confusions = _gallery(own_figures.confusions(findings))
+    return [own_tables.per_class(findings), confusions]
   return []
 
 
 def _published(findings: Findings) -> list[Part | None]:
   """Accuracies that papers print for the same mechanisms."""
   is_classification = findings.task.pages == 'classification'
-  return [tables.published_accuracies(findings)] if is_classification else []
+  return [own_tables.published_accuracies(findings)] if is_classification else []
 
 
 def _explanations(findings: Findings) -> Section:

@@ -25,7 +25,7 @@ Sources:
   Owen, The Pigeonhole Bootstrap, Annals of Applied Statistics 2007,
     https://arxiv.org/abs/0712.1111: why crossed factors need both variances.
   Cameron, Gelbach and Miller, Robust Inference with Multiway Clustering, Journal of Business and
-    Economic Statistics 2011, https://doi.org/10.1198/jbes.2010.07136: the sum of the two less the
+    Economic Statistics 2011, https://doi.org/10.1198/jbes.2010.07136: the sum of the two minus the
     cell's. Their cell term would include the variance of the images here, and subtract too much.
   Satterthwaite, An Approximate Distribution of Estimates of Variance Components, Biometrics
     Bulletin 1946, https://doi.org/10.2307/3002019.
@@ -119,7 +119,7 @@ def difference(
   comparisons: int = 1,
   confidence: float = 0.95,
 ) -> Estimate:
-  """The mean of `variant` less that of `baseline`, with the chance of seeds and of images.
+  """The mean of `variant` minus that of `baseline`, with the chance of seeds and of images.
 
   Each run counts alike, and within a run each image that it scored. The images are the same in
   both arms, the seeds are not paired. With n = 1 (one score for each run, such as its calibration
@@ -156,7 +156,7 @@ def paired(
   comparisons: int = 1,
   confidence: float = 0.95,
 ) -> Estimate:
-  """The mean of values that are compared with 0, such as a method's score less a control's.
+  """The mean of values that are compared with 0, such as a method's score minus a control's.
 
   Args:
     values: [S, n], each a difference on one image in one run; NaN where there is none.
@@ -247,7 +247,7 @@ def _pool(means: Sequence[np.ndarray]) -> SeedVariance:
 def _estimate(
   arms: Sequence[_Arm], seeds: SeedVariance | None, comparisons: int, confidence: float
 ) -> Estimate:
-  """The mean of one arm, or of the first less the second."""
+  """The mean of one arm, or of the first minus the second."""
   signs = (1, -1)[: len(arms)]
   mean = float(sum(sign * arm.means.mean() for sign, arm in zip(signs, arms, strict=True)))
   fewest = min(len(arm.means) for arm in arms)

@@ -11,12 +11,13 @@ import pytest
 from fake_findings import SCRIPT
 from PIL import Image
 
-from attn_flax.report import formats
+from attn_flax.report import formats, pages
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import style
+from attn_flax.report.wording import Title, Wording
 from attn_flax.report.write import write_report
 from attn_flax.study.explanations import SCORES
-from attn_flax.study.findings import Run
+from attn_flax.study.findings import Mean, Run
 
 VOID = {'meta', 'img', 'br', 'link', 'base', 'input', 'hr'}
 
@@ -329,3 +330,36 @@ def test_a_report_replaces_an_older_one_and_nothing_else(tmp_path, monkeypatch):
   after = {path.name for path in plots.iterdir()}
   assert 'channels_1_cbam.png' in before - after and 'channels_1_se.png' in after - before
   assert (plots / 'my_own.png').read_bytes() == b'mine'
+
+
+def test_another_task_has_words_and_columns_of_its_own(tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  words = Wording(
+    quality='overlap',
+    best=Title('mean IoU', ('miou_mean', 'miou_spread')),
+    best_in_full='mean IoU',
+    beside={},
+    further={'pixels': Title('pixels', ('pixels', 'pixels_spread'))},
+    achieves='has a mean IoU of {value} % on {images} test images',
+    note='Pixels: share of the pixels that are classified correctly.',
+  )
+  monkeypatch.setitem(pages._WORDINGS, 'segmentation', words)
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  variants = [
+    dataclasses.replace(
+      v,
+      performance=dataclasses.replace(v.performance, further={'pixels': Mean(0.7, 0.1)}, arrays={}),
+      runs=[dataclasses.replace(run, scores={'miou': 0.5}, curves={}) for run in v.runs],
+    )
+    for v in found.variants
+  ]
+  task = dataclasses.replace(found.task, best='miou', pages='segmentation')
+  write_report(dataclasses.replace(found, task=task, variants=variants), tmp_path)
+  text = (tmp_path / 'report.md').read_text()
+  assert not re.search('top-?[15]|ccurac|onfusion', text)
+  assert 'The baseline, none, has a mean IoU of 90.12 % on' in text
+  assert '## Overlap' in text and '| 70.00 (± 10.00) |' in text
+  with open(tmp_path / 'results.csv', newline='') as file:
+    (row, _) = csv.DictReader(file)
+  assert list(row)[:4] == ['variant', 'seeds', 'miou_mean', 'miou_spread']
+  assert float(row['pixels']) == 0.7
