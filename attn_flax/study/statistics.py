@@ -86,11 +86,11 @@ class _Arm(NamedTuple):
 def seed_variance(arms: Sequence[np.ndarray]) -> SeedVariance | None:
   """The variance between seeds that all arms of a study share, where they do share one.
 
-  Each arm alone knows it from a few runs; seven arms of three runs know it with 14 degrees of
-  freedom. That takes the arms to be equally unsteady: one that is more so than the others would get
-  too small an error, and give them too large ones. Where Bartlett's test (Properties of sufficiency
-  and statistical tests, Proceedings of the Royal Society A 1937) speaks against it, each comparison
-  knows its own two arms alone.
+  Each arm alone estimates it from a few runs; seven arms of three runs together have 14 degrees of
+  freedom. Sharing assumes that the arms are equally unsteady: an unsteadier one would get too small
+  an error, and give the others too large ones. Where Bartlett's test (Properties of sufficiency and
+  statistical tests, Proceedings of the Royal Society A 1937) speaks against that, each comparison
+  uses its own two arms alone.
 
   Args:
     arms: scores [S, n] of each arm, the baseline among them; NaN: not scored.
