@@ -6,9 +6,9 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from attn_flax.commands import configs
 from attn_flax.commands.workdir import workdir
@@ -42,7 +42,7 @@ def run(values: flags.FlagValues) -> None:
   print(f'the report is {folder}/report.html')
 
 
-def compare(study: Any, folder: pathlib.Path) -> None:
+def compare(study: ConfigDict, folder: pathlib.Path) -> None:
   """Trains the runs of a study that are missing, and writes its report into the study's folder.
 
   Args:
@@ -71,7 +71,9 @@ def compare(study: Any, folder: pathlib.Path) -> None:
   write_report(findings, folder)
 
 
-def compare_runs(folders: Sequence[pathlib.Path], options: Any, folder: pathlib.Path) -> None:
+def compare_runs(
+  folders: Sequence[pathlib.Path], options: ConfigDict, folder: pathlib.Path
+) -> None:
   """Writes a report on runs that exist, into a folder.
 
   Args:

@@ -16,8 +16,7 @@ from attn_flax.commands.predict import predict
 from attn_flax.commands.workdir import workdir
 from attn_flax.errors import UserError, check_choice
 from attn_flax.explain.perturbation import faithfulness
-from attn_flax.report.figures.overlays import overlays
-from attn_flax.report.figures.pictures import is_empty
+from attn_flax.report.figures.pictures import is_blank, overlays
 from attn_flax.training import run_folder
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
@@ -173,7 +172,7 @@ class _Explainer:
           'predictions': {answer.name: _number(answer.probability) for answer in answers[i]},
           'maps': {
             method: {
-              'empty': is_empty(own_map),
+              'empty': is_blank(own_map),
               'smallest': _number(own_map.min()),
               'largest': _number(own_map.max()),
               **{name: _number(values[i]) for name, values in scores[method].items()},

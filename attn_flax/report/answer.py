@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from attn_flax.report import formats
+from attn_flax.report.pages import wording
 from attn_flax.report.tables.scores import beaten, find
 from attn_flax.study.findings import Findings, Variant
 
@@ -12,19 +13,21 @@ def answer(findings: Findings) -> list[str]:
   base = next(v for v in findings.variants if v.name == findings.baseline)
   others = [variant for variant in findings.variants if variant is not base]
   sentences = []
-  if base.accuracy:
-    seeds = base.accuracy.seeds
+  if base.performance:
+    words, seeds = wording(findings), base.performance.seeds
+    achieves = words.achieves.format(
+      value=words.best.number(base.performance.best.value),
+      images=formats.number(findings.test_images, 0),
+    )
     sentences.append(
-      f'The baseline, {base.name}, classifies {formats.percent(base.accuracy.top1)} % of'
-      f' {formats.number(findings.test_images, 0)} test images correctly'
-      f' ({seeds} {"seed" if seeds == 1 else "seeds"}).'
+      f'The baseline, {base.name}, {achieves} ({seeds} {"seed" if seeds == 1 else "seeds"}).'
     )
   else:
     sentences.append(f'No run of {base.name}, the baseline, has finished.')
   if not others:
     sentences.append('There is no variant to compare it with.')
-  sentences += _verdicts([variant for variant in others if variant.accuracy])
-  missing = [variant.name for variant in others if not variant.accuracy]
+  sentences += _verdicts([variant for variant in others if variant.performance])
+  missing = [variant.name for variant in others if not variant.performance]
   if missing:
     sentences.append(f'No run of {formats.listing(missing)} has finished.')
   return [*sentences, *_costs(others), *_looks(findings)]
@@ -33,8 +36,8 @@ def answer(findings: Findings) -> list[str]:
 def _verdicts(variants: Sequence[Variant]) -> list[str]:
   groups: dict[str, list[Variant]] = {}
   for variant in variants:
-    if variant.accuracy:
-      groups.setdefault(variant.accuracy.verdict, []).append(variant)
+    if variant.performance:
+      groups.setdefault(variant.performance.verdict, []).append(variant)
   clauses = []
   for verdict in ('better', 'worse'):
     if named := groups.get(verdict):
@@ -48,7 +51,9 @@ def _verdicts(variants: Sequence[Variant]) -> list[str]:
     text = '; '.join(clauses)
     sentences.append(f'{text[0].upper()}{text[1:]} (percentage points with 95 % intervals).')
   found = [
-    (v.accuracy.detectable, v.name) for v in variants if v.accuracy and v.accuracy.detectable
+    (v.performance.detectable, v.name)
+    for v in variants
+    if v.performance and v.performance.detectable
   ]
   if found:
     (least, first), (most, last) = min(found), max(found)
@@ -65,13 +70,13 @@ def _verdicts(variants: Sequence[Variant]) -> list[str]:
 
 
 def _mean(variant: Variant) -> float:
-  found = variant.accuracy
+  found = variant.performance
   return found.difference.mean if found and found.difference else 0.0
 
 
 def _numbered(variant: Variant) -> str:
   """A name with its difference: 'se (+0.60 [+0.20, +1.00])'."""
-  found = variant.accuracy
+  found = variant.performance
   if found is None or found.difference is None:
     return variant.name
   bounds = formats.interval(found.difference, 2, 100)
@@ -91,7 +96,7 @@ def _costs(variants: Sequence[Variant]) -> list[str]:
 
 
 def _looks(findings: Findings) -> list[str]:
-  """Grad-CAM against its controls, by the first score of localisation that there is."""
+  """Grad-CAM against its controls, by the first score of localization that there is."""
   for name, what in (('energy_mask', 'energy inside the mask'), ('pointing', 'pointing game')):
     scores = [(v.name, find(v, 'Grad-CAM', name)) for v in findings.variants]
     found = [(variant, score) for variant, score in scores if score is not None]

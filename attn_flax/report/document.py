@@ -6,15 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from attn_flax.report import formats
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots
+from attn_flax.report.figures import classification as own_figures
 from attn_flax.report.figures.style import Illustration, drawing
+from attn_flax.report.notes import notes
+from attn_flax.report.pages import wording
+from attn_flax.report.tables import classification as own_tables
 from attn_flax.report.tables import results, scores
 from attn_flax.report.tables.cells import Table
-from attn_flax.study.findings import SCORES, Findings
+from attn_flax.study.explanations import SCORES
+from attn_flax.study.findings import Findings
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-  """Illustrations that stand side by side where there is room."""
+  """Illustrations that are shown side by side where there is room."""
 
   illustrations: Sequence[Illustration]
 
@@ -29,7 +34,7 @@ class Section:
   Attributes:
     id: what links name it.
     title: its heading.
-    paragraphs: what is said before its parts.
+    paragraphs: its text, before its parts.
     parts: tables and illustrations.
     listed: whether the paragraphs are points of a list.
   """
@@ -43,22 +48,18 @@ class Section:
 
 def sections(findings: Findings) -> list[Section]:
   """The whole report, drawn."""
+  quality = wording(findings).quality
   with drawing():
     made = [
       Section(
         'answer', 'Answer', answer(findings), _there([plots.differences(findings)]), listed=True
       ),
-      Section('notes', 'Notes', list(findings.notes), listed=True),
+      Section('notes', 'Notes', notes(findings), listed=True),
       Section(
-        'accuracy-section',
-        'Accuracy',
+        f'{quality}-section',
+        quality.capitalize(),
         parts=_there(
-          [
-            results.accuracy(findings),
-            plots.curves(findings),
-            results.per_class(findings),
-            _gallery(plots.confusions(findings)),
-          ]
+          [results.performance(findings), plots.curves(findings), *_of_task(findings)],
         ),
       ),
       Section(
@@ -78,9 +79,7 @@ def sections(findings: Findings) -> list[Section]:
           ]
         ),
       ),
-      Section(
-        'published-section', 'Published accuracies', parts=_there([results.published(findings)])
-      ),
+      Section('published-section', 'Published accuracies', parts=_there(_published(findings))),
       Section(
         'reproduction',
         'Conditions and runs',
@@ -88,6 +87,20 @@ def sections(findings: Findings) -> list[Section]:
       ),
     ]
   return [section for section in made if section.paragraphs or section.parts]
+
+
+def _of_task(findings: Findings) -> list[Part | None]:
+  """What only the study's task has."""
+  if findings.task.pages == 'classification':
+    confusions = _gallery(own_figures.confusions(findings))
+    return [own_tables.per_class(findings), confusions]
+  return []
+
+
+def _published(findings: Findings) -> list[Part | None]:
+  """Accuracies that papers print for the same mechanisms."""
+  is_classification = findings.task.pages == 'classification'
+  return [own_tables.published_accuracies(findings)] if is_classification else []
 
 
 def _explanations(findings: Findings) -> Section:
@@ -105,7 +118,7 @@ def _explanations(findings: Findings) -> Section:
   if on_object:
     paragraphs.append(
       'Pointing game, energy and IoU ask whether a map lies on the object; they are over'
-      f' {_counted(findings.localised_images)}.'
+      f' {_counted(findings.localized_images)}.'
     )
   else:
     paragraphs.append(
@@ -117,12 +130,12 @@ def _explanations(findings: Findings) -> Section:
       f' what a map shows; they are over {_counted(findings.perturbed_images)}.'
     )
   paragraphs.append(
-    'In the table of each score stands, with each control, the gain of the map over it, paired on'
-    ' run and image, and its 95 % interval; positive is better than the control, also where lower'
-    f' scores are better. The difference is the score less that of {findings.baseline}, corrected'
-    ' for the number of variants. Of insertion, deletion and ROAD, which depend on how confident a'
-    ' network is, the score of the random map is first taken off both. n counts pairs of a run and'
-    ' an image.'
+    'Beside each control, the table of a score gives the gain of the map over it, paired on run and'
+    ' image, and its 95 % interval; positive is better than the control, also where lower scores'
+    f' are better. The difference is the score minus that of {findings.baseline}, corrected for the'
+    ' number of variants. Insertion, deletion and ROAD depend on how confident a network is: from'
+    ' them, the score of the random map is subtracted first. n counts pairs of a run and an'
+    ' image.'
   )
   return Section(
     'explanations-section',

@@ -1,8 +1,7 @@
-"""Numbers as words: each kind of number is written in one way wherever it stands."""
+"""Numbers as words: each kind of number is written in the same way everywhere."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from attn_flax.study.statistics import Estimate
 
@@ -42,12 +41,12 @@ def known(estimate: Estimate | None) -> bool:
 
 
 def plus_minus(spread: str) -> str:
-  """A spread as it stands behind a mean, which no line breaks."""
+  """A spread as it is printed behind a mean, without a line break inside."""
   return f'±\N{NO-BREAK SPACE}{spread}'
 
 
 def bounds(low: str, high: str) -> str:
-  """Two numbers as an interval that no line breaks."""
+  """Two numbers as an interval, without a line break inside."""
   return f'[{low},\N{NO-BREAK SPACE}{high}]'
 
 
@@ -59,7 +58,7 @@ def interval(estimate: Estimate | None, digits: int, scale: float = 1) -> str:
 
 
 def times(ratio: float | None) -> str:
-  """A ratio, as in ×1.05; small excesses keep the digits that tell them from 1."""
+  """A ratio, as in ×1.05; small excesses keep enough digits to differ from 1."""
   if ratio is None or math.isnan(ratio):
     return NONE
   digits = 4 if 0 < abs(ratio - 1) < 0.005 else 2
@@ -84,12 +83,6 @@ def listing(names: Sequence[str]) -> str:
   return ' and '.join(filter(None, (', '.join(names[:-1]), names[-1]))) if names else ''
 
 
-def words(value: Any) -> str:
-  """Whatever a condition is, on one line."""
-  if isinstance(value, Mapping):
-    return ', '.join(f'{key} {words(inner)}' for key, inner in value.items())
-  if isinstance(value, Sequence) and not isinstance(value, str):
-    return ', '.join(map(words, value))
-  if value is None or value == '':
-    return NONE
-  return ' '.join(str(value).split())
+def one_line(text: str) -> str:
+  """A text on one line; 'n/a' for none."""
+  return ' '.join(text.split()) or NONE

@@ -3,6 +3,7 @@
 import base64
 import io
 import pathlib
+import re
 from collections.abc import Sequence
 
 import jinja2
@@ -25,7 +26,7 @@ def render(title: str, document: Sequence[Section]) -> str:
     lstrip_blocks=True,
   )
   return environment.get_template('template.html').render(
-    title=title, sections=document, kind=_kind, data=_data, tone=_tone
+    title=title, sections=document, kind=_kind, data=_data, tone=_tone, heading=_heading
   )
 
 
@@ -42,6 +43,12 @@ def _data(illustration: Illustration) -> str:
     quality = {'quality': 65} if illustration.is_photo else {'lossless': True, 'quality': 100}
     image.convert('RGB').save(file, 'webp', method=6, **quality)
   return 'data:image/webp;base64,' + base64.b64encode(file.getvalue()).decode('ascii')
+
+
+def _heading(title: str) -> str:
+  """A column's title, which is not broken before its unit nor inside a name such as 'top-1'."""
+  title = re.sub(r'-(?=\d)', '\N{NON-BREAKING HYPHEN}', title)
+  return title.replace(', %', ',\N{NO-BREAK SPACE}%')
 
 
 def _tone(verdict: str) -> str:

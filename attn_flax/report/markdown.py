@@ -7,7 +7,7 @@ from attn_flax.report.document import Gallery, Section
 from attn_flax.report.figures.style import Illustration
 from attn_flax.report.tables.cells import Cell, Table
 
-# What Markdown reads as markup; an underscore only where it does not stand inside a word.
+# What Markdown reads as markup; an underscore only where it is not inside a word.
 _MARKUP = re.compile(r'[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])')
 _ENTITIES = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
 

@@ -1,15 +1,24 @@
-"""What the papers print of the mechanisms: the rows of `published.csv`.
+"""What the papers print about the mechanisms: the rows of `published.csv`.
 
-Each row is a top-1 accuracy in percent beside that of the plain network in the same table, as 100
-less the printed error. `recipe` is empty where it is not known. Mechanisms whose papers have no
-such table (`dual`, `non_local`, `sca`: segmentation, video and captions) have no rows.
+Each row is an accuracy on ImageNet or CIFAR-100 in percent beside that of the plain network in the
+same table, as 100 minus the printed error. `recipe` is empty where it is not known. Mechanisms
+whose papers have no such table (`dual`, `non_local`, `sca`: segmentation, video and captions) have
+no rows.
 """
 
 import csv
 import pathlib
 from collections.abc import Collection
 
+from attn_flax.study.findings import Variant
+
 _FILE = pathlib.Path(__file__).with_name('published.csv')
+
+
+def of_variant(variant: Variant) -> list[dict[str, str]]:
+  """The rows about a variant's mechanism; none where it mixes several."""
+  names = {one.name for one in variant.mechanisms or () if one.attends}
+  return rows(names) if len(names) == 1 else []
 
 
 def rows(mechanisms: Collection[str]) -> list[dict[str, str]]:

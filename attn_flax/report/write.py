@@ -5,6 +5,7 @@ import pathlib
 
 from attn_flax.report import html, markdown
 from attn_flax.report.document import all_illustrations, all_tables, sections
+from attn_flax.report.notes import title
 from attn_flax.report.tables import cells
 from attn_flax.study.findings import Findings
 
@@ -14,14 +15,14 @@ __all__ = ['write_report']
 def write_report(findings: Findings, folder: pathlib.Path) -> None:
   """Writes `report.html`, `report.md`, `results.csv` and `plots/*.png` into a folder.
 
-  `report.html` needs no other file. `results.csv` has a row per variant and holds shares (not
-  percent), milliseconds and counts with all their digits; what is not known is empty.
+  `report.html` needs no other file. `results.csv` has a row per variant and contains shares (not
+  percent), milliseconds and counts with all their digits; unknown values are empty.
 
   Args:
     findings: what the study found.
     folder: made where it is missing; an older report in it is replaced.
   """
-  document = sections(findings)
+  document, heading = sections(findings), title(findings)
   plots = folder / 'plots'
   plots.mkdir(parents=True, exist_ok=True)
   older = folder / 'report.md'
@@ -30,8 +31,8 @@ def write_report(findings: Findings, folder: pathlib.Path) -> None:
   for illustration in all_illustrations(document):
     (plots / f'{illustration.name}.png').write_bytes(illustration.png)
   for name, text in (
-    ('report.html', html.render(findings.title, document)),
-    ('report.md', markdown.render(findings.title, document)),
+    ('report.html', html.render(heading, document)),
+    ('report.md', markdown.render(heading, document)),
   ):
     (folder / name).write_text(text, encoding='utf-8')
   rows = cells.results(all_tables(document), findings.variants)

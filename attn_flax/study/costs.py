@@ -1,34 +1,25 @@
-"""What each variant costs, all of them timed in turn in one process."""
+"""What each variant costs: all are timed in turn, in one process."""
 
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.costs import count as cost
 from attn_flax.costs.timing import interleave, peak_bytes, ratio
-from attn_flax.report.formats import listing
+from attn_flax.data.pipeline.open import Pipeline
+from attn_flax.explain.taps import Network, Variables
 from attn_flax.study.findings import Cost, Ratio
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.loop import compile_step
 from attn_flax.training.steps import TrainState
 
-# A variant is named where time and multiply-adds grow by shares that differ by more than this.
-_DISAGREEMENT = 0.1
-_TIMES = {
-  'step_ms': 'a training step',
-  'latency_ms': 'one image',
-  'throughput_ms': 'a batch in evaluation',
-}
-
 
 def measure(
-  experiment: Experiment, models: Mapping[str, nn.Module], baseline: str, rounds: int
+  experiment: Experiment, models: Mapping[str, Network], baseline: str, rounds: int
 ) -> dict[str, Cost]:
   """Times training steps and forward passes of networks that differ in their attention alone.
 
@@ -41,7 +32,7 @@ def measure(
   steps, singles, batches = {}, {}, {}
   peaks, compiling = {}, {}
   eval_batch = experiment.config.eval.batch_size
-  pipeline: Any = experiment.train_pipeline()
+  pipeline = experiment.train_pipeline()
   for name, model in models.items():
     own = experiment._replace(model=model)
     state = own.fresh_state(jax.random.key(0))
@@ -70,46 +61,26 @@ def measure(
   return found
 
 
-def disagreements(costs: Mapping[str, Cost], baseline: str) -> list[str]:
-  """Sentences about the variants whose time says another thing than their multiply-adds."""
-  sentences = []
-  for name, found in costs.items():
-    macs = found.macs / costs[baseline].macs
-    times = {what: getattr(found, kind) for kind, what in _TIMES.items()}
-    # Told only where the spread of the timing leaves no doubt.
-    apart = [
-      f'{time.ratio:.2f} times as long for {what}'
-      for what, time in times.items()
-      if time.low > macs + _DISAGREEMENT or time.high < macs - _DISAGREEMENT
-    ]
-    if apart:
-      sentences.append(
-        f'{name}: multiply-adds and time disagree. It has {macs:.2f} times the multiply-adds of '
-        f'{baseline}, but takes {listing(apart)}.'
-      )
-  return sentences
-
-
 def _training_step(
-  experiment: Experiment, pipeline: Any, state: TrainState
-) -> tuple[Callable[[], Any], float, float]:
-  """A call that trains once, the 10^6 bytes that it holds at most, the seconds to compile it."""
+  experiment: Experiment, pipeline: Pipeline, state: TrainState
+) -> tuple[Callable[[], object], float, float]:
+  """A call that trains once, its peak memory in 10^6 bytes, and the seconds to compile it."""
   key = jax.device_put(jax.random.key(1), experiment.replicated)
   began = time.perf_counter()
   compiled = compile_step(experiment, pipeline, state, pipeline.abstract_batch(), key)
   seconds = time.perf_counter() - began
   with contextlib.closing(pipeline.batches()) as stream:
     inputs = next(stream)
-  held = [state]
+  states = [state]
 
   def call():
-    held[0], metrics = compiled(held[0], pipeline.constants, inputs, key)
+    states[0], metrics = compiled(states[0], pipeline.constants, inputs, key)
     return metrics
 
   return call, peak_bytes(compiled) / 1e6, seconds
 
 
-def _forward(experiment: Experiment, variables: Any, batch_size: int) -> Callable[[], Any]:
+def _forward(experiment: Experiment, variables: Variables, batch_size: int) -> Callable[[], object]:
   """A call that computes the logits of one batch."""
   images = jax.random.normal(jax.random.key(1), (batch_size, *experiment.image_shape))
   apply = jax.jit(lambda variables, images: experiment.model.apply(variables, images, train=False))

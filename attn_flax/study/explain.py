@@ -2,9 +2,8 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from attn_flax.explain import grad_cam, in_batches, own_map
 from attn_flax.explain.controls import centred_gaussian, random_maps
 from attn_flax.explain.localization import energy_inside, is_empty, pointing_game, threshold_iou
 from attn_flax.explain.perturbation import faithfulness
+from attn_flax.explain.taps import Network, Variables
 from attn_flax.training.experiment import options_to_run_once
 
 # Shares of a map's maximum that are tried for the best IoU.
@@ -50,13 +50,13 @@ class Explained(NamedTuple):
   """The scores of one run.
 
   Attributes:
-    localisation: {kind: {score: {source: [n]}}}; of 'iou' [n, thresholds].
+    localization: {kind: {score: {source: [n]}}}; of 'iou' [n, thresholds].
     perturbation: the same over the images that were perturbed.
     empty: [n] whether the Grad-CAM map is all zero.
     empty_random: [n] the same of the network with random weights.
   """
 
-  localisation: dict[str, dict[str, BySource]]
+  localization: dict[str, dict[str, BySource]]
   perturbation: dict[str, dict[str, BySource]]
   empty: np.ndarray
   empty_random: np.ndarray
@@ -65,29 +65,29 @@ class Explained(NamedTuple):
 class Explainer:
   """Explains one network, whatever its weights."""
 
-  def __init__(self, model: nn.Module, normalise: Callable[[jax.Array], jax.Array], steps: int):
-    """`normalise`, compiled, makes of uint8 images what the network takes."""
+  def __init__(self, model: Network, normalize: Callable[[jax.Array], jax.Array], steps: int):
+    """`normalize`, compiled, turns uint8 images into what the network takes."""
     self._model = model
-    self._normalise = normalise
+    self._normalize = normalize
     self._steps = steps
     self._init = jax.jit(
       functools.partial(model.init, train=False), compiler_options=options_to_run_once()
     )
 
   def _cam(self, variables, images, labels):
-    return grad_cam(self._model, variables, self._normalise(images), labels)
+    return grad_cam(self._model, variables, self._normalize(images), labels)
 
   def _own(self, variables, images, labels):
     del labels
-    return own_map(self._model, variables, self._normalise(images))
+    return own_map(self._model, variables, self._normalize(images))
 
   def _moved(self, variables, images, labels, maps, positions):
-    x = self._normalise(images)
+    x = self._normalize(images)
     return faithfulness(
       self._model, variables, x, labels, maps, steps=self._steps, positions=positions
     )
 
-  def maps(self, variables: Any, images: Images) -> dict[str, np.ndarray]:
+  def maps(self, variables: Variables, images: Images) -> dict[str, np.ndarray]:
     """Maps [n, h, w] for the images' labels, by kind; no own map where the network has none."""
     methods = {'Grad-CAM': self._cam, 'own map': self._own}
     found = {
@@ -98,7 +98,7 @@ class Explainer:
 
   def explain(
     self,
-    variables: Any,
+    variables: Variables,
     images: Images,
     perturbed: np.ndarray,
     key: jax.Array,
@@ -111,7 +111,7 @@ class Explainer:
       perturbed: positions, among these, of the ones to perturb.
       key: of the random maps and of the random weights.
     """
-    fresh = self._init(key, self._normalise(jnp.asarray(images.image[:1])))
+    fresh = self._init(key, self._normalize(jnp.asarray(images.image[:1])))
     trained, random = self.maps(variables, images), self.maps(fresh, images)
     kinds = {
       kind: {
@@ -124,15 +124,15 @@ class Explainer:
     }
     shared = _shared_controls(images)
     few = images.take(perturbed)
-    scores_of_shared = _localise_all(shared, images)
+    scores_of_shared = _localize_all(shared, images)
     perturbed_shared = self._perturb_all(shared, variables, few, perturbed)
-    localisation, perturbation = {}, {}
+    localization, perturbation = {}, {}
     for kind, sources in kinds.items():
-      localisation[kind] = _join(_localise_all(sources, images), scores_of_shared)
+      localization[kind] = _join(_localize_all(sources, images), scores_of_shared)
       own_scores = self._perturb_all(sources, variables, few, perturbed)
       perturbation[kind] = _join(own_scores, perturbed_shared)
     empty, empty_random = (np.asarray(is_empty(one['Grad-CAM'])) for one in (trained, random))
-    return Explained(localisation, perturbation, empty, empty_random)
+    return Explained(localization, perturbation, empty, empty_random)
 
   def _perturb_all(self, sources, variables, few, perturbed):
     scores: dict[str, BySource] = {}
@@ -147,14 +147,14 @@ class Explainer:
 def _filled(maps: np.ndarray) -> np.ndarray:
   """Maps of a control, constant where they are empty.
 
-  An untrained network's Grad-CAM is empty for whole classes. As misses those would put the control
-  below chance, and a map that knows nothing would beat it.
+  An untrained network's Grad-CAM is empty for whole classes. Counted as misses, these maps would
+  put the control below chance, so that a map without any information would beat it.
   """
   return np.where(np.asarray(is_empty(maps))[:, None, None], 1, maps)
 
 
 def _shared_controls(images: Images) -> BySource:
-  """The maps that know nothing of the network and are alike for all kinds of map, by name."""
+  """Controls that depend neither on the network nor on the kind of map, by name."""
   n, height, width = len(images.image), *images.image.shape[1:3]
   controls = {'centred Gaussian': _repeat(np.asarray(centred_gaussian(height, width)), n)}
   if images.fixed is not None:
@@ -167,7 +167,7 @@ def _repeat(one: np.ndarray, n: int) -> np.ndarray:
 
 
 @jax.jit
-def _localise(maps, masks):
+def _localize(maps, masks):
   return {
     'pointing': pointing_game(maps, masks),
     'energy': energy_inside(maps, masks),
@@ -175,16 +175,16 @@ def _localise(maps, masks):
   }
 
 
-def _localise_all(sources: Mapping[str, np.ndarray], images: Images) -> dict[str, BySource]:
-  """Localisation scores: {score: {source: values}}; {} for images without masks and boxes."""
+def _localize_all(sources: Mapping[str, np.ndarray], images: Images) -> dict[str, BySource]:
+  """Localization scores: {score: {source: values}}; {} for images without masks and boxes."""
   scores: dict[str, BySource] = {}
   for source, maps in sources.items():
     for region, inside in (('mask', images.mask), ('box', images.box)):
       if inside is None:
         continue
-      found = in_batches(_localise, maps, inside, batch_size=BATCH)
+      found = in_batches(_localize, maps, inside, batch_size=BATCH)
       scores.setdefault(f'energy_{region}', {})[source] = found['energy']
-      # The mask says more than the box; without one, the box has to do.
+      # The mask is more precise than the box, which serves where there is no mask.
       if region == 'mask' or images.mask is None:
         scores.setdefault('pointing', {})[source] = found['pointing']
         scores.setdefault('iou', {})[source] = found['iou']

@@ -1,16 +1,41 @@
-"""What a study found: plain values on the host, all that a report is made of.
+"""What a study found: plain values on the host, all that a report is made of, and no prose.
 
-`attn_flax.study` fills these in; the other files of this package only read them.
-Scores and shares lie in 0..1, times are in seconds or, where the name says so, in milliseconds.
+`attn_flax.study` fills these in, and `attn_flax.report` reads them. Scores and shares lie in 0..1,
+times are in seconds or, where the name says so, in milliseconds.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
+from attn_flax.study.explanations import Explanations, Pictured
 from attn_flax.study.statistics import Estimate
+from attn_flax.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+  """Where, when and with what something was computed; None for what is not known.
+
+  Attributes:
+    device: kind of the device.
+    commit: of the source, with '+' where files differed from it.
+    python: its version.
+    packages: their versions.
+    date: and time, in ISO format.
+    device_count: number of devices.
+    cpu_count: number of CPU cores.
+  """
+
+  device: str | None = None
+  commit: str | None = None
+  python: str | None = None
+  packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  date: str | None = None
+  device_count: int | None = None
+  cpu_count: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +48,9 @@ class Run:
     folder: its run folder, as it was named on the command line.
     command: the command that makes it again.
     error: why it has no result; empty for a finished run.
-    top1: share of the test images that are classified correctly; None without a result.
-    top5: share whose class is among the five likeliest; likewise, and with five classes or fewer.
-    curves: what it logged, by split ('train', 'validation'): [(epoch, {'loss': ..., 'top1': ...})].
+    scores: its scores on the test images by name, `task.best` among them; empty without a result.
+    curves: what it logged, by split ('train', 'validation'): [(epoch, {score: value})].
+    trained: where it was trained; None for a run that has not begun.
   """
 
   variant: str
@@ -33,11 +58,11 @@ class Run:
   folder: str
   command: str
   error: str = ''
-  top1: float | None = None
-  top5: float | None = None
+  scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
   curves: Mapping[str, Sequence[tuple[float, Mapping[str, float]]]] = dataclasses.field(
     default_factory=dict
   )
+  trained: Environment | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,130 +109,67 @@ class Cost:
   compile_seconds: float
 
 
+class Mean(NamedTuple):
+  """A mean over runs, and their standard deviation; None for a single run."""
+
+  value: float
+  spread: float | None
+
+
 @dataclasses.dataclass(frozen=True)
-class Accuracy:
-  """How well a variant classifies the test images.
+class Performance:
+  """How well a variant does on the test images, by the score that the task is judged by.
 
   Attributes:
     seeds: number of finished runs.
-    top1: mean over the runs.
-    top1_spread: standard deviation between the runs; None for a single one.
-    top5: mean over the runs; None with five classes or fewer.
-    top5_spread: its standard deviation between the runs; None likewise, and for a single one.
-    difference: top-1 less the baseline's, corrected for the number of variants; None for the
+    best: `task.best` over the runs.
+    further: the task's other scores, by name.
+    difference: `best` minus the baseline's, corrected for the number of variants; None for the
       baseline, and where there are too few runs.
     verdict: 'better', 'worse', 'no difference shown', 'not enough seeds', or '' for the baseline.
-    detectable: the difference that the study would have found in four of five cases; None where
-      that would take more than 100 points.
-    per_class: [K] share classified correctly, mean over the runs; NaN for a class without images.
-    calibration_error: expected calibration error, mean over the runs.
-    calibration_spread: its standard deviation between the runs; None for a single one.
-    confusion: [K, K] counts of all runs; rows are labels, columns predictions.
+    detectable: the true difference that the study would have found in four of five cases; None
+      where that would take more than 100 points.
+    arrays: what the task itself summarizes, by name: [seeds, ...], one entry for each run.
   """
 
   seeds: int
-  top1: float
-  top1_spread: float | None
-  top5: float | None
-  top5_spread: float | None
+  best: Mean
+  further: Mapping[str, Mean]
   difference: Estimate | None
   verdict: str
   detectable: float | None
-  per_class: np.ndarray
-  calibration_error: float
-  calibration_spread: float | None
-  confusion: np.ndarray
+  arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
-  """One score of one kind of map of one variant.
+class Mechanism:
+  """What a network attends with, and where.
 
   Attributes:
-    value: mean over runs and images.
-    images: (run, image) pairs that it is the mean of.
-    controls: the mean of each control by name ('random map', 'centred Gaussian', 'best fixed map',
-      'random weights').
-    gains: the score less each control's, paired on run and image; positive is better than the
-      control also where lower scores are better; None where there are too few runs.
-    difference: the score less the baseline's, corrected for the number of variants; None for the
-      baseline, for maps that it does not have, and where there are too few runs. Of insertion,
-      deletion and ROAD: the score less the random map's, less the same of the baseline.
-    verdict: of that difference, as in `Accuracy`.
+    name: in `attn_flax.attention`, or of its class.
+    where: the place in a block or stage, one of `models.placement.PLACES`.
+    stages: the stages where it acts, counted from 1.
+    every: it acts in every so many blocks.
+    start: 'paper', as the mechanism starts, or 'identity'.
+    fields: its fields that differ from the usual ones, and what a hybrid is made of.
+    attends: whether it attends with anything; an augmented convolution may have no attention.
   """
 
-  value: float
-  images: int
-  controls: Mapping[str, float]
-  gains: Mapping[str, Estimate | None]
-  difference: Estimate | None = None
-  verdict: str = ''
+  name: str
+  where: str
+  stages: Sequence[int]
+  every: int = 1
+  start: str = 'paper'
+  fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  attends: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class Explanations:
-  """Scores of a variant's maps.
+class Shares(NamedTuple):
+  """How many features of an augmented convolution are attention: keys, values, and all."""
 
-  Attributes:
-    scores: {kind of map: {score: Score}}; kinds are 'Grad-CAM' and 'own map'; scores are keys of
-      `SCORES`. A purely channel-wise mechanism has no own map.
-    empty: share of the Grad-CAM maps that are all zero.
-    empty_random: the same of the networks with random weights.
-    own_map: what the own map is, in words; '' where there is none.
-  """
-
-  scores: Mapping[str, Mapping[str, Score]]
-  empty: float
-  empty_random: float
-  own_map: str = ''
-
-
-# Score: (its title, whether higher is better).
-SCORES = {
-  'pointing': ('pointing game', True),
-  'energy_mask': ('energy inside the mask', True),
-  'energy_box': ('energy inside the box', True),
-  'iou': ('IoU at the best threshold', True),
-  'insertion': ('insertion AUC', True),
-  'deletion': ('deletion AUC', False),
-  'road': ('ROAD', True),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Gates:
-  """What a variant's mechanism attends with, on the images of the pictures.
-
-  Attributes:
-    spatial: {path: [P, h, w]} spatial gates, or attention received.
-    channel: {path: [K, C]} mean channel gate of each class over the test images.
-    attention: {path: [P, h, w]} mean weight over the heads from the query position.
-    query: (y, x) of that query as shares of height and width.
-  """
-
-  spatial: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-  channel: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-  attention: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-  query: tuple[float, float] = (0.5, 0.5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictured:
-  """What one run of a variant says about the images of the pictures.
-
-  Attributes:
-    seed: of that run.
-    cams: [P, h, w] Grad-CAM, not normalised; zeros where it is empty.
-    predicted: [P] predicted classes.
-    confidence: [P] probability of the predicted class.
-    gates: what the mechanism attends with.
-  """
-
-  seed: int
-  cams: np.ndarray
-  predicted: np.ndarray
-  confidence: np.ndarray
-  gates: Gates
+  keys: int
+  values: int
+  features: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,23 +178,79 @@ class Variant:
 
   Attributes:
     name: its name.
-    mechanism: what it attends with and where, in words.
     runs: its runs, by seed.
-    accuracy: None where no run has finished, like what follows.
+    mechanisms: what it attends with; None where no run could be opened.
+    shares: of its augmented convolutions, by stage.
+    performance: None where no run has finished, like what follows.
     cost: its costs.
     explanations: scores of its maps.
     pictured: its pictures, of one run.
-    published: rows of `published.csv` about its mechanism.
   """
 
   name: str
-  mechanism: str
   runs: Sequence[Run]
-  accuracy: Accuracy | None = None
+  mechanisms: Sequence[Mechanism] | None = None
+  shares: Mapping[int, Shares] = dataclasses.field(default_factory=dict)
+  performance: Performance | None = None
   cost: Cost | None = None
   explanations: Explanations | None = None
   pictured: Pictured | None = None
-  published: Sequence[Mapping[str, str]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How the runs of a study were trained.
+
+  Attributes:
+    updates: number of them.
+    epochs: passes over the training images.
+    batch_size: images of one update.
+    optimizer: its name.
+    lr_per_256: learning rate per 256 images.
+    swept: the same by variant, where a sweep chose it; None otherwise.
+    schedule: of the learning rate.
+    warmup_epochs: epochs over which it rises.
+    weight_decay: of the optimizer.
+    moving_average: whether the weights are a moving average.
+    further: other fields of the config that have an effect.
+  """
+
+  updates: int
+  epochs: float
+  batch_size: int
+  optimizer: str
+  lr_per_256: float
+  swept: Mapping[str, float] | None
+  schedule: str
+  warmup_epochs: float
+  weight_decay: float
+  moving_average: bool
+  further: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+  """What the results depend on beside the attention.
+
+  Attributes:
+    network: its name.
+    dtype: of its computations.
+    side: height and width of the images.
+    examples: number of images of each split.
+    recipe: how the runs were trained.
+    measured: where the study was measured.
+    command: that measured it.
+    minutes: that measuring took.
+  """
+
+  network: str
+  dtype: str
+  side: int
+  examples: Mapping[str, int]
+  recipe: Recipe
+  measured: Environment
+  command: str
+  minutes: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,35 +258,36 @@ class Findings:
   """A whole study.
 
   Attributes:
-    title: of the report.
+    task: what the networks learn.
     baseline: name of the variant that the others are compared with.
     variants: all variants, the baseline first.
     dataset: name of the dataset.
-    test_images: number of test images.
     class_names: names of the classes.
-    conditions: what else the results depend on, name to value, in the order of printing: dataset,
-      network, recipe, seeds, device, dtype, versions, commit, command, date.
+    conditions: what the results depend on beside the attention.
     images: [P, H, W, 3] uint8, the images of the pictures.
     labels: [P] their labels.
     masks: [P, H, W] bool, their masks; None for a dataset without.
-    localised_images: images, per seed, that the localisation scores are over.
+    localized_images: images, per seed, that the localization scores are over.
     perturbed_images: images, per seed, that insertion, deletion and ROAD are over.
+    unexplained: seeds without a test image that all their variants answer correctly.
     steps: steps of insertion and deletion.
-    notes: sentences that belong above the tables: where multiply-adds and milliseconds disagree,
-      runs that failed, scores that are missing.
   """
 
-  title: str
+  task: Task
   baseline: str
   variants: Sequence[Variant]
   dataset: str
-  test_images: int
   class_names: Sequence[str]
-  conditions: Mapping[str, Any]
+  conditions: Conditions
   images: np.ndarray
   labels: np.ndarray
   masks: np.ndarray | None
-  localised_images: Mapping[int, int] = dataclasses.field(default_factory=dict)
+  localized_images: Mapping[int, int] = dataclasses.field(default_factory=dict)
   perturbed_images: Mapping[int, int] = dataclasses.field(default_factory=dict)
+  unexplained: Sequence[int] = ()
   steps: int = 10
-  notes: Sequence[str] = ()
+
+  @property
+  def test_images(self) -> int:
+    """Number of test images."""
+    return self.conditions.examples['test']

@@ -1,4 +1,4 @@
-"""Run folders as variants and seeds, and the check that they may stand in one table."""
+"""Run folders as variants and seeds, and the check that they may be compared."""
 
 import json
 import pathlib
@@ -15,21 +15,25 @@ from attn_flax.training import run_folder
 _MAY_DIFFER = ('seed', 'model.attention')
 
 
+# What a run folder keeps in `config.json`: config, command, versions, device, ...
+Record = Mapping[str, Any]
+
+
 class Member(NamedTuple):
   """One run of a variant.
 
   Attributes:
     seed: its seed.
     folder: its run folder.
-    config: its resolved configuration; None where the run left none.
+    config: its resolved configuration; None where the folder has none.
     record: the content of its `config.json`: command, versions, device, ...; {} likewise.
     error: why there is nothing to evaluate; '' for a usable run.
   """
 
   seed: int
   folder: pathlib.Path
-  config: Any
-  record: Mapping[str, Any]
+  config: ConfigDict | None
+  record: Record
   error: str = ''
 
 
@@ -37,7 +41,7 @@ Groups = dict[str, list[Member]]
 
 
 def of_plan(planned: Sequence[Planned], errors: Mapping[str, str]) -> Groups:
-  """The runs of a study, by variant; `errors` says why some have failed."""
+  """The runs of a study, by variant; `errors` gives the reasons of those that have failed."""
   groups: Groups = {}
   for run in planned:
     member = _read(run.folder, errors.get(run.name, ''))
@@ -48,7 +52,7 @@ def of_plan(planned: Sequence[Planned], errors: Mapping[str, str]) -> Groups:
 def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
   """Run folders by variant: those that differ in the seed alone are one; and the baseline's name.
 
-  The folder of a study, or of a variant, stands for its runs `<variant>/seed<k>`. A variant takes
+  The folder of a study, or of a variant, means its runs `<variant>/seed<k>`. A variant takes
   the shortest name of its folders or, where they are called after their seeds, that of the folder
   around them. The baseline is the one without attention or, where all have some, the first.
 
@@ -75,7 +79,11 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
     seeds = [member.seed for member in members]
     if len(set(seeds)) < len(seeds):
       raise UserError(f'the runs of {name} have seeds {seeds}; name each seed once')
-  plain = [name for name, members in groups.items() if not members[0].config.model.attention]
+  plain = [
+    name
+    for name, (member, *_) in groups.items()
+    if member.config is not None and not member.config.model.attention
+  ]
   baseline = (plain or list(groups))[0]
   return {baseline: groups.pop(baseline), **groups}, baseline
 
@@ -89,7 +97,7 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
     also: further fields that may differ, such as a learning rate that was swept.
 
   Raises:
-    UserError: it says which run differs, and in what.
+    UserError: naming the run that differs, and in what.
   """
   allowed = (*_MAY_DIFFER, *also)
   usable = [m for members in groups.values() for m in members if m.config is not None]
@@ -103,11 +111,11 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
       pairs = [f'{field}: {old!r} there, {new!r} here' for field, (old, new) in found.items()]
       raise UserError(
         f'{member.folder} and {reference.folder} differ in more than model.attention and cannot '
-        f'stand in one table ({"; ".join(pairs[:6])}); train them alike, or report on them apart'
+        f'be compared ({"; ".join(pairs[:6])}); train them alike, or report on them separately'
       )
 
 
-def _stripped(config: Any, fields: Sequence[str]) -> dict[str, Any]:
+def _stripped(config: ConfigDict, fields: Sequence[str]) -> dict[str, object]:
   """A configuration as flat values, without some fields, all below them, and those of no effect."""
   flat = run_folder.flatten(run_folder.resolved(config))
   fields = (*fields, *run_folder.free_fields(config))

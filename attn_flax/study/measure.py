@@ -3,33 +3,36 @@
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from ml_collections import ConfigDict
 
 from attn_flax import data
 from attn_flax.data import Records, Split
 from attn_flax.errors import UserError
 from attn_flax.explain.controls import best_fixed_map
 from attn_flax.explain.localization import box_mask
-from attn_flax.report import published
-from attn_flax.study import accuracy, conditions, costs
+from attn_flax.explain.taps import Network
+from attn_flax.study import conditions, costs, mechanisms, performance
 from attn_flax.study.explain import Explained, Explainer, Images
-from attn_flax.study.findings import Findings, Pictured, Variant
+from attn_flax.study.explanations import Pictured
+from attn_flax.study.findings import Findings, Variant
 from attn_flax.study.groups import Groups, Member
+from attn_flax.study.performance import PredictionsOfRuns
 from attn_flax.study.pictures import Picturer, choose
-from attn_flax.study.scores import SeedImages, summarise
+from attn_flax.study.scores import SeedImages, summarize
+from attn_flax.tasks.task import Predictions
 from attn_flax.training.checkpoints import read_best, read_weights
 from attn_flax.training.experiment import Experiment, make_model, open_experiment
 from attn_flax.training.scoring import Scorer
 
-# Images that are explained, unless told, where they do not fit into memory.
+# Images that are explained where they do not fit into memory, unless the config says otherwise.
 _MOST_IMAGES = 2000
-# Validation masks that the best fixed map is made of, at most.
+# The most validation masks that the best fixed map is made of.
 _MOST_MASKS = 1000
 
 
@@ -37,17 +40,17 @@ class _Study(NamedTuple):
   """What all runs share, the network of each variant, and the runs that can be evaluated."""
 
   experiment: Experiment
-  models: dict[str, nn.Module]
+  models: dict[str, Network]
   members: dict[str, list[Member]]
   baseline: str
-  options: Any
+  options: ConfigDict
 
 
 class _Test(NamedTuple):
   """The test images that may be explained.
 
   Attributes:
-    position: where each stands in the test split.
+    position: of each in the test split.
     images: the images.
   """
 
@@ -58,11 +61,11 @@ class _Test(NamedTuple):
 def measure(
   groups: Groups,
   baseline: str,
-  options: Any,
+  options: ConfigDict,
   *,
   rates: Mapping[str, float] | None = None,
 ) -> Findings:
-  """Everything that a report holds.
+  """Everything that a report is made of.
 
   Args:
     groups: the runs by variant, checked by `groups.check_controlled`.
@@ -76,57 +79,55 @@ def measure(
   began = time.perf_counter()
   groups = _readable(groups)
   study = _open(groups, baseline, options)
-  config = study.experiment.config
-  logits, labels = _evaluate(study)
-  papers = {name: conditions.mechanisms(model) for name, model in study.models.items()}
-  accuracies = accuracy.compare(logits, labels, baseline)
-  found_costs = costs.measure(study.experiment, study.models, baseline, options.rounds)
-  test = _load_test(study.experiment, options)
-  explained, images = _explain(study, test, logits)
-  shape = study.experiment.image_shape
-  own_maps = {n: conditions.describe_own_map(model, shape) for n, model in study.models.items()}
-  mechanisms = {n: conditions.describe(model, shape) for n, model in study.models.items()}
-  explanations = summarise(explained, images, len(labels), baseline, own_maps)
-  shown = choose(test.images.label, options.pictures, options.seed)
-  pictured = _picture(study, test, shown, logits)
+  experiment, models = study.experiment, study.models
+  predictions = _evaluate(study)
+  class_names = experiment.dataset.class_names
+  performances = performance.compare(experiment.task, predictions, baseline, class_names)
+  found_costs = costs.measure(experiment, models, baseline, options.rounds)
+  test = _load_test(experiment, options)
+  # Maps explain the logit of an image's one label.
+  explains = experiment.task.name == 'classification'
+  explained, images = _explain(study, test, predictions) if explains else ({}, {})
+  own_maps = {
+    name: mechanisms.own_map_kinds(model, experiment.image_shape) for name, model in models.items()
+  }
+  test_images = len(experiment.dataset.splits['test'])
+  explanations = summarize(explained, images, test_images, baseline, own_maps)
+  shown, pictured = np.arange(0), {}
+  if explains:
+    shown = choose(test.images.label, options.pictures, options.seed)
+    pictured = _picture(study, test, shown, predictions)
   picture = test.images.take(shown)
+  variants = [
+    Variant(
+      name=name,
+      runs=[conditions.run_row(name, member, predictions, experiment) for member in members],
+      mechanisms=mechanisms.mechanisms(models[name]) if name in models else None,
+      shares=(
+        mechanisms.augmented_shares(models[name], experiment.image_shape) if name in models else {}
+      ),
+      performance=performances.get(name),
+      cost=found_costs.get(name),
+      explanations=explanations.get(name),
+      pictured=pictured.get(name),
+    )
+    for name, members in groups.items()
+  ]
+  seeds = {member.seed for runs in study.members.values() for member in runs}
   return Findings(
-    title=f'Attention in {config.model.name} on {config.data.name}',
+    task=experiment.task,
     baseline=baseline,
-    variants=[
-      Variant(
-        name=name,
-        mechanism=mechanisms.get(name, ''),
-        runs=[
-          conditions.run_row(name, member, logits, labels, study.experiment.updates_per_epoch)
-          for member in members
-        ],
-        accuracy=accuracies.get(name),
-        cost=found_costs.get(name),
-        explanations=explanations.get(name),
-        pictured=pictured.get(name),
-        # Of a mixture no paper's row says anything.
-        published=published.rows(papers[name] if len(papers.get(name, ())) == 1 else ()),
-      )
-      for name, members in groups.items()
-    ],
-    dataset=config.data.name,
-    test_images=len(labels),
-    class_names=study.experiment.dataset.class_names,
-    conditions=conditions.conditions(study.experiment, groups, rates)
-    | {'measured in': f'{(time.perf_counter() - began) / 60:.1f} minutes'},
+    variants=variants,
+    dataset=experiment.config.data.name,
+    class_names=class_names,
+    conditions=conditions.conditions(experiment, rates, (time.perf_counter() - began) / 60),
     images=picture.image,
     labels=picture.label,
     masks=picture.mask,
-    localised_images={seed: len(one.localised) for seed, one in images.items()},
+    localized_images={seed: len(one.localized) for seed, one in images.items()},
     perturbed_images={seed: len(one.perturbed) for seed, one in images.items()},
+    unexplained=sorted(seeds - images.keys()) if explains else (),
     steps=options.steps,
-    notes=[
-      *conditions.notes(groups),
-      *accuracy.unsteady(accuracies),
-      *costs.disagreements(found_costs, baseline),
-      *_unexplained(study, images),
-    ],
   )
 
 
@@ -144,7 +145,7 @@ def _readable(groups: Groups) -> Groups:
   return {name: [checked(member) for member in members] for name, members in groups.items()}
 
 
-def _open(groups: Groups, baseline: str, options: Any) -> _Study:
+def _open(groups: Groups, baseline: str, options: ConfigDict) -> _Study:
   members = {name: [m for m in runs if not m.error] for name, runs in groups.items()}
   members = {name: runs for name, runs in members.items() if runs}
   if not members:
@@ -159,18 +160,18 @@ def _open(groups: Groups, baseline: str, options: Any) -> _Study:
   return _Study(experiment, models, members, baseline, options)
 
 
-def _evaluate(study: _Study) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray]:
-  """Logits of every run on all test images, {variant: {seed: [n, K]}}, and the labels [n]."""
-  logits: dict[str, dict[int, np.ndarray]] = {}
+def _evaluate(study: _Study) -> dict[str, dict[int, Predictions]]:
+  """The predictions of every run for all test images, {variant: {seed: predictions}}."""
+  predictions: dict[str, dict[int, Predictions]] = {}
   for name in _progress(study.members, 'evaluating'):
     scorer = Scorer(study.experiment._replace(model=study.models[name]), 'test')
     for member in study.members[name]:
-      _, found, labels = scorer.score(read_weights(member.folder))
-      logits.setdefault(name, {})[member.seed] = found
-  return logits, labels
+      _, found = scorer.score(read_weights(member.folder))
+      predictions.setdefault(name, {})[member.seed] = found
+  return predictions
 
 
-def _load_test(experiment: Experiment, options: Any) -> _Test:
+def _load_test(experiment: Experiment, options: ConfigDict) -> _Test:
   """The test images with their masks and boxes, and the best fixed map, where there are any."""
   config = experiment.config
   annotated = experiment.dataset.spec.annotated
@@ -214,18 +215,19 @@ def _draw(count: int, most: int, seed: int) -> np.ndarray:
 
 
 def _explain(
-  study: _Study, test: _Test, logits: Mapping[str, Mapping[int, np.ndarray]]
+  study: _Study, test: _Test, predictions: PredictionsOfRuns
 ) -> tuple[dict[str, dict[int, Explained]], dict[int, SeedImages]]:
-  """Explains, for each seed, the images that all its variants classify correctly."""
-  normalise = jax.jit(study.experiment.augmentation.evaluate)
+  """Explains, for each seed, the images that all its variants answer correctly."""
+  normalize = jax.jit(study.experiment.augmentation.evaluate)
   explainers = {
-    name: Explainer(model, normalise, study.options.steps) for name, model in study.models.items()
+    name: Explainer(model, normalize, study.options.steps) for name, model in study.models.items()
   }
+  examples = study.experiment.task.examples
   explained: dict[str, dict[int, Explained]] = {}
   images: dict[int, SeedImages] = {}
   for seed in sorted({member.seed for runs in study.members.values() for member in runs}):
     runs = {name: m for name, ms in study.members.items() for m in ms if m.seed == seed}
-    right = [accuracy.hits(logits[name][seed][test.position], test.images.label) for name in runs]
+    right = [examples(predictions[name][seed])[test.position] == 1 for name in runs]
     common = np.flatnonzero(np.all(right, axis=0))
     if not len(common):
       continue
@@ -246,35 +248,26 @@ def _picture(
   study: _Study,
   test: _Test,
   shown: np.ndarray,
-  logits: Mapping[str, Mapping[int, np.ndarray]],
+  predictions: PredictionsOfRuns,
 ) -> dict[str, Pictured]:
-  """What one run of each variant, of a seed that all have if any, says about some images."""
-  normalise = jax.jit(study.experiment.augmentation.evaluate)
+  """Predictions and maps of one run of each variant; of a seed that all have, if there is one."""
+  normalize = jax.jit(study.experiment.augmentation.evaluate)
   pictured = {}
   seeds = [{member.seed for member in members} for members in study.members.values()]
   common = set.intersection(*seeds)
   for name in _progress(study.members, 'picturing'):
     members = study.members[name]
     member = next((one for one in members if one.seed in common), members[0])
-    picturer = Picturer(study.models[name], normalise)
+    picturer = Picturer(study.models[name], normalize)
     pictured[name] = picturer.picture(
       read_weights(member.folder),
       member.seed,
       shown,
       test.images,
-      logits[name][member.seed][test.position[shown]],
+      predictions[name][member.seed]['logits'][test.position[shown]],
       tuple(study.options.query),
     )
   return pictured
-
-
-def _unexplained(study: _Study, images: Mapping[int, SeedImages]) -> list[str]:
-  """A sentence for each seed without an image that all variants classify correctly."""
-  seeds = {member.seed for runs in study.members.values() for member in runs}
-  return [
-    f'No test image is classified correctly by all variants of seed {seed}: nothing is explained.'
-    for seed in sorted(seeds - images.keys())
-  ]
 
 
 def _progress(items: Iterable[str], what: str) -> Iterable[str]:

@@ -2,9 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from scipy import special
@@ -16,15 +14,16 @@ from attn_flax.explain import (
   grad_cam,
   in_batches,
 )
+from attn_flax.explain.taps import Network, Variables
 from attn_flax.study.explain import BATCH, Images
-from attn_flax.study.findings import Gates, Pictured
+from attn_flax.study.explanations import Gates, Pictured
 
 
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
   """Positions of images to show, by chance: of as many classes as possible, in their order."""
   rng = np.random.default_rng(seed)
   shuffled = rng.permutation(len(labels))
-  rank = np.zeros(len(labels), int)  # How many of its class stand before an image.
+  rank = np.zeros(len(labels), int)  # How many images of its class come before it.
   for label in np.unique(labels):
     members = shuffled[labels[shuffled] == label]
     rank[members] = np.arange(len(members))
@@ -35,20 +34,20 @@ def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 class Picturer:
   """The compiled functions that picture one network."""
 
-  def __init__(self, model: nn.Module, normalise: Callable[[jax.Array], jax.Array]):
-    """`normalise`, compiled, makes of uint8 images what the network takes."""
+  def __init__(self, model: Network, normalize: Callable[[jax.Array], jax.Array]):
+    """`normalize`, compiled, turns uint8 images into what the network takes."""
     self._model = model
-    self._normalise = normalise
+    self._normalize = normalize
 
     def channel_gates(variables, images):
-      found = attention_maps(model, variables, normalise(images))
+      found = attention_maps(model, variables, normalize(images))
       return {path: gate for path, gate in found.items() if path.endswith('/channel_gate')}
 
     self._channel_gates = jax.jit(channel_gates)
 
   def picture(
     self,
-    variables: Any,
+    variables: Variables,
     seed: int,
     shown: np.ndarray,
     images: Images,
@@ -63,9 +62,9 @@ class Picturer:
       shown: positions of the images to show, P of them.
       images: all images; channel gates are averaged over them, by class.
       logits: the network's logits of those to show, [P, K].
-      query: (y, x) of the position that asks, as shares of height and width.
+      query: (y, x) of the query position, as shares of height and width.
     """
-    x = self._normalise(images.image[shown])
+    x = self._normalize(images.image[shown])
     gates = Gates(
       spatial=self._spatial(variables, x),
       channel=self._by_class(variables, images, logits.shape[1]),

@@ -1,11 +1,11 @@
 """Which runs a study is made of, and where they lie."""
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_range
 
 # Rows of one figure that can still be looked at.
 _MOST_PICTURES = 40
@@ -23,7 +23,7 @@ class Planned(NamedTuple):
 
   variant: str
   seed: int
-  config: Any
+  config: ConfigDict
   folder: pathlib.Path
 
   @property
@@ -32,7 +32,7 @@ class Planned(NamedTuple):
     return f'{self.variant}/seed{self.seed}'
 
 
-def variants(study: Any) -> list[str]:
+def variants(study: ConfigDict) -> list[str]:
   """Names of a study's variants, the baseline first.
 
   Raises:
@@ -48,7 +48,9 @@ def variants(study: Any) -> list[str]:
   return [study.baseline, *others]
 
 
-def plan(study: Any, workdir: pathlib.Path, rates: dict[str, float] | None = None) -> list[Planned]:
+def plan(
+  study: ConfigDict, workdir: pathlib.Path, rates: dict[str, float] | None = None
+) -> list[Planned]:
   """The runs of a study, one seed of all variants after the other.
 
   Args:
@@ -80,27 +82,24 @@ def plan(study: Any, workdir: pathlib.Path, rates: dict[str, float] | None = Non
   return [run for run in runs if run.name == study.only]
 
 
-def check_report(options: Any) -> None:
+def check_report(options: ConfigDict) -> None:
   """Refuses options, `config.report`, that would end a report only after all its runs.
 
   Raises:
     UserError: it names the field.
   """
-  for field in ('perturbed_images', 'steps', 'pictures', 'rounds'):
-    if options[field] < 1:
-      raise UserError(f'report.{field}={options[field]} must be 1 or more')
-  if options.images is not None and options.images < 1:
-    raise UserError(f'report.images={options.images} must be 1 or more; leave it out for all')
-  if options.pictures > _MOST_PICTURES:
-    raise UserError(f'report.pictures={options.pictures} must be {_MOST_PICTURES} or fewer')
-  if options.seed < 0:
-    raise UserError(f'report.seed={options.seed} must be 0 or more')
+  for field in ('perturbed_images', 'steps', 'rounds'):
+    check_range(f'report.{field}', options[field], 1, whole=True)
+  check_range('report.pictures', options.pictures, 1, _MOST_PICTURES, whole=True)
+  if options.images is not None:
+    check_range('report.images', options.images, 1, whole=True)
+  check_range('report.seed', options.seed, 0, whole=True)
   query = tuple(options.query)
   if len(query) != 2 or not all(0 <= share <= 1 for share in query):
     raise UserError(f'report.query={query} must be (y, x), each in 0..1')
 
 
-def plan_sweep(study: Any, workdir: pathlib.Path) -> list[Planned]:
+def plan_sweep(study: ConfigDict, workdir: pathlib.Path) -> list[Planned]:
   """The runs that choose each variant's learning rate; empty where the study tries none.
 
   Raises:
@@ -129,7 +128,7 @@ def plan_sweep(study: Any, workdir: pathlib.Path) -> list[Planned]:
   ]
 
 
-def run_config(study: Any, variant: str, seed: int, rate: float | None) -> ConfigDict:
+def run_config(study: ConfigDict, variant: str, seed: int, rate: float | None) -> ConfigDict:
   """The configuration of one run: the shared one with its own attention, seed and rate."""
   config = study.base.copy_and_resolve_references()
   with config.unlocked():

@@ -1,40 +1,40 @@
 """Scores of explanations over runs and images: means, gains over the controls, differences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from attn_flax.study import statistics
 from attn_flax.study.explain import Explained
-from attn_flax.study.findings import SCORES, Explanations, Score
+from attn_flax.study.explanations import SCORES, Explanations, Score
 
 
 class SeedImages(NamedTuple):
   """The images that were explained for one seed, as positions in the test images.
 
   Attributes:
-    localised: those that the localisation scores are over.
+    localized: those that the localization scores are over.
     perturbed: those that insertion, deletion and ROAD are over.
   """
 
-  localised: np.ndarray
+  localized: np.ndarray
   perturbed: np.ndarray
 
 
-# Scores that depend on how confident a network is, and tell no two networks apart by themselves.
+# Scores that depend on how confident a network is, and do not compare two networks by themselves.
 OF_CONFIDENCE = ('insertion', 'deletion', 'road')
 
 # {source: [S, n]}, NaN where an image was not scored; a source is 'map' or a control.
 Table = dict[str, np.ndarray]
 
 
-def summarise(
+def summarize(
   explained: Mapping[str, Mapping[int, Explained]],
   images: Mapping[int, SeedImages],
   count: int,
   baseline: str,
-  own_maps: Mapping[str, str],
+  own_maps: Mapping[str, Sequence[str]],
 ) -> dict[str, Explanations]:
   """The scores of all variants.
 
@@ -43,7 +43,7 @@ def summarise(
     images: which images they are about, by seed.
     count: number of test images.
     baseline: the variant that the others are compared with.
-    own_maps: what each variant's own map is, in words.
+    own_maps: what each variant's own map may show, see `Explanations`.
   """
   tables = {name: _tables(runs, images, count) for name, runs in explained.items()}
   compared: dict[tuple[str, str], dict[str, np.ndarray]] = {}
@@ -56,7 +56,7 @@ def summarise(
     for (kind, score), table in tables[name].items():
       others, pair = list(compared[kind, score].values()), None
       if name != baseline and baseline in compared[kind, score]:
-        # Each seed has its own images: those of a seed that one of them lacks say nothing.
+        # Each seed has its own images: only the seeds that both have can be paired.
         both = [seed for seed in runs if seed in explained[baseline]]
         ours, theirs = ([list(explained[n]).index(s) for s in both] for n in (name, baseline))
         pair = compared[kind, score][name][ours], compared[kind, score][baseline][theirs]
@@ -65,7 +65,7 @@ def summarise(
       scores,
       empty=float(np.concatenate([run.empty for run in runs.values()]).mean()),
       empty_random=float(np.concatenate([run.empty_random for run in runs.values()]).mean()),
-      own_map=own_maps.get(name, ''),
+      own_map=own_maps.get(name, ()),
     )
   return found
 
@@ -78,7 +78,7 @@ def _comparable(score: str, table: Table) -> np.ndarray:
 def _score(
   score: str, table: Table, pair: tuple[np.ndarray, np.ndarray] | None, others: list
 ) -> Score:
-  """A score; `pair` is what it and the baseline's are compared by, over the seeds of both."""
+  """A score; `pair` is the variant's and the baseline's values, over the seeds of both."""
   values = table['map']
   upwards = SCORES[score][1]
   enough = len(values) >= statistics.FEWEST_SEEDS
@@ -114,11 +114,11 @@ def _mean(values: np.ndarray) -> float:
 def _tables(
   runs: Mapping[int, Explained], images: Mapping[int, SeedImages], count: int
 ) -> dict[tuple[str, str], Table]:
-  """The values of each kind of map and score over all runs of a variant."""
+  """The values of each kind of map and score, over all runs of a variant."""
   parts: dict[tuple[str, str], dict[str, list[np.ndarray]]] = {}
   for seed, run in runs.items():
     for scored, index in (
-      (run.localisation, images[seed].localised),
+      (run.localization, images[seed].localized),
       (run.perturbation, images[seed].perturbed),
     ):
       for kind, scores in scored.items():

@@ -9,7 +9,7 @@ meets every image: two crossed random factors. For the mean of the runs' means,
   V_seed   the variance of the runs' means over the number of runs,
   V_image  the variance over images of what each image adds to the result, times their number,
   V_cell   the chance of a single image in a single run (its variance within an image, between
-           runs), which the other two both hold and which therefore counts once too often.
+           runs), which is part of both others and therefore counted twice.
 
 All three are unbiased, as in the analysis of variance. The sum is never taken to be smaller than
 V_seed or V_image, each of which is a lower bound of the true variance. Images are paired: both
@@ -17,7 +17,7 @@ arms of a comparison score the same images, and what makes an image hard for all
 Degrees of freedom are Satterthwaite's, capped where one arm has fewer runs. Where the arms of a
 study look equally unsteady, they share one variance between seeds, else each has its own; the level
 is so strict that of studies of equal arms about one in four shares it. Several variants against one
-baseline share the error level by Sidak's inequality, which holds for any correlation between the
+baseline share the error level by Sidak's inequality, which is valid for any correlation between the
 comparisons; Dunnett's quantile, for variants that share nothing but the baseline, would be about
 5 % smaller.
 
@@ -25,8 +25,8 @@ Sources:
   Owen, The Pigeonhole Bootstrap, Annals of Applied Statistics 2007,
     https://arxiv.org/abs/0712.1111: why crossed factors need both variances.
   Cameron, Gelbach and Miller, Robust Inference with Multiway Clustering, Journal of Business and
-    Economic Statistics 2011, https://doi.org/10.1198/jbes.2010.07136: the sum of the two less the
-    cell's. Their cell term would hold the images' variance here, and subtract too much.
+    Economic Statistics 2011, https://doi.org/10.1198/jbes.2010.07136: the sum of the two minus the
+    cell's. Their cell term would include the variance of the images here, and subtract too much.
   Satterthwaite, An Approximate Distribution of Estimates of Variance Components, Biometrics
     Bulletin 1946, https://doi.org/10.2307/3002019.
   Sidak, Rectangular Confidence Regions for the Means of Multivariate Normal Distributions, JASA
@@ -63,7 +63,7 @@ class SeedVariance(NamedTuple):
 class Estimate(NamedTuple):
   """A mean or a difference of means, and how well it is known.
 
-  `low` and `high` bound the interval that holds all comparisons of a study at once with the
+  `low` and `high` bound the interval that covers all comparisons of a study at once with the
   confidence asked for. `seeds` is the number of runs, of the smaller arm where there are two.
   Where no variance between seeds is known, `standard_error` is NaN and the interval infinite.
   """
@@ -86,11 +86,11 @@ class _Arm(NamedTuple):
 def seed_variance(arms: Sequence[np.ndarray]) -> SeedVariance | None:
   """The variance between seeds that all arms of a study share, where they do share one.
 
-  Each arm alone knows it from a few runs; seven arms of three runs know it with 14 degrees of
-  freedom. That takes the arms to be equally unsteady: one that is more so than the others would get
-  too small an error, and give them too large ones. Where Bartlett's test (Properties of sufficiency
-  and statistical tests, Proceedings of the Royal Society A 1937) speaks against it, each comparison
-  knows its own two arms alone.
+  Each arm alone estimates it from a few runs; seven arms of three runs together have 14 degrees of
+  freedom. Sharing assumes that the arms are equally unsteady: an unsteadier one would get too small
+  an error, and give the others too large ones. Where Bartlett's test (Properties of sufficiency and
+  statistical tests, Proceedings of the Royal Society A 1937) speaks against that, each comparison
+  uses its own two arms alone.
 
   Args:
     arms: scores [S, n] of each arm, the baseline among them; NaN: not scored.
@@ -103,7 +103,7 @@ def seed_variance(arms: Sequence[np.ndarray]) -> SeedVariance | None:
   """
   means = [_arm(values).means for values in arms]
   known = [runs for runs in means if len(runs) > 1]
-  # Without any variance there is nothing to tell apart, and the test would divide by zero.
+  # Without any variance there is nothing to compare, and the test would divide by zero.
   spread = [runs.var() > 0 for runs in known]
   if len(known) > 1 and any(spread):
     if not all(spread) or stats.bartlett(*known).pvalue < _UNLIKE:
@@ -119,7 +119,7 @@ def difference(
   comparisons: int = 1,
   confidence: float = 0.95,
 ) -> Estimate:
-  """The mean of `variant` less that of `baseline`, with the chance of seeds and of images.
+  """The mean of `variant` minus that of `baseline`, with the chance of seeds and of images.
 
   Each run counts alike, and within a run each image that it scored. The images are the same in
   both arms, the seeds are not paired. With n = 1 (one score for each run, such as its calibration
@@ -156,7 +156,7 @@ def paired(
   comparisons: int = 1,
   confidence: float = 0.95,
 ) -> Estimate:
-  """The mean of values that are compared with 0, such as a method's score less a control's.
+  """The mean of values that are compared with 0, such as a method's score minus a control's.
 
   Args:
     values: [S, n], each a difference on one image in one run; NaN where there is none.
@@ -216,25 +216,6 @@ def detectable(
   return float(standard_error * shift)
 
 
-def expected_calibration_error(
-  probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
-) -> float:
-  """How far confidence and accuracy lie apart, on average over the images: 0 is best, 1 worst.
-
-  Images are put into bins of equal width by their largest probability, lower edge excluded. Guo
-  et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599.
-
-  Args:
-    probabilities: [n, K], rows that sum to 1.
-    labels: [n] integers.
-    bins: number of bins; the error grows with it where images are few.
-  """
-  confidence = probabilities.max(1).astype(np.float64)
-  gap = (probabilities.argmax(1) == labels) - confidence
-  place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-  return float(np.abs(np.bincount(place, gap, minlength=bins)).sum() / len(labels))
-
-
 def _arm(values: np.ndarray) -> _Arm:
   values = np.asarray(values, np.float64)
   if values.ndim != 2:
@@ -250,9 +231,9 @@ def _arm(values: np.ndarray) -> _Arm:
   weights = scored / (counts * len(values))
   residuals = np.where(scored, values - means, 0)
   runs = scored.sum(0)
-  # An image that one run alone scored tells nothing of its cell's chance, and nothing is taken off.
-  centred = np.where(scored, residuals - residuals.sum(0) / np.maximum(runs, 1), 0)
-  spread = (centred**2).sum(0) / np.maximum(runs - 1, 1)
+  # An image that only one run scored gives no estimate of its cell's variance: none is subtracted.
+  centered = np.where(scored, residuals - residuals.sum(0) / np.maximum(runs, 1), 0)
+  spread = (centered**2).sum(0) / np.maximum(runs - 1, 1)
   cell = (spread * (weights**2).sum(0)).sum()
   return _Arm(means[:, 0], (weights * residuals).sum(0), float(cell), runs > 0)
 
@@ -266,7 +247,7 @@ def _pool(means: Sequence[np.ndarray]) -> SeedVariance:
 def _estimate(
   arms: Sequence[_Arm], seeds: SeedVariance | None, comparisons: int, confidence: float
 ) -> Estimate:
-  """The mean of one arm, or of the first less the second."""
+  """The mean of one arm, or of the first minus the second."""
   signs = (1, -1)[: len(arms)]
   mean = float(sum(sign * arm.means.mean() for sign, arm in zip(signs, arms, strict=True)))
   fewest = min(len(arm.means) for arm in arms)

@@ -6,34 +6,39 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import tqdm
+from ml_collections import ConfigDict
 
 from attn_flax.errors import UserError
 from attn_flax.study.plan import Planned, plan_sweep
+from attn_flax.tasks.task import Task
 from attn_flax.training import run_folder
-from attn_flax.training.experiment import open_experiment
+from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.loop import Stopped, train
 
 
-def check(planned: Sequence[Planned]) -> None:
+def check(planned: Sequence[Planned]) -> Task:
   """Opens what the runs are made of, so that mistakes end a study at once.
 
+  Returns:
+    The task that they share.
+
   Raises:
-    UserError: for anything in the configuration that cannot be run, or a run folder that holds a
+    UserError: for anything in the configuration that cannot be run, or a run folder with a
       run of another configuration.
   """
-  opened: dict[str, Any] = {}
+  opened: dict[str, Experiment] = {}
   for run in planned:
     if run.variant not in opened:
-      opened[run.variant] = open_experiment(run.config).config
-    resolved = opened[run.variant].copy_and_resolve_references()
+      opened[run.variant] = open_experiment(run.config)
+    resolved = opened[run.variant].config.copy_and_resolve_references()
     resolved.seed = run.seed
     resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256
     if (run.folder / 'config.json').exists():
       run_folder.open_run(run.folder, resolved)
+  return next(iter(opened.values())).task
 
 
 def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
@@ -74,7 +79,7 @@ def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
 
 
 def finished(folder: pathlib.Path) -> bool:
-  """Whether a run folder holds a result."""
+  """Whether a run folder has a result."""
   return (folder / 'result.json').exists()
 
 
@@ -86,7 +91,7 @@ def _left(seconds: float, done: int, total: int) -> str:
   return f', about {left} left'
 
 
-def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
+def sweep(study: ConfigDict, workdir: pathlib.Path) -> dict[str, float] | None:
   """Chooses the learning rate of each variant on the validation split, by runs of their own.
 
   Returns:
@@ -100,26 +105,29 @@ def sweep(study: Any, workdir: pathlib.Path) -> dict[str, float] | None:
   planned = plan_sweep(study, workdir)
   if not planned:
     return None
-  check(planned)
+  task = check(planned)
   train_missing(planned)
   scores: dict[str, dict[float, float]] = {run.variant: {} for run in planned}
   for run in planned:
     if finished(run.folder):
       rate = float(run.config.optimizer.lr_per_256)
-      scores[run.variant][rate] = best_validation(run.folder)
+      scores[run.variant][rate] = best_validation(run.folder, task)
   for name, found in scores.items():
     if not found:
       raise UserError(f'every run of the sweep of {name} failed; lower sweep.lr_per_256')
-  rates = {name: max(found, key=lambda rate: found[rate]) for name, found in scores.items()}
-  path = workdir / 'sweep.json'
-  # Other variants' may have been chosen before.
-  before = run_folder.read_json(path) if path.exists() else {'chosen': {}, 'validation_top1': {}}
-  content = {'chosen': rates, 'validation_top1': scores}
+  best = max if task.higher_is_better else min
+  rates = {name: best(found, key=lambda rate: found[rate]) for name, found in scores.items()}
+  path, key = workdir / 'sweep.json', f'validation_{task.best}'
+  # Other variants' rates may have been chosen before.
+  before = run_folder.read_json(path) if path.exists() else {'chosen': {}, key: {}}
+  content = {'chosen': rates, key: scores}
   run_folder.write_json(path, {key: before[key] | found for key, found in content.items()})
   return rates
 
 
-def best_validation(folder: pathlib.Path) -> float:
-  """The best top-1 on the validation split that a run logged, by its moving average if kept."""
+def best_validation(folder: pathlib.Path, task: Task) -> float:
+  """The best score on the validation split that a run logged, by its moving average if kept."""
   rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-  return max(row.get('val_ema_top1', row['val_top1']) for row in rows if 'val_top1' in row)
+  name, averaged = f'val_{task.best}', f'val_ema_{task.best}'
+  best = max if task.higher_is_better else min
+  return best(row.get(averaged, row[name]) for row in rows if name in row)

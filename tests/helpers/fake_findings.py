@@ -4,21 +4,22 @@ import dataclasses
 
 import numpy as np
 
-from attn_flax.report import published
+from attn_flax.study.explanations import SCORES, Explanations, Gates, Pictured, Score
 from attn_flax.study.findings import (
-  SCORES,
-  Accuracy,
+  Conditions,
   Cost,
-  Explanations,
+  Environment,
   Findings,
-  Gates,
-  Pictured,
+  Mean,
+  Mechanism,
+  Performance,
   Ratio,
+  Recipe,
   Run,
-  Score,
   Variant,
 )
 from attn_flax.study.statistics import Estimate
+from attn_flax.tasks.classification import classification
 
 SCRIPT = '<script>alert(1)</script>'
 PIPE = 'a|b'
@@ -50,7 +51,7 @@ def curves(rng, epochs=20):
   return {'train': train, 'validation': validation}
 
 
-def accuracy(rng, top1, verdict, difference, seeds=3):
+def performance(rng, top1, verdict, difference, seeds=3):
   per_class = np.clip(top1 + rng.normal(0, 0.02, len(CLASSES)), 0, 1)
   counts = rng.dirichlet(np.full(9, 0.5), 10) * (1 - per_class[:, None]) * 600
   confusion = np.zeros((10, 10), int)
@@ -58,19 +59,17 @@ def accuracy(rng, top1, verdict, difference, seeds=3):
     confusion[k, np.arange(10) != k] = np.round(counts[k])
     confusion[k, k] = 600 - confusion[k].sum()
   several = seeds > 1
-  return Accuracy(
+  return Performance(
     seeds=seeds,
-    top1=top1,
-    top1_spread=0.00437 if several else None,
-    top5=0.9912345,
-    top5_spread=0.00123 if several else None,
+    best=Mean(top1, 0.00437 if several else None),
+    further={
+      'top5': Mean(0.9912345, 0.00123 if several else None),
+      'calibration_error': Mean(0.02345, 0.00123 if several else None),
+    },
     difference=difference,
     verdict=verdict,
     detectable=0.0123 if difference else None,
-    per_class=per_class,
-    calibration_error=0.02345,
-    calibration_spread=0.00123 if several else None,
-    confusion=confusion,
+    arrays={'confusion': np.stack([confusion] * seeds)},
   )
 
 
@@ -136,6 +135,44 @@ def pictured(rng, index, labels, name):
   )
 
 
+def conditions():
+  return Conditions(
+    network='resnet20',
+    dtype='float32',
+    side=32,
+    examples={'train': 8000, 'validation': 1000, 'test': TEST_IMAGES},
+    recipe=Recipe(
+      updates=1250,
+      epochs=10,
+      batch_size=64,
+      optimizer='sgd',
+      lr_per_256=0.1,
+      swept=None,
+      schedule='cosine',
+      warmup_epochs=1,
+      weight_decay=5e-4,
+      moving_average=False,
+      further={'train.clip_norm': 1.0},
+    ),
+    measured=environment(),
+    command='python main.py --config=configs/compare.py --mode=compare',
+    minutes=12.3,
+  )
+
+
+def environment(**changes):
+  known = Environment(
+    device='cpu',
+    commit='a41f0c3',
+    python='3.11.7',
+    packages={'jax': '0.10.2', 'flax': '0.12.8'},
+    date='2026-11-20T10:00:00+00:00',
+    device_count=1,
+    cpu_count=2,
+  )
+  return dataclasses.replace(known, **changes)
+
+
 def findings(names=NAMES, *, masks=True, pictures=6, seeds=3):
   """Findings about some variants, the first of them the baseline; the last one has a failed run."""
   rng = np.random.default_rng(0)
@@ -155,9 +192,9 @@ def findings(names=NAMES, *, masks=True, pictures=6, seeds=3):
         seed=seed,
         folder=f'runs/compare/{i}-{seed}',
         command=f'python main.py --config=configs/{name}.py --config.seed={seed}',
-        top1=top1 + 0.004 * (seed - 1),
-        top5=0.99,
+        scores={'top1': top1 + 0.004 * (seed - 1), 'top5': 0.99, 'calibration_error': 0.02},
         curves=curves(rng),
+        trained=environment(),
       )
       for seed in range(seeds)
     ]
@@ -177,49 +214,33 @@ def findings(names=NAMES, *, masks=True, pictures=6, seeds=3):
       compile_seconds=12.34 + i,
     )
     own_map = {
-      'cbam': 'mean of the spatial gates',
-      'bam': 'mean of the gates',
-      PIPE: 'attention received',
+      'cbam': ('gate',),
+      'bam': ('gate',),
+      PIPE: ('received',),
     }
     variants.append(
       Variant(
         name=name,
-        mechanism=f'the mechanism {name}',
         runs=runs,
-        accuracy=accuracy(rng, top1, verdict, change, seeds),
+        mechanisms=[Mechanism(name, 'branch', (1, 2, 3))],
+        performance=performance(rng, top1, verdict, change, seeds),
         cost=cost,
-        explanations=explanations(rng, i, masks, own_map.get(name, '')),
+        explanations=explanations(rng, i, masks, own_map.get(name, ())),
         pictured=pictured(rng, i, labels, name),
-        published=published.rows([name])[:4],
       )
     )
   return Findings(
-    title='Attention in ResNet-20 on cluttered digits',
+    task=classification(),
     baseline=names[0],
     variants=variants,
     dataset='cluttered_digits',
-    test_images=TEST_IMAGES,
     class_names=CLASSES,
-    conditions={
-      'dataset': 'cluttered_digits 1.0.0, 8000 / 1000 / 2000 images of 32x32',
-      'network': 'resnet20',
-      'recipe': 'quick: 20 epochs, SGD, batch 128',
-      'seeds': list(range(seeds)),
-      'device': 'cpu, 2 cores',
-      'dtype': 'float32',
-      'versions': {'jax': '0.10.2', 'flax': '0.12.8'},
-      'commit': 'a41f0c3',
-      'command': 'python main.py --config=configs/compare.py --mode=compare',
-      'date': '2026-11-20',
-    },
+    conditions=conditions(),
     images=images,
     labels=labels,
     masks=inside if masks else None,
-    localised_images={0: 1812, 1: 1801, 2: 1799} if masks else {},
+    localized_images={0: 1812, 1: 1801, 2: 1799} if masks else {},
     perturbed_images={0: 500, 1: 500, 2: 500},
-    notes=[
-      'se: multiply-adds rise by 0.1 %, the training step by 11 %: the gate waits for memory.'
-    ],
   )
 
 

@@ -9,8 +9,8 @@ import subprocess
 import fake_findings
 import pytest
 
-from attn_flax import report
 from attn_flax.report.figures import style
+from attn_flax.report.write import write_report
 
 BROWSER = next(
   filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), ''
@@ -66,7 +66,7 @@ def heard(tmp_path_factory):
   names = ('none', 'se', fake_findings.PIPE, fake_findings.SCRIPT)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(style, 'DPI', 72)
-    report.write_report(fake_findings.findings(names, pictures=1), folder)
+    write_report(fake_findings.findings(names, pictures=1), folder)
   text = (folder / 'report.html').read_text()
   checked = text.replace('<head>', f'<head><script>{CHECKS}</script>', 1)
   (folder / 'checked.html').write_text(checked)

@@ -6,14 +6,14 @@ import io
 import fake_findings
 import numpy as np
 from fake_findings import PIPE, SCRIPT
-from matplotlib.figure import Figure
 from PIL import Image
 
 from attn_flax.report import document, formats, html, markdown, published
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots, style
-from attn_flax.report.tables import cells, results
-from attn_flax.study.findings import Gates, Run
+from attn_flax.report.tables import cells, classification, results
+from attn_flax.study.explanations import Gates
+from attn_flax.study.findings import Run
 
 
 def test_published_rows_are_plausible():
@@ -29,7 +29,7 @@ def test_published_rows_are_plausible():
 def test_too_few_seeds_are_said():
   found = fake_findings.findings(('none', 'se'), seeds=2, pictures=1)
   assert 'Not enough seeds for a verdict on se' in ' '.join(answer(found))
-  assert results.accuracy(found).rows[1][5].text == 'not enough seeds'
+  assert results.performance(found).rows[1][5].text == 'not enough seeds'
 
 
 def test_an_empty_map_is_flagged(monkeypatch):
@@ -41,8 +41,8 @@ def test_an_empty_map_is_flagged(monkeypatch):
   with style.drawing():
     assert pictures.cams(small) is not None
   assert written == ['empty', 'empty']  # The second image, in both variants.
-  assert pictures.is_empty(np.zeros((4, 4))) and pictures.is_empty(np.full((4, 4), np.nan))
-  assert not pictures.is_empty(np.eye(4))
+  assert pictures.is_blank(np.zeros((4, 4))) and pictures.is_blank(np.full((4, 4), np.nan))
+  assert not pictures.is_blank(np.eye(4))
 
 
 def test_maps_keep_their_shades():
@@ -54,8 +54,8 @@ def test_maps_keep_their_shades():
   for illustration in made:
     pixels = np.asarray(Image.open(io.BytesIO(illustration.png)).convert('RGB'))
     bars = pixels[:, -pixels.shape[1] // 8 :].reshape(-1, 3)
-    coloured = bars[np.ptp(bars, axis=1) > 40]
-    assert len(np.unique(coloured, axis=0)) > 100
+    colored = bars[np.ptp(bars, axis=1) > 40]
+    assert len(np.unique(colored, axis=0)) > 100
 
 
 def test_attention_is_drawn_in_multiples_of_the_uniform_weight():
@@ -92,24 +92,28 @@ def test_classes_without_images_leave_the_curves_as_they_are():
       assert len(channels.plots(dataclasses.replace(found, variants=variants))) == count
 
 
-def test_each_name_stands_nearest_to_its_own_point(monkeypatch):
-  """Two networks of nearly one cost and accuracy, among others."""
-  canvas = Figure(figsize=(3.2, 3), layout='constrained')
-  ax = canvas.subplots()
-  x, y = np.array([40.8, 40.8, 41.2, 45.4]), np.array([83.3, 84.0, 69.2, 62.7])
-  ax.plot(x, y, 'o')
-  ax.margins(0.18, 0.16)
-  texts = [(name, 'black') for name in ('resnet', 'eca', 'cbam', 'aa')]
-  pareto._label(canvas, ax, x, y, texts, [])
-  canvas.draw_without_rendering()
-  places = ax.transData.transform(np.column_stack([x, y]))
-  named = [text for text in ax.texts if text.get_text()]
-  assert len(named) == 4
-  for text in named:
-    box = text.get_window_extent()
-    middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
-    nearest = np.linalg.norm(places - middle, axis=1).argmin()
-    assert texts[nearest][0] == text.get_text()
+def test_the_legend_of_the_front_names_every_variant(monkeypatch):
+  """With the mark of its point: filled on the front, else white inside."""
+  found = fake_findings.findings(('none', 'se', 'eca', 'cbam'), pictures=1)
+  canvases = []
+  finish = style.finish
+
+  def spy(canvas, name, *texts):
+    canvases.append((name, canvas))
+    return finish(canvas, name, *texts)
+
+  monkeypatch.setattr(style, 'finish', spy)
+  with style.drawing():
+    assert len(pareto.plots(found)) == 3
+  assert [name for name, _ in canvases] == ['pareto_params', 'pareto_macs', 'pareto_step_ms']
+  for _, canvas in canvases:
+    (legend,), (ax,) = canvas.legends, canvas.axes
+    assert [text.get_text() for text in legend.get_texts()] == ['none', 'se', 'eca', 'cbam']
+    points = [bar.lines[0] for bar in ax.containers]
+    for handle, point in zip(legend.legend_handles, points, strict=True):
+      for read in ('get_color', 'get_marker', 'get_markerfacecolor'):
+        assert getattr(handle, read)() == getattr(point, read)()
+    assert legend.get_window_extent().y1 < ax.get_window_extent().y0
 
 
 def test_one_scale_for_all():
@@ -161,7 +165,7 @@ def test_numbers_as_words():
   assert formats.times(1.0) == '×1.00' and formats.times(1.0013) == '×1.0013'
   assert formats.large(25_557_032) == '25.557 M' and formats.large(87) == '87'
   assert formats.listing(['a']) == 'a' and formats.listing(['a', 'b', 'c']) == 'a, b and c'
-  assert formats.words({'a': 1, 'b': [2, 3]}) == 'a 1, b 2, 3'
+  assert formats.one_line('a\n b') == 'a b' and formats.one_line('') == 'n/a'
 
 
 def test_file_names_are_tame():
@@ -180,16 +184,18 @@ def test_markdown_escapes_its_markup():
 
 def test_many_classes_are_narrowed_to_those_that_differ():
   found = fake_findings.findings(('none', 'se'), pictures=1)
-  share = np.full(50, 0.9)
-  other = share.copy()
-  other[7] = 0.2
+  usual = 9 * np.eye(50, dtype=int) + np.eye(50, k=1, dtype=int) + np.eye(50, k=-49, dtype=int)
+  other = usual.copy()
+  other[7, 7:9] = 2, 8
   variants = [
-    dataclasses.replace(v, accuracy=dataclasses.replace(v.accuracy, per_class=shares))
-    for v, shares in zip(found.variants, (share, other), strict=True)
+    dataclasses.replace(
+      v, performance=dataclasses.replace(v.performance, arrays={'confusion': counts[None]})
+    )
+    for v, counts in zip(found.variants, (usual, other), strict=True)
   ]
   names = [f'class {k}' for k in range(50)]
-  table = results.per_class(dataclasses.replace(found, variants=variants, class_names=names))
-  assert len(table.rows) == results.LISTED_CLASSES
+  table = classification.per_class(dataclasses.replace(found, variants=variants, class_names=names))
+  assert len(table.rows) == classification.LISTED_CLASSES
   assert 'class 7' in [row[0].text for row in table.rows]
 
 

@@ -11,11 +11,13 @@ import pytest
 from fake_findings import SCRIPT
 from PIL import Image
 
-from attn_flax import report
-from attn_flax.report import formats
+from attn_flax.report import formats, pages
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import style
-from attn_flax.study.findings import SCORES, Run
+from attn_flax.report.wording import Title, Wording
+from attn_flax.report.write import write_report
+from attn_flax.study.explanations import SCORES
+from attn_flax.study.findings import Mean, Run
 
 VOID = {'meta', 'img', 'br', 'link', 'base', 'input', 'hr'}
 
@@ -69,7 +71,7 @@ def found():
 @pytest.fixture(scope='module')
 def folder(found, tmp_path_factory):
   folder = tmp_path_factory.mktemp('study') / 'report'
-  report.write_report(found, folder)
+  write_report(found, folder)
   return folder
 
 
@@ -93,11 +95,13 @@ def markdown_rows(text):
 def test_the_csv_holds_every_digit(found, rows):
   assert list(rows) == list(fake_findings.NAMES)
   for variant in found.variants:
-    row, accuracy, cost = rows[variant.name], variant.accuracy, variant.cost
-    assert float(row['top1_mean']) == accuracy.top1
-    assert float(row['top1_spread']) == accuracy.top1_spread
-    assert float(row['top5_mean']) == accuracy.top5
-    assert float(row['calibration_error']) == accuracy.calibration_error
+    row, accuracy, cost = rows[variant.name], variant.performance, variant.cost
+    assert float(row['top1_mean']) == accuracy.best.value
+    assert float(row['top1_spread']) == accuracy.best.spread
+    for name in ('top5_mean', 'calibration_error'):
+      assert float(row[name]) == accuracy.further[name.removesuffix('_mean')].value
+    for name in ('top5', 'calibration'):
+      assert float(row[f'{name}_spread']) == 0.00123
     assert row['verdict'] == accuracy.verdict
     if accuracy.difference is None:
       assert row['difference'] == row['difference_low'] == row['difference_high'] == ''
@@ -105,7 +109,9 @@ def test_the_csv_holds_every_digit(found, rows):
       assert float(row['difference']) == accuracy.difference.mean
       assert float(row['difference_low']) == accuracy.difference.low
       assert float(row['difference_high']) == accuracy.difference.high
-    assert [float(row[f'top1_class_{k}']) for k in range(10)] == list(accuracy.per_class)
+    (confusion, *_) = accuracy.arrays['confusion']
+    shares = confusion.diagonal() / confusion.sum(1)
+    assert [float(row[f'top1_class_{k}']) for k in range(10)] == list(shares)
     assert (int(row['params']), int(row['macs'])) == (cost.params, cost.macs)
     assert float(row['params_ratio']) == cost.params / found.variants[0].cost.params
     for name in ('step', 'latency', 'throughput'):
@@ -131,9 +137,9 @@ def test_the_csv_holds_every_digit(found, rows):
 def test_html_and_markdown_print_the_same_numbers(found, folder, page):
   in_markdown = markdown_rows((folder / 'report.md').read_text())
   for variant in found.variants:
-    accuracy, cost = variant.accuracy, variant.cost
+    accuracy, cost = variant.performance, variant.cost
     row = page.row('accuracy-section', variant.name)
-    expected = [f'{100 * accuracy.top1:.2f}', f'{100 * accuracy.top1_spread:.2f}']
+    expected = [f'{100 * part:.2f}' for part in accuracy.best]
     assert row[2].split() == [expected[0], '±', expected[1]]
     if accuracy.difference:
       bounds = [100 * bound for bound in accuracy.difference[3:5]]
@@ -187,7 +193,7 @@ def test_names_are_escaped(folder, page):
   text = (folder / 'report.html').read_text()
   assert SCRIPT not in text
   assert text.count('<script>') == 1  # The page's own, which sorts.
-  assert page.row('accuracy-section', SCRIPT)[0] == f'{SCRIPT} the mechanism {SCRIPT}'
+  assert page.row('accuracy-section', SCRIPT)[0] == f'{SCRIPT} {SCRIPT} at branch, stages 1, 2, 3'
   text = (folder / 'report.md').read_text()
   assert '<script>' not in text and '<nan>' not in text
   assert '| a\\|b |' in text
@@ -231,8 +237,8 @@ def test_pictures_are_files_and_linked(folder, page):
 
 def test_conditions_and_runs(found, page):
   conditions = dict(page.tables['conditions'])
-  assert set(found.conditions) <= set(conditions)
-  assert conditions['versions'] == 'jax 0.10.2, flax 0.12.8'
+  assert conditions['trained with versions'] == 'Python 3.11.7, jax 0.10.2, flax 0.12.8'
+  assert conditions['command'] == found.conditions.command
   for variant in found.variants:
     for run in variant.runs:
       row = page.row('runs', variant.name, str(run.seed))
@@ -259,9 +265,9 @@ def test_published_accuracies_have_a_table_of_their_own(page):
     lambda found: found,
     lambda found: fake_findings.without(found, cost=None),
     lambda found: fake_findings.without(found, explanations=None, pictured=None),
-    lambda found: fake_findings.without(found, accuracy=None, published=()),
+    lambda found: fake_findings.without(found, performance=None),
     lambda found: fake_findings.without(
-      found, accuracy=None, cost=None, explanations=None, pictured=None, runs=(), published=()
+      found, performance=None, cost=None, explanations=None, pictured=None, runs=()
     ),
     lambda found: dataclasses.replace(found, variants=found.variants[:1]),
     lambda found: dataclasses.replace(
@@ -270,7 +276,7 @@ def test_published_accuracies_have_a_table_of_their_own(page):
         found.variants[0],
         dataclasses.replace(
           found.variants[1],
-          accuracy=None,
+          performance=None,
           cost=None,
           explanations=None,
           pictured=None,
@@ -284,7 +290,7 @@ def test_published_accuracies_have_a_table_of_their_own(page):
 def test_what_is_missing_is_said_and_does_not_crash(change, tmp_path, monkeypatch):
   monkeypatch.setattr(style, 'DPI', 40)
   found = change(fake_findings.findings(('none', 'se'), masks=False, seeds=1, pictures=1))
-  report.write_report(found, tmp_path)
+  write_report(found, tmp_path)
   page = Page((tmp_path / 'report.html').read_text())
   assert 'n/a' in page.row('accuracy-section', 'none')
   text = (tmp_path / 'report.md').read_text()
@@ -298,12 +304,15 @@ def test_what_is_missing_is_said_and_does_not_crash(change, tmp_path, monkeypatc
 def test_what_is_not_known_is_empty_in_the_csv(tmp_path, monkeypatch):
   monkeypatch.setattr(style, 'DPI', 40)
   found = fake_findings.findings(('none', 'se'), pictures=1)
-  shares = np.where(np.arange(10) == 3, np.nan, 0.9)  # No test image is of class 3.
+  counts = 9 * np.eye(10, dtype=int) + np.eye(10, k=-1, dtype=int) + np.eye(10, k=9, dtype=int)
+  counts[3] = 0  # No test image is of class 3.
   variants = [
-    dataclasses.replace(v, accuracy=dataclasses.replace(v.accuracy, per_class=shares))
+    dataclasses.replace(
+      v, performance=dataclasses.replace(v.performance, arrays={'confusion': np.stack([counts])})
+    )
     for v in found.variants
   ]
-  report.write_report(dataclasses.replace(found, variants=variants), tmp_path)
+  write_report(dataclasses.replace(found, variants=variants), tmp_path)
   with open(tmp_path / 'results.csv', newline='') as file:
     rows = list(csv.DictReader(file))
   assert [row['top1_class_3'] for row in rows] == ['', '']
@@ -314,10 +323,43 @@ def test_what_is_not_known_is_empty_in_the_csv(tmp_path, monkeypatch):
 def test_a_report_replaces_an_older_one_and_nothing_else(tmp_path, monkeypatch):
   monkeypatch.setattr(style, 'DPI', 40)
   plots = tmp_path / 'plots'
-  report.write_report(fake_findings.findings(('none', 'cbam'), pictures=1), tmp_path)
+  write_report(fake_findings.findings(('none', 'cbam'), pictures=1), tmp_path)
   (plots / 'my_own.png').write_bytes(b'mine')
   before = {path.name for path in plots.iterdir()}
-  report.write_report(fake_findings.findings(('none', 'se'), pictures=1), tmp_path)
+  write_report(fake_findings.findings(('none', 'se'), pictures=1), tmp_path)
   after = {path.name for path in plots.iterdir()}
   assert 'channels_1_cbam.png' in before - after and 'channels_1_se.png' in after - before
   assert (plots / 'my_own.png').read_bytes() == b'mine'
+
+
+def test_another_task_has_words_and_columns_of_its_own(tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  words = Wording(
+    quality='overlap',
+    best=Title('mean IoU', ('miou_mean', 'miou_spread')),
+    best_in_full='mean IoU',
+    beside={},
+    further={'pixels': Title('pixels', ('pixels', 'pixels_spread'))},
+    achieves='has a mean IoU of {value} % on {images} test images',
+    note='Pixels: share of the pixels that are classified correctly.',
+  )
+  monkeypatch.setitem(pages._WORDINGS, 'segmentation', words)
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  variants = [
+    dataclasses.replace(
+      v,
+      performance=dataclasses.replace(v.performance, further={'pixels': Mean(0.7, 0.1)}, arrays={}),
+      runs=[dataclasses.replace(run, scores={'miou': 0.5}, curves={}) for run in v.runs],
+    )
+    for v in found.variants
+  ]
+  task = dataclasses.replace(found.task, best='miou', pages='segmentation')
+  write_report(dataclasses.replace(found, task=task, variants=variants), tmp_path)
+  text = (tmp_path / 'report.md').read_text()
+  assert not re.search('top-?[15]|ccurac|onfusion', text)
+  assert 'The baseline, none, has a mean IoU of 90.12 % on' in text
+  assert '## Overlap' in text and '| 70.00 (± 10.00) |' in text
+  with open(tmp_path / 'results.csv', newline='') as file:
+    (row, _) = csv.DictReader(file)
+  assert list(row)[:4] == ['variant', 'seeds', 'miou_mean', 'miou_spread']
+  assert float(row['pixels']) == 0.7

@@ -13,13 +13,14 @@ from attn_flax.explain.perturbation import faithfulness
 from attn_flax.study import measure
 from attn_flax.study.explain import Explained, Explainer, Images, _filled
 from attn_flax.study.groups import Member
+from attn_flax.tasks.classification import classification
 
 STEPS = 3
 KEY = jax.random.key(7)
 FEW = np.array([1, 4])
 
 
-def normalise(images):
+def normalize(images):
   return images.astype(np.float32) / 255
 
 
@@ -45,18 +46,18 @@ def model():
 
 @pytest.fixture(scope='module')
 def variables(model, images):
-  return model.init(jax.random.key(3), normalise(images.image[:1]), train=False)
+  return model.init(jax.random.key(3), normalize(images.image[:1]), train=False)
 
 
 @pytest.fixture(scope='module')
 def explained(model, variables, images):
-  return Explainer(model, normalise, STEPS).explain(variables, images, FEW, KEY)
+  return Explainer(model, normalize, STEPS).explain(variables, images, FEW, KEY)
 
 
 @pytest.fixture(scope='module')
 def maps(model, variables, images):
   """The maps of the trained and of the random network, by kind."""
-  x = normalise(images.image)
+  x = normalize(images.image)
   fresh = model.init(KEY, x[:1], train=False)
   return {
     source: {
@@ -78,7 +79,7 @@ def test_scores_are_those_of_the_maps_and_of_every_control(explained, maps, imag
     'centred Gaussian': np.broadcast_to(gaussian, (6, 8, 8)),
     'best fixed map': np.broadcast_to(images.fixed, (6, 8, 8)),
   }
-  found = explained.localisation[kind]
+  found = explained.localization[kind]
   assert found['pointing'].keys() == found['iou'].keys() == sources.keys()
   for source, one in sources.items():
     for score, expected in (
@@ -98,7 +99,7 @@ def test_all_maps_are_tried_on_the_trained_network(explained, model, variables, 
     ('random weights', _filled(maps['random weights']['Grad-CAM'])),
   ):
     expected = faithfulness(
-      model, variables, normalise(few.image), few.label, one[FEW], steps=STEPS, positions=FEW
+      model, variables, normalize(few.image), few.label, one[FEW], steps=STEPS, positions=FEW
     )
     for score in ('insertion', 'deletion'):
       np.testing.assert_allclose(found[score][source], expected[score], rtol=1e-5)
@@ -123,19 +124,19 @@ def test_images_that_all_variants_of_a_seed_classify_correctly_are_explained(mon
   labels = np.array([0, 1, 2, 0, 1, 2, 0, 1])
   position = np.array([1, 2, 3, 5, 6, 7])  # Of the test images, those that may be explained.
   wrong = {('plain', 0): [1], ('eca', 0): [2, 0], ('plain', 1): [], ('eca', 1): [7]}
-  logits = {'plain': {}, 'eca': {}}
+  predictions = {'plain': {}, 'eca': {}}
   for (name, seed), images in wrong.items():
     found = 5.0 * np.eye(3)[labels]
     found[images] = 5.0 * np.eye(3)[(labels[images] + 1) % 3]
-    logits[name][seed] = found
+    predictions[name][seed] = {'logits': found, 'labels': labels}
   members = {
     name: [Member(seed, pathlib.Path(f'{name}{seed}'), None, {}) for seed in (0, 1)]
-    for name in logits
+    for name in predictions
   }
   calls = []
 
   class Fake:
-    def __init__(self, model, normalise, steps):
+    def __init__(self, model, normalize, steps):
       self.model, self.steps = model, steps
 
     def explain(self, weights, images, few, key):
@@ -149,18 +150,19 @@ def test_images_that_all_variants_of_a_seed_classify_correctly_are_explained(mon
   image[:] = position[:, None, None, None]
   test = measure._Test(position, Images(image, labels[position], None, None, None))
   options = types.SimpleNamespace(steps=STEPS, perturbed_images=2, seed=0)
-  experiment = types.SimpleNamespace(augmentation=types.SimpleNamespace(evaluate=normalise))
+  augmentation = types.SimpleNamespace(evaluate=normalize)
+  experiment = types.SimpleNamespace(augmentation=augmentation, task=classification())
   study = measure._Study(experiment, {'plain': 'P', 'eca': 'E'}, members, 'plain', options)
-  explained, images = measure._explain(study, test, logits)
-  assert {seed: one.localised.tolist() for seed, one in images.items()} == {
+  explained, images = measure._explain(study, test, predictions)
+  assert {seed: one.localized.tolist() for seed, one in images.items()} == {
     0: [3, 5, 6, 7],
     1: [1, 2, 3, 5, 6],
   }
   of_runs = [('P', 'plain0'), ('E', 'eca0'), ('P', 'plain1'), ('E', 'eca1')]
   assert [call[:2] for call in calls] == of_runs
   for call, seed in zip(calls, (0, 0, 1, 1), strict=True):
-    assert call[2] == images[seed].localised.tolist()
-    np.testing.assert_array_equal(images[seed].localised[call[3]], images[seed].perturbed)
+    assert call[2] == images[seed].localized.tolist()
+    np.testing.assert_array_equal(images[seed].localized[call[3]], images[seed].perturbed)
     assert len(call[3]) == 2
   # All variants of a seed meet the same images, random maps and random weights.
   assert np.array_equal(calls[0][3], calls[1][3])

@@ -330,24 +330,3 @@ def test_a_single_run_shows_nothing():
 def test_scores_that_do_not_fit_are_refused(variant, text):
   with pytest.raises(UserError, match=text):
     statistics.difference(variant, np.zeros((3, 4)))
-
-
-def test_calibration_error_by_loops():
-  rng = np.random.default_rng(11)
-  probabilities = rng.dirichlet(np.full(4, 0.4), 500)
-  labels = rng.integers(0, 4, 500)
-  expected = 0.0
-  for index in range(15):
-    held = [row for row in range(500) if index / 15 < probabilities[row].max() <= (index + 1) / 15]
-    if held:
-      hits = np.mean([probabilities[row].argmax() == labels[row] for row in held])
-      expected += len(held) / 500 * abs(hits - np.mean([probabilities[row].max() for row in held]))
-  actual = statistics.expected_calibration_error(probabilities, labels)
-  assert actual == pytest.approx(expected) and actual > 0.1
-
-
-def test_calibration_error_of_certain_answers():
-  """Certain and right: 0; certain and half right: 0.5."""
-  one_hot = np.eye(3)[[0, 1, 2, 0]]
-  assert statistics.expected_calibration_error(one_hot, np.array([0, 1, 2, 0])) == 0
-  assert statistics.expected_calibration_error(one_hot, np.array([0, 1, 1, 1])) == 0.5

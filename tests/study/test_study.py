@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import fake_catalog
 import numpy as np
@@ -10,23 +11,29 @@ import pytest
 
 from attn_flax import UserError, create_model
 from attn_flax.commands.compare import compare as compare_study
+from attn_flax.report import notes
+from attn_flax.report.tables.classification import class_shares
 from attn_flax.study import (
-  accuracy,
   conditions,
-  costs,
   groups,
   measure,
+  mechanisms,
+  performance,
   pictures,
   plan,
   scores,
   train,
 )
 from attn_flax.study.explain import Explained
-from attn_flax.study.findings import SCORES
+from attn_flax.study.explanations import SCORES
+from attn_flax.study.findings import Variant
+from attn_flax.tasks.classification import classification
 from attn_flax.training import run_folder
 from attn_flax.training.experiment import make_model
 from attn_flax.training.loop import Stopped
 from configs import compare, placement, ratio
+
+TASK = classification()
 
 
 @pytest.fixture
@@ -130,7 +137,7 @@ def fake_training(monkeypatch, fail=(), stop=None):
   """Replaces training by writing a result; returns the folders that were 'trained'."""
   trained = []
 
-  def train(config, folder):
+  def write_result(config, folder):
     if stop is not None and len(trained) == stop:
       raise Stopped('stopped')
     trained.append(folder)
@@ -144,7 +151,7 @@ def fake_training(monkeypatch, fail=(), stop=None):
     (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
     (folder / 'result.json').write_text('{}')
 
-  monkeypatch.setattr(train, 'train', train)
+  monkeypatch.setattr(train, 'train', write_result)
   return trained
 
 
@@ -175,7 +182,7 @@ def test_an_interrupt_ends_the_study(study, tmp_path, monkeypatch):
 
 def test_the_sweep_takes_the_best_rate_of_each_variant(study, tmp_path, monkeypatch):
   fake_training(monkeypatch)
-  monkeypatch.setattr(train, 'check', lambda runs: None)
+  monkeypatch.setattr(train, 'check', lambda runs: TASK)
   assert train.sweep(study, tmp_path) is None
   study.sweep.lr_per_256 = (0.1, 0.4, 0.2)
   rates = train.sweep(study, tmp_path)
@@ -190,7 +197,7 @@ def test_the_sweep_takes_the_best_rate_of_each_variant(study, tmp_path, monkeypa
 
 def test_the_sweep_of_one_run_is_that_of_its_variant(study, tmp_path, monkeypatch):
   trained = fake_training(monkeypatch)
-  monkeypatch.setattr(train, 'check', lambda planned: None)
+  monkeypatch.setattr(train, 'check', lambda planned: TASK)
   study.sweep.lr_per_256, study.only = (0.1, 0.4), 'eca/seed1'
   rates = train.sweep(study, tmp_path)
   assert rates == {'eca': 0.1}
@@ -207,7 +214,7 @@ def test_the_sweep_of_one_run_is_that_of_its_variant(study, tmp_path, monkeypatc
 def test_a_moving_average_is_what_a_sweep_chooses_by(tmp_path):
   rows = [{'step': 1, 'val_top1': 0.5, 'val_ema_top1': 0.25}, {'step': 2, 'loss': 1.0}]
   (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-  assert train.best_validation(tmp_path) == 0.25
+  assert train.best_validation(tmp_path, TASK) == 0.25
 
 
 def test_an_impossible_sweep_is_refused(study, tmp_path):
@@ -303,7 +310,7 @@ def test_runs_that_differ_in_more_are_not_compared(
     make_folder(tmp_path / 'plain', base_config),
     make_folder(tmp_path / 'eca', eca_config, **changes),
   ]
-  with pytest.raises(UserError, match='cannot stand in one table') as error:
+  with pytest.raises(UserError, match='cannot be compared') as error:
     groups.check_controlled(*groups.of_folders(folders))
   assert named in str(error.value)
 
@@ -373,82 +380,115 @@ def test_a_study_without_its_baseline_is_still_measured(study, tmp_path, small_d
     measure._open(groups.of_plan(planned, everything), 'resnet', study.report)
 
 
-def random_logits(rng, labels, strength, num_classes=7):
+def random_predictions(rng, labels, strength, num_classes=7):
   logits = rng.normal(size=(len(labels), num_classes))
   logits[np.arange(len(labels)), labels] += strength
-  return logits
+  return {'logits': logits, 'labels': labels}
 
 
-def test_accuracies_are_those_of_the_logits():
+def compare_performance(predictions, baseline='plain', task=TASK):
+  return performance.compare(task, predictions, baseline, ())
+
+
+def test_performance_is_that_of_the_predictions():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 7, 500)
   strengths = {'plain': 1.0, 'better': 3.0, 'same': 1.0}
-  logits = {
-    name: {seed: random_logits(rng, labels, strength) for seed in range(4)}
+  predictions = {
+    name: {seed: random_predictions(rng, labels, strength) for seed in range(4)}
     for name, strength in strengths.items()
   }
-  found = accuracy.compare(logits, labels, 'plain')
+  found = compare_performance(predictions)
   for name, variant in found.items():
-    right = np.array([run.argmax(1) == labels for run in logits[name].values()])
-    assert variant.top1 == pytest.approx(right.mean())
-    assert variant.top1_spread == pytest.approx(right.mean(1).std(ddof=1))
-    order = [np.argsort(-run, axis=1)[:, :5] for run in logits[name].values()]
-    assert variant.top5 == pytest.approx(np.mean([(o == labels[:, None]).any(1) for o in order]))
-    assert variant.confusion.sum() == 4 * 500
-    assert np.trace(variant.confusion) == right.sum()
+    logits = [run['logits'] for run in predictions[name].values()]
+    right = np.array([run.argmax(1) == labels for run in logits])
+    assert variant.best.value == pytest.approx(right.mean())
+    assert variant.best.spread == pytest.approx(right.mean(1).std(ddof=1))
+    order = [np.argsort(-run, axis=1)[:, :5] for run in logits]
+    fives = [(one == labels[:, None]).any(1).mean() for one in order]
+    assert variant.further['top5'].value == pytest.approx(np.mean(fives))
+    assert variant.further['top5'].spread == pytest.approx(np.std(fives, ddof=1))
+    confusion = variant.arrays['confusion']
+    assert confusion.shape == (4, 7, 7) and confusion.sum() == 4 * 500
+    assert np.trace(confusion.sum(0)) == right.sum()
     by_class = [right[:, labels == label].mean() for label in range(7)]
-    np.testing.assert_allclose(variant.per_class, by_class)
+    np.testing.assert_allclose(class_shares(confusion), by_class)
+    scores = performance.run_scores(TASK, predictions[name][0])
+    assert scores.keys() == {'top1', 'top5', 'calibration_error'}
+    assert scores['top1'] == pytest.approx(right[0].mean())
   assert found['plain'].difference is None and found['plain'].verdict == ''
   assert found['better'].verdict == 'better'
   assert found['same'].verdict == 'no difference shown'
   assert found['better'].difference.mean == pytest.approx(
-    found['better'].top1 - found['plain'].top1
+    found['better'].best.value - found['plain'].best.value
   )
   assert 0 < found['same'].detectable < 0.3
+
+
+def test_of_a_task_where_lower_is_better_the_lower_score_is_better():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 7, 500)
+  task = dataclasses.replace(
+    TASK,
+    best='error',
+    higher_is_better=False,
+    examples=lambda predictions: 1 - TASK.examples(predictions),
+    further=lambda predictions: {},
+    summary=lambda predictions, class_names: ({}, {}),
+  )
+  predictions = {
+    name: {seed: random_predictions(rng, labels, strength) for seed in range(4)}
+    for name, strength in (('plain', 1.0), ('better', 3.0))
+  }
+  found = compare_performance(predictions, task=task)['better']
+  assert found.difference.mean < 0 and found.verdict == 'better'
+  assert found.further == found.arrays == {}
+  assert performance.run_scores(task, predictions['plain'][0]).keys() == {'error'}
 
 
 def test_what_no_image_shows_is_not_known():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 4, 200)  # None of class 4.
-  runs = {seed: random_logits(rng, labels, 2.0, num_classes=5) for seed in range(3)}
-  (found,) = accuracy.compare({'plain': runs}, labels, 'plain').values()
-  assert np.isnan(found.per_class[4]) and np.all(found.per_class[:4] > 0)
-  assert found.top5 is None
+  runs = {seed: random_predictions(rng, labels, 2.0, num_classes=5) for seed in range(3)}
+  (found,) = compare_performance({'plain': runs}).values()
+  shares = class_shares(found.arrays['confusion'])
+  assert np.isnan(shares[4]) and np.all(shares[:4] > 0)
+  assert 'top5' not in found.further
 
 
-def test_without_the_baseline_there_are_accuracies_and_no_verdict():
+def test_without_the_baseline_there_is_performance_and_no_verdict():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 7, 200)
-  runs = {seed: random_logits(rng, labels, 2.0) for seed in range(3)}
-  found = accuracy.compare({'eca': runs}, labels, 'plain')['eca']
-  assert found.top1 > 0.4 and found.difference is None
+  runs = {seed: random_predictions(rng, labels, 2.0) for seed in range(3)}
+  found = compare_performance({'eca': runs})['eca']
+  assert found.best.value > 0.4 and found.difference is None
   assert found.verdict == 'not enough seeds'
 
 
-def test_unsteady_training_is_told():
+def test_differences_of_unsteady_training_stay_within_the_shares():
+  """Three such seeds show nothing, and no difference of shares is larger than one."""
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 7, 1000)
   strengths = {'plain': (2.0, 2.0, 2.0), 'steady': (2.1, 2.0, 2.1), 'unsteady': (0.0, 3.0, 9.0)}
-  logits = {
-    name: {seed: random_logits(rng, labels, strength) for seed, strength in enumerate(of_seeds)}
+  predictions = {
+    name: {
+      seed: random_predictions(rng, labels, strength) for seed, strength in enumerate(of_seeds)
+    }
     for name, of_seeds in strengths.items()
   }
-  found = accuracy.compare(logits, labels, 'plain')
-  (sentence,) = accuracy.unsteady(found)
-  assert sentence.startswith('unsteady: its seeds differ much')
-  # Three such seeds tell nothing, and no difference of shares is larger than one.
-  assert found['unsteady'].detectable is None
-  assert found['unsteady'].difference.low == -1 and found['unsteady'].difference.high == 1
+  found = compare_performance(predictions)['unsteady']
+  assert found.detectable is None
+  assert found.difference.low == -1 and found.difference.high == 1
 
 
 def test_two_seeds_are_not_enough():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 7, 100)
-  logits = {
-    name: {seed: random_logits(rng, labels, strength) for seed in range(2)}
+  predictions = {
+    name: {seed: random_predictions(rng, labels, strength) for seed in range(2)}
     for name, strength in (('plain', 0.5), ('better', 5.0))
   }
-  found = accuracy.compare(logits, labels, 'plain')['better']
+  found = compare_performance(predictions)['better']
   assert found.verdict == 'not enough seeds' and found.difference is None
 
 
@@ -459,7 +499,7 @@ def explained(rng, count, few, gain):
   curve = {name: np.stack([values, values - 1], axis=1) for name, values in sources.items()}
   lower = {name: -values[:few] for name, values in sources.items()}
   return Explained(
-    localisation={'Grad-CAM': {'pointing': sources, 'iou': curve}},
+    localization={'Grad-CAM': {'pointing': sources, 'iou': curve}},
     perturbation={'Grad-CAM': {'deletion': lower}},
     empty=np.arange(count) % 4 == 0,
     empty_random=np.arange(count) % 2 == 0,
@@ -476,10 +516,10 @@ def test_scores_of_explanations_are_means_with_gains_over_the_controls():
     'plain': {seed: explained(rng, 40, 8, gain=0.5) for seed in range(3)},
     'sharper': {seed: explained(rng, 40, 8, gain=9.0) for seed in range(3)},
   }
-  found = scores.summarise(runs_by_variant, images, 100, 'plain', {'sharper': 'a gate'})
+  found = scores.summarize(runs_by_variant, images, 100, 'plain', {'sharper': ('gate',)})
   plain, sharper = found['plain'].scores['Grad-CAM'], found['sharper'].scores['Grad-CAM']
   values = [
-    run.localisation['Grad-CAM']['pointing']['map'] for run in runs_by_variant['plain'].values()
+    run.localization['Grad-CAM']['pointing']['map'] for run in runs_by_variant['plain'].values()
   ]
   assert plain['pointing'].value == pytest.approx(np.mean(values))
   assert plain['pointing'].images == 120 and plain['deletion'].images == 24
@@ -494,7 +534,7 @@ def test_scores_of_explanations_are_means_with_gains_over_the_controls():
   )
   assert plain['pointing'].difference is None and plain['pointing'].verdict == ''
   assert found['plain'].empty == 0.25 and found['plain'].empty_random == 0.5
-  assert found['sharper'].own_map == 'a gate'
+  assert found['sharper'].own_map == ('gate',)
   assert set(plain) <= set(SCORES)
 
 
@@ -505,7 +545,7 @@ def test_scores_are_compared_over_the_seeds_that_both_have():
   # Without its seed 0, on whose images the map is far better, the baseline is as the variant.
   plain = {seed: explained(rng, 40, 8, gain=9.0 if seed == 0 else 0.5) for seed in range(4)}
   other = {seed: plain[seed] for seed in (3, 1, 2)}
-  found = scores.summarise({'plain': plain, 'other': other}, images, 40, 'plain', {})
+  found = scores.summarize({'plain': plain, 'other': other}, images, 40, 'plain', {})
   score = found['other'].scores['Grad-CAM']['pointing']
   assert score.difference.mean == pytest.approx(0, abs=1e-12) and score.difference.seeds == 3
   assert found['plain'].scores['Grad-CAM']['pointing'].value > score.value + 2
@@ -524,11 +564,11 @@ def test_a_confident_network_does_not_win_by_its_confidence():
   other = {
     seed: run._replace(
       perturbation=shifted(run._asdict(), 'perturbation'),
-      localisation=shifted(run._asdict(), 'localisation'),
+      localization=shifted(run._asdict(), 'localization'),
     )
     for seed, run in plain.items()
   }
-  found = scores.summarise({'plain': plain, 'other': other}, images, 40, 'plain', {})['other']
+  found = scores.summarize({'plain': plain, 'other': other}, images, 40, 'plain', {})['other']
   deletion, pointing = (found.scores['Grad-CAM'][name] for name in ('deletion', 'pointing'))
   assert deletion.difference.mean == pytest.approx(0, abs=1e-12)
   assert deletion.verdict == 'no difference shown'
@@ -539,7 +579,7 @@ def test_without_scores_of_the_baseline_there_is_no_difference():
   """Its runs of the seeds with common images may all have failed."""
   rng = np.random.default_rng(0)
   images = {0: scores.SeedImages(np.arange(40), np.arange(8))}
-  found = scores.summarise({'other': {0: explained(rng, 40, 8, 0.5)}}, images, 40, 'plain', {})
+  found = scores.summarize({'other': {0: explained(rng, 40, 8, 0.5)}}, images, 40, 'plain', {})
   score = found['other'].scores['Grad-CAM']['pointing']
   assert score.difference is None and score.verdict == ''
 
@@ -547,33 +587,9 @@ def test_without_scores_of_the_baseline_there_is_no_difference():
 def test_with_few_seeds_scores_have_no_intervals():
   rng = np.random.default_rng(0)
   images = {0: scores.SeedImages(np.arange(40), np.arange(8))}
-  found = scores.summarise({'plain': {0: explained(rng, 40, 8, 0.5)}}, images, 40, 'plain', {})
+  found = scores.summarize({'plain': {0: explained(rng, 40, 8, 0.5)}}, images, 40, 'plain', {})
   score = found['plain'].scores['Grad-CAM']['pointing']
   assert score.gains == {'random map': None} and np.isfinite(score.controls['random map'])
-
-
-def make_cost(macs, step):
-  from attn_flax.study.findings import Cost, Ratio
-
-  ratio = Ratio(10 * step, step, step - 0.02, step + 0.02)
-  return Cost(1000, macs, ratio, ratio, ratio, 64, 200, 1.0, 1.0)
-
-
-def test_it_says_where_multiply_adds_and_time_disagree():
-  found = {
-    'plain': make_cost(1000, 1.0),
-    'alike': make_cost(1500, 1.45),
-    'slow': make_cost(1010, 1.4),
-    'quick': make_cost(2000, 1.5),
-  }
-  sentences = costs.disagreements(found, 'plain')
-  assert [sentence.split(':')[0] for sentence in sentences] == ['slow', 'quick']
-  assert '1.01 times the multiply-adds' in sentences[0]
-  assert '1.40 times as long for a training step, 1.40 times as long for one' in sentences[0]
-  # Each of the three times is looked at.
-  latency = dataclasses.replace(found['plain'], latency_ms=found['slow'].latency_ms)
-  (sentence,) = costs.disagreements({'plain': found['plain'], 'late': latency}, 'plain')
-  assert sentence.endswith('but takes 1.40 times as long for one image.')
 
 
 def test_pictured_images_are_of_many_classes_and_drawn_by_chance():
@@ -606,24 +622,47 @@ def test_each_run_says_how_to_make_it_again(tmp_path, base_config):
   make_folder(tmp_path, base_config)
   member = groups.of_folders([tmp_path])[0][tmp_path.name][0]
   study_command = 'python main.py --config=configs/compare.py --mode=compare'
+  experiment = types.SimpleNamespace(task=TASK, updates_per_epoch=125)
   for command, expected in (
     ('python main.py --config=configs/eca.py', 'python main.py --config=configs/eca.py'),
     (study_command, f'{study_command} --config.only=eca/seed0'),
   ):
-    recorded = member._replace(record={'command': command})
-    row = conditions.run_row('eca', recorded, {}, np.zeros(3, int), 125)
-    assert row.command == expected and row.top1 is None
+    recorded = member._replace(record={'command': command, 'device': 'cpu'})
+    row = conditions.run_row('eca', recorded, {}, experiment)
+    assert row.command == expected and row.scores == {}
+    assert row.trained.device == 'cpu' and row.trained.commit is None
+  assert conditions.run_row('eca', member._replace(record={}), {}, experiment).trained is None
 
 
-def test_mechanisms_are_told_by_what_is_unusual_in_them():
-  def told(attention, **kwargs):
-    return conditions.describe(create_model('resnet20', attention=attention, **kwargs), (32, 32, 3))
+def test_curves_are_means_between_validations(tmp_path):
+  rows = [
+    {'step': 10, 'loss': 2.0, 'top1': 0.25},
+    {'step': 20, 'loss': 1.0, 'top1': 0.75},
+    {'step': 20, 'val_loss': 1.5, 'val_top1': 0.5, 'val_top5': 1.0},
+  ]
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('\n'.join(map(json.dumps, rows)))
+  assert conditions._curves(path, ('loss', 'top1'), 10) == {
+    'train': [(2.0, {'loss': 1.5, 'top1': 0.5})],
+    'validation': [(2.0, {'loss': 1.5, 'top1': 0.5})],
+  }
 
-  assert told(None) == 'none'
-  assert told('eca') == 'eca at branch, stages 1, 2, 3'
-  assert told('cbam', attention_kwargs={'ratio': 4}) == 'cbam at branch, stages 1, 2, 3, ratio=4'
-  assert 'channel=eca, spatial=cbam' in told('hybrid')
-  assert told({'stage': {'name': 'bam', 'stages': (2,), 'start': 'identity'}}).startswith(
+
+def describe(model):
+  shares = mechanisms.augmented_shares(model, (32, 32, 3))
+  return notes.mechanism(Variant('', (), mechanisms.mechanisms(model), shares))
+
+
+def test_mechanisms_are_described_by_what_is_unusual_in_them():
+  def described(attention, **kwargs):
+    return describe(create_model('resnet20', attention=attention, **kwargs))
+
+  assert described(None) == 'none'
+  assert described('eca') == 'eca at branch, stages 1, 2, 3'
+  cbam = described('cbam', attention_kwargs={'ratio': 4})
+  assert cbam == 'cbam at branch, stages 1, 2, 3, ratio=4'
+  assert 'channel=eca, spatial=cbam' in described('hybrid')
+  assert described({'stage': {'name': 'bam', 'stages': (2,), 'start': 'identity'}}).startswith(
     'bam at stage, stages 2, from the identity'
   )
 
@@ -635,7 +674,7 @@ def test_the_ratio_study_has_five_distinct_ratios():
   for name in plan.variants(study):
     config = plan.run_config(study, name, 0, None).model
     model = make_model(config, 10)
-    found.append(conditions.augmented_shares(model, (32, 32, 3)))
+    found.append(mechanisms.augmented_shares(model, (32, 32, 3)))
   for stage, features in ((2, 32), (3, 64)):
     of_stage = [shares.get(stage, (0, 0, features)) for shares in found]
     assert [values for _, values, _ in of_stage] == [
@@ -644,8 +683,9 @@ def test_the_ratio_study_has_five_distinct_ratios():
     assert len({keys for keys, _, _ in of_stage}) == 5
   configs = [plan.run_config(study, name, 0, None) for name in ('ratio_000', 'ratio_025')]
   models = [make_model(config.model, 10) for config in configs]
-  assert [conditions.mechanisms(model) for model in models] == [set(), {'aa'}]
-  assert '8 key and 8 value dimensions of 32' in conditions.describe(models[1], (32, 32, 3))
+  attending = [[m.name for m in mechanisms.mechanisms(one) if m.attends] for one in models]
+  assert attending == [[], ['aa']]
+  assert '8 key and 8 value dimensions of 32' in describe(models[1])
 
 
 @pytest.mark.parametrize('name', ['oxford_iiit_pet', 'oxford_flowers102'])

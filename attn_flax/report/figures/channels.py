@@ -54,8 +54,10 @@ def plots(findings: Findings) -> list[style.Illustration]:
         channels, values.min(0), values.max(0), color='#cccccc', lw=0, label='all classes'
       )
       for i, k in enumerate(classes):
-        look = {key: style.line_style(i + 1)[key] for key in ('color', 'linestyle')}
-        ax.plot(channels, values[k], lw=1, label=style.plain(names[known[k]], 16), **look)
+        look, label = style.line_style(i + 1), style.plain(names[known[k]], 16)
+        ax.plot(
+          channels, values[k], lw=1, label=label, color=look['color'], linestyle=look['linestyle']
+        )
       ax.plot(channels, values.mean(0), color=style.BLACK, lw=1.6, label='mean')
       ax.set_title(style.plain(stages[stage].split('/')[0], 24))
       ax.set_xlabel('channel, by mean gate')
@@ -70,7 +72,8 @@ def plots(findings: Findings) -> list[style.Illustration]:
         f'{name}: channel gates',
         'Mean gate of each channel over the test images of a class, in the last block of each'
         ' stage; channels are sorted by their mean. Shown are the classes that lie farthest from'
-        ' the mean. A wide band: the gate tells classes apart. One scale for all variants.',
+        ' the mean. A wide band means that the gate depends on the class. All variants have one'
+        ' scale.',
         f'Channel gates of {name} by class, in {len(chosen)} stages.',
       )
     )

@@ -1,19 +1,20 @@
-"""Grids of images under what the networks look at: Grad-CAM, spatial gates and attention.
+"""Images under what the networks look at: Grad-CAM, spatial gates and attention.
 
-A colour means the same number in every picture that shares a colour bar. Nothing is stretched to
+A color means the same number in every picture that shares a color bar. Nothing is stretched to
 its own range, so that a faint map looks faint.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.image import AxesImage
 
 from attn_flax.report.figures import style
-from attn_flax.study.findings import Findings, Gates, Pictured, Variant
+from attn_flax.study.explanations import Gates, Pictured
+from attn_flax.study.findings import Findings, Variant
 
 MOST_GATED = 4
 MOST_PATHS = 5
@@ -24,7 +25,7 @@ RIGHT, WRONG = '✓', '✗'
 
 
 def scale(maps: Iterable[np.ndarray], *, from_zero: bool = False) -> tuple[float, float]:
-  """The one range of values, lowest and highest, that all of some maps are coloured by."""
+  """The one range of values, lowest and highest, that all of some maps are colored by."""
   values = [float(bound) for found in maps for bound in (np.min(found), np.max(found))]
   finite = [value for value in values if np.isfinite(value)] or [0.0]
   low, high = min(finite), max(finite)
@@ -32,9 +33,9 @@ def scale(maps: Iterable[np.ndarray], *, from_zero: bool = False) -> tuple[float
   return (low, high) if high > low else (low, low + 1)
 
 
-def is_empty(cam: np.ndarray) -> bool:
+def is_blank(values: np.ndarray) -> bool:
   """Whether there is nothing to draw: a map is zero everywhere, or not finite."""
-  return not np.any(cam) or not np.all(np.isfinite(cam))
+  return not np.any(values) or not np.all(np.isfinite(values))
 
 
 def cams(findings: Findings) -> style.Illustration | None:
@@ -47,7 +48,7 @@ def cams(findings: Findings) -> style.Illustration | None:
   axes = canvas.subplots(count, len(shown) + 1, squeeze=False)
   for row in range(count):
     bounds = scale((pictured.cams[row] for _, pictured in shown), from_zero=True)
-    bare(axes[row, 0], findings.images[row], _mask(findings, row), coloured=True)
+    bare(axes[row, 0], findings.images[row], _mask(findings, row), colored=True)
     axes[row, 0].set_xlabel(f'label: {_class(findings, findings.labels[row])}')
     for ax, (name, pictured) in zip(axes[row, 1:], shown, strict=True):
       bare(ax, findings.images[row], _mask(findings, row))
@@ -72,6 +73,35 @@ def cams(findings: Findings) -> style.Illustration | None:
   )
 
 
+def overlays(
+  image: np.ndarray, maps: Mapping[str, np.ndarray], predicted: str, confidence: float
+) -> bytes:
+  """An image beside itself under maps, each with a color bar of its own unit.
+
+  Args:
+    image: [H, W, 3] uint8.
+    maps: [h, w] each, by the name of its method, not normalized; one that is zero everywhere, or
+      not finite, is drawn as 'empty'.
+    predicted: the class that is explained.
+    confidence: its probability.
+
+  Returns:
+    The content of a PNG file.
+  """
+  with style.drawing():
+    canvas = Canvas(figsize=(2.6 * (len(maps) + 1), 2.7), layout='constrained')
+    axes = canvas.subplots(1, len(maps) + 1, squeeze=False)[0]
+    bare(axes[0], image, colored=True)
+    axes[0].set_xlabel(f'{style.plain(predicted)} · {confidence:.2f}')
+    for ax, (method, values) in zip(axes[1:], maps.items(), strict=True):
+      bare(ax, image)
+      # Signed attributions keep their sign: 0 has the same color only where all are positive.
+      drawn = overlay(ax, values, image.shape[:2], scale([values], from_zero=True))
+      ax.set_title(method.replace('_', ' '))
+      canvas.colorbar(drawn, ax=ax, pad=0.02, shrink=0.8, format='%.2g')
+    return style.finish(canvas, 'overlays', '', '', '', maps=True).png
+
+
 def _of_seeds(shown: Sequence[tuple[str, Pictured]]) -> str:
   """Which runs are pictured, in words."""
   seeds = {name: pictured.seed for name, pictured in shown}
@@ -89,13 +119,13 @@ def _class(findings: Findings, label: int) -> str:
 
 
 def bare(
-  ax: Axes, image: np.ndarray, mask: np.ndarray | None = None, *, coloured: bool = False
+  ax: Axes, image: np.ndarray, mask: np.ndarray | None = None, *, colored: bool = False
 ) -> None:
   """An image without ticks, with its mask's outline.
 
-  Where colours are to lie over it, it is of light greys: dark ones would be read as lower values.
+  Where colors are to lie over it, it is of light grays: dark ones would be read as lower values.
   """
-  if coloured:
+  if colored:
     ax.imshow(image)
   else:
     ax.imshow(image.mean(-1), cmap='gray', vmin=-255, vmax=255)
@@ -104,28 +134,30 @@ def bare(
   for spine in ax.spines.values():
     spine.set_visible(False)
   if mask is not None and 0 < mask.mean() < 1:
-    for colour, width in (('black', 2.2), ('white', 1.1)):
-      ax.contour(mask.astype(float), [0.5], colors=[colour], linewidths=[width])
+    for color, width in (('black', 2.2), ('white', 1.1)):
+      ax.contour(mask.astype(float), [0.5], colors=[color], linewidths=[width])
 
 
-def overlay(ax: Axes, values: np.ndarray, size: Sequence[int], bounds: tuple[float, float]) -> Any:
-  """Colours an image of `size` (height, width) by a map; returns what a colour bar is drawn from.
+def overlay(
+  ax: Axes, values: np.ndarray, size: Sequence[int], bounds: tuple[float, float]
+) -> AxesImage:
+  """Colors an image of `size` (height, width) by a map; returns what a color bar is drawn from.
 
-  A map that says nothing leaves the image bare, with the word on it.
+  A blank map leaves the image bare, with the word 'empty' on it.
   """
   height, width = size
-  empty = is_empty(values)
+  blank = is_blank(values)
   drawn = ax.imshow(
-    np.zeros_like(values) if empty else values,
+    np.zeros_like(values) if blank else values,
     cmap=style.MAP,
     vmin=bounds[0],
     vmax=bounds[1],
     extent=(-0.5, width - 0.5, height - 0.5, -0.5),
     interpolation='bilinear',
     alpha=OVERLAY,
-    visible=not empty,
+    visible=not blank,
   )
-  if empty:
+  if blank:
     box = {'facecolor': 'white', 'edgecolor': 'black', 'pad': 2}
     ax.text(0.5, 0.5, 'empty', transform=ax.transAxes, ha='center', va='center', bbox=box)
   return drawn
@@ -140,7 +172,7 @@ def _answer(ax: Axes, findings: Findings, pictured: Pictured, row: int) -> None:
   )
   if not right:
     for spine in ax.spines.values():
-      spine.set(visible=True, edgecolor=style.COLOURS[1], linewidth=2.5)
+      spine.set(visible=True, edgecolor=style.COLORS[1], linewidth=2.5)
 
 
 def gates(findings: Findings) -> list[style.Illustration]:
@@ -199,7 +231,7 @@ def _gate_grid(
   canvas = Canvas(figsize=(1.5 * (len(maps) + 1) + 0.9, 1.5 * count + 0.6), layout='constrained')
   axes = canvas.subplots(count, len(maps) + 1, squeeze=False)
   for row in range(count):
-    bare(axes[row, 0], findings.images[row], _mask(findings, row), coloured=True)
+    bare(axes[row, 0], findings.images[row], _mask(findings, row), colored=True)
     for ax, found, title in zip(axes[row, 1:], maps.values(), titles, strict=True):
       bare(ax, findings.images[row], _mask(findings, row))
       drawn = overlay(ax, found[row], findings.images.shape[1:3], bounds)

@@ -1,19 +1,19 @@
-"""What all plots share: colours, sizes, and how a figure becomes a file."""
+"""What all plots share: colors, sizes, and how a figure becomes a file."""
 
 import dataclasses
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 import matplotlib
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 # Okabe and Ito, Color Universal Design (2008); their yellow is too pale for lines on white.
-BLACK, GREY = '#000000', '#767676'
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+BLACK, GRAY = '#000000', '#767676'
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 DASHES = (
   (0, (5, 1.5)),
   (0, (1.2, 1.2)),
@@ -55,7 +55,7 @@ class Illustration:
     caption: how it is read.
     alt: what it shows, for those who do not see it.
     png: the file.
-    is_photo: whether it holds photographs or maps, which compress badly.
+    is_photo: whether it shows photographs or maps, which compress badly.
   """
 
   name: str
@@ -76,18 +76,26 @@ class Illustration:
 def drawing() -> Iterator[None]:
   """The house style of all figures made inside."""
   with matplotlib.rc_context():
-    matplotlib.rcdefaults()  # Whatever the user's own matplotlibrc says, reports look alike.
+    matplotlib.rcdefaults()  # Reports look alike whatever the user's own matplotlibrc is.
     matplotlib.rcParams.update(_SETTINGS)
     yield
 
 
-def line_style(index: int) -> dict[str, Any]:
-  """Colour, dashes and marker of a variant by its place; the baseline, 0, is black and solid."""
+class Look(TypedDict):
+  """How a variant is drawn: keyword arguments of `Axes.plot`."""
+
+  color: str
+  linestyle: str | tuple[int, tuple[float, ...]]
+  marker: str
+
+
+def line_style(index: int) -> Look:
+  """Color, dashes and marker of a variant by its place; the baseline, 0, is black and solid."""
   if index == 0:
     return {'color': BLACK, 'linestyle': '-', 'marker': 'o'}
   index -= 1
   return {
-    'color': COLOURS[index % len(COLOURS)],
+    'color': COLORS[index % len(COLORS)],
     'linestyle': DASHES[index % len(DASHES)],
     'marker': MARKERS[index % len(MARKERS)],
   }
@@ -111,7 +119,7 @@ def file_name(*parts: str | int) -> str:
 def finish(
   canvas: Canvas, name: str, title: str, caption: str, alt: str, *, maps: bool = False
 ) -> Illustration:
-  """Draws a figure into a PNG; one of `maps` keeps all shades, others are drawn in few colours."""
+  """Draws a figure into a PNG; one of `maps` keeps all shades, others are drawn in few colors."""
   file = io.BytesIO()
   canvas.savefig(file, format='png', dpi=DPI, metadata={'Software': None})
   png = file.getvalue()
@@ -119,7 +127,7 @@ def finish(
 
 
 def rounded(png: bytes) -> bytes:
-  """A PNG in steps of four per colour, which nobody sees and which take half of the room."""
+  """A PNG in steps of four per color, which nobody sees and which take half of the room."""
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
     image.convert('RGB').point(lambda value: value // 4 * 4 + value // 64).save(
@@ -129,7 +137,7 @@ def rounded(png: bytes) -> bytes:
 
 
 def smaller(png: bytes) -> bytes:
-  """A PNG in 256 colours of its own: lines and text look the same in a third of the size."""
+  """A PNG in 256 colors of its own: lines and text look the same in a third of the size."""
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
     few = image.convert('RGB').quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)

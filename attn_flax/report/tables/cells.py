@@ -1,7 +1,7 @@
 """What tables are made of: HTML, Markdown and CSV are three forms of the same cells.
 
-A cell holds what is read and, by column of `results.csv`, what is computed with. Texts have the
-units that their column names; the CSV keeps the shares, milliseconds and counts of `Findings`.
+A cell has the text to read and, by column of `results.csv`, the values to compute with. Texts have
+the units that their column names; the CSV keeps the shares, milliseconds and counts of `Findings`.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ class Cell:
 
   Attributes:
     text: its number or word.
-    detail: what stands smaller beside it: a spread, an interval, a ratio.
+    detail: what is printed smaller beside it: a spread, an interval, a ratio.
     values: columns of `results.csv`.
     variant: the row of `results.csv` that they belong to.
     order: what the table is sorted by; by default the first of `values`, else the text.
-    tone: a verdict, which may be coloured; its word stands in the text.
+    tone: a verdict, which may be colored; its word is in the text.
     code: whether it is something to type.
   """
 
@@ -46,7 +46,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """A column's heading, and whether it holds numbers."""
+  """A column's heading, and whether its cells are numbers."""
 
   title: str
   numeric: bool = True
@@ -54,7 +54,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table; `note` says what its columns mean."""
+  """A table; `note` explains its columns."""
 
   id: str
   title: str

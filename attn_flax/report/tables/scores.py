@@ -1,6 +1,7 @@
 """The tables of the explanations: one that sums up, and one per score with all its controls."""
 
 from attn_flax.report import formats
+from attn_flax.report.notes import own_map
 from attn_flax.report.tables.cells import (
   NO_CELL,
   Cell,
@@ -10,7 +11,8 @@ from attn_flax.report.tables.cells import (
   name_cell,
   verdict_cell,
 )
-from attn_flax.study.findings import SCORES, Findings, Score, Variant
+from attn_flax.study.explanations import SCORES, Score
+from attn_flax.study.findings import Findings, Variant
 
 # Kinds of maps and controls by their names in the columns of `results.csv`.
 KINDS = {'Grad-CAM': 'gradcam', 'own map': 'own'}
@@ -42,7 +44,7 @@ def overview(findings: Findings) -> Table:
   for variant in findings.variants:
     found = variant.explanations
     for kind in KINDS:
-      what = (found.own_map if found and kind == 'own map' else '') or ''
+      what = own_map(found.own_map) if found and kind == 'own map' else ''
       cells = [name_cell(variant), Cell(kind, what)]
       for name in SCORES:
         score = find(variant, kind, name)
@@ -66,9 +68,9 @@ def overview(findings: Findings) -> Table:
     Column('empty maps, %'),
   ]
   note = (
-    '↑ higher is better, ↓ lower is better. A score says little by itself: “above all controls”'
+    '↑ higher is better, ↓ lower is better. A score alone means little: “above all controls”'
     ' means that it is better than a random map, a centred Gaussian, the best fixed map and the'
-    ' same network with random weights, each by a 95 % interval of its own that leaves out zero. A'
+    ' same network with random weights: the 95 % interval of each gain lies above zero. A'
     ' purely channel-wise mechanism has no map of its own: n/a. An empty map is a miss'
     ' where it should lie on the object, and a random order elsewhere; of the network with random'
     ' weights it counts as a constant one, which scores by chance.'
@@ -98,7 +100,7 @@ def score_table(findings: Findings, name: str) -> Table:
     for kind, prefix in KINDS.items():
       score = find(variant, kind, name)
       if kind == 'own map' and not (variant.explanations and variant.explanations.own_map):
-        continue  # The overview says that there is none.
+        continue  # The overview shows that there is none.
       head = [name_cell(variant), Cell(kind)]
       if score is None:
         rows.append([*head, *[NO_CELL] * (len(controls) + 4)])

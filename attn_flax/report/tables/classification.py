@@ -1,0 +1,93 @@
+"""The tables that classification has of its own: accuracy by class, and what papers print."""
+
+import numpy as np
+
+from attn_flax.report import formats, published
+from attn_flax.report.tables.cells import Cell, Column, Table
+from attn_flax.study.findings import Findings
+
+# Of more classes than this, only those where the variants differ most are listed.
+LISTED_CLASSES = 40
+
+
+def class_shares(confusions: np.ndarray) -> np.ndarray:
+  """Share of each class that is classified correctly, mean over the runs.
+
+  Args:
+    confusions: [S, K, K] counts of each run; rows are labels, columns predictions.
+
+  Returns:
+    [K]; NaN for a class without images.
+  """
+  of_class = confusions[0].sum(1)
+  right = np.mean([counts.diagonal() for counts in confusions], axis=0)
+  return np.where(of_class, right / np.maximum(of_class, 1), np.nan)
+
+
+def per_class(findings: Findings) -> Table | None:
+  """Share of each class that is classified correctly; None where no run has finished."""
+  scored = [(v.name, v.performance) for v in findings.variants if v.performance is not None]
+  if not scored:
+    return None
+  shares = np.stack([class_shares(found.arrays['confusion']) for _, found in scored])
+  listed = np.arange(len(findings.class_names))
+  note = 'Share of the test images of a class that are classified correctly, mean over the seeds.'
+  if len(listed) > LISTED_CLASSES:
+    widest = np.argsort(-np.ptp(shares, axis=0), kind='stable')[:LISTED_CLASSES]
+    listed = np.sort(widest)
+    note += (
+      f' Of {len(findings.class_names)} classes, the {LISTED_CLASSES} where variants differ most.'
+    )
+  rows = [
+    [
+      Cell(str(findings.class_names[int(k)]), order=int(k)),
+      *(
+        Cell(formats.percent(share, 1), '', {f'top1_class_{k}': float(share)}, name)
+        for (name, _), share in zip(scored, shares[:, k], strict=True)
+      ),
+    ]
+    for k in listed
+  ]
+  columns = [Column('class', numeric=False), *(Column(f'{name}, %') for name, _ in scored)]
+  return Table('classes', 'Accuracy of each class', columns, rows, note)
+
+
+def published_accuracies(findings: Findings) -> Table | None:
+  """What papers report for the same mechanisms, beside our results; None without such a paper."""
+  rows = []
+  for variant in findings.variants:
+    found = variant.performance
+    best = found.best.value if found else None
+    change = found.difference.mean if found and found.difference else None
+    for row in published.of_variant(variant):
+      gain = float(row['top1']) - float(row['baseline_top1'])
+      rows.append(
+        [
+          Cell(variant.name),
+          Cell(formats.percent(best), order=best),
+          Cell(formats.points(change), order=change),
+          Cell(f'{row["mechanism"]} in {row["network"]}', row['dataset']),
+          Cell(row['baseline_top1'], order=float(row['baseline_top1'])),
+          Cell(row['top1'], order=float(row['top1'])),
+          Cell(formats.signed(gain, 2), order=gain),
+          Cell(row['recipe'] or 'not known'),
+          Cell(f'{row["paper"]}, {row["table"]}', row['source'].removeprefix('https://')),
+        ]
+      )
+  columns = [
+    Column('variant', numeric=False),
+    Column('here: top-1, %'),
+    Column('here: difference, points'),
+    Column('published for', numeric=False),
+    Column('published baseline, %'),
+    Column('published top-1, %'),
+    Column('published difference, points'),
+    Column('published recipe', numeric=False),
+    Column('source', numeric=False),
+  ]
+  note = (
+    f'Columns that begin with “here” are this study’s, on {findings.dataset}; the others are'
+    ' printed in the papers. Dataset, network and recipe differ, so that the two are not to be'
+    ' compared number by number. As far as the papers state it, their numbers are of a single run.'
+  )
+  return Table('published', 'Published accuracies', columns, rows, note) if rows else None

@@ -1,0 +1,130 @@
+"""Sentences about the facts of a study: what went wrong, what may mislead, what it depends on."""
+
+import dataclasses
+
+import fake_findings
+import pytest
+
+from attn_flax.report import notes, published
+from attn_flax.study.findings import Cost, Mean, Mechanism, Ratio, Shares, Variant
+
+
+@pytest.fixture(scope='module')
+def found():
+  """A baseline and two variants whose time grows as their multiply-adds do."""
+  study = fake_findings.findings(('plain', 'alike', 'other'), pictures=1)
+  runs = [run for run in study.variants[2].runs if not run.error]
+  costs = (make_cost(1000, 1.0), make_cost(1500, 1.45), make_cost(1000, 1.0))
+  variants = [
+    dataclasses.replace(variant, cost=cost)
+    for variant, cost in zip(study.variants, costs, strict=True)
+  ]
+  variants[2] = dataclasses.replace(variants[2], runs=runs)
+  return dataclasses.replace(study, variants=variants)
+
+
+def make_cost(macs, step):
+  ratio = Ratio(10 * step, step, step - 0.02, step + 0.02)
+  return Cost(1000, macs, ratio, ratio, ratio, 64, 200, 1.0, 1.0)
+
+
+def change(found, index, **parts):
+  """The findings with parts of one variant replaced."""
+  variants = list(found.variants)
+  variants[index] = dataclasses.replace(variants[index], **parts)
+  return dataclasses.replace(found, variants=variants)
+
+
+def test_an_orderly_study_has_no_notes(found):
+  assert notes.notes(found) == []
+
+
+def test_runs_without_a_result_are_noted(found):
+  runs = list(found.variants[1].runs)
+  runs[2] = dataclasses.replace(runs[2], error='the loss is nan', scores={})
+  (sentence,) = notes.notes(change(found, 1, runs=runs))
+  assert sentence == 'alike, seed 2, has no result: the loss is nan.'
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'what'),
+  [
+    ('device', 'Tesla', 'devices'),
+    ('commit', 'b52', 'commits'),
+    ('packages', {'jax': '0.9'}, 'versions'),
+  ],
+)
+def test_runs_that_were_trained_elsewhere_are_noted(found, field, value, what):
+  runs = list(found.variants[0].runs)
+  runs[0] = dataclasses.replace(runs[0], trained=fake_findings.environment(**{field: value}))
+  (sentence,) = notes.notes(change(found, 0, runs=runs))
+  assert sentence == f'The runs were trained with 2 different {what}.'
+
+
+def test_unsteady_training_is_noted(found):
+  best = Mean(0.8, 0.3)
+  unsteady = dataclasses.replace(found.variants[2].performance, best=best)
+  (sentence,) = notes.notes(change(found, 2, performance=unsteady))
+  assert sentence.startswith('other: its seeds differ much (standard deviation 30.0 points; the')
+
+
+def test_it_is_noted_where_multiply_adds_and_time_disagree(found):
+  for cost in (make_cost(1010, 1.4), make_cost(2000, 1.5)):
+    (sentence,) = notes.notes(change(found, 2, cost=cost))
+    assert sentence.startswith('other: multiply-adds and time disagree.')
+    assert f'{cost.macs / 1000:.2f} times the multiply-adds of plain' in sentence
+    time = f'{cost.step_ms.ratio:.2f} times as long for'
+    assert f'takes {time} a training step, {time} one image and {time} a batch' in sentence
+  # Each of the three times is looked at.
+  late = dataclasses.replace(make_cost(1000, 1.0), latency_ms=make_cost(1000, 1.4).latency_ms)
+  (sentence,) = notes.notes(change(found, 2, cost=late))
+  assert sentence.endswith('but takes 1.40 times as long for one image.')
+
+
+def test_seeds_without_explanations_are_noted(found):
+  (sentence,) = notes.notes(dataclasses.replace(found, unexplained=(3,)))
+  assert 'by all variants of seed 3: nothing is explained' in sentence
+
+
+def test_networks_are_described():
+  cbam = Mechanism('cbam', 'branch', (1, 3), every=2, start='identity', fields={'ratio': 4})
+  text = 'cbam at branch, stages 1, 3, every 2 blocks, from the identity, ratio=4'
+  assert notes.mechanism(Variant('a', (), [cbam])) == text
+  assert notes.mechanism(Variant('a', (), [])) == 'none'
+  assert notes.mechanism(Variant('a', ())) == ''
+  shares = {2: Shares(8, 8, 32)}
+  assert notes.mechanism(Variant('a', (), [cbam], shares)) == (
+    f'{text}; stage 2: 8 key and 8 value dimensions of 32'
+  )
+
+
+def test_own_maps_are_described():
+  assert notes.own_map(()) == ''
+  assert notes.own_map(('gate',)) == 'mean spatial gate, over the last stage where it acts'
+  assert notes.own_map(('gate', 'received')) == (
+    'mean spatial gate or attention received, whichever acts last, over the last stage where it'
+    ' acts'
+  )
+
+
+def test_of_a_mixture_nothing_is_published():
+  se, eca = Mechanism('se', 'branch', (1,)), Mechanism('eca', 'branch', (2,))
+  idle = dataclasses.replace(se, attends=False)
+  assert published.of_variant(Variant('a', (), [se])) == published.rows(['se']) != []
+  assert published.of_variant(Variant('a', (), [se, eca])) == []
+  assert published.of_variant(Variant('a', (), [idle, eca])) == published.rows(['eca'])
+  assert published.of_variant(Variant('a', ())) == []
+
+
+def test_a_swept_rate_is_named_by_variant(found):
+  recipe = dataclasses.replace(found.conditions.recipe, swept={'plain': 0.1, 'other': 0.4})
+  conditions = dataclasses.replace(found.conditions, recipe=recipe)
+  printed = notes.conditions(dataclasses.replace(found, conditions=conditions))
+  assert (
+    'learning rate per 256 images by sweep, plain: 0.1, other: 0.4, cosine' in printed['recipe']
+  )
+  assert notes.conditions(found)['recipe'] == (
+    '1,250 updates of 64 images (10 epochs), sgd, learning rate 0.1 per 256 images, cosine'
+    ' schedule, warm-up of 1 epochs, weight decay 0.0005, train.clip_norm 1.0'
+  )
+  assert printed['seeds'] == '0, 1, 2' and printed['measured in'] == '12.3 minutes'
