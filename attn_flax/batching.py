@@ -1,20 +1,23 @@
 """Explaining data of any size, one batch after the other."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from attn_flax.errors import UserError
 
+# A pytree of arrays, or None.
+Result = TypeVar('Result')
+
 
 def in_batches(
-  function: Callable[..., Any],
+  function: Callable[..., Result],
   *arrays: np.ndarray | Iterable,
   batch_size: int = 64,
   pad: bool = False,
-) -> Any:
+) -> Result:
   """Calls a function on slices of arrays, and joins the results on the host.
 
   All slices have one shape, the last being filled up with its last example, so that a compiled

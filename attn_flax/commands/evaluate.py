@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from typing import Any
 
 from absl import flags
 
@@ -19,7 +18,7 @@ def run(values: flags.FlagValues) -> None:
   print(json.dumps(evaluate_run(workdir(values), values.split), indent=2))
 
 
-def evaluate_run(folder: pathlib.Path, split: str = 'test') -> dict[str, Any]:
+def evaluate_run(folder: pathlib.Path, split: str = 'test') -> run_folder.Json:
   """Scores a run folder's best checkpoint again, and writes `evaluation.json` there.
 
   Returns:

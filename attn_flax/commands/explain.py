@@ -4,7 +4,6 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +20,7 @@ from attn_flax.training import run_folder
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
 # Maps by name: (model, variables, images, labels) -> [N, h, w], or None where there is none.
-METHODS: dict[str, Callable[..., Any]] = {
+METHODS: dict[str, Callable[..., jax.Array | None]] = {
   'grad_cam': explain.grad_cam,
   'grad_cam_plus_plus': explain.grad_cam_plus_plus,
   'hires_cam': explain.hires_cam,
@@ -55,7 +54,7 @@ def run(values: flags.FlagValues) -> None:
 
 def explain_run(
   folder: pathlib.Path, images: Sequence[str], methods: Sequence[str], stage: int | None = None
-) -> dict[str, Any]:
+) -> run_folder.Json:
   """Writes `explanations/<image>.png` and `explanations.json` into a run folder.
 
   The class that is explained is the one that the network predicts. Images are worked through a few
@@ -91,7 +90,7 @@ def explain_run(
   paths = find_images(images)
   explainer = _Explainer(trained, methods, stage, batch_size(paths))
   pictures = folder / 'explanations'
-  rows: list[dict[str, Any]] = []
+  rows: list[run_folder.Json] = []
   broken: dict[str, str] = {}
   for good, pixels, bad in read_batches(trained, paths):
     broken |= bad
@@ -142,7 +141,7 @@ class _Explainer:
 
   def explain(
     self, paths: Sequence[pathlib.Path], images: np.ndarray, folder: pathlib.Path, first: int
-  ) -> list[dict[str, Any]]:
+  ) -> list[run_folder.Json]:
     """Explains images [n, H, W, 3] uint8, writes their overlays, returns a row for each."""
     answers = predict(self._run, images, batch=self._batch)
     labels = np.array([answer[0].label for answer in answers], np.int32)
@@ -184,6 +183,6 @@ class _Explainer:
     return rows
 
 
-def _number(value: Any) -> float | None:
+def _number(value: float) -> float | None:
   """A value as JSON has it, which knows no NaN and no infinity."""
   return float(value) if np.isfinite(value) else None

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -13,9 +13,13 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from attn_flax.errors import UserError
+from attn_flax.layers.types import Variables
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Task
 from attn_flax.training import run_folder
+
+# A pytree of arrays, or of what stands for them.
+State = TypeVar('State')
 
 
 def _reason(error: BaseException) -> str:
@@ -101,7 +105,7 @@ class Checkpoints:
       ) from None
 
   def save(
-    self, step: int, state: Any, progress: dict[str, Any], scores: dict[str, float] | None
+    self, step: int, state: object, progress: run_folder.Json, scores: dict[str, float] | None
   ) -> None:
     """Saves in the background; an error of the save before it is raised here."""
     self._manager.check_for_errors()
@@ -139,7 +143,7 @@ class Checkpoints:
     ]
     return max(scored)[1] if scored else None
 
-  def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+  def restore(self, step: int, like: State) -> tuple[State, run_folder.Json]:
     """The state and the progress of a step.
 
     Args:
@@ -165,7 +169,7 @@ class Checkpoints:
       'choose another --workdir'
     )
 
-  def read_variables(self, step: int) -> dict[str, Any]:
+  def read_variables(self, step: int) -> Variables:
     """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
 
     Where the run kept a moving average of them, it is that which is read.
@@ -199,7 +203,7 @@ def _task_of(workdir: pathlib.Path) -> Task:
   )
 
 
-def read_best(workdir: pathlib.Path) -> dict[str, Any]:
+def read_best(workdir: pathlib.Path) -> Variables:
   """`params` and `batch_stats` of a run folder's best checkpoint, see `Checkpoints.read_variables`.
 
   Raises:
@@ -212,7 +216,7 @@ def read_best(workdir: pathlib.Path) -> dict[str, Any]:
     checkpoints.close()
 
 
-def read_weights(workdir: pathlib.Path) -> dict[str, Any]:
+def read_weights(workdir: pathlib.Path) -> Variables:
   """The weights of a run's best checkpoint on the device, as `model.apply` takes them.
 
   Raises:
@@ -221,7 +225,7 @@ def read_weights(workdir: pathlib.Path) -> dict[str, Any]:
   return jax.device_put({name: tree for name, tree in read_best(workdir).items() if tree})
 
 
-def restore_best(workdir: pathlib.Path, like: Any) -> tuple[Any, int]:
+def restore_best(workdir: pathlib.Path, like: State) -> tuple[State, int]:
   """The state of a run folder's best checkpoint, or its latest where none is scored; its update.
 
   Args:

@@ -1,7 +1,7 @@
 """Everything that a config stands for, built and checked before anything runs."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
@@ -81,7 +81,7 @@ class Experiment(NamedTuple):
     """(H, W, C) of the images."""
     return self.dataset.image_shape
 
-  def describe_data(self) -> dict[str, Any]:
+  def describe_data(self) -> run_folder.Json:
     """Class names and preprocessing: what it takes to use the network on other images."""
     spec = self.dataset.spec
     return {
@@ -194,7 +194,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
   return experiment._replace(config=resolve(config, experiment))
 
 
-def resolve(config: ConfigDict, experiment: Experiment) -> Any:
+def resolve(config: ConfigDict, experiment: Experiment) -> ConfigDict:
   """A config with the values that its `None`s stood for."""
   fields = config.to_dict()
   model = experiment.model
@@ -218,7 +218,7 @@ def make_augmentation(config: ConfigDict, dataset: data.Dataset) -> Augmentation
   """
   spec = dataset.spec
   usual = {'crop_padding': spec.crop_padding, 'flip': spec.flip}
-  fields: dict[str, Any] = {
+  fields: run_folder.Json = {
     key: usual.get(key) if value is None else value for key, value in config.items()
   }
   if fields['randaugment'] is not None:

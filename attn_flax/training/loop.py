@@ -6,8 +6,8 @@ import pathlib
 import signal
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any
 
 import jax
 import jax.experimental.multihost_utils
@@ -16,6 +16,7 @@ import optax
 from ml_collections import ConfigDict
 
 from attn_flax.costs import count as cost
+from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.errors import UserError
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
@@ -57,7 +58,7 @@ class StopSignals:
     self.asked = True
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: pathlib.Path) -> run_folder.Json:
   """Trains the network of a config, or goes on with the run that the folder holds.
 
   Args:
@@ -100,7 +101,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   state, best_step = restore_best(workdir, experiment.abstract_state())
   scores, predictions = Scorer(experiment, 'test').score_state(state, 'test')
   summary, further = experiment.task.summary(predictions, experiment.dataset.class_names)
-  result: dict[str, Any] = {
+  result: run_folder.Json = {
     **scores,
     **{f'test_{name}': value for name, value in summary.items()},
     'best_step': best_step,
@@ -110,8 +111,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     'images_per_second': experiment.updates * config.train.batch_size / progress['train_seconds'],
   }
   if first:
-    arrays: dict[str, Any] = predictions | further
-    np.savez(workdir / 'predictions.npz', **arrays)
+    arrays = predictions | further
+    np.savez(workdir / 'predictions.npz', **arrays)  # type: ignore[arg-type]
     run_folder.write_json(workdir / 'result.json', result)
   return result
 
@@ -155,7 +156,7 @@ def _run(
   class_names = list(experiment.dataset.class_names)
   log = Log(workdir, start=start, total=experiment.updates, write=jax.process_index() == 0)
   saved, window, began = start, [], time.perf_counter()
-  stream: Any = pipeline.batches(start * accumulate)
+  stream = pipeline.batches(start * accumulate)
   with log, StopSignals() as stop, contextlib.closing(stream) as inputs:
     for update in range(start + 1, experiment.updates + 1):
       for _ in range(accumulate):
@@ -193,7 +194,11 @@ def _run(
 
 
 def compile_step(
-  experiment: Experiment, pipeline: Any, state: TrainState, inputs: Any, key: jax.Array
+  experiment: Experiment,
+  pipeline: Pipeline,
+  state: TrainState,
+  inputs: Mapping[str, jax.ShapeDtypeStruct],
+  key: jax.Array,
 ):
   """Compiles one training step: gather, augment, forward, backward, update."""
   train = experiment.config.train
@@ -229,7 +234,11 @@ def _check_dataset(experiment: Experiment, path: pathlib.Path) -> None:
 
 
 def _check_finite(
-  values: list[dict[str, Any]], update: int, accumulate: int, saved: int, workdir: pathlib.Path
+  values: Sequence[Mapping[str, float]],
+  update: int,
+  accumulate: int,
+  saved: int,
+  workdir: pathlib.Path,
 ) -> None:
   """Raises `UserError` at the first part of a window, up to `update`, that is not finite."""
   for i, metrics in enumerate(values):

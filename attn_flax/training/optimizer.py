@@ -1,11 +1,11 @@
 """Learning-rate schedules and optimizers from a config."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from attn_flax.errors import UserError, check_choice
 
@@ -18,7 +18,7 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 def make_schedule(
-  config: Any, *, batch_size: int, updates: int, updates_per_epoch: int
+  config: ConfigDict, *, batch_size: int, updates: int, updates_per_epoch: int
 ) -> Schedule:
   """The learning rate as a function of the update's number.
 
@@ -60,13 +60,13 @@ def make_schedule(
   return optax.join_schedules([ramp, after], [warmup])
 
 
-def decays(params: Any, decay_all: bool) -> Any:
+def decays(params: optax.Params, decay_all: bool) -> optax.Params:
   """A tree of booleans: which parameters decay. Vectors and scalars do only with `decay_all`."""
   return jax.tree.map(lambda leaf: decay_all or jnp.ndim(leaf) > 1, params)
 
 
 def make_optimizer(
-  config: Any, schedule: Schedule, *, clip_norm: float | None = None, accumulate: int = 1
+  config: ConfigDict, schedule: Schedule, *, clip_norm: float | None = None, accumulate: int = 1
 ) -> optax.GradientTransformation:
   """The optimizer of a config.
 

@@ -20,6 +20,9 @@ from attn_flax.data import FOLDER
 from attn_flax.errors import UserError
 from attn_flax.training.optimizer import OPEN_ENDED
 
+# The content of a JSON file of a run folder.
+Json = dict[str, Any]
+
 _PACKAGES = (
   'attn_flax jax jaxlib flax optax orbax-checkpoint numpy tensorflow-datasets grain ml-collections'
 ).split()
@@ -30,7 +33,7 @@ _OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
 _LENGTH = ('train.epochs', 'train.steps')
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
   """Versions, device, commit, command and date: what a result depends on beside its config."""
   versions = {}
   for package in _PACKAGES:
@@ -69,9 +72,9 @@ def _commit() -> str | None:
   return head.stdout.strip() + ('+' if status.stdout.strip() else '')
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(tree: Mapping[str, object], prefix: str = '') -> Json:
   """Nested mappings as one, keyed `a.b.c`."""
-  flat: dict[str, Any] = {}
+  flat: Json = {}
   for key, value in tree.items():
     if isinstance(value, Mapping) and value:
       flat.update(flatten(value, f'{prefix}{key}.'))
@@ -80,12 +83,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def resolved(config: ConfigDict) -> dict[str, Any]:
+def resolved(config: ConfigDict) -> Json:
   """A config as plain JSON values."""
   return json.loads(json.dumps(config.to_dict()))
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def difference(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
   """The fields in which two resolved configs differ, with both values."""
   before, after = flatten(old), flatten(new)
   fields = sorted(before.keys() | after.keys())
@@ -93,7 +96,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tupl
   return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> Json:
   """A JSON file of a run folder.
 
   Raises:
@@ -109,7 +112,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     ) from None
 
 
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
   """Writes a JSON file at once: a reader sees the old file or the new one, never a half.
 
   Makes the folder where there is none.
