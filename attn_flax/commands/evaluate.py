@@ -22,8 +22,8 @@ def evaluate_run(folder: pathlib.Path, split: str = 'test') -> run_folder.Json:
   """Scores a run folder's best checkpoint again, and writes `evaluation.json` there.
 
   Returns:
-    `step` of the checkpoint, `<split>_loss`, `_top1`, `_top5`, `_count`, and `<split>_ema_*` where
-    the run kept an average.
+    `step` of the checkpoint, `<split>_<score>` for each score of the task, `<split>_count`, and
+    `<split>_ema_<score>` where the run kept a moving average.
 
   Raises:
     UserError: for a folder without a run, or an unknown split.

@@ -46,7 +46,7 @@ def _data(illustration: Illustration) -> str:
 
 
 def _heading(title: str) -> str:
-  """A column's title, which is not broken before its unit nor inside a name such as 'top-1'."""
+  """A column's title, which is broken neither before its unit nor before a number."""
   title = re.sub(r'-(?=\d)', '\N{NON-BREAKING HYPHEN}', title)
   return title.replace(', %', ',\N{NO-BREAK SPACE}%')
 

@@ -1,0 +1,118 @@
+"""A task of another kind goes through training, checkpoints and scoring by its record alone."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import run_files
+
+import main
+from attn_flax.tasks import names
+from attn_flax.tasks.task import Task
+from attn_flax.training.checkpoints import Checkpoints, read_best
+from attn_flax.training.loop import train
+from configs import base
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def brightness(options):
+  """Regression: the first output is to be the mean of the normalized image; a low error is good."""
+
+  def errors(outputs, batch):
+    return (outputs[:, 0] - batch['image'].mean((1, 2, 3))) ** 2
+
+  def sums(outputs, batch):
+    mask = batch.get('mask', jnp.ones(len(outputs)))
+    return {'error': (errors(outputs, batch) * mask).sum(), 'count': mask.sum()}
+
+  def scores(parts):
+    parts = list(parts)
+    count = sum(float(part['count']) for part in parts)
+    error = sum(float(part['error']) for part in parts) / count
+    return {'error': error, 'count': round(count)}
+
+  def examples(predictions):
+    return (predictions['guess'] - predictions['brightness']) ** 2
+
+  return Task(
+    name='brightness',
+    loss=lambda outputs, batch: errors(outputs, batch).mean(),
+    sums=sums,
+    scores=scores,
+    best='error',
+    higher_is_better=False,
+    logged=('error',),
+    predictions=lambda outputs, batch: {
+      'guess': outputs[:, 0],
+      'brightness': batch['image'].mean((1, 2, 3)),
+    },
+    targets=('brightness',),
+    examples=examples,
+    further=lambda predictions: {'bias': float((predictions['guess']).mean())},
+    summary=lambda predictions, _: ({'worst': float(examples(predictions).max())}, {}),
+    pages='brightness',
+  )
+
+
+@pytest.fixture(scope='module')
+def finished(small_dataset, quick_compilation, tmp_path_factory):
+  """The folder of a run of that task, over three epochs."""
+  workdir = tmp_path_factory.mktemp('brightness') / 'run'
+  config = base.get_config('smoke')
+  with config.unlocked():
+    config.task = 'brightness'
+  config.model.depths, config.model.widths = (1,), (8,)
+  config.train.steps, config.train.ema_decay = 15, 0.5
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(names.TASKS, 'brightness', brightness)
+    train(config, workdir)
+    yield workdir
+
+
+def test_its_scores_are_logged_and_stored(finished):
+  lines = run_files.metrics(finished)
+  training = [line for line in lines if 'val_error' not in line]
+  assert all(line['loss'] == pytest.approx(line['error'], rel=1e-5) for line in training)
+  assert all('val_ema_error' in line for line in lines if 'val_error' in line)
+  result = run_files.read(finished)
+  assert result['test_error'] < 1 and result['test_worst'] >= result['test_error']
+  assert not any('top' in name for line in [*lines, result] for name in line)
+  with np.load(finished / 'predictions.npz') as stored:
+    assert set(stored) == {'guess', 'ema_guess', 'brightness'}
+    errors = (stored['guess'] - stored['brightness']) ** 2
+  assert errors.mean() == pytest.approx(result['test_error'], rel=1e-4)
+
+
+def test_the_lowest_error_is_the_best(finished):
+  errors = {
+    line['step']: line['val_error'] for line in run_files.metrics(finished) if 'val_error' in line
+  }
+  assert len(errors) == 3
+  best = min(errors, key=errors.get)
+  checkpoints = Checkpoints(finished, read_only=True)
+  assert checkpoints.best() == best == run_files.read(finished)['best_step']
+  checkpoints.close()
+  assert set(read_best(finished)) == {'params', 'batch_stats'}
+
+
+def test_it_is_scored_again(finished, capsys):
+  assert main.run(['main.py', '--mode=evaluate', f'--workdir={finished}']) == 0
+  again = run_files.read(finished, 'evaluation.json')
+  assert again['test_error'] == pytest.approx(run_files.read(finished)['test_error'], rel=1e-5)
+
+
+def test_an_unknown_task_is_refused(small_dataset, tmp_path):
+  config = base.get_config('smoke')
+  with config.unlocked():
+    config.task = 'clasification'
+  with pytest.raises(ValueError, match="unknown task 'clasification'; did you mean 'classif"):
+    train(config, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('word', ['top1', 'top-1', 'cross_entropy'])
+def test_only_classification_and_its_pages_speak_of_accuracy(word):
+  for path in sorted((ROOT / 'attn_flax').rglob('*.py')):
+    if path.name != 'classification.py':
+      assert word not in path.read_text(), path
