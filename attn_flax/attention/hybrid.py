@@ -10,10 +10,11 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial, DotProductChannel
+from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.bam import SpatialDilated
 from attn_flax.attention.cbam import SpatialConv
 from attn_flax.attention.compose import compose
+from attn_flax.attention.dot_product import DotProductChannel
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
 from attn_flax.attention.se import ChannelMLP

@@ -10,8 +10,9 @@ import numpy as np
 
 from attn_flax.costs import count as cost
 from attn_flax.costs.timing import interleave, peak_bytes, ratio
-from attn_flax.data.pipeline.open import Pipeline
-from attn_flax.explain.taps import Network, Variables
+from attn_flax.data.pipeline.protocol import Pipeline
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 from attn_flax.study.findings import Cost, Ratio
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.loop import compile_step

@@ -10,9 +10,11 @@ import numpy as np
 
 from attn_flax.explain import grad_cam, in_batches, own_map
 from attn_flax.explain.controls import centred_gaussian, random_maps
-from attn_flax.explain.localization import energy_inside, is_empty, pointing_game, threshold_iou
+from attn_flax.explain.localization import energy_inside, pointing_game, threshold_iou
+from attn_flax.explain.maps import is_empty
 from attn_flax.explain.perturbation import faithfulness
-from attn_flax.explain.taps import Network, Variables
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 from attn_flax.training.experiment import options_to_run_once
 
 # Shares of a map's maximum that are tried for the best IoU.

@@ -15,8 +15,8 @@ from attn_flax import data
 from attn_flax.data import Records, Split
 from attn_flax.errors import UserError
 from attn_flax.explain.controls import best_fixed_map
-from attn_flax.explain.localization import box_mask
-from attn_flax.explain.taps import Network
+from attn_flax.explain.maps import box_mask
+from attn_flax.models.network import Network
 from attn_flax.study import conditions, costs, mechanisms, performance
 from attn_flax.study.explain import Explained, Explainer, Images
 from attn_flax.study.explanations import Pictured

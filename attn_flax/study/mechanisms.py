@@ -9,7 +9,7 @@ import numpy as np
 from attn_flax.attention import ATTENTION
 from attn_flax.costs import count
 from attn_flax.explain import attention_maps, attention_received, own_map
-from attn_flax.explain.taps import Network
+from attn_flax.models.network import Network
 from attn_flax.models.placement import Placement
 from attn_flax.study.findings import Mechanism, Shares
 

@@ -14,7 +14,8 @@ from attn_flax.explain import (
   grad_cam,
   in_batches,
 )
-from attn_flax.explain.taps import Network, Variables
+from attn_flax.layers.types import Variables
+from attn_flax.models.network import Network
 from attn_flax.study.explain import BATCH, Images
 from attn_flax.study.explanations import Gates, Pictured
 

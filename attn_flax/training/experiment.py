@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from attn_flax import data
 from attn_flax.data.augment.augmentation import Augmentation
-from attn_flax.data.pipeline.open import Pipeline, open_pipeline
+from attn_flax.data.pipeline.open import open_pipeline
+from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names

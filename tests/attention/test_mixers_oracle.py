@@ -23,7 +23,7 @@ from oracles import (
   spatial_dilated,
 )
 
-from attn_flax.attention import additive, compose, dual, hybrid
+from attn_flax.attention import additive, compose, dot_product, dual, hybrid
 from attn_flax.attention.aa import AugmentedConv, augmented_dims
 from attn_flax.attention.non_local import KERNELS, SUBSAMPLES, NonLocal
 from attn_flax.attention.sasa import StandAlone
@@ -558,7 +558,7 @@ def test_additive_spatial_gate(randomised):
   ('gate', 'oracle'),
   [
     (additive.AdditiveChannel(3), additive_channel),
-    (additive.DotProductChannel(3), dot_product_channel),
+    (dot_product.DotProductChannel(3), dot_product_channel),
   ],
   ids=['additive', 'dot_product'],
 )

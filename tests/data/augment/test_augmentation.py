@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from attn_flax.data.augment.augmentation import Augmentation, normalise, random_crop, random_flip
+from attn_flax.data.augment.augmentation import Augmentation, normalise, random_crop
+from attn_flax.data.augment.crop import random_flip
 from attn_flax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[3]
