@@ -155,7 +155,7 @@ def get_config(arg=''):
   config.model.zero_init_head = placeholder(bool)
 
   config.data = ConfigDict()
-  # Dataset: one of `attn_flax.data.DATASETS`, any name of the TFDS catalogue, or 'folder'.
+  # Dataset: one of `attn_flax.data.DATASETS`, any name of the TFDS catalog, or 'folder'.
   config.data.name = 'cluttered_digits'
   # Folder of prepared datasets (none: $TFDS_DATA_DIR, else the default of tensorflow-datasets), or
   # the folder of images.
@@ -185,7 +185,7 @@ def get_config(arg=''):
   config.augment.flip = placeholder(bool)
   # Cut random boxes and resize them, instead of the padded crop.
   config.augment.resized_crop = False
-  # Colour jitter: strength of the change of brightness, as factors in 1 +- strength.
+  # Color jitter: strength of the change of brightness, as factors in 1 +- strength.
   config.augment.brightness = 0.0
   # Of contrast.
   config.augment.contrast = 0.0
@@ -193,7 +193,7 @@ def get_config(arg=''):
   config.augment.saturation = 0.0
   # Of hue, in turns.
   config.augment.hue = 0.0
-  # Probability of an image to become grey.
+  # Probability of an image to become gray.
   config.augment.grey = 0.0
   # RandAugment: number of operations and their magnitude, 0..30; none: off.
   config.augment.randaugment = placeholder(tuple)

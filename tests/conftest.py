@@ -22,17 +22,17 @@ def pytest_unconfigure():
 
 
 @pytest.fixture(scope='session')
-def randomised():
+def randomized():
   """A function that replaces a tree of variables, or of their shapes, by random ones.
 
   Scales lie around 1 and variances around 1, both away from 0; all else is normal, and kernels
-  keep the size of their sums. No value is one that an initialiser leaves, such as a zero bias.
+  keep the size of their sums. No value is one that an initializer leaves, such as a zero bias.
   """
   import jax
   import jax.numpy as jnp
   import numpy as np
 
-  def randomise(variables, seed=0):
+  def randomize(variables, seed=0):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -47,7 +47,7 @@ def randomised():
 
     return jax.tree_util.tree_map_with_path(draw, variables)
 
-  return randomise
+  return randomize
 
 
 @pytest.fixture(scope='session')
@@ -76,7 +76,7 @@ def small_dataset(data_dir):
 
 @pytest.fixture(scope='module')
 def quick_compilation():
-  """Spares the optimisation of programs that run only a few times."""
+  """Spares the optimization of programs that run only a few times."""
   import jax
 
   jax.config.update('jax_disable_most_optimizations', True)

@@ -72,11 +72,11 @@ class StandAlone(nn.Module):
     rows = self.param('relative_rows', normal, (size, head_dim // 2)).astype(q.dtype)
     columns = self.param('relative_columns', normal, (size, head_dim // 2)).astype(q.dtype)
 
-    # One window row after the other: [N, H, W, size, heads, d] of neighbours at a time.
+    # One window row after the other: [N, H, W, size, heads, d] of neighbors at a time.
     margin = ((0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0))
     k, v = jnp.pad(k, margin), jnp.pad(v, margin)
 
-    def neighbours(y, a):
+    def neighbors(y, a):
       row = y[:, a : a + height]
       return jnp.stack([row[:, :, b : b + width] for b in range(size)], axis=3)
 
@@ -84,7 +84,7 @@ class StandAlone(nn.Module):
     with jax.named_scope(ATTENTION_SCOPE):
       content = jnp.stack(
         [
-          jnp.einsum('nyxhd,nyxbhd->nyxhb', q, neighbours(k, a), preferred_element_type=jnp.float32)
+          jnp.einsum('nyxhd,nyxbhd->nyxhb', q, neighbors(k, a), preferred_element_type=jnp.float32)
           for a in range(size)
         ],
         axis=4,
@@ -102,7 +102,7 @@ class StandAlone(nn.Module):
     with jax.named_scope(ATTENTION_SCOPE):
       y = jnp.zeros_like(q)
       for a in range(size):
-        y += jnp.einsum('nyxhb,nyxbhd->nyxhd', weights[..., a, :], neighbours(v, a))
+        y += jnp.einsum('nyxhb,nyxbhd->nyxhd', weights[..., a, :], neighbors(v, a))
     y = y.reshape(n, height, width, self.features)
     return layers.halve(y) if self.stride == 2 else y
 
@@ -114,7 +114,7 @@ class StandAlone(nn.Module):
       )
 
   def _inside(self, height, width):
-    """Which neighbours lie in the map: [H, W, 1, size, size]."""
+    """Which neighbors lie in the map: [H, W, 1, size, size]."""
     offsets = jnp.arange(self.kernel_size) - self.kernel_size // 2
 
     def inside(length):

@@ -124,7 +124,7 @@ class _Explainer:
     """`batch`: images of one pass; fewer are filled up to it, so that no number traces anew."""
     self._run = run
     self._batch = batch
-    self._normalise = jax.jit(run.augmentation.evaluate)
+    self._normalize = jax.jit(run.augmentation.evaluate)
     self._methods = {
       method: functools.partial(METHODS[method], stage=stage)
       if method in _STAGED
@@ -133,10 +133,10 @@ class _Explainer:
     }
 
   def _maps(self, method, images, labels):
-    return method(self._run.model, self._run.variables, self._normalise(images), labels)
+    return method(self._run.model, self._run.variables, self._normalize(images), labels)
 
   def _scores(self, images, labels, maps, positions):
-    x = self._normalise(images)
+    x = self._normalize(images)
     return faithfulness(self._run.model, self._run.variables, x, labels, maps, positions=positions)
 
   def explain(

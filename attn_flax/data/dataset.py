@@ -52,7 +52,7 @@ class DatasetSpec:
     splits: number of examples of each split.
     annotated: whether masks and boxes exist.
     open: (data_dir, size, seed) -> prepared builder of `tensorflow-datasets`, whose features are
-      'image', 'label' and, where annotated, 'mask' and 'bbox'; None: the catalogue's own.
+      'image', 'label' and, where annotated, 'mask' and 'bbox'; None: the catalog's own.
     parts: where each split lies in what is stored; empty: under its own name.
   """
 
@@ -77,7 +77,7 @@ class Dataset:
     spec: its facts, with `image_size` and `splits` as loaded.
     class_names: the name of each label.
     splits: the splits that were asked for, by name: in memory, or as records to be decoded.
-    resize: length in pixels that the shorter side of an image gets before its centre is cut out,
+    resize: length in pixels that the shorter side of an image gets before its center is cut out,
       for evaluation; with `spec.image_size` what `decode.central_crop` takes for further images.
   """
 
@@ -93,7 +93,7 @@ class Dataset:
 
 
 def eval_resize(size: int) -> int:
-  """Length in pixels of an image's shorter side before its centre is cut out: 256 for 224."""
+  """Length in pixels of an image's shorter side before its center is cut out: 256 for 224."""
   return round(size * 256 / 224)
 
 

@@ -76,9 +76,9 @@ def random_crop(
 def central_crop(
   encoded: bytes, size: int, *, resize: int | None = None, upright: bool = False
 ) -> np.ndarray:
-  """Resizes an image so that its shorter side is `resize`, and cuts the centre out.
+  """Resizes an image so that its shorter side is `resize`, and cuts the center out.
 
-  The same as these two steps one after the other, but for rounding by one grey level here and
+  The same as these two steps one after the other, but for rounding by one gray level here and
   there, though only what is kept is made.
 
   Args:
@@ -114,10 +114,10 @@ def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.
     with Image.open(io.BytesIO(encoded)) as image:
       box = central_box(*image.size, size, resize)
       box = box[0], box[1], min(box[2], image.width), min(box[3], image.height)
-      # Indices count as grey levels: resizing would otherwise look colours up.
+      # Indices count as gray levels: resizing would otherwise look colors up.
       values = np.asarray(image if image.mode in ('L', 'P') else image.convert('L'))
-      grey = Image.fromarray(values)
-      return np.asarray(grey.resize((size, size), Image.Resampling.NEAREST, box=box))
+      gray = Image.fromarray(values)
+      return np.asarray(gray.resize((size, size), Image.Resampling.NEAREST, box=box))
 
   return _guarded(encoded, render)
 

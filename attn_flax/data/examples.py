@@ -13,7 +13,7 @@ class Split:
   Attributes:
     image: [N, H, W, C] uint8.
     label: [N] int32.
-    mask: [N, H, W, 1] bool, the pixels of the labelled object; None unless asked for.
+    mask: [N, H, W, 1] bool, the pixels of the labeled object; None unless asked for.
     bbox: [N, 4] float32, the object's tight box as (ymin, xmin, ymax, xmax) in 0..1; likewise.
   """
 

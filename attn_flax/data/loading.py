@@ -39,7 +39,7 @@ def load(
   (`Records`); `pipeline.open_pipeline` takes both.
 
   Args:
-    name: a key of `DATASETS`; a dataset of the catalogue of tensorflow-datasets, such as
+    name: a key of `DATASETS`; a dataset of the catalog of tensorflow-datasets, such as
       'oxford_iiit_pet' or 'eurosat/rgb', or the path of a prepared one; or 'folder', a folder of
       images, `train/<class>/*` and so on.
     data_dir: root folder of the datasets; None: the environment variable TFDS_DATA_DIR, else the

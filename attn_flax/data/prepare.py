@@ -1,4 +1,4 @@
-"""Prepares a dataset of the catalogue of `tensorflow-datasets`, as ArrayRecords.
+"""Prepares a dataset of the catalog of `tensorflow-datasets`, as ArrayRecords.
 
     python -m attn_flax.data.prepare oxford_iiit_pet --data_dir=/data
     python -m attn_flax.data.prepare imagenet2012 --data_dir=/data --manual_dir=/folder/of/archives
@@ -28,7 +28,7 @@ def prepare(
   """Downloads and prepares a dataset where it is missing.
 
   Args:
-    name: of the catalogue, such as 'oxford_iiit_pet' or 'eurosat/rgb'.
+    name: of the catalog, such as 'oxford_iiit_pet' or 'eurosat/rgb'.
     data_dir: root folder of the datasets; None: see `storage.root`.
     download_dir: where downloads are kept; None: `downloads` below the root.
     manual_dir: where archives lie that have to be fetched by hand, such as ImageNet's.
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('name', help='a dataset of the catalogue of tensorflow-datasets')
+  parser.add_argument('name', help='a dataset of the catalog of tensorflow-datasets')
   parser.add_argument('--data_dir', help='root folder of the datasets')
   parser.add_argument('--download_dir', help='where downloads are kept')
   parser.add_argument('--manual_dir', help='where archives lie that you have fetched by hand')

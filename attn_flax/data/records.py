@@ -46,7 +46,7 @@ class Source(Protocol):
     """What to call an example in an error."""
 
   def foreground(self, mask: np.ndarray) -> np.ndarray:
-    """Which values of a mask, uint8, mean the labelled object: bool, same shape."""
+    """Which values of a mask, uint8, mean the labeled object: bool, same shape."""
     return mask > 0
 
 
@@ -57,7 +57,7 @@ class Records:
   Attributes:
     source: the examples.
     image_size: height and width in pixels that the images are delivered in.
-    resize: length in pixels that an image's shorter side is resized to before its centre is cut
+    resize: length in pixels that an image's shorter side is resized to before its center is cut
       out, for evaluation.
     one_size: whether all images have that size already, so that training takes them whole instead
       of random crops.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.explain import grad_cam, in_batches, own_map
-from attn_flax.explain.controls import centred_gaussian, random_maps
+from attn_flax.explain.controls import centered_gaussian, random_maps
 from attn_flax.explain.localization import energy_inside, pointing_game, threshold_iou
 from attn_flax.explain.maps import is_empty
 from attn_flax.explain.perturbation import faithfulness
@@ -158,7 +158,7 @@ def _filled(maps: np.ndarray) -> np.ndarray:
 def _shared_controls(images: Images) -> BySource:
   """Controls that depend neither on the network nor on the kind of map, by name."""
   n, height, width = len(images.image), *images.image.shape[1:3]
-  controls = {'centred Gaussian': _repeat(np.asarray(centred_gaussian(height, width)), n)}
+  controls = {'centred Gaussian': _repeat(np.asarray(centered_gaussian(height, width)), n)}
   if images.fixed is not None:
     controls['best fixed map'] = _repeat(images.fixed, n)
   return controls

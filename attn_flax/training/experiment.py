@@ -236,9 +236,9 @@ def make_task(config: ConfigDict, dataset: data.Dataset) -> Task:
 
 
 def options_to_run_once() -> dict[str, int] | None:
-  """Compiler options of a program that runs once or so, such as the initialisation of weights.
+  """Compiler options of a program that runs once or so, such as the initialization of weights.
 
-  On CPU, compiling it with optimisation takes far longer than that gains.
+  On CPU, compiling it with optimization takes far longer than that gains.
   """
   return {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
 

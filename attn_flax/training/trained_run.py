@@ -34,9 +34,9 @@ class TrainedRun:
     variables: the weights of the best checkpoint; their moving average where the run kept one.
     class_names: the name of each class; names that several classes share have the class's number
       behind them.
-    augmentation: `augmentation.evaluate` normalises images [N, H, W, 3] uint8.
+    augmentation: `augmentation.evaluate` normalizes images [N, H, W, 3] uint8.
     size: height and width in pixels of what the network takes.
-    resize: length in pixels of an image's shorter side before its centre is cut out.
+    resize: length in pixels of an image's shorter side before its center is cut out.
   """
 
   model: Network

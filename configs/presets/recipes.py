@@ -44,7 +44,7 @@ RECIPES = {
     'optimizer.step_epochs': (30, 60, 90),
     'optimizer.step_factor': 0.1,
   },
-  # fb.resnet.torch, opts/train.lua: ImageNet in 90 epochs, with its colour jitter.
+  # fb.resnet.torch, opts/train.lua: ImageNet in 90 epochs, with its color jitter.
   'imagenet90': {
     **_SGD,
     'train.epochs': 90,

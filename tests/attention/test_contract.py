@@ -23,7 +23,7 @@ from attn_flax.models.placement import PLACES, field_names
 
 N, H, W, C = 2, 6, 10, 64
 FEATURES = 96
-# What runs once need not be optimised: compiling is most of the time.
+# What runs once need not be optimized: compiling is most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -72,12 +72,12 @@ def _shapes(module, x):
 
 class ContractTest(chex.TestCase):
   @pytest.fixture(autouse=True)
-  def _take_fixtures(self, randomised):
-    self.randomised = randomised
+  def _take_fixtures(self, randomized):
+    self.randomized = randomized
 
   def _variables(self, module, x):
     """Random variables: no scale, gain or weight is 0."""
-    return self.randomised(_shapes(module, x))
+    return self.randomized(_shapes(module, x))
 
   @chex.variants(with_jit=True, without_jit=True)
   @each

@@ -55,14 +55,14 @@ def _assert_close(got, expected):
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def _assert_oracle(randomised, module, expect, x=None, *, queries=None, train=False):
+def _assert_oracle(randomized, module, expect, x=None, *, queries=None, train=False):
   """The output is that of `expect(oracle, x)`, which reads every variable.
 
   Where there are queries, `expect` returns all weights too, and the rows asked for are compared.
   Returns what the module recorded, and the oracle.
   """
   x = _input() if x is None else x
-  variables = randomised(_shapes(module, x))
+  variables = randomized(_shapes(module, x))
 
   @jax.jit
   def run(variables, x):
@@ -106,7 +106,7 @@ def average_pool(x):
 def upsample(x, height, width):
   """Bilinear: pixels are squares, their values stand in their middles, the border continues."""
 
-  def neighbours(place, size, length):
+  def neighbors(place, size, length):
     at = np.clip((place + 0.5) * size / length - 0.5, 0, size - 1)
     low = int(at)
     return low, min(low + 1, size - 1), at - low
@@ -114,8 +114,8 @@ def upsample(x, height, width):
   y = np.zeros((x.shape[0], height, width, x.shape[-1]))
   for i in range(height):
     for j in range(width):
-      top, bottom, down = neighbours(i, x.shape[1], height)
-      left, right, across = neighbours(j, x.shape[2], width)
+      top, bottom, down = neighbors(i, x.shape[1], height)
+      left, right, across = neighbors(j, x.shape[2], width)
       above = (1 - across) * x[:, top, left] + across * x[:, top, right]
       below = (1 - across) * x[:, bottom, left] + across * x[:, bottom, right]
       y[:, i, j] = (1 - down) * above + down * below
@@ -168,7 +168,7 @@ AUGMENTED = [
 
 
 @pytest.mark.parametrize('fields', AUGMENTED, ids=str)
-def test_augmented_convolution(randomised, fields):
+def test_augmented_convolution(randomized, fields):
   """Both parts, the pooled map, the relative positions, and the weights."""
   fields = {**SHARES, **fields}
   key_dim = {0.6: 12, 1.0: 21, 0.0: 15}[fields['kappa']]
@@ -181,13 +181,13 @@ def test_augmented_convolution(randomised, fields):
     return augmented(o, x, 3, key_dim, value_dim, **options)
 
   _assert_oracle(
-    randomised, AugmentedConv(21, **fields), expect, _input(9, 7, 4), queries=np.array([3, 0, 3])
+    randomized, AugmentedConv(21, **fields), expect, _input(9, 7, 4), queries=np.array([3, 0, 3])
   )
 
 
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('pool', [False, True], ids=['full', 'pool'])
-def test_without_shares_an_augmented_convolution_is_the_convolution(randomised, stride, pool):
+def test_without_shares_an_augmented_convolution_is_the_convolution(randomized, stride, pool):
   """Its only variable is the kernel of all features, and there is nothing that attends."""
   module = AugmentedConv(6, stride, kappa=0.0, upsilon=0.0, pool=pool)
 
@@ -196,8 +196,8 @@ def test_without_shares_an_augmented_convolution_is_the_convolution(randomised, 
     return conv_loop(x, o.get('conv/kernel'), stride, 1)
 
   x = _input(channels=4)
-  _assert_oracle(randomised, module, expect, x)
-  assert module.apply(randomised(_shapes(module, x)), x, np.array([0]), method='weights') is None
+  _assert_oracle(randomized, module, expect, x)
+  assert module.apply(randomized(_shapes(module, x)), x, np.array([0]), method='weights') is None
 
 
 def test_relative_vectors_start_around_zero_with_deviation_of_a_heads_scale():
@@ -293,7 +293,7 @@ def stand_alone(o, x, heads, features, size, stride):
   ('size', 'stride', 'height', 'width'),
   [(5, 1, 7, 4), (7, 1, 4, 3), (1, 1, 3, 4), (3, 2, 6, 4), (3, 2, 7, 5)],
 )
-def test_stand_alone_attention(randomised, size, stride, height, width):
+def test_stand_alone_attention(randomized, size, stride, height, width):
   """Windows that leave the map, also those larger than it, and odd maps halved."""
   module = StandAlone(18, stride, heads=3, kernel_size=size)
   queries = np.array([height * width - 1, 0, width, width])
@@ -303,7 +303,7 @@ def test_stand_alone_attention(randomised, size, stride, height, width):
     np.testing.assert_allclose(weights.sum(-1), 1)
     return y, weights
 
-  _assert_oracle(randomised, module, expect, _input(height, width, 4), queries=queries)
+  _assert_oracle(randomized, module, expect, _input(height, width, 4), queries=queries)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def non_local(o, x, kernel, subsample, scale):
 @pytest.mark.parametrize(
   ('kernel', 'scale'), [('embedded', False), *((kernel, True) for kernel in KERNELS)]
 )
-def test_non_local(randomised, kernel, subsample, scale):
+def test_non_local(randomized, kernel, subsample, scale):
   """Every kernel and place of the pool; the scale is the embedded kernel's, none other has it."""
   module = NonLocal(kernel, 6, subsample, scale)
 
@@ -372,21 +372,21 @@ def test_non_local(randomised, kernel, subsample, scale):
     assert o.has('theta/kernel') == (kernel != 'gaussian')
     return non_local(o, x, kernel, subsample, scale)
 
-  _assert_oracle(randomised, module, expect, queries=np.array([34, 2, 0, 2]))
+  _assert_oracle(randomized, module, expect, queries=np.array([34, 2, 0, 2]))
 
 
-def test_non_local_normalizes_with_the_statistics_of_the_batch_in_training(randomised):
+def test_non_local_normalizes_with_the_statistics_of_the_batch_in_training(randomized):
   def expect(o, x):
     return non_local(o, x, 'embedded', 'before', True)[0]
 
-  _assert_oracle(randomised, NonLocal(ratio=6), expect, train=True)
+  _assert_oracle(randomized, NonLocal(ratio=6), expect, train=True)
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
-def test_non_local_starts_as_the_identity_where_its_norm_starts_at_zero(randomised, kernel):
+def test_non_local_starts_as_the_identity_where_its_norm_starts_at_zero(randomized, kernel):
   """Exactly, whatever its other weights, in evaluation and in training; not with other norms."""
   x = _input()
-  variables = randomised(_shapes(NonLocal(kernel), x))
+  variables = randomized(_shapes(NonLocal(kernel), x))
 
   @jax.jit
   def run(variables, x):
@@ -447,36 +447,36 @@ def channels(o, x, energy='released', name=''):
   return o.get(f'{name}gamma') * y
 
 
-def test_position_attention(randomised):
+def test_position_attention(randomized):
   def expect(o, x):
     assert o.get('query/kernel').shape == (1, 1, C, 4)
     return position(o, x)
 
-  _assert_oracle(randomised, dual.PositionAttention(6), expect, queries=np.array([34, 2, 0, 2]))
+  _assert_oracle(randomized, dual.PositionAttention(6), expect, queries=np.array([34, 2, 0, 2]))
 
 
 @pytest.mark.parametrize('energy', dual.ENERGIES)
-def test_channel_attention(randomised, energy):
-  """The released code favours unlike channels, the paper like ones."""
+def test_channel_attention(randomized, energy):
+  """The released code favors unlike channels, the paper like ones."""
 
   def expect(o, x):
     return channels(o, x, energy)
 
-  _assert_oracle(randomised, dual.ChannelAttention(energy), expect, 0.5 * _input())
+  _assert_oracle(randomized, dual.ChannelAttention(energy), expect, 0.5 * _input())
 
 
 @pytest.mark.parametrize('energy', dual.ENERGIES)
-def test_dual(randomised, energy):
+def test_dual(randomized, energy):
   def expect(o, x):
     return x + position(o, x, 'position/')[0] + channels(o, x, energy, 'channel/')
 
-  _assert_oracle(randomised, dual.Dual(6, energy), expect, 0.5 * _input())
+  _assert_oracle(randomized, dual.Dual(6, energy), expect, 0.5 * _input())
 
 
-def test_dual_starts_as_the_identity(randomised):
+def test_dual_starts_as_the_identity(randomized):
   """Exactly, whatever its other weights: both gains start at 0."""
   x, module = _input(), dual.Dual()
-  variables = randomised(_shapes(module, x))
+  variables = randomized(_shapes(module, x))
 
   @jax.jit
   def run(variables, x):
@@ -495,7 +495,7 @@ def test_unknown_energy_is_refused_with_the_allowed_ones():
     _shapes(dual.Dual(energy='max'), _input())
 
 
-def test_permuted_pixels_permute_what_knows_no_positions(randomised):
+def test_permuted_pixels_permute_what_knows_no_positions(randomized):
   """Position and channel attention and the non-local block without pooling."""
   x, order = 0.5 * _input(), np.random.default_rng(1).permutation(H * W)
 
@@ -503,7 +503,7 @@ def test_permuted_pixels_permute_what_knows_no_positions(randomised):
     return np.asarray(x).reshape(N, H * W, C)[:, order].reshape(N, H, W, C)
 
   for module in (dual.Dual(), NonLocal(subsample='none'), SCA()):
-    variables = randomised(_shapes(module, x))
+    variables = randomized(_shapes(module, x))
     run = jax.jit(lambda v, x, m=module: m.apply(v, x, train=False))
     _assert_close(run(variables, permute(x)), permute(run(variables, x)))
 
@@ -546,12 +546,12 @@ def dot_product_channel(o, x, name=''):
   return logits
 
 
-def test_additive_spatial_gate(randomised):
+def test_additive_spatial_gate(randomized):
   def expect(o, x):
     assert o.get('key/kernel').shape == (C, 4)
     return additive_spatial(o, x)[..., None]
 
-  _assert_oracle(randomised, additive.AdditiveSpatial(6), expect)
+  _assert_oracle(randomized, additive.AdditiveSpatial(6), expect)
 
 
 @pytest.mark.parametrize(
@@ -562,12 +562,12 @@ def test_additive_spatial_gate(randomised):
   ],
   ids=['additive', 'dot_product'],
 )
-def test_channel_gates_between_channels(randomised, gate, oracle):
+def test_channel_gates_between_channels(randomized, gate, oracle):
   def expect(o, x):
     assert o.get('channel').shape == (C, 3)
     return oracle(o, x)[:, None, None, :]
 
-  _assert_oracle(randomised, gate, expect)
+  _assert_oracle(randomized, gate, expect)
 
 
 # --- SCA
@@ -594,7 +594,7 @@ def _assert_gates(recorded, oracle):
 
 @pytest.mark.parametrize('activation', compose.ACTIVATIONS)
 @pytest.mark.parametrize('order', ['channel_first', 'spatial_first', 'channel_only'])
-def test_sca(randomised, order, activation):
+def test_sca(randomized, order, activation):
   """A softmax of logits times the number of its entries, so that a mean gate leaves the map."""
 
   def expect(o, x):
@@ -608,17 +608,17 @@ def test_sca(randomised, order, activation):
       return by_channel(x)
     return by_pixel(by_channel(x)) if order == 'channel_first' else by_channel(by_pixel(x))
 
-  recorded, oracle = _assert_oracle(randomised, SCA(order, activation, 6, 3), expect)
+  recorded, oracle = _assert_oracle(randomized, SCA(order, activation, 6, 3), expect)
   _assert_gates(recorded, oracle)
   if activation == 'softmax':
     for (values,) in recorded.values():
       np.testing.assert_allclose(values.reshape(N, -1).sum(-1), 1, rtol=1e-6)
 
 
-def test_softmax_gates_of_half_precision_sum_to_one(randomised):
+def test_softmax_gates_of_half_precision_sum_to_one(randomized):
   """As all softmaxes they are computed in float32; bfloat16 would be off by 1e-3 and more."""
   module, x = SCA(ratio=6, dtype=jnp.bfloat16), jnp.asarray(_input(), jnp.bfloat16)
-  variables = randomised(_shapes(module, x))
+  variables = randomized(_shapes(module, x))
   run = jax.jit(lambda v, x: module.apply(v, x, train=False, mutable=['intermediates']))
   y, mutated = run(variables, x)
   assert y.dtype == jnp.bfloat16
@@ -701,14 +701,14 @@ HYBRIDS = [
 
 
 @pytest.mark.parametrize('case', HYBRIDS, ids='-'.join(['%s'] * 5).__mod__)
-def test_hybrid(randomised, case):
+def test_hybrid(randomized, case):
   channel, spatial, order, residual, activation = case
 
   def expect(o, x):
     return hybrid_oracle(o, x, channel, spatial, order, residual, activation)
 
   module = hybrid.Hybrid(channel, spatial, order, residual, activation, ratio=6, hidden=3)
-  recorded, oracle = _assert_oracle(randomised, module, expect, 0.5 * _input())
+  recorded, oracle = _assert_oracle(randomized, module, expect, 0.5 * _input())
   _assert_gates(recorded, oracle)
 
 

@@ -27,7 +27,7 @@ from attn_flax.errors import UserError
 
 N, H, W, C = 5, 9, 7, 24
 RATIO = 6  # 4 hidden units
-# What runs once need not be optimised: compiling is most of the time.
+# What runs once need not be optimized: compiling is most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -48,10 +48,10 @@ def _run(module, variables, x, train):
   return jit(lambda v, x: module.apply(v, x, train=train, mutable=mutable))(variables, x)
 
 
-def _assert_oracle(randomised, module, expect, train):
+def _assert_oracle(randomized, module, expect, train):
   """Output, gates and running statistics are those of `expect(oracle, x)`."""
   x = _input()
-  variables = randomised(_shapes(module, x))
+  variables = randomized(_shapes(module, x))
   y, mutated = _run(module, variables, x, train)
   oracle = Oracle(variables, train)
   expected = expect(oracle, x.astype(np.float64))
@@ -86,7 +86,7 @@ both_modes = pytest.mark.parametrize('train', [False, True], ids=['evaluation', 
   ],
   ids=str,
 )
-def test_channel_mlp(randomised, fields, train):
+def test_channel_mlp(randomized, fields, train):
   """The logits, which no gate has passed yet."""
   options = {key: fields[key] for key in fields if key != 'bias'}
 
@@ -96,26 +96,26 @@ def test_channel_mlp(randomised, fields, train):
     o.updated = {path.removeprefix('channel/'): value for path, value in o.updated.items()}
     return logits[:, None, None, :]
 
-  _assert_oracle(randomised, se.ChannelMLP(RATIO, **fields), expect, train)
+  _assert_oracle(randomized, se.ChannelMLP(RATIO, **fields), expect, train)
 
 
 @both_modes
 @pytest.mark.parametrize('fields', [{}, {'bias': False}, {'divisor': 8}], ids=str)
-def test_se(randomised, fields, train):
+def test_se(randomized, fields, train):
   def expect(o, x):
     return by_channel(o, x, channel_mlp(o, x))
 
-  _assert_oracle(randomised, se.SE(RATIO, **fields), expect, train)
+  _assert_oracle(randomized, se.SE(RATIO, **fields), expect, train)
 
 
 @both_modes
 @pytest.mark.parametrize('circular', [False, True], ids=['zeros', 'circular'])
 @pytest.mark.parametrize('kernel_size', [1, 3, 5, 7, None])
-def test_eca(randomised, kernel_size, circular, train):
+def test_eca(randomized, kernel_size, circular, train):
   def expect(o, x):
     return by_channel(o, x, channel_conv(o, x, circular))
 
-  _assert_oracle(randomised, eca.ECA(kernel_size, circular=circular), expect, train)
+  _assert_oracle(randomized, eca.ECA(kernel_size, circular=circular), expect, train)
 
 
 @both_modes
@@ -129,7 +129,7 @@ def test_eca(randomised, kernel_size, circular, train):
   ],
   ids=str,
 )
-def test_cbam(randomised, fields, train):
+def test_cbam(randomized, fields, train):
   order, pools = fields.get('order', 'channel_first'), fields.get('pools', ('avg', 'max'))
 
   def expect(o, x):
@@ -147,7 +147,7 @@ def test_cbam(randomised, fields, train):
     spatial = spatial_conv(o, x)[:, :, :, None]
     return by_both(o, x, channel + spatial if order == 'parallel_sum' else channel * spatial)
 
-  _assert_oracle(randomised, cbam.CBAM(RATIO, **fields), expect, train)
+  _assert_oracle(randomized, cbam.CBAM(RATIO, **fields), expect, train)
 
 
 @both_modes
@@ -162,7 +162,7 @@ def test_cbam(randomised, fields, train):
   ],
   ids=str,
 )
-def test_bam(randomised, fields, train):
+def test_bam(randomized, fields, train):
   end_norm = fields.get('end_norm', False)
 
   def expect(o, x):
@@ -172,7 +172,7 @@ def test_bam(randomised, fields, train):
     total = channel + spatial if fields.get('combine') == 'sum' else channel * spatial
     return x + by_both(o, x, total)
 
-  _assert_oracle(randomised, bam.BAM(RATIO, **fields), expect, train)
+  _assert_oracle(randomized, bam.BAM(RATIO, **fields), expect, train)
 
 
 # --- properties
@@ -183,9 +183,9 @@ def test_bam(randomised, fields, train):
   [se.SE(RATIO), eca.ECA(), cbam.CBAM(RATIO, order='channel_only')],
   ids=lambda module: type(module).__name__,
 )
-def test_permuted_pixels_permute_the_output_of_channel_gates(randomised, module):
+def test_permuted_pixels_permute_the_output_of_channel_gates(randomized, module):
   x = _input()
-  variables = randomised(_shapes(module, x))
+  variables = randomized(_shapes(module, x))
   order = np.random.default_rng(1).permutation(H * W)
 
   def permute(x):

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from fake_catalog import catalogue, encode
+from fake_catalog import catalog, encode
 
 import main
 from attn_flax import data
@@ -324,7 +324,7 @@ def test_a_missing_dataset_ends_the_command(tmp_path, monkeypatch, capsys, name,
 def test_a_label_out_of_range_ends_the_command(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   flags = ['--config.data.name=oxford_flowers102', '--config.data.size=32']
-  with catalogue(tmp_path / 'sets', 'oxford_flowers102', labels=[0] * 19 + [102]):
+  with catalog(tmp_path / 'sets', 'oxford_flowers102', labels=[0] * 19 + [102]):
     err = answer(capsys, *flags)
   assert 'example 19 of oxford_flowers102/train has label 102' in err and '0 to 101' in err
 

@@ -76,13 +76,13 @@ def vit(pool='token', depth=3):
 
 
 @pytest.fixture(scope='module')
-def made(randomised):
+def made(randomized):
   """A function that makes random variables for a network."""
 
   @functools.cache
   def make(model):
     init = functools.partial(model.init, train=False)
-    return randomised(jax.eval_shape(init, jax.random.key(0), images()))
+    return randomized(jax.eval_shape(init, jax.random.key(0), images()))
 
   return make
 
@@ -269,7 +269,7 @@ QUERY_GRIDS = {
 
 
 @pytest.mark.parametrize('case', QUERY_GRIDS)
-def test_a_place_asks_as_the_query_of_its_cell(case, randomised):
+def test_a_place_asks_as_the_query_of_its_cell(case, randomized):
   attention, sides, path, queries, keys, tokens = QUERY_GRIDS[case]
   model = attention
   if isinstance(attention, str):
@@ -284,7 +284,7 @@ def test_a_place_asks_as_the_query_of_its_cell(case, randomised):
     )
   x = np.random.default_rng(3).normal(size=(N, *sides, 3)).astype(np.float32)
   init = functools.partial(model.init, train=False)
-  variables = randomised(jax.eval_shape(init, jax.random.key(0), x))
+  variables = randomized(jax.eval_shape(init, jax.random.key(0), x))
   # The first and the last cell, and the middles of two others.
   places = {(0.0, 0.0): (0, 0), (1.0, 1.0): (queries[0] - 1, queries[1] - 1)}
   for y, x_ in ((queries[0] // 2, queries[1] - 1), (queries[0] - 1, queries[1] // 2)):
@@ -489,7 +489,7 @@ def test_rollout_is_refused_to_other_networks(made):
     explain.attention_rollout(model, made(model), images())
 
 
-def test_images_that_are_not_normalised_are_refused(made):
+def test_images_that_are_not_normalized_are_refused(made):
   model = network('cbam')
   with pytest.raises(UserError, match='type uint8'):
     attention_maps(model, made(model), images().astype(np.uint8))

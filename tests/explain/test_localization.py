@@ -1,4 +1,4 @@
-"""Localisation scores against loops, at the extremes, and at chance."""
+"""Localization scores against loops, at the extremes, and at chance."""
 
 import math
 
@@ -208,11 +208,11 @@ def test_best_fixed_map_wins_the_pointing_game_among_fixed_maps(masks):
 
 
 def test_controls():
-  hill = np.asarray(controls.centred_gaussian(9, 15, 0.25))
+  hill = np.asarray(controls.centered_gaussian(9, 15, 0.25))
   assert hill.argmax() == 4 * 15 + 7 and hill.max() == 1
   np.testing.assert_allclose(hill, hill[::-1, ::-1], rtol=1e-6)
   # One standard deviation from the middle, on either axis.
-  wide = np.asarray(controls.centred_gaussian(101, 41, 20 / 101))
+  wide = np.asarray(controls.centered_gaussian(101, 41, 20 / 101))
   assert wide[50 + 20, 20] == pytest.approx(np.exp(-0.5), rel=1e-5)
   assert controls.random_maps(jax.random.key(1), 3, 4, 5).shape == (3, 4, 5)
 
@@ -227,7 +227,7 @@ def test_controls():
       lambda: localization.pointing_game(jnp.ones((1, 3, 3)), jnp.ones((1, 4, 4), bool), -1),
       'tolerance=-1',
     ),
-    (lambda: controls.centred_gaussian(4, 4, 0), 'sigma=0'),
+    (lambda: controls.centered_gaussian(4, 4, 0), 'sigma=0'),
     (lambda: controls.best_fixed_map(jnp.ones((0, 4, 4), bool)), '0, 4, 4'),
   ],
 )

@@ -1,4 +1,4 @@
-"""Datasets of the catalogue without their data: true features and metadata, made-up examples."""
+"""Datasets of the catalog without their data: true features and metadata, made-up examples."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ class FakeSource:
     feature = self.features[key]
     if isinstance(feature, tfds.features.Image):
       rows, columns = feature.shape[0] or height, feature.shape[1] or width
-      if feature.shape[-1] == 1:  # Grey, or a mask: a rectangle of the largest values there are.
+      if feature.shape[-1] == 1:  # Gray, or a mask: a rectangle of the largest values there are.
         pixels = np.full((rows, columns), 2, np.uint8)
         pixels[rows // 4 : rows // 2, columns // 2 :] = 1
         return encode(pixels)
@@ -53,7 +53,7 @@ class FakeSource:
 
 
 def write_metadata(name, folder, sizes=SIZES, file_format='array_record'):
-  """Makes a dataset of the catalogue look prepared; returns its folder."""
+  """Makes a dataset of the catalog look prepared; returns its folder."""
   builder = tfds.builder(name, data_dir=folder, try_gcs=False, file_format=file_format)
   template = tfds.core.ShardedFileTemplate
   splits = [
@@ -77,7 +77,7 @@ def write_metadata(name, folder, sizes=SIZES, file_format='array_record'):
 
 
 @contextlib.contextmanager
-def catalogue(folder, name, sizes=SIZES, **fields):
+def catalog(folder, name, sizes=SIZES, **fields):
   """Mocks `tensorflow-datasets` so that a dataset is prepared and holds made-up examples.
 
   Yields the list of splits that are opened.

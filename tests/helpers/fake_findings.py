@@ -103,8 +103,8 @@ def explanations(rng, index, masks, own_map):
 
 def blob(rng, count, size, height=1.0):
   y, x = np.mgrid[:size, :size] / (size - 1)
-  centres = rng.uniform(0.2, 0.8, (count, 2))
-  return np.stack([height * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 0.08) for cy, cx in centres])
+  centers = rng.uniform(0.2, 0.8, (count, 2))
+  return np.stack([height * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 0.08) for cy, cx in centers])
 
 
 def pictured(rng, index, labels, name):

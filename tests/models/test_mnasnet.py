@@ -23,7 +23,7 @@ from attn_flax.models.placement import PLACES, Placement, field_names
 IMAGENET = (224, 224, 3)
 SMALL = {'width_multiplier': 0.25, 'depths': (1,) * 7, 'num_classes': 10, 'stem': 'cifar'}
 DEPTHS = (1, 2, 3, 4, 2, 3, 1)
-# What runs once need not be optimised: compiling is most of the time.
+# What runs once need not be optimized: compiling is most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -33,7 +33,7 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 # (https://github.com/tensorflow/tpu/tree/master/models/official/mnasnet) prints in millions.
 # Its parameters are ours. Its multiply-adds are not: they exceed the 312 millions of the paper, and
 # of the same README's text, for x1.0, which are ours to the digit. At all of its 25 combinations of
-# width and image size, the excess is some 0.56 for each normalised activation, as if half the
+# width and image size, the excess is some 0.56 for each normalized activation, as if half the
 # operations of the whole graph, norms, gates and additions included, had been printed.
 GOLDEN = {
   0.35: (1_747_018, 61_681_920, '1.7', 63.2),
@@ -125,10 +125,10 @@ def _apply(model, variables, x):
   return logits, state['intermediates']
 
 
-def test_bfloat16_computes_and_float32_is_kept(randomised, monkeypatch):
+def test_bfloat16_computes_and_float32_is_kept(randomized, monkeypatch):
   monkeypatch.setattr(layers, 'depthwise_conv', lax.conv_general_dilated)  # Compiles faster.
   model = MnasNet(**SMALL, dtype='bfloat16')
-  variables = randomised(abstract_variables(model, (16, 24, 3)))
+  variables = randomized(abstract_variables(model, (16, 24, 3)))
   chex.assert_trees_all_equal_dtypes(
     variables, jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
   )
@@ -227,23 +227,23 @@ def _block(variables, x, kernel, stride, before, shortcut):
     (5, 2, 'torch', (2, 2), True),
   ],
 )
-def test_block_is_its_definition(kernel, stride, padding, before, shortcut, randomised):
+def test_block_is_its_definition(kernel, stride, padding, before, shortcut, randomized):
   row = Stage(kernel, stride, 3, 12, se=True, shortcut=shortcut)
   block = InvertedResidual(row, 12, 3, stride=stride, padding=padding)
   x = np.random.default_rng(0).normal(size=(2, 6, 9, 12)).astype(np.float32)
   shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x, train=False), x)
   assert shapes['params']['se']['reduce']['kernel'].shape == (36, 3)  # a quarter of the input
-  variables = randomised(shapes)
+  variables = randomized(shapes)
   y, gates = _apply(block, variables, x)
   expected, gate = _block(variables, x, kernel, stride, before, shortcut and stride == 1)
   np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(gates['se']['channel_gate'][0], gate, rtol=1e-5)
 
 
-def test_norms_keep_99_percent(randomised):
+def test_norms_keep_99_percent(randomized):
   block = InvertedResidual(Stage(3, 1, 6, 8, se=False, shortcut=True), 8, 2)
   x = np.random.default_rng(0).normal(size=(3, 5, 4, 8)).astype(np.float32)
-  variables = randomised(jax.eval_shape(lambda x: block.init(jax.random.key(0), x, train=False), x))
+  variables = randomized(jax.eval_shape(lambda x: block.init(jax.random.key(0), x, train=False), x))
   run = jit(lambda v, x: block.apply(v, x, train=True, mutable=['batch_stats']))
   updated = run(variables, x)[1]['batch_stats']
   expanded = x @ np.asarray(variables['params']['expand_conv']['kernel'])[0, 0]
@@ -289,10 +289,10 @@ def test_shifted_maps_are_the_depthwise_convolution(kernel, stride, padding, dty
     np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * np.abs(theirs).max())
 
 
-def test_logits_follow_from_the_last_map(randomised):
+def test_logits_follow_from_the_last_map(randomized):
   model = MnasNet(**SMALL)
   x = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
-  variables = randomised(abstract_variables(model, (16, 24, 3)))
+  variables = randomized(abstract_variables(model, (16, 24, 3)))
   logits, maps = _apply(model, variables, x)
   params, stats = variables['params'], variables['batch_stats']['head_norm']
   y = np.asarray(maps['stage7'][0]) @ params['head_conv']['kernel'][0, 0]
@@ -326,11 +326,11 @@ def test_initial_weights_are_the_released_ones():
 # --- training
 
 
-def test_gradient_reaches_every_parameter(randomised, monkeypatch):
+def test_gradient_reaches_every_parameter(randomized, monkeypatch):
   """In evaluation; in training the norm behind the next convolution cancels a projection's bias."""
   monkeypatch.setattr(layers, 'depthwise_conv', lax.conv_general_dilated)  # Compiles faster.
   model = MnasNet(**SMALL)
-  variables = randomised(abstract_variables(model, (16, 16, 3)))
+  variables = randomized(abstract_variables(model, (16, 16, 3)))
   x = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
 
   @jit
@@ -407,9 +407,9 @@ EVERYWHERE = PLAIN.clone(
 
 
 @pytest.fixture(scope='module')
-def outputs(randomised):
+def outputs(randomized):
   """What each submodule of `EVERYWHERE` returned and each probe saw, by path."""
-  variables = randomised(abstract_variables(EVERYWHERE, (16, 24, 3)))
+  variables = randomized(abstract_variables(EVERYWHERE, (16, 24, 3)))
   x = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
 
   @jit

@@ -36,7 +36,7 @@ CIFAR = {
 }
 # Three stages of two blocks, small enough to run.
 TINY = {'depths': (2, 2, 2), 'widths': (16, 32, 64), 'num_classes': 5}
-# What runs once need not be optimised: compiling is most of the time.
+# What runs once need not be optimized: compiling is most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -125,8 +125,8 @@ def test_stride_in_names_the_convolution_that_takes_the_stride(stride_in, stride
 @pytest.mark.parametrize('zero', [False, True])
 def test_zero_init_last_zeroes_the_last_scale_of_each_block_and_nothing_else(zero, name, last):
   model = create_model(name, depths=(1, 2), widths=(4, 8), stem='cifar', zero_init_last=zero)
-  initialise = jit(lambda x: model.init(jax.random.key(0), x, train=False))
-  params = initialise(jnp.zeros((1, 8, 8, 3)))['params']
+  initialize = jit(lambda x: model.init(jax.random.key(0), x, train=False))
+  params = initialize(jnp.zeros((1, 8, 8, 3)))['params']
   scales = {
     path: value
     for path, value in flax.traverse_util.flatten_dict(params, sep='/').items()
@@ -194,11 +194,11 @@ def _conv(x, kernel, stride, groups=1):
   ],
   ids=str,
 )
-def test_plain_block_is_the_formula(randomised, fields, stride):
+def test_plain_block_is_the_formula(randomized, fields, stride):
   """Odd sizes; 4 planes, 6 input channels; running statistics."""
   block = Block(4, stage=2, stride=stride, **fields)
   x = np.random.default_rng(0).normal(size=(2, 5, 7, 6)).astype(np.float32)
-  variables = randomised(
+  variables = randomized(
     jax.eval_shape(lambda x: block.init(jax.random.key(0), x, train=False), jnp.asarray(x))
   )
   params, stats = jax.tree.map(np.float64, (variables['params'], variables['batch_stats']))
@@ -224,11 +224,11 @@ def test_plain_block_is_the_formula(randomised, fields, stride):
 
 
 @pytest.mark.parametrize(('channels', 'stride'), [(4, 1), (4, 2), (6, 1), (6, 2)])
-def test_pre_activation_block_is_the_formula(randomised, channels, stride):
+def test_pre_activation_block_is_the_formula(randomized, channels, stride):
   """The first norm and ReLU serve the shortcut where it is projected, and only there."""
   block = PreActivationBlock(4, stage=2, stride=stride)
   x = np.random.default_rng(0).normal(size=(2, 5, 7, channels)).astype(np.float32)
-  variables = randomised(
+  variables = randomized(
     jax.eval_shape(lambda x: block.init(jax.random.key(0), x, train=False), jnp.asarray(x))
   )
   params, stats = jax.tree.map(np.float64, (variables['params'], variables['batch_stats']))
@@ -284,7 +284,7 @@ class Pooled(nn.Module):
     return nn.Dense(self.features, name='mix')(x)
 
 
-def _activations(model, randomise):
+def _activations(model, randomize):
   """Outputs of the stages, the blocks and the stem's norm, in evaluation, random variables."""
 
   @jit
@@ -298,28 +298,28 @@ def _activations(model, randomise):
     )[1]['intermediates']
 
   images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-  return run(randomise(_abstract(model)), images)
+  return run(randomize(_abstract(model)), images)
 
 
-def test_branch_attention_acts_before_the_addition(randomised):
+def test_branch_attention_acts_before_the_addition(randomized):
   """A closed branch leaves the shortcut: stage 1 returns what the stem gave it."""
-  seen = _activations(create_model('resnet20', attention=Zero, **TINY), randomised)
+  seen = _activations(create_model('resnet20', attention=Zero, **TINY), randomized)
   stem = nn.relu(seen['stem_norm']['__call__'][0])
   np.testing.assert_array_equal(seen['stage1'][0], stem)
 
 
-def test_block_attention_acts_after_the_last_relu(randomised):
+def test_block_attention_acts_after_the_last_relu(randomized):
   """Its result may be negative, and is what the block returns."""
   model = create_model('resnet20', attention={'block': {'name': Negate, 'stages': (2,)}}, **TINY)
-  seen = _activations(model, randomised)
+  seen = _activations(model, randomized)
   negated = seen['stage2_block1']['__call__'][0]
   assert negated.max() <= 0 and negated.min() < 0
   assert seen['stage1_block2']['__call__'][0].min() >= 0
 
 
-def test_stage_attention_acts_after_the_last_block(randomised):
+def test_stage_attention_acts_after_the_last_block(randomized):
   model = create_model('resnet20', attention={'stage': {'name': Shift, 'stages': 2}}, **TINY)
-  seen = _activations(model, randomised)
+  seen = _activations(model, randomized)
   np.testing.assert_array_equal(seen['stage2'][0], seen['stage2_block2']['__call__'][0] + 1)
   np.testing.assert_array_equal(seen['stage1'][0], seen['stage1_block2']['__call__'][0])
 
@@ -423,7 +423,7 @@ def test_an_empty_mapping_is_the_plain_network():
 
 
 @pytest.mark.parametrize('where', ['branch', 'block', 'stage'])
-def test_an_identity_start_fades_the_mechanism_in(randomised, where):
+def test_an_identity_start_fades_the_mechanism_in(randomized, where):
   """A scale of 0 leaves the plain network; a scale of 1 is the usual start."""
   small = {'depths': (1, 1), 'widths': (8, 16), 'num_classes': 5}
   images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
@@ -438,7 +438,7 @@ def test_an_identity_start_fades_the_mechanism_in(randomised, where):
     }
     return jit(lambda v, x: model.apply(v, x, train=False))(nested, images)
 
-  variables = randomised(_abstract(model(start='identity')))
+  variables = randomized(_abstract(model(start='identity')))
   flat = {key: flax.traverse_util.flatten_dict(value, sep='/') for key, value in variables.items()}
   gammas = [path for path in flat['params'] if path.endswith('_attention_gamma')]
   assert len(gammas) == 2
@@ -467,13 +467,13 @@ class OwnGate(nn.Module):
     return x * nn.sigmoid(x.mean((1, 2), keepdims=True) * scale / self.temperature)
 
 
-def test_a_users_own_class_acts_in_every_block_and_takes_its_fields(randomised):
+def test_a_users_own_class_acts_in_every_block_and_takes_its_fields(randomized):
   images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
   logits = {}
   for temperature in (1.0, 5.0):
     kwargs = {'temperature': temperature}
     model = create_model('resnet20', attention=OwnGate, attention_kwargs=kwargs, **TINY)
-    variables = randomised(_abstract(model))
+    variables = randomized(_abstract(model))
     assert len(_modules(model, 'branch_attention')) == 6
     chex.assert_shape(variables['params']['stage3_block1']['branch_attention']['scale'], (64,))
     run = jit(lambda v, x, m=model: m.apply(v, x, train=False))

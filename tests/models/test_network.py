@@ -33,7 +33,7 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_every_network_fulfils_the_contract(name):
+def test_every_network_fulfills_the_contract(name):
   """mypy checks the types of the members, but takes any attribute of a Linen module for one."""
   model = create_model(name)
   assert isinstance(model, Network)
@@ -59,9 +59,9 @@ def _shapes(model, shape):
 
 @pytest.mark.parametrize('case', SMALL)
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_without_a_head_the_maps_are_those_that_a_network_records(case, dtype, randomised):
+def test_without_a_head_the_maps_are_those_that_a_network_records(case, dtype, randomized):
   whole, backbone, shape = _without_head(case, dtype)
-  variables = randomised(_shapes(whole, shape))
+  variables = randomized(_shapes(whole, shape))
   images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
 
   @jit
@@ -93,9 +93,9 @@ def test_without_a_head_its_variables_are_not_made(case):
 
 
 @pytest.mark.parametrize('case', SMALL)
-def test_without_a_head_gradients_reach_every_parameter(case, randomised):
+def test_without_a_head_gradients_reach_every_parameter(case, randomized):
   _, backbone, shape = _without_head(case)
-  variables = randomised(_shapes(backbone, shape))
+  variables = randomized(_shapes(backbone, shape))
   images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
 
   @jit

@@ -27,7 +27,7 @@ TINY32 = (4, 192, 6, 3, 768)
 # Two blocks on 2x3 patches.
 SMALL = {'patch': 4, 'width': 12, 'depth': 2, 'heads': 3, 'mlp_width': 20, 'num_classes': 5}
 IMAGE = (8, 12, 3)
-# What runs once need not be optimised: compiling is most of the time.
+# What runs once need not be optimized: compiling is most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -91,9 +91,9 @@ def _apply(model, variables, x):
 
 
 @pytest.mark.parametrize('pool', ['token', 'mean'])
-def test_bfloat16_computes_and_float32_is_kept(pool, randomised):
+def test_bfloat16_computes_and_float32_is_kept(pool, randomized):
   model = _small(pool=pool, dtype='bfloat16')
-  variables = randomised(abstract_variables(model, IMAGE))
+  variables = randomized(abstract_variables(model, IMAGE))
   chex.assert_trees_all_equal_dtypes(
     variables, jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
   )
@@ -135,8 +135,8 @@ class Oracle:
     return x @ self.params[f'{name}/kernel'] + self.params[f'{name}/bias']
 
   def norm(self, x, name):
-    centred = x - x.mean(-1, keepdims=True)
-    y = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    centered = x - x.mean(-1, keepdims=True)
+    y = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-6)
     return y * self.params[f'{name}/scale'] + self.params[f'{name}/bias']
 
   def weights(self, x, name):
@@ -196,20 +196,20 @@ class Oracle:
 
 
 @pytest.mark.parametrize('gelu', ['tanh', 'exact'])
-def test_block_is_its_definition(gelu, randomised):
+def test_block_is_its_definition(gelu, randomized):
   block = EncoderBlock(heads=2, mlp_width=14, gelu=gelu)
   x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
   shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x, train=False), x)
-  variables = randomised(shapes)
+  variables = randomized(shapes)
   y = jit(lambda v, x: block.apply(v, x, train=False))(variables, x)
   expected = Oracle(variables['params'], 2, gelu).block(x.astype(np.float64), '')
   np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('pool', ['token', 'mean'])
-def test_network_is_its_definition(pool, randomised):
+def test_network_is_its_definition(pool, randomized):
   model, x = _small(pool=pool), _images(3)
-  variables = randomised(abstract_variables(model, IMAGE))
+  variables = randomized(abstract_variables(model, IMAGE))
   logits, maps = _apply(model, variables, x)
   oracle = Oracle(variables['params'], 3)
   expected, before, behind = oracle.network(x.astype(np.float64), 4, 2, pool)
@@ -219,10 +219,10 @@ def test_network_is_its_definition(pool, randomised):
   np.testing.assert_allclose(maps['stage1'][0], patches.reshape(3, 2, 3, 12), rtol=1e-3, atol=1e-4)
 
 
-def test_weights_of_chosen_tokens(randomised):
+def test_weights_of_chosen_tokens(randomized):
   attention = SelfAttention(heads=2)
   x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
-  variables = randomised(jax.eval_shape(lambda x: attention.init(jax.random.key(0), x), x))
+  variables = randomized(jax.eval_shape(lambda x: attention.init(jax.random.key(0), x), x))
   queries = jnp.array([4, 0, 1])
   weights = attention.apply(variables, x, queries, method='weights')
   chex.assert_shape(weights, (3, 2, 3, 5))
@@ -233,18 +233,18 @@ def test_weights_of_chosen_tokens(randomised):
   np.testing.assert_allclose(weights, expected[:, :, [4, 0, 1]], rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_as_large_as_the_weights_is_recorded(randomised):
+def test_nothing_as_large_as_the_weights_is_recorded(randomized):
   model = _small()
-  variables = randomised(abstract_variables(model, IMAGE))
+  variables = randomized(abstract_variables(model, IMAGE))
   _, maps = _apply(model, variables, _images())
   assert set(maps) == {'stage1'}
 
 
 @pytest.mark.parametrize('pool', ['token', 'mean'])
-def test_permuted_patches_permute_the_map(pool, randomised):
+def test_permuted_patches_permute_the_map(pool, randomized):
   """Without position vectors: tokens know nothing of their places, and the logits stay."""
   model, x = _small(pool=pool), _images()
-  variables = randomised(abstract_variables(model, IMAGE))
+  variables = randomized(abstract_variables(model, IMAGE))
   variables['params']['position'] = jnp.zeros_like(variables['params']['position'])
   order = np.array([3, 0, 5, 1, 4, 2])
 
@@ -264,9 +264,9 @@ def test_permuted_patches_permute_the_map(pool, randomised):
 
 
 @pytest.mark.parametrize('pool', ['token', 'mean'])
-def test_every_recorded_token_acts_on_the_logits(pool, randomised):
+def test_every_recorded_token_acts_on_the_logits(pool, randomized):
   model, x = _small(pool=pool), _images()
-  variables = randomised(abstract_variables(model, IMAGE))
+  variables = randomized(abstract_variables(model, IMAGE))
 
   @jit
   def gradient(nudge):
@@ -309,9 +309,9 @@ def test_a_head_may_start_at_zero():
 # --- training
 
 
-def test_gradient_reaches_every_parameter(randomised):
+def test_gradient_reaches_every_parameter(randomized):
   model, x = _small(), _images()
-  variables = randomised(abstract_variables(model, IMAGE))
+  variables = randomized(abstract_variables(model, IMAGE))
 
   @jit
   def gradients(variables):
@@ -328,14 +328,14 @@ def test_gradient_reaches_every_parameter(randomised):
       assert np.abs(leaf).max() > 1e-4, path
 
 
-def test_it_trains_without_batch_statistics(randomised):
+def test_it_trains_without_batch_statistics(randomized):
   model, optimizer = _small(depth=1, dropout=0.1), optax.sgd(0.01)
   fresh = jax.eval_shape(
     lambda key: init_state(model, optimizer, key, IMAGE, ema=True), jax.random.key(0)
   )
   assert fresh.batch_stats == {}
   assert set(fresh.ema) == {'params', 'batch_stats'}
-  params = randomised(fresh.params)
+  params = randomized(fresh.params)
   ema = {'params': params, 'batch_stats': {}}
   state = TrainState(jnp.int32(0), params, {}, optimizer.init(params), ema)
 
@@ -390,8 +390,8 @@ def test_mistakes_are_named(fields, shape, message):
     abstract_variables(_small(**fields), shape)
 
 
-def test_images_of_another_size_are_refused(randomised):
+def test_images_of_another_size_are_refused(randomized):
   model = _small()
-  variables = randomised(abstract_variables(model, IMAGE))
+  variables = randomized(abstract_variables(model, IMAGE))
   with pytest.raises(UserError, match='make 10 tokens, .* was made for 7'):
     jax.eval_shape(lambda x: model.apply(variables, x, train=False), _images(1, (12, 12, 3)))

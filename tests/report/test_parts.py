@@ -46,7 +46,7 @@ def test_an_empty_map_is_flagged(monkeypatch):
 
 
 def test_maps_keep_their_shades():
-  """In few colours the bar that magnitudes are read from would have steps."""
+  """In few colors the bar that magnitudes are read from would have steps."""
   found = fake_findings.findings(('none', 'cbam'), pictures=2)
   with style.drawing():
     made = [pictures.cams(found), *pictures.gates(found)]

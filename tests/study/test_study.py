@@ -689,14 +689,14 @@ def test_the_ratio_study_has_five_distinct_ratios():
 
 
 @pytest.mark.parametrize('name', ['oxford_iiit_pet', 'oxford_flowers102'])
-def test_images_of_the_catalogue_come_with_what_they_have(tmp_path, study, name):
+def test_images_of_the_catalog_come_with_what_they_have(tmp_path, study, name):
   """Decoded as for evaluation, some of them, with masks and the best fixed map where there are."""
   study.base.data.name = name
   study.base.data.dir = str(tmp_path)
   study.base.model.depths, study.base.model.widths = (1,), (8,)
   study.base.train.batch_size = 4
   study.report.images = 5
-  with fake_catalog.catalogue(tmp_path, name):
+  with fake_catalog.catalog(tmp_path, name):
     experiment = train.open_experiment(plan.run_config(study, 'resnet', 0, None))
     test = measure._load_test(experiment, study.report)
     whole = experiment.dataset.splits['test'].take(test.position)

@@ -222,7 +222,7 @@ def test_a_fresh_state_shares_no_buffer_with_its_average():
 
 
 def test_evaluation_sums_over_the_mask_and_leaves_the_network_alone():
-  """With running statistics: an example's logits do not depend on its neighbours."""
+  """With running statistics: an example's logits do not depend on its neighbors."""
   state, step = prepare(network())
   state, _ = step(state, batch(1), KEY)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}

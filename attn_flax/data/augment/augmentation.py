@@ -1,7 +1,7 @@
 """What happens to a batch on its way into the network: pure functions, for use inside jit.
 
 Random numbers are drawn per image from one key, so that the result does not depend on how the
-batch is spread over devices. The operations, each with its paper, are in `crop`, `colour`,
+batch is spread over devices. The operations, each with its paper, are in `crop`, `color`,
 `randaugment`, `erase` and `mix`.
 """
 
@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from attn_flax.data.augment.color import colour_jitter, random_grey
+from attn_flax.data.augment.color import color_jitter, random_gray
 from attn_flax.data.augment.crop import (
   PaddingMode,
   Size,
-  centre_crop,
+  center_crop,
   random_crop,
   random_flip,
   random_resized_crop,
@@ -35,9 +35,9 @@ _OPERATIONS = {'released': RELEASED, 'paper': PAPER}
 class Augmentation:
   """What happens to uint8 images on their way into the network.
 
-  The fields stand in the order in which they act. At training: crop, flip, colours, RandAugment;
-  then, normalised, the image loses parts and is mixed with another. At evaluation: the central
-  window of `size`, normalised.
+  The fields stand in the order in which they act. At training: crop, flip, colors, RandAugment;
+  then, normalized, the image loses parts and is mixed with another. At evaluation: the central
+  window of `size`, normalized.
 
   Attributes:
     mean: mean of each channel, in 0..1 units.
@@ -54,7 +54,7 @@ class Augmentation:
     saturation: of saturation, likewise.
     hue: of the hue: shifts in +- strength turns, at most 0.5; 0: none.
     random_order: draw the order of these four for each batch.
-    grey: probability of each image to become grey.
+    grey: probability of each image to become gray.
     randaugment: number of operations and their magnitude, 0..30; None: no RandAugment.
     randaugment_set: the operations: those of the 'released' code, or of the 'paper'.
     randaugment_increasing: make all operations grow with the magnitude.
@@ -62,7 +62,7 @@ class Augmentation:
     erasing: probability of each image to lose a box.
     erasing_area: least and largest share of the image that such a box covers.
     erasing_ratio: its least and largest width / height.
-    erasing_fill: what it holds then: 'zeros', the mean colour, or 'noise'.
+    erasing_fill: what it holds then: 'zeros', the mean color, or 'noise'.
     mixup_alpha: alpha of mixup; 0: no mixup.
     cutmix_alpha: alpha of CutMix; 0: no CutMix.
     mix_probability: probability of mixing at all.
@@ -141,7 +141,7 @@ class Augmentation:
   def train_batch(
     self, key: jax.Array, images: jax.Array, labels: jax.Array
   ) -> dict[str, jax.Array]:
-    """Augments, normalises and mixes a batch.
+    """Augments, normalizes and mixes a batch.
 
     Args:
       key: random key.
@@ -168,7 +168,7 @@ class Augmentation:
     return {'image': images, 'label': labels}
 
   def train(self, key: jax.Array, images: jax.Array) -> jax.Array:
-    """Augments and normalises images [N, H, W, C] uint8; returns [N, h, w, C] float32."""
+    """Augments and normalizes images [N, H, W, C] uint8; returns [N, h, w, C] float32."""
     # A key of its own for each, whichever are on: switching one on leaves the others as they were.
     keys = jax.random.split(key, _NUM_KEYS)
     if self.resized_crop:
@@ -178,16 +178,16 @@ class Augmentation:
     if self.flip:
       images = random_flip(keys[1], images)
     strengths = (self.brightness, self.contrast, self.saturation, self.hue)
-    images = colour_jitter(keys[2], images, *strengths, random_order=self.random_order)
+    images = color_jitter(keys[2], images, *strengths, random_order=self.random_order)
     if self.grey:
-      images = random_grey(keys[3], images, self.grey)
+      images = random_gray(keys[3], images, self.grey)
     if self.randaugment is not None:
       number, magnitude = self.randaugment
       operations = _OPERATIONS[self.randaugment_set]
       images = randaugment(
         keys[4], images, number, magnitude, operations, self.randaugment_increasing
       )
-    images = normalise(images, self.mean, self.std)
+    images = normalize(images, self.mean, self.std)
     if self.cutout:
       images = cutout(keys[5], images, self.cutout)
     if self.erasing:
@@ -197,13 +197,13 @@ class Augmentation:
     return images
 
   def evaluate(self, images: jax.Array) -> jax.Array:
-    """Cuts the centre out where there is a `size`, and normalises images [N, H, W, C] uint8."""
+    """Cuts the center out where there is a `size`, and normalizes images [N, H, W, C] uint8."""
     if self.size is not None:
-      images = centre_crop(images, self.size)
-    return normalise(images, self.mean, self.std)
+      images = center_crop(images, self.size)
+    return normalize(images, self.mean, self.std)
 
 
-def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
   """Maps uint8 images [N, H, W, C] to (image / 255 - mean) / std, float32.
 
   Args:

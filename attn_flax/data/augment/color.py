@@ -1,7 +1,7 @@
-"""Brightness, contrast, saturation, hue and grey-scale, for images of 0..255 before normalisation.
+"""Brightness, contrast, saturation, hue and gray-scale, for images of 0..255 before normalization.
 
-Colour jitter: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks,
-NeurIPS 2012 (section 4.1) changed colours at random; the operations and the ranges here are those
+Color jitter: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks,
+NeurIPS 2012 (section 4.1) changed colors at random; the operations and the ranges here are those
 of torchvision's `ColorJitter`, after Howard, Some Improvements on Deep Convolutional Neural Network
 Based Image Classification, 2013, https://arxiv.org/abs/1312.5402.
 
@@ -17,14 +17,14 @@ import jax.numpy as jnp
 
 from attn_flax.errors import UserError
 
-# Weights of red, green and blue in grey, ITU-R 601-2, in 1/65536 as PIL has them.
+# Weights of red, green and blue in gray, ITU-R 601-2, in 1/65536 as PIL has them.
 _LUMA = (19595, 38470, 7471)
 
 Change = Callable[[jax.Array], jax.Array]
 
 
 def luma(images: jax.Array) -> jax.Array:
-  """The grey value of each pixel.
+  """The gray value of each pixel.
 
   Args:
     images: [N, H, W, 1] or [N, H, W, 3], 0..255.
@@ -39,7 +39,7 @@ def luma(images: jax.Array) -> jax.Array:
   pixels = images.astype(jnp.int32) if is_integer else images
   if images.shape[-1] == 1:
     return pixels
-  _check_colour('grey values', images)
+  _check_color('gray values', images)
   # Written out, because XLA sums over three channels many times more slowly on CPU.
   red, green, blue = _channels(pixels)
   total = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
@@ -52,29 +52,29 @@ def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-  """Scales the distances of images' pixels to the image's mean grey value.
+  """Scales the distances of images' pixels to the image's mean gray value.
 
   Args:
     images: [N, H, W, C], 0..255, with one or three channels.
-    factor: [N]; 0: evenly grey, 1: no change.
+    factor: [N]; 0: evenly gray, 1: no change.
 
   Returns:
     [N, H, W, C], same dtype and range.
   """
 
   def change(pixels: jax.Array) -> jax.Array:
-    # The mean of each channel first: the mean grey value is that of the means.
+    # The mean of each channel first: the mean gray value is that of the means.
     return _blend(luma(pixels.mean(axis=(1, 2), keepdims=True)), pixels, factor)
 
   return _adjust(change, images)
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-  """Scales the distances of images' channels to the pixel's grey value.
+  """Scales the distances of images' channels to the pixel's gray value.
 
   Args:
     images: [N, H, W, 3], 0..255; with one channel nothing changes.
-    factor: [N]; 0: grey, 1: no change.
+    factor: [N]; 0: gray, 1: no change.
 
   Returns:
     [N, H, W, C], same dtype and range.
@@ -95,11 +95,11 @@ def adjust_hue(images: jax.Array, shift: jax.Array) -> jax.Array:
   Raises:
     UserError: another number of channels.
   """
-  _check_colour('hues', images)
+  _check_color('hues', images)
   return _adjust(lambda pixels: _turn_hue(pixels, shift), images)
 
 
-def colour_jitter(
+def color_jitter(
   key: jax.Array,
   images: jax.Array,
   brightness: float = 0.0,
@@ -108,7 +108,7 @@ def colour_jitter(
   hue: float = 0.0,
   random_order: bool = False,
 ) -> jax.Array:
-  """Changes the colours of each image at random.
+  """Changes the colors of each image at random.
 
   Args:
     key: random key.
@@ -147,14 +147,14 @@ def colour_jitter(
   return _adjust(all_steps, images) if steps else images
 
 
-def random_grey(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
-  """Makes some of images [N, H, W, C], 0..255, grey: same dtype, all channels alike.
+def random_gray(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+  """Makes some of images [N, H, W, C], 0..255, gray: same dtype, all channels alike.
 
   Raises:
     UserError: neither one nor three channels.
   """
-  is_grey = jax.random.bernoulli(key, float(probability), (len(images), 1, 1, 1))
-  return jnp.where(is_grey, luma(images).astype(images.dtype), images)
+  is_gray = jax.random.bernoulli(key, float(probability), (len(images), 1, 1, 1))
+  return jnp.where(is_gray, luma(images).astype(images.dtype), images)
 
 
 def _step(adjust: Callable[[jax.Array, jax.Array], jax.Array], amount: jax.Array) -> Change:
@@ -179,7 +179,7 @@ def _turn_hue(pixels: jax.Array, shift: jax.Array) -> jax.Array:
   red, green, blue = _channels(pixels)
   value = jnp.maximum(jnp.maximum(red, green), blue)
   chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-  # Hue in sixths of a turn, counted from red; grey has none, and its chroma of 0 needs none.
+  # Hue in sixths of a turn, counted from red; gray has none, and its chroma of 0 needs none.
   safe = jnp.where(chroma > 0, chroma, 1)
   hue = jnp.where(
     value == red,
@@ -189,7 +189,7 @@ def _turn_hue(pixels: jax.Array, shift: jax.Array) -> jax.Array:
   hue = hue + 6 * shift[:, None, None, None]
 
   def channel(start: int) -> jax.Array:
-    # A channel is full for two sixths around its colour, and absent for the opposite two.
+    # A channel is full for two sixths around its color, and absent for the opposite two.
     distance = start + hue
     distance = distance - 6 * jnp.floor(distance / 6)  # Faster than the remainder.
     return value - chroma * jnp.clip(jnp.minimum(distance, 4 - distance), 0, 1)
@@ -201,7 +201,7 @@ def _channels(images: jax.Array) -> list[jax.Array]:
   return jnp.split(images, images.shape[-1], axis=-1)
 
 
-def _check_colour(what: str, images: jax.Array) -> None:
+def _check_color(what: str, images: jax.Array) -> None:
   if images.shape[-1] != 3:
     raise UserError(
       f'{what} are for images of three channels, red, green and blue; these have {images.shape[-1]}'

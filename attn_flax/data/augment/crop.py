@@ -56,7 +56,7 @@ def random_crop(
   return jax.vmap(window)(images, corners)
 
 
-def centre_crop(images: jax.Array, size: Size) -> jax.Array:
+def center_crop(images: jax.Array, size: Size) -> jax.Array:
   """Cuts the central window of size (h, w) from images [N, H, W, C]; returns [N, h, w, C].
 
   Raises:
@@ -122,7 +122,7 @@ def resize_boxes(images: jax.Array, boxes: jax.Array, size: Size) -> jax.Array:
     across,
     images.astype(jnp.float32),
     along,
-    precision=jax.lax.Precision.HIGHEST,  # Else TPUs would round to some two grey levels.
+    precision=jax.lax.Precision.HIGHEST,  # Else TPUs would round to some two gray levels.
   )
   if jnp.issubdtype(images.dtype, jnp.integer):
     resized = jnp.round(resized)
@@ -136,9 +136,9 @@ def _resize_weights(start: jax.Array, extent: jax.Array, before: int, after: int
   at the ends of the box.
   """
   scale = extent[:, None, None] / after
-  centre = start[:, None, None] + (jnp.arange(after)[:, None] + 0.5) * scale
+  center = start[:, None, None] + (jnp.arange(after)[:, None] + 0.5) * scale
   pixel = jnp.arange(before)
-  weights = jnp.maximum(0, 1 - jnp.abs(pixel + 0.5 - centre) / jnp.maximum(scale, 1))
+  weights = jnp.maximum(0, 1 - jnp.abs(pixel + 0.5 - center) / jnp.maximum(scale, 1))
   start, extent = start[:, None, None], extent[:, None, None]
   weights = jnp.where((pixel >= start) & (pixel < start + extent), weights, 0)
   return weights / weights.sum(axis=-1, keepdims=True)

@@ -25,10 +25,10 @@ OPERATIONS = {
   'invert': '',
   'rotate': 'degrees, counter-clockwise',
   'posterize': 'bits that are kept, 0..8',
-  'solarize': 'least grey value that is inverted',
-  'solarize_add': 'added to grey values below 128',
-  'color': 'factor: 0 is grey, 1 no change',
-  'contrast': 'factor: 0 is evenly grey, 1 no change',
+  'solarize': 'least gray value that is inverted',
+  'solarize_add': 'added to gray values below 128',
+  'color': 'factor: 0 is gray, 1 no change',
+  'contrast': 'factor: 0 is evenly gray, 1 no change',
   'brightness': 'factor: 0 is black, 1 no change',
   'sharpness': 'factor: 0 is smoothed, 1 no change',
   'shear_x': 'columns per row, to the left',
@@ -47,7 +47,7 @@ def distort(
   pixels: jax.Array,
   operation: jax.Array,
   argument: jax.Array,
-  centre: jax.Array,
+  center: jax.Array,
   among: Sequence[str] = tuple(OPERATIONS),
 ) -> jax.Array:
   """Applies one operation to each image.
@@ -56,7 +56,7 @@ def distort(
     pixels: [N, H, W, C] uint8, with one or three channels.
     operation: [N] positions in `OPERATIONS`.
     argument: [N] float32, what `OPERATIONS` says.
-    centre: [N, 2] row and column of the centre of the square of `cutout`.
+    center: [N, 2] row and column of the center of the square of `cutout`.
     among: the operations that occur; the work for all others is left out.
 
   Returns:
@@ -74,9 +74,9 @@ def distort(
     return jnp.where(chosen[name], argument, 0) if name in chosen else jnp.zeros((1, 1, 1, 1))
 
   # An image undergoes one of these alone: the others leave it as it is, in whatever order.
-  stages: list[Stage] = [lambda pixels: _recoloured(pixels, chosen, argument)]
+  stages: list[Stage] = [lambda pixels: _recolored(pixels, chosen, argument)]
   if 'cutout' in chosen:
-    stages.append(lambda pixels: _cut(pixels, centre, own('cutout')[:, :, 0, 0].astype(jnp.int32)))
+    stages.append(lambda pixels: _cut(pixels, center, own('cutout')[:, :, 0, 0].astype(jnp.int32)))
   if 'sharpness' in chosen:
     stages.append(lambda pixels: _sharpened(pixels, jnp.where(chosen['sharpness'], argument, 1)))
   if 'auto_contrast' in chosen:
@@ -110,9 +110,9 @@ def _in_turn(stages: Sequence[Stage], pixels: jax.Array) -> jax.Array:
   )
 
 
-def _cut(pixels: jax.Array, centre: jax.Array, half: jax.Array) -> jax.Array:
-  """Fills squares of sides 2 * half, [N, 1], around their centres, [N, 2], with grey."""
-  boxes = jnp.concatenate([centre - half, 2 * half, 2 * half], axis=1)
+def _cut(pixels: jax.Array, center: jax.Array, half: jax.Array) -> jax.Array:
+  """Fills squares of sides 2 * half, [N, 1], around their centers, [N, 2], with gray."""
+  boxes = jnp.concatenate([center - half, 2 * half, 2 * half], axis=1)
   return jnp.where(inside(boxes, *pixels.shape[1:3]), jnp.uint8(_GREY), pixels)
 
 
@@ -121,7 +121,7 @@ def _sharpened(pixels: jax.Array, factor: jax.Array) -> jax.Array:
   count, height, width, channels = pixels.shape
   if height < 3 or width < 3:
     return pixels  # All is border, which stays as it is.
-  # Columns and channels in one axis: neighbours are then `channels` apart, and the axis is long.
+  # Columns and channels in one axis: neighbors are then `channels` apart, and the axis is long.
   flat = pixels.reshape(count, height, width * channels)
   values = flat.astype(jnp.int32)
   rows = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
@@ -132,19 +132,19 @@ def _sharpened(pixels: jax.Array, factor: jax.Array) -> jax.Array:
   return flat.at[:, 1:-1, channels:-channels].set(blended).reshape(pixels.shape)
 
 
-def _recoloured(pixels: jax.Array, chosen: dict[str, jax.Array], argument: jax.Array) -> jax.Array:
-  """Applies what changes a pixel regardless of its neighbours."""
+def _recolored(pixels: jax.Array, chosen: dict[str, jax.Array], argument: jax.Array) -> jax.Array:
+  """Applies what changes a pixel regardless of its neighbors."""
   whole = argument.astype(jnp.int32)
   kept = ((0xFF00 >> whole) & 0xFF).astype(jnp.uint8)
 
-  def mean_grey() -> jax.Array:
+  def mean_gray() -> jax.Array:
     mean = luma(pixels).mean(axis=(1, 2), keepdims=True, dtype=jnp.float32)
     return jnp.floor(mean + 0.5).astype(jnp.int32)
 
   blends: dict[str, Callable[[], jax.Array | int]] = {
     'brightness': lambda: 0,
     'color': lambda: luma(pixels),
-    'contrast': mean_grey,
+    'contrast': mean_gray,
   }
   zero, factor = jnp.zeros_like(whole), jnp.ones_like(argument)
   for name, dull in blends.items():
@@ -174,7 +174,7 @@ def _moved(
 ) -> jax.Array:
   """Takes each pixel from the nearest of another place; numbers [N, 1, 1], one of them not 0.
 
-  Rotations are about the centre, shears about the upper left corner.
+  Rotations are about the center, shears about the upper left corner.
   """
   count, height, width, channels = pixels.shape
   x = jnp.arange(width) + 0.5
@@ -193,7 +193,7 @@ def _moved(
 
 
 def _stretched(pixels: jax.Array) -> jax.Array:
-  """Spreads the grey values of each image and channel over 0..255."""
+  """Spreads the gray values of each image and channel over 0..255."""
   low = pixels.min(axis=(1, 2), keepdims=True).astype(jnp.int32)
   high = pixels.max(axis=(1, 2), keepdims=True).astype(jnp.int32)
   stretched = _quotient((pixels - low) * 255, jnp.maximum(high - low, 1))
@@ -201,7 +201,7 @@ def _stretched(pixels: jax.Array) -> jax.Array:
 
 
 def _equalized(pixels: jax.Array) -> jax.Array:
-  """Makes all grey values of each image and channel about equally frequent."""
+  """Makes all gray values of each image and channel about equally frequent."""
   count, _, _, channels = pixels.shape
   values = pixels.reshape(count, -1, channels).astype(jnp.int32)
   bins = (values * channels + jnp.arange(channels)).reshape(count, -1)

@@ -4,8 +4,8 @@
 * DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017,
   https://arxiv.org/abs/1708.04552
 
-Departures from the papers: both act on normalised images, so that 0 is the mean colour. Noise is
-normal with the deviation of the images, where Zhong et al. draw grey levels uniformly.
+Departures from the papers: both act on normalized images, so that 0 is the mean color. Noise is
+normal with the deviation of the images, where Zhong et al. draw gray levels uniformly.
 """
 
 from typing import Literal, get_args
@@ -33,7 +33,7 @@ def random_erasing(
 
   Args:
     key: random key.
-    images: [N, H, W, C] floating point, normalised.
+    images: [N, H, W, C] floating point, normalized.
     probability: of each image to lose a box.
     area: least and largest share of the image that a box covers.
     ratio: least and largest width / height of a box.
@@ -47,7 +47,7 @@ def random_erasing(
   """
   check_choice('fill', fill, get_args(Fill))
   if fill == 'noise' and not jnp.issubdtype(images.dtype, jnp.floating):
-    raise UserError(f'normal noise has no place in {images.dtype} images: normalise them first')
+    raise UserError(f'normal noise has no place in {images.dtype} images: normalize them first')
   count, height, width, _ = images.shape
   choice_key, box_key, noise_key = jax.random.split(key, 3)
   limit = (height - 1, width - 1)
@@ -64,14 +64,14 @@ def cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
 
   Args:
     key: random key.
-    images: [N, H, W, C], normalised.
-    side: side of the square in pixels. Its centre is a random pixel or, for an even side, the upper
+    images: [N, H, W, C], normalized.
+    side: side of the square in pixels. Its center is a random pixel or, for an even side, the upper
       left corner of one, so that the square may reach beyond the image.
 
   Returns:
     [N, H, W, C], same dtype.
   """
   count, height, width, _ = images.shape
-  centre = jax.random.randint(key, (count, 2), 0, jnp.array([height, width]))
-  boxes = jnp.concatenate([centre - side // 2, jnp.full((count, 2), side)], axis=1)
+  center = jax.random.randint(key, (count, 2), 0, jnp.array([height, width]))
+  boxes = jnp.concatenate([center - side // 2, jnp.full((count, 2), side)], axis=1)
   return jnp.where(inside(boxes, height, width), 0, images)

@@ -36,7 +36,7 @@ def mixup(
 
   Args:
     key: random key.
-    images: [N, H, W, C], normalised.
+    images: [N, H, W, C], normalized.
     labels: [N] integers, or [N, K] probabilities.
     alpha: the own weight has the distribution Beta(alpha, alpha); more than 0.
     num_classes: K, for labels [N].
@@ -64,12 +64,12 @@ def cutmix(
   """Replaces a box of each image by that of its partner, and the same share of its label.
 
   The share of the box has the distribution Beta(alpha, alpha), its shape is the image's and its
-  centre is a random pixel. What reaches beyond the image is cut off; labels are weighted by the
+  center is a random pixel. What reaches beyond the image is cut off; labels are weighted by the
   pixels that remain.
 
   Args:
     key: random key.
-    images: [N, H, W, C], normalised.
+    images: [N, H, W, C], normalized.
     labels: [N] integers, or [N, K] probabilities.
     alpha: more than 0; at 1 all shares are equally likely.
     num_classes: K, for labels [N].
@@ -101,7 +101,7 @@ def mix(
 
   Args:
     key: random key.
-    images: [N, H, W, C], normalised.
+    images: [N, H, W, C], normalized.
     labels: [N] integers, or [N, K] probabilities.
     num_classes: K, for labels [N].
     mixup_alpha: alpha of mixup; 0: no mixup.
@@ -159,12 +159,12 @@ def _mixup_weights(key: jax.Array, count: int, alpha: float) -> jax.Array:
 def _cutmix_weights(key: jax.Array, count: int, size: tuple[int, ...], alpha: float) -> jax.Array:
   """0 inside of a box and 1 elsewhere: [count, H, W, 1]."""
   height, width = size
-  share_key, centre_key = jax.random.split(key)
+  share_key, center_key = jax.random.split(key)
   side = jnp.sqrt(_beta(share_key, count, 'CutMix', alpha))[:, None]
   sides = jnp.array([height, width])
   half = (sides * side).astype(jnp.int32) // 2
-  centre = jax.random.randint(centre_key, (count, 2), 0, sides)
-  boxes = jnp.concatenate([centre - half, 2 * half], axis=1)
+  center = jax.random.randint(center_key, (count, 2), 0, sides)
+  boxes = jnp.concatenate([center - half, 2 * half], axis=1)
   return 1.0 - inside(boxes, height, width)
 
 

@@ -7,7 +7,7 @@ Departures from the paper: its text lists 14 operations, with `identity`; its re
 (tensorflow/tpu, EfficientNet) has 16, without it but with `invert`, `solarize_add` and `cutout`.
 `PAPER` and `RELEASED` are these lists; the default is the code's. Departures from the released
 code: distances in pixels, meant for images of 224, grow and shrink with the image; `contrast` has
-Pillow's mean grey, where the code divides the number of pixels by 256; smoothed and mean grey
+Pillow's mean gray, where the code divides the number of pixels by 256; smoothed and mean gray
 values are rounded, not truncated, as Pillow does; posterizing keeps 8 bits at most.
 """
 
@@ -61,12 +61,12 @@ def randaugment(
     pixels = jnp.clip(jnp.round(images), 0, 255).astype(jnp.uint8)
 
   def apply_one(pixels: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-    choice_key, sign_key, centre_key = jax.random.split(key, 3)
+    choice_key, sign_key, center_key = jax.random.split(key, 3)
     chosen = codes[jax.random.randint(choice_key, (count,), 0, len(operations))]
     sign = jax.random.rademacher(sign_key, (count,), jnp.float32)
-    centre = jax.random.randint(centre_key, (count, 2), 0, jnp.array([height, width]))
+    center = jax.random.randint(center_key, (count, 2), 0, jnp.array([height, width]))
     argument = jnp.array(middle)[chosen] + sign * jnp.array(spread)[chosen]
-    return distort(pixels, chosen, argument, centre, operations), None
+    return distort(pixels, chosen, argument, center, operations), None
 
   pixels, _ = jax.lax.scan(apply_one, pixels, jax.random.split(key, num_ops))
   return pixels.astype(images.dtype)

@@ -1,4 +1,4 @@
-"""Crops, flips and normalisation against plain NumPy, and all augmentations together.
+"""Crops, flips and normalization against plain NumPy, and all augmentations together.
 
 The oracle knows nothing of the random numbers: it searches all possible outcomes for the one that
 occurred, then checks how often each occurs.
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from attn_flax.data.augment.augmentation import Augmentation, normalise, random_crop
+from attn_flax.data.augment.augmentation import Augmentation, normalize, random_crop
 from attn_flax.data.augment.crop import random_flip
 from attn_flax.errors import UserError
 
@@ -87,17 +87,17 @@ def test_flip_mirrors_half_of_the_images():
   assert abs(mirrored - 500) < 5 * 15.8  # Standard deviations.
 
 
-def test_normalise_equals_a_loop():
+def test_normalize_equals_a_loop():
   images, mean, std = _images(2), (0.5, 0.4, 0.3), (0.2, 0.25, 0.125)
   expected = np.empty(images.shape)
   for index in np.ndindex(images.shape):
     expected[index] = (float(images[index]) / 255 - mean[index[-1]]) / std[index[-1]]
-  normalised = jax.jit(lambda images: normalise(images, mean, std))(images)
-  assert normalised.dtype == np.float32
-  np.testing.assert_allclose(normalised, expected, rtol=1e-5, atol=1e-6)
+  normalized = jax.jit(lambda images: normalize(images, mean, std))(images)
+  assert normalized.dtype == np.float32
+  np.testing.assert_allclose(normalized, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_training_crops_flips_and_normalises():
+def test_training_crops_flips_and_normalizes():
   images, mean, std = _images(400), (0.5, 0.4, 0.3), (0.2, 0.25, 0.125)
   augmentation = Augmentation(mean, std, crop_padding=1, flip=True)
   batch = np.asarray(jax.jit(augmentation.train)(jax.random.key(1), images))
@@ -156,7 +156,7 @@ FULL = Augmentation(
 
 
 def _pixels(batch):
-  """Normalised images back as grey values."""
+  """Normalized images back as gray values."""
   return np.round((np.asarray(batch) * PLAIN['std'] + PLAIN['mean']) * 255).astype(np.uint8)
 
 
@@ -214,7 +214,7 @@ def test_switching_one_on_leaves_the_draws_of_the_others(fields):
   assert not np.array_equal(_pixels(both), moved)
 
 
-def test_colours_change_before_and_erasing_after_normalisation():
+def test_colors_change_before_and_erasing_after_normalization():
   images = _images(40)
   key = jax.random.key(0)
   erased = np.asarray(jax.jit(Augmentation(**PLAIN, cutout=3).train)(key, images))

@@ -1,4 +1,4 @@
-"""Colour operations against Pillow and plain Python, and the draws of the jitter."""
+"""Color operations against Pillow and plain Python, and the draws of the jitter."""
 
 import colorsys
 import functools
@@ -15,8 +15,8 @@ from attn_flax.data.augment import color
 from attn_flax.errors import UserError
 
 STRENGTHS = {'brightness': 0.8, 'contrast': 0.8, 'saturation': 0.8, 'hue': 0.3}
-colour_jitter = jax.jit(color.colour_jitter, static_argnames=(*STRENGTHS, 'random_order'))
-random_grey = jax.jit(color.random_grey, static_argnames='probability')
+color_jitter = jax.jit(color.color_jitter, static_argnames=(*STRENGTHS, 'random_order'))
+random_gray = jax.jit(color.random_gray, static_argnames='probability')
 FACTORS = np.array([0.0, 0.4, 1.0, 1.3, 3.0], np.float32)
 
 
@@ -70,7 +70,7 @@ def test_changes_are_those_of_a_loop_and_of_pillow(name):
 def test_the_hue_turns_as_in_a_loop():
   shifts = np.array([-0.5, -0.21, 0.0, 1 / 3, 0.5], np.float32)
   images = _images(5)
-  images[1, :3] = images[1, :3, :, :1]  # Grey pixels, and some of the corners of the cube.
+  images[1, :3] = images[1, :3, :, :1]  # Gray pixels, and some of the corners of the cube.
   images[2, 0] = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 0, 0]]
   turned = jax.jit(color.adjust_hue)(images.astype(np.float32), shifts)
   for i, shift in enumerate(shifts):
@@ -81,7 +81,7 @@ def test_the_hue_turns_as_in_a_loop():
   np.testing.assert_array_equal(np.asarray(rounded[3])[..., [1, 2, 0]], images[3])
 
 
-def test_grey_values_are_pillows():
+def test_gray_values_are_pillows():
   images = _images(4, 30, 20)
   for image, grey in zip(images, color.luma(jnp.asarray(images)), strict=True):
     np.testing.assert_array_equal(grey[..., 0], np.asarray(Image.fromarray(image).convert('L')))
@@ -110,7 +110,7 @@ def test_factors_are_uniform(name, strength, low, high):
   # One pixel that no factor brings to an end of the range, so that it tells the factor.
   images = np.full((count, 2, 2, 3), (120.0, 90.0, 100.0), np.float32)
   images[:, 0, 1] = images[:, 1, 1] = 60
-  made = colour_jitter(jax.random.key(0), images, **{name: strength})
+  made = color_jitter(jax.random.key(0), images, **{name: strength})
   factors = _factors(name, images.astype(float), np.asarray(made, float))
   assert factors.min() >= low - 1e-4 and factors.max() <= high + 1e-4
   # A wrong range or one number for many images would give a probability of almost 0.
@@ -119,7 +119,7 @@ def test_factors_are_uniform(name, strength, low, high):
 
 def test_hue_shifts_are_uniform():
   images = np.full((2000, 1, 1, 3), (200.0, 50.0, 50.0), np.float32)
-  made = colour_jitter(jax.random.key(0), images, hue=0.2)
+  made = color_jitter(jax.random.key(0), images, hue=0.2)
   shifts = [colorsys.rgb_to_hsv(*pixel / 255)[0] for pixel in np.asarray(made, float)[:, 0, 0]]
   shifts = (np.array(shifts) + 0.5) % 1 - 0.5
   assert np.abs(shifts).max() <= 0.2 + 1e-4
@@ -130,7 +130,7 @@ def test_the_factors_of_an_image_have_nothing_in_common():
   images = np.full((2000, 2, 2, 3), (120.0, 90.0, 100.0), np.float32)
   images[:, 0, 1] = images[:, 1, 1] = 60
   names = ('brightness', 'contrast', 'saturation')
-  made = [colour_jitter(jax.random.key(0), images, **{name: 0.3}) for name in names]
+  made = [color_jitter(jax.random.key(0), images, **{name: 0.3}) for name in names]
   factors = [
     _factors(name, images.astype(float), np.asarray(one, float))
     for name, one in zip(names, made, strict=True)
@@ -142,7 +142,7 @@ def test_the_factors_of_an_image_have_nothing_in_common():
 def _single(key):
   """Each operation alone, as the jitter draws it: functions of images."""
   return {
-    name: functools.partial(colour_jitter, key, **{name: strength})
+    name: functools.partial(color_jitter, key, **{name: strength})
     for name, strength in STRENGTHS.items()
   }
 
@@ -153,7 +153,7 @@ def test_the_operations_follow_one_another_in_the_documented_order():
   expected = images
   for step in _single(key).values():
     expected = step(expected)
-  made = colour_jitter(key, images, **STRENGTHS)
+  made = color_jitter(key, images, **STRENGTHS)
   np.testing.assert_allclose(made, expected, atol=0.02)
 
 
@@ -163,7 +163,7 @@ def test_a_random_order_is_one_of_all_possible_for_the_whole_batch():
   for seed in range(24):
     key = jax.random.key(seed)
     steps = [step for name, step in _single(key).items() if name != 'hue']
-    made, found = colour_jitter(key, images, 0.8, 0.8, 0.8, random_order=True), []
+    made, found = color_jitter(key, images, 0.8, 0.8, 0.8, random_order=True), []
     for order in itertools.permutations(range(3)):
       expected = images
       for place in order:
@@ -175,24 +175,24 @@ def test_a_random_order_is_one_of_all_possible_for_the_whole_batch():
   assert len(orders) >= 5  # Of six: fewer are less likely than 1 in 700.
 
 
-def test_grey_images_are_as_frequent_as_asked_for():
+def test_gray_images_are_as_frequent_as_asked_for():
   images = _images(1000)
-  made = np.asarray(random_grey(jax.random.key(0), images, 0.2))
+  made = np.asarray(random_gray(jax.random.key(0), images, 0.2))
   assert made.dtype == np.uint8
-  is_grey = 0
+  is_gray = 0
   for before, after in zip(images, made, strict=True):
     grey = np.asarray(Image.fromarray(before).convert('L'))[..., None].repeat(3, axis=-1)
-    is_grey += np.array_equal(after, grey)
+    is_gray += np.array_equal(after, grey)
     assert np.array_equal(after, grey) or np.array_equal(after, before)
-  assert abs(is_grey - 200) < 4 * 12.6  # A standard deviation of 12.6.
+  assert abs(is_gray - 200) < 4 * 12.6  # A standard deviation of 12.6.
 
 
 def test_no_strength_leaves_the_pixels_alone():
   images = _images(10)
   key = jax.random.key(0)
-  np.testing.assert_array_equal(colour_jitter(key, images), images)
-  np.testing.assert_array_equal(colour_jitter(key, images, random_order=True), images)
-  np.testing.assert_array_equal(random_grey(key, images, 0), images)
+  np.testing.assert_array_equal(color_jitter(key, images), images)
+  np.testing.assert_array_equal(color_jitter(key, images, random_order=True), images)
+  np.testing.assert_array_equal(random_gray(key, images, 0), images)
   one = jnp.ones(10)
   for name in ('brightness', 'contrast', 'saturation'):
     np.testing.assert_array_equal(getattr(color, f'adjust_{name}')(images, one), images)
@@ -202,7 +202,7 @@ def test_no_strength_leaves_the_pixels_alone():
 def test_the_key_decides():
   images = _images(50)
   first, again, other = (
-    colour_jitter(jax.random.key(seed), images, **STRENGTHS) for seed in (3, 3, 4)
+    color_jitter(jax.random.key(seed), images, **STRENGTHS) for seed in (3, 3, 4)
   )
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
@@ -211,10 +211,10 @@ def test_the_key_decides():
 def test_images_of_one_channel_have_brightness_and_contrast_but_no_hue():
   images = _images(20, channels=1)
   key = jax.random.key(0)
-  assert color.colour_jitter(key, images, 0.4, 0.4).shape == images.shape
-  np.testing.assert_array_equal(colour_jitter(key, images, saturation=0.4), images)
-  np.testing.assert_array_equal(random_grey(key, images, 1), images)
+  assert color.color_jitter(key, images, 0.4, 0.4).shape == images.shape
+  np.testing.assert_array_equal(color_jitter(key, images, saturation=0.4), images)
+  np.testing.assert_array_equal(random_gray(key, images, 1), images)
   with pytest.raises(UserError, match='hues .* three channels.*these have 1'):
-    color.colour_jitter(key, images, hue=0.1)
+    color.color_jitter(key, images, hue=0.1)
   with pytest.raises(UserError, match='grey values .* these have 4'):
-    color.random_grey(key, _images(2, channels=4), 0.5)
+    color.random_gray(key, _images(2, channels=4), 0.5)

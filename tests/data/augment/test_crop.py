@@ -182,15 +182,15 @@ def test_windows_of_another_size_are_cut_from_everywhere(padding, size):
     assert all(abs(number - expected) < 5 * np.sqrt(expected) for number in corners.values())
 
 
-def test_the_centre_is_in_the_centre():
+def test_the_center_is_in_the_center():
   images = _images(2, 7, 6)
-  np.testing.assert_array_equal(crop.centre_crop(images, (3, 4)), images[:, 2:5, 1:5])
-  np.testing.assert_array_equal(crop.centre_crop(images, (7, 6)), images)
+  np.testing.assert_array_equal(crop.center_crop(images, (3, 4)), images[:, 2:5, 1:5])
+  np.testing.assert_array_equal(crop.center_crop(images, (7, 6)), images)
 
 
 @pytest.mark.parametrize('size', [(7, 5), (6, 6), (0, 3)])
 def test_a_window_larger_than_the_image_is_refused(size):
   with pytest.raises(UserError, match=f'{size[0]} x {size[1]} pixels.*6 x 5'):
-    crop.centre_crop(_images(1), size)
+    crop.center_crop(_images(1), size)
   with pytest.raises(UserError, match=f'{size[0]} x {size[1]} pixels.*6 x 5'):
     crop.random_crop(jax.random.key(0), _images(1), 0, 'constant', size)

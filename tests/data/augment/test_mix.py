@@ -114,7 +114,7 @@ def test_the_boxes_of_cutmix_lie_everywhere():
   boxes = np.array([box for box in boxes if box is not None])
   middle = np.stack([boxes[:, 0] + boxes[:, 1], boxes[:, 2] + boxes[:, 3]], axis=1) / 2
   deviation = middle.std(axis=0) / np.sqrt(len(middle))
-  # A centre is a pixel y, the box [y - half, y + half): on average half a pixel before the middle.
+  # A center is a pixel y, the box [y - half, y + half): on average half a pixel before the middle.
   assert (np.abs(middle.mean(axis=0) - np.array([7, 9]) / 2) < 0.5 + 4 * deviation).all()
   assert abs(np.corrcoef(middle.T)[0, 1]) < 5 / np.sqrt(len(middle))
 

@@ -44,7 +44,7 @@ AFFINE = {
 
 
 def _photos(height, width, channels=3):
-  """Images of different kinds: noise, a ramp, a dark one, one of two colours and a plain one."""
+  """Images of different kinds: noise, a ramp, a dark one, one of two colors and a plain one."""
   rng = np.random.default_rng(0)
   noise = rng.integers(0, 256, (height, width, channels))
   x, y = np.meshgrid(np.arange(width), np.arange(height))
@@ -55,7 +55,7 @@ def _photos(height, width, channels=3):
   return np.clip(images, 0, 255).astype(np.uint8)
 
 
-def _pillow(name, pixels, argument, centre):
+def _pillow(name, pixels, argument, center):
   """One operation on one image [H, W, C] as Pillow does it, or a loop where it has none."""
   grey = pixels.shape[-1] == 1
   image = Image.fromarray(pixels[..., 0] if grey else pixels)
@@ -91,8 +91,8 @@ def _pillow(name, pixels, argument, centre):
     )
   else:
     made, half = pixels.copy(), int(argument)
-    for y in range(max(centre[0] - half, 0), min(centre[0] + half, height)):
-      for x in range(max(centre[1] - half, 0), min(centre[1] + half, width)):
+    for y in range(max(center[0] - half, 0), min(center[0] + half, height)):
+      for x in range(max(center[1] - half, 0), min(center[1] + half, width)):
         made[y, x] = 128
   return np.asarray(made).reshape(pixels.shape)
 
@@ -111,14 +111,14 @@ def test_every_operation_is_pillows(monkeypatch, shape, form):
     for name in names
     for argument in ARGUMENTS[name]
   ]
-  centres = np.random.default_rng(1).integers(0, (height, width), (len(cases), 2))
+  centers = np.random.default_rng(1).integers(0, (height, width), (len(cases), 2))
   pixels, codes, arguments = (np.array(column) for column in zip(*cases, strict=True))
   call = jax.jit(lambda *arrays: distort.distort(*arrays))  # A function of its own: traced anew.
-  made = np.asarray(call(pixels, codes, arguments.astype(np.float32), centres))
+  made = np.asarray(call(pixels, codes, arguments.astype(np.float32), centers))
   assert made.shape == pixels.shape and made.dtype == np.uint8
 
   for i, (photo, code, argument) in enumerate(cases):
-    expected = _pillow(names[code], photo, argument, centres[i])
+    expected = _pillow(names[code], photo, argument, centers[i])
     difference = np.abs(made[i].astype(int) - expected)
     where = f'{names[code]} {argument}, image {i}'
     if names[code] in ('color', 'contrast', 'brightness', 'sharpness'):
@@ -140,13 +140,13 @@ def test_every_operation_is_pillows(monkeypatch, shape, form):
 def test_the_operations_left_out_do_not_change_the_others():
   pixels = _photos(12, 9)
   count = len(pixels)
-  centre = jnp.full((count, 2), 4)
+  center = jnp.full((count, 2), 4)
   whole_of = jax.jit(distort.distort)
   for name in ('equalize', 'rotate', 'contrast', 'sharpness'):
     code = jnp.full(count, list(distort.OPERATIONS).index(name))
     argument = jnp.full(count, ARGUMENTS[name][-1])
-    whole = whole_of(pixels, code, argument, centre)
-    alone = distort.distort(pixels, code, argument, centre, (name,))
+    whole = whole_of(pixels, code, argument, center)
+    alone = distort.distort(pixels, code, argument, center, (name,))
     np.testing.assert_array_equal(alone, whole, name)
 
 

@@ -59,7 +59,7 @@ def test_balanced_classes_that_do_not_divide_the_epoch():
     counts = np.bincount(labels[Order(1, 8, labels).epoch(epoch)], minlength=3)
     assert sorted(counts) == [2, 3, 3]
     extra += counts == 3
-  assert extra.min() > 20  # No class is favoured.
+  assert extra.min() > 20  # No class is favored.
 
 
 def test_class_counts_and_weights():

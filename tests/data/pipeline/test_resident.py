@@ -184,5 +184,5 @@ def test_one_and_eight_devices_agree(tmp_path):
   with np.load(file) as actual:
     assert set(actual) == set(expected) and len(expected) == 5 * 2 + 5 * 3
     for name in expected:
-      # Normalisation may be fused differently; a wrong crop or example is far outside of this.
+      # Normalization may be fused differently; a wrong crop or example is far outside of this.
       np.testing.assert_allclose(actual[name], expected[name], rtol=1e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Datasets of the catalogue: their table, their features and splits, and what is read of them."""
+"""Datasets of the catalog: their table, their features and splits, and what is read of them."""
 
 import dataclasses
 import io
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow_datasets as tfds
-from fake_catalog import SIZES, FakeSource, catalogue, encode, write_metadata
+from fake_catalog import SIZES, FakeSource, catalog, encode, write_metadata
 from PIL import Image
 
 from attn_flax import data
@@ -38,7 +38,7 @@ def pixels(encoded, size=None):
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100', 'imagenet2012'])
-def test_the_table_agrees_with_the_catalogue(tmp_path, name):
+def test_the_table_agrees_with_the_catalog(tmp_path, name):
   spec = data.DATASETS[name]
   features = dict(tfds.builder(name, data_dir=tmp_path).info.features)
   assert spec.num_classes == features['label'].num_classes
@@ -90,7 +90,7 @@ def test_missing_splits_are_cut_off_the_training_images(stored, expected):
 
 @pytest.mark.parametrize('name', ['cifar100', 'mnist', 'eurosat/rgb'])
 def test_small_images_of_one_size_are_read_into_memory(tmp_path, name):
-  with catalogue(tmp_path, name) as opened:
+  with catalog(tmp_path, name) as opened:
     dataset = data.load(name)
     features = tfds.builder(name).info.features
   assert opened == ['train', 'train', 'test']
@@ -110,7 +110,7 @@ def test_small_images_of_one_size_are_read_into_memory(tmp_path, name):
 
 
 def test_another_size_than_the_datasets_own(tmp_path):
-  with catalogue(tmp_path, 'mnist'):
+  with catalog(tmp_path, 'mnist'):
     dataset = data.load('mnist', size=32, splits=['test'])
     features = tfds.builder('mnist').info.features
   split = dataset.splits['test']
@@ -124,7 +124,7 @@ def test_images_of_many_sizes_stay_encoded(tmp_path, name):
   sizes = {'train': 1000, 'validation': 9, 'test': 5}
   if name == 'caltech_birds2011':
     del sizes['validation']
-  with catalogue(tmp_path, name, sizes) as opened:
+  with catalog(tmp_path, name, sizes) as opened:
     dataset = data.load(name)
   assert all(isinstance(split, data.Records) for split in dataset.splits.values())
   expected = {
@@ -147,7 +147,7 @@ def test_images_of_many_sizes_stay_encoded(tmp_path, name):
 @pytest.mark.parametrize('name', ['oxford_iiit_pet', 'caltech_birds2011'])
 def test_masks_and_boxes_follow_the_image(tmp_path, name):
   shapes = [(300, 400), (400, 300)] * 10
-  with catalogue(tmp_path, name, shapes=shapes):
+  with catalog(tmp_path, name, shapes=shapes):
     dataset = data.load(name, annotations=True, splits=['test'])
     features = tfds.builder(name).info.features
   split = dataset.splits['test'].take(range(7))
@@ -185,14 +185,14 @@ def test_what_a_mask_means():
 
 
 def test_annotations_that_are_not_there(tmp_path):
-  with catalogue(tmp_path, 'oxford_flowers102', dict(train=5)):
+  with catalog(tmp_path, 'oxford_flowers102', dict(train=5)):
     with pytest.raises(UserError, match="'oxford_flowers102' has no masks and boxes"):
       data.load('oxford_flowers102', annotations=True)
 
 
 @pytest.mark.parametrize('label', [-1, 102])
 def test_a_label_out_of_range_is_named(tmp_path, label):
-  with catalogue(tmp_path, 'oxford_flowers102', labels=[0] * 19 + [label]):
+  with catalog(tmp_path, 'oxford_flowers102', labels=[0] * 19 + [label]):
     dataset = data.load('oxford_flowers102', size=32, splits=['test'])
     assert len(dataset.splits['test']) == 7
     message = f'example 19 of oxford_flowers102/train has label {label}, and the 102 classes.*101'
@@ -210,7 +210,7 @@ def test_a_broken_image_is_named(tmp_path, monkeypatch):
     return found[: len(found) // 2] if key == 'image' and index == 3 else found
 
   monkeypatch.setattr(FakeSource, 'value', broken)
-  with catalogue(tmp_path, 'cifar10'):
+  with catalog(tmp_path, 'cifar10'):
     with pytest.raises(UserError, match='example 3 of cifar10/test cannot be used: .*truncated'):
       data.load('cifar10', splits=['test'])
 
@@ -279,7 +279,7 @@ def test_sizes_and_splits(tmp_path):
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A dataset that is in no catalogue."""
+  """A dataset that is in no catalog."""
 
   name = 'shapes'
   VERSION = tfds.core.Version('1.0.0')
@@ -397,7 +397,7 @@ def test_stored_files_that_are_not_whole(shapes, tmp_path, how):
 
 
 def test_a_stored_split_that_is_not_there(tmp_path):
-  with catalogue(tmp_path, 'cifar10', dict(train=10)):
+  with catalog(tmp_path, 'cifar10', dict(train=10)):
     assert len(data.load('cifar10', splits=['train']).splits['train']) == 9
     with pytest.raises(UserError, match="unknown stored split of cifar10 'test'.*train"):
       data.load('cifar10')
@@ -511,6 +511,6 @@ def test_importing_is_light_and_reading_needs_no_tensorflow(shapes):
 
 def test_the_facts_are_not_shared_between_loads(tmp_path):
   before = dataclasses.asdict(data.DATASETS['cifar10'])
-  with catalogue(tmp_path, 'cifar10'):
+  with catalog(tmp_path, 'cifar10'):
     data.load('cifar10')
   assert dataclasses.asdict(data.DATASETS['cifar10']) == before and SIZES == dict(train=20, test=7)

@@ -108,10 +108,10 @@ class _Watched:
 
 
 def test_splits_share_no_photo_pixel(monkeypatch):
-  # A photo in three greys, one for each split's 60, 15 and 25 % of the width. Painted without
-  # contrast, whatever stands on one grey has its luma; a pixel of another strip would show.
-  greys = np.repeat(np.float32([0.3, 0.5, 0.7]), [384, 96, 160])
-  photo = np.broadcast_to(greys[:, None], (427, 640, 3))
+  # A photo in three grays, one for each split's 60, 15 and 25 % of the width. Painted without
+  # contrast, whatever stands on one gray has its luma; a pixel of another strip would show.
+  grays = np.repeat(np.float32([0.3, 0.5, 0.7]), [384, 96, 160])
+  photo = np.broadcast_to(grays[:, None], (427, 640, 3))
   monkeypatch.setattr(generate, '_photos', lambda: [photo])
   flat = dataclasses.replace(generate.DIFFICULTIES[32], contrast=(0.0, 0.0), noise=(0.0, 0.0))
   for name, grey in zip(NAMES, [0.3, 0.5, 0.7], strict=True):
@@ -129,20 +129,20 @@ def test_boxes_are_tight(splits, large):
 
 
 def test_masks_cover_the_painted_digit():
-  # With neither noise nor fragments, the inside of the digit has one colour that no photo has.
+  # With neither noise nor fragments, the inside of the digit has one color that no photo has.
   bare = dataclasses.replace(generate.DIFFICULTIES[32], fragments=(0, 0), noise=(0.0, 0.0))
   arrays = generate.generate('train', 200, difficulty=bare)
   inside, outside = [], []
   for image, mask in zip(arrays['image'], arrays['mask'][..., 0], strict=True):
-    colours, counts = np.unique(image[mask], axis=0, return_counts=True)
-    has_colour = (image == colours[counts.argmax()]).all(-1)
-    inside.append(has_colour[mask].mean())
-    outside.append(has_colour[~mask].mean())
+    colors, counts = np.unique(image[mask], axis=0, return_counts=True)
+    has_color = (image == colors[counts.argmax()]).all(-1)
+    inside.append(has_color[mask].mean())
+    outside.append(has_color[~mask].mean())
   assert np.mean(inside) > 0.3 and np.max(outside) < 0.1 and np.mean(outside) < 0.001
 
 
-def test_masks_look_like_the_labelled_digit(splits):
-  """A nearest neighbour among clean digits recognises most masks, shrunk to 8 x 8 pixels."""
+def test_masks_look_like_the_labeled_digit(splits):
+  """A nearest neighbor among clean digits recognizes most masks, shrunk to 8 x 8 pixels."""
   digits = datasets.load_digits()
   arrays = splits['test']
   correct = []

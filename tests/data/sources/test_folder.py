@@ -159,7 +159,7 @@ FORMATS = {
   'webp': lambda image: saved(image, 'webp', lossless=True),
   'lossy webp': lambda image: saved(image, 'webp', quality=95),
   'palette png': lambda image: saved(image.quantize(256), 'png'),
-  'palette png with one transparent colour': lambda image: saved(
+  'palette png with one transparent color': lambda image: saved(
     image.quantize(255), 'png', transparency=255
   ),
   'opaque png with alpha': lambda image: saved(image.convert('RGBA'), 'png'),
@@ -179,7 +179,7 @@ def test_formats_give_the_same_pixels(kind):
 
 
 @pytest.mark.parametrize('kind', ['jpeg', 'png', 'webp', '1 bit', 'with alpha', '16 bits'])
-def test_grey_images(kind):
+def test_gray_images(kind):
   grey = picture(2, channels=1)
   wide = np.asarray(grey).astype(np.uint16) * 257
   encoded = {
@@ -211,7 +211,7 @@ def test_cmyk_jpeg():
   assert np.abs(decode.central_crop(cmyk, 40) - reference(image)).mean() < 6
 
 
-@pytest.mark.parametrize('kind', ['rgba png', 'palette png', 'webp', 'grey', 'colour key'])
+@pytest.mark.parametrize('kind', ['rgba png', 'palette png', 'webp', 'grey', 'color key'])
 def test_what_is_transparent_lies_on_white(kind):
   pixels = np.full((40, 40, 4), (200, 30, 60, 255), np.uint8)
   pixels[:20, :, 3] = 0
@@ -223,7 +223,7 @@ def test_what_is_transparent_lies_on_white(kind):
     encoded = saved(palette, 'png', transparency=bytes([255, 0]))
   elif kind == 'grey':
     encoded = saved(image.convert('LA'), 'png')
-  elif kind == 'colour key':
+  elif kind == 'color key':
     encoded = saved(image.convert('RGB'), 'png', transparency=(1, 2, 3))
   else:
     encoded = saved(image, kind.split()[-1], **({'lossless': True} if kind == 'webp' else {}))

@@ -19,7 +19,7 @@ from attn_flax.data.sources.tfds import storage
 from attn_flax.data.sources.tfds.storage import lock as _lock
 
 _DESCRIPTION = """\
-One handwritten digit, off-centre, among fragments of other digits on real photo texture, with the
+One handwritten digit, off-center, among fragments of other digits on real photo texture, with the
 digit's visible pixels (`mask`) and their tight box (`bbox`). The splits share neither source
 digits nor photo pixels; the classes are balanced. `source` is the digit's index in scikit-learn's
 `load_digits`.
@@ -46,9 +46,9 @@ Derived from data that ship with scikit-learn (BSD-3-Clause):
 * digits: `load_digits`, from "Optical Recognition of Handwritten Digits", E. Alpaydin and
   C. Kaynak, UCI Machine Learning Repository, 1998;
 * china.jpg: photo by danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035/,
-  CC BY 2.0, https://creativecommons.org/licenses/by/2.0/, cropped and recoloured;
+  CC BY 2.0, https://creativecommons.org/licenses/by/2.0/, cropped and recolored;
 * flower.jpg: photo by vultilion, https://www.flickr.com/photos/vultilion/6056698931/,
-  CC BY 2.0, https://creativecommons.org/licenses/by/2.0/, cropped and recoloured.
+  CC BY 2.0, https://creativecommons.org/licenses/by/2.0/, cropped and recolored.
 """
 
 

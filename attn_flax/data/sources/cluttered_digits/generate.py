@@ -1,6 +1,6 @@
 """Cluttered digits: handwritten digits on real photo texture, with exact masks and boxes.
 
-One digit stands off-centre among fragments of other digits, so that a network has to find it and
+One digit stands off-center among fragments of other digits, so that a network has to find it and
 an explanation of the network can be scored against the pixels that matter. After the cluttered
 translated MNIST of Mnih et al., "Recurrent Models of Visual Attention", NeurIPS 2014,
 https://arxiv.org/abs/1406.6247.
@@ -10,7 +10,7 @@ source digit (scikit-learn keeps the digits in near-writer order, so contiguous 
 most writers apart) nor a photo pixel (each split has vertical strips of its own).
 
 Every example is a function of (split, number of examples, size, seed, difficulty). Another CPU or
-NumPy release may round a grey level differently, no more.
+NumPy release may round a gray level differently, no more.
 """
 
 import dataclasses
@@ -139,15 +139,15 @@ def _chunks(
 
 
 class _Layer(NamedTuple):
-  """Something painted over images: opacity [N, H, W] in 0..1 and one colour [N, 3] each."""
+  """Something painted over images: opacity [N, H, W] in 0..1 and one color [N, 3] each."""
 
   opacity: np.ndarray
-  colour: np.ndarray
+  color: np.ndarray
 
   def paint(self, image: np.ndarray, chosen: np.ndarray) -> None:
     """Paints the layer, in place, over those of image [N, H, W, 3] where `chosen` [N] is true."""
     opacity, below = self.opacity[chosen, ..., None], image[chosen]
-    image[chosen] = below + opacity * (self.colour[chosen, None, None] - below)
+    image[chosen] = below + opacity * (self.color[chosen, None, None] - below)
 
 
 def _compose(
@@ -250,19 +250,19 @@ def _sources(rng: np.random.Generator, split: str, labels: np.ndarray) -> np.nda
 def _digit_layer(
   rng: np.random.Generator, source: np.ndarray, image: np.ndarray, difficulty: Difficulty
 ) -> _Layer:
-  """The labelled digits, inside images [N, H, W, 3], in a colour that stands out where they are."""
+  """The labeled digits, inside images [N, H, W, 3], in a color that stands out where they are."""
   count, size = len(image), image.shape[1]
   side = rng.uniform(*difficulty.digit_side, size=count)
-  # The arcsine law favours the edges: "look at the middle" must not pass for an explanation.
+  # The arcsine law favors the edges: "look at the middle" must not pass for an explanation.
   room = np.maximum(1 - side, 0)[:, None]
-  centre = np.sin(rng.uniform(-np.pi / 2, np.pi / 2, (count, 2))) * room
+  center = np.sin(rng.uniform(-np.pi / 2, np.pi / 2, (count, 2))) * room
   half_side = side * glyphs.CELL_PER_DIGIT  # Not halved: the image is two units wide.
-  placement = glyphs.placement(rng, centre, half_side, difficulty.rotation_deg, difficulty.shear)
+  placement = glyphs.placement(rng, center, half_side, difficulty.rotation_deg, difficulty.shear)
   opacity = glyphs.stroke(glyphs.warp(glyphs.digits()[0][source], placement, size))
 
   ink = np.maximum(opacity.sum((1, 2)), 1e-3)
   luma_under_digit = (image @ glyphs.LUMA * opacity).sum((1, 2)) / ink
-  return _Layer(opacity, glyphs.colours(rng, luma_under_digit, difficulty.contrast))
+  return _Layer(opacity, glyphs.colors(rng, luma_under_digit, difficulty.contrast))
 
 
 def _fragment_layer(
@@ -278,7 +278,7 @@ def _fragment_layer(
   windows = ink[source[:, None, None], top + offset[:, None], left + offset]
 
   half_side = rng.uniform(*difficulty.fragment_side, size=count)
-  centre = rng.uniform(-1, 1, (count, 2))
-  placement = glyphs.placement(rng, centre, half_side, rotation_deg=180, shear=difficulty.shear)
+  center = rng.uniform(-1, 1, (count, 2))
+  placement = glyphs.placement(rng, center, half_side, rotation_deg=180, shear=difficulty.shear)
   opacity = glyphs.stroke(glyphs.warp(windows, placement, size))
-  return _Layer(opacity, glyphs.colours(rng, photo_luma, difficulty.contrast))
+  return _Layer(opacity, glyphs.colors(rng, photo_luma, difficulty.contrast))

@@ -1,4 +1,4 @@
-"""Handwritten digits as glyphs: upsampled, placed by affine maps, and coloured to stand out.
+"""Handwritten digits as glyphs: upsampled, placed by affine maps, and colored to stand out.
 
 What the generator in `cluttered_digits.py` draws with. Coordinates are (y, x) in -1..1 from edge
 to edge, both in a glyph and in an image.
@@ -23,8 +23,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
   cells = np.pad(bunch.images / 16, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
   side = cells.shape[1]
   # Keys' cubic convolution; what lies beyond the border counts as empty paper.
-  centres = (np.arange(side * UPSAMPLING) + 0.5) / UPSAMPLING - 0.5
-  distance = np.abs(centres[:, None] - np.arange(side))
+  centers = (np.arange(side * UPSAMPLING) + 0.5) / UPSAMPLING - 0.5
+  distance = np.abs(centers[:, None] - np.arange(side))
   near = 1.5 * distance**3 - 2.5 * distance**2 + 1
   far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
   weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
@@ -34,23 +34,23 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def placement(
   rng: np.random.Generator,
-  centre: np.ndarray,
+  center: np.ndarray,
   half_side: np.ndarray,
   rotation_deg: float,
   shear: float,
 ) -> np.ndarray:
   """Affine maps [N, 2, 3] from image (y, x, 1) to glyph (y, x).
 
-  Under them a glyph stands at `centre` [N, 2] with `half_side` [N], randomly turned by up to
+  Under them a glyph stands at `center` [N, 2] with `half_side` [N], randomly turned by up to
   `rotation_deg` degrees and sheared by up to `shear`, either way.
   """
-  count = len(centre)
+  count = len(center)
   angle = np.deg2rad(rng.uniform(-rotation_deg, rotation_deg, count))
   slant = rng.uniform(-shear, shear, count)
   cos, sin = np.cos(angle), np.sin(angle)
   rows = [[cos, sin], [slant * cos - sin, slant * sin + cos]]
   linear = np.moveaxis(np.array(rows), -1, 0) / half_side[:, None, None]
-  return np.concatenate([linear, -linear @ centre[..., None]], -1).astype(np.float32)
+  return np.concatenate([linear, -linear @ center[..., None]], -1).astype(np.float32)
 
 
 def warp(ink: np.ndarray, placements: np.ndarray, size: int) -> np.ndarray:
@@ -89,10 +89,10 @@ def stroke(ink: np.ndarray) -> np.ndarray:
   return np.clip((ink - 0.30) / 0.45, 0, 1)
 
 
-def colours(
+def colors(
   rng: np.random.Generator, background_luma: np.ndarray, contrast: tuple[float, float]
 ) -> np.ndarray:
-  """Random colours [N, 3] in 0..1 whose luma differs from `background_luma` [N] by `contrast`.
+  """Random colors [N, 3] in 0..1 whose luma differs from `background_luma` [N] by `contrast`.
 
   A luma that would leave 0..1 is taken on the other side of the background, or clipped where
   neither side has room.

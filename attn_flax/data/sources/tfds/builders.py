@@ -27,7 +27,7 @@ def open_builder(
   """Opens a prepared dataset; CIFAR is made first where that is asked for.
 
   Args:
-    name: of the catalogue, such as 'cifar10' or 'eurosat/rgb'; or the folder of a prepared
+    name: of the catalog, such as 'cifar10' or 'eurosat/rgb'; or the folder of a prepared
       dataset, which holds its dataset_info.json, as a path that begins with '/', '.' or '~'.
     data_dir: root folder of the datasets; None: see `storage.root`.
     download: whether to download and prepare what is missing, where that works without TensorFlow.
@@ -87,7 +87,7 @@ def find_prepared(
 def open_name(
   name: str, root: pathlib.Path, known: Collection[str] = ()
 ) -> 'tfds.core.DatasetBuilder':
-  """Opens a dataset of the catalogue, prepared or not.
+  """Opens a dataset of the catalog, prepared or not.
 
   Raises:
     UserError: an unknown name.

@@ -37,7 +37,7 @@ _NO_FLIP = (
 _HELD_OUT = 0.1  # Share of the training split that stands in for a split that is not there.
 _READ_AT_ONCE = 1000
 
-# Which values of a mask are the labelled object; by default all but 0.
+# Which values of a mask are the labeled object; by default all but 0.
 _FOREGROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'oxford_iiit_pet': lambda mask: mask == 1,  # 2 is the background, 3 the border between them.
   'caltech_birds2011': lambda mask: mask > 127,  # A vote of five, in steps of 51.
@@ -160,7 +160,7 @@ class CatalogSource:
     return f'example {self._indices[index]} of {self._builder_name}/{self._split}'
 
   def foreground(self, mask: np.ndarray) -> np.ndarray:
-    """Which values of a mask mean the labelled object."""
+    """Which values of a mask mean the labeled object."""
     is_object = _FOREGROUND.get(self._builder_name)
     return mask > 0 if is_object is None else is_object(mask)
 
