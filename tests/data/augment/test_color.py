@@ -216,5 +216,5 @@ def test_images_of_one_channel_have_brightness_and_contrast_but_no_hue():
   np.testing.assert_array_equal(random_gray(key, images, 1), images)
   with pytest.raises(UserError, match='hues .* three channels.*these have 1'):
     color.color_jitter(key, images, hue=0.1)
-  with pytest.raises(UserError, match='grey values .* these have 4'):
+  with pytest.raises(UserError, match='gray values .* these have 4'):
     color.random_gray(key, _images(2, channels=4), 0.5)
