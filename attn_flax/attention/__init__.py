@@ -8,6 +8,7 @@ from attn_flax.attention.dual import Dual
 from attn_flax.attention.eca import ECA
 from attn_flax.attention.hybrid import Hybrid
 from attn_flax.attention.mechanisms import ATTENTION
+from attn_flax.attention.names import list_attention
 from attn_flax.attention.non_local import NonLocal
 from attn_flax.attention.sasa import StandAlone
 from attn_flax.attention.sca import SCA
@@ -26,4 +27,5 @@ __all__ = [
   'Hybrid',
   'NonLocal',
   'StandAlone',
+  'list_attention',
 ]

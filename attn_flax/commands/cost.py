@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from attn_flax import list_attention
+from attn_flax.attention import list_attention
 from attn_flax.costs import table
 
 

@@ -1,8 +1,7 @@
 """Networks, by name and with attention at their places."""
 
-from attn_flax.attention.names import list_attention
 from attn_flax.models.create import add_attention, create_model
 from attn_flax.models.network import Network
 from attn_flax.models.zoo import MODELS, list_models
 
-__all__ = ['MODELS', 'Network', 'add_attention', 'create_model', 'list_attention', 'list_models']
+__all__ = ['MODELS', 'Network', 'add_attention', 'create_model', 'list_models']
