@@ -55,13 +55,15 @@ def check_range(
   bounds = [
     f'{text} {bound:g}'
     for text, bound in (
-      ('of at least', least),
+      ('of at least', least if most == math.inf else -math.inf),
       ('above', above),
-      ('of at most', most),
+      ('of at most', most if least == -math.inf else math.inf),
       ('below', below),
     )
     if math.isfinite(bound)
   ]
+  if math.isfinite(least) and math.isfinite(most):
+    bounds = [f'from {least:g} to {most:g}']
   raise UserError(f'{what}={value!r} is impossible; choose {name} {" and ".join(bounds)}'.rstrip())
 
 

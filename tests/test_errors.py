@@ -32,7 +32,7 @@ def test_numbers_within_their_bounds_pass(value, bounds):
     (4, {'least': 1, 'odd': True}, 'an odd number of at least 1'),
     (1.0, {'least': 0, 'below': 1}, 'a number of at least 0 and below 1'),
     (0, {'above': 0}, 'a number above 0'),
-    (1.1, {'least': 0, 'most': 1}, 'a number of at least 0 and of at most 1'),
+    (1.1, {'least': 0, 'most': 1}, 'a number from 0 to 1'),
     (math.nan, {'least': 0}, 'a number of at least 0'),
     (math.inf, {'least': 0}, 'a number of at least 0'),
     ('3', {'least': 0}, 'a number of at least 0'),

@@ -11,7 +11,7 @@ from scipy import special
 from attn_flax.tasks.task import Batch, Options, Outputs, Predictions, Sums, Task
 
 
-def classification(options: Options) -> Task:
+def classification(options: Options = Options()) -> Task:  # noqa: B008
   """The task of a classifier, whose outputs are logits [N, K] float32.
 
   Its batches hold `label`, [N] int32 or, where images are mixed, [N, K] probabilities.

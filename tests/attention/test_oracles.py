@@ -230,7 +230,9 @@ def test_adaptive_kernel_size_is_the_nearest_odd_number(gamma, b):
 
 @pytest.mark.parametrize('kernel_size', [0, 2, 4, -1])
 def test_eca_refuses_kernels_without_a_middle(kernel_size):
-  with pytest.raises(UserError, match=f'kernel_size={kernel_size} is not an odd number'):
+  with pytest.raises(
+    UserError, match=f'kernel_size={kernel_size} is impossible; choose an odd number'
+  ):
     _shapes(eca.ECA(kernel_size), _input())
 
 
@@ -273,14 +275,14 @@ def test_lp_pool_has_a_finite_gradient_at_a_map_of_zeros():
 
 
 @pytest.mark.parametrize(
-  ('module', 'text'),
+  ('module', 'fields', 'text'),
   [
-    (cbam.CBAM(RATIO, order='channelfirst'), "did you mean 'channel_first'"),
-    (cbam.CBAM(RATIO, pools=('mean',)), 'avg, lp, lse, max'),
-    (bam.BAM(RATIO, combine='add'), 'allowed: product, sum'),
+    (cbam.CBAM, {'order': 'channelfirst'}, "did you mean 'channel_first'"),
+    (cbam.CBAM, {'pools': ('mean',)}, 'avg, lp, lse, max'),
+    (bam.BAM, {'combine': 'add'}, 'allowed: product, sum'),
   ],
   ids=['order', 'pool', 'combine'],
 )
-def test_unknown_options_are_refused_with_the_allowed_ones(module, text):
+def test_unknown_options_are_refused_with_the_allowed_ones(module, fields, text):
   with pytest.raises(UserError, match=text):
-    _shapes(module, _input())
+    _shapes(module(RATIO, **fields), _input())

@@ -79,7 +79,7 @@ MISTAKES = {
   ),
   'zero epochs': (
     ['--config={configs}/eca.py', '--config.train.epochs=0'],
-    'train.epochs=0 is impossible; choose a number at least 1',
+    'train.epochs=0 is impossible; choose a whole number of at least 1',
   ),
   'zero updates': (['{eca}', '--config.train.steps=0'], 'train.steps=0 is impossible'),
   'zero log_every': (['{eca}', '--config.log_every=0'], 'log_every=0 is impossible'),

@@ -19,7 +19,7 @@ from attn_flax.commands import predict
 from attn_flax.commands.explain import METHODS
 from attn_flax.data.decode import central_crop
 from attn_flax.explain import perturbation
-from attn_flax.training import run_folder
+from attn_flax.training import run_folder, trained_run
 from attn_flax.training.checkpoints import Checkpoints
 from attn_flax.training.experiment import open_experiment
 from configs import cbam
@@ -183,7 +183,7 @@ def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
 
     return run
 
-  evaluate = predict._probabilities.__wrapped__
+  evaluate = trained_run._probabilities.__wrapped__
 
   @functools.partial(jax.jit, static_argnames=('model', 'augmentation'))
   def probabilities(model, augmentation, variables, images):
@@ -191,7 +191,7 @@ def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
     return evaluate(model, augmentation, variables, images)
 
   monkeypatch.setattr(predict, 'BATCH', 2)
-  monkeypatch.setattr(predict, '_probabilities', probabilities)
+  monkeypatch.setattr(trained_run, '_probabilities', probabilities)
   for name in ('grad_cam', 'own_map'):
     monkeypatch.setitem(METHODS, name, counted(name, METHODS[name]))
   monkeypatch.setattr(explain_run, 'faithfulness', counted('scores', perturbation.faithfulness))
@@ -279,7 +279,7 @@ def test_classes_that_share_a_name_are_told_apart(workdir, photos, monkeypatch, 
   run_folder.write_json(folder / 'dataset.json', described)
   probabilities = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.4, 0.09, 0.23], np.float32)
   monkeypatch.setattr(
-    predict, '_probabilities', lambda *args: np.tile(probabilities, (len(args[-1]), 1))
+    trained_run, '_probabilities', lambda *args: np.tile(probabilities, (len(args[-1]), 1))
   )
   labels = []
 

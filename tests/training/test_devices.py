@@ -149,7 +149,7 @@ def eight(data_dir, tmp_path_factory):
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={DEVICES}',
     'JAX_PLATFORMS': 'cpu',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',
-    'PYTHONPATH': str(ROOT),
+    'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests' / 'helpers')]),
     'TFDS_DATA_DIR': str(data_dir),
   }
   done = subprocess.run(

@@ -170,5 +170,5 @@ def test_a_source_that_is_none_is_named(tmp_path, monkeypatch, source, match):
 
 @pytest.mark.parametrize('name', ['aa', 'sasa'])
 def test_what_replaces_a_convolution_cannot_start_as_the_identity(name):
-  with pytest.raises(UserError, match='replaces a convolution, so no start'):
+  with pytest.raises(UserError, match='replaces a convolution, so the network cannot start'):
     create_model('resnet18', attention=name, attention_kwargs={'start': 'identity'})
