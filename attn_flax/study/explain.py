@@ -73,7 +73,8 @@ class Explainer:
     self._normalize = normalize
     self._steps = steps
     self._init = jax.jit(
-      functools.partial(model.init, train=False), compiler_options=options_to_run_once()
+      functools.partial(model.init, train=False),
+      compiler_options=options_to_run_once(jax.default_backend()),  # Where it runs.
     )
 
   def _cam(self, variables, images, labels):

@@ -26,7 +26,7 @@ from attn_flax.study.performance import PredictionsOfRuns
 from attn_flax.study.pictures import Picturer, choose
 from attn_flax.study.scores import SeedImages, summarize
 from attn_flax.tasks.task import Predictions
-from attn_flax.training.checkpoints import read_best, read_weights
+from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.experiment import Experiment, make_model, open_experiment
 from attn_flax.training.scoring import Scorer
 
@@ -137,7 +137,7 @@ def _readable(groups: Groups) -> Groups:
   def checked(member: Member) -> Member:
     if not member.error:
       try:
-        read_best(member.folder)
+        read_weights(member.folder)
       except UserError as error:
         return member._replace(error=str(error))
     return member

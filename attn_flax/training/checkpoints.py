@@ -169,24 +169,26 @@ class Checkpoints:
       'choose another --workdir'
     )
 
-  def read_variables(self, step: int) -> Variables:
+  def read_weights(self, step: int) -> Variables:
     """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
 
-    Where the run kept a moving average of them, it is that which is read.
+    Where the run kept a moving average of them, the average is read. A network without batch norms
+    has no `batch_stats`.
 
     Raises:
       UserError: when the checkpoint is damaged.
     """
     folder = self.folder / str(step) / 'state'
-    try:
-      with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(folder).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        state = reader.restore(folder, restore_args=as_numpy)
-    except Exception as error:  # Orbax raises many types, by what is damaged.
-      raise UserError(f'the checkpoint {folder} cannot be read ({_reason(error)})') from None
+    with _draining_loops():
+      try:
+        with ocp.PyTreeCheckpointer() as reader:
+          tree = reader.metadata(folder).item_metadata.tree
+          as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+          state = reader.restore(folder, restore_args=as_numpy)
+      except Exception as error:  # Orbax raises many types, by what is damaged.
+        raise UserError(f'the checkpoint {folder} cannot be read ({_reason(error)})') from None
     source = state.get('ema') or state
-    return {name: source.get(name) or {} for name in ('params', 'batch_stats')}
+    return {name: source[name] for name in ('params', 'batch_stats') if source.get(name)}
 
   def close(self) -> None:
     """Waits for the last save; raises its error if it failed."""
@@ -203,37 +205,35 @@ def _task_of(workdir: pathlib.Path) -> Task:
   )
 
 
-def read_best(workdir: pathlib.Path) -> Variables:
-  """`params` and `batch_stats` of a run folder's best checkpoint, see `Checkpoints.read_variables`.
+def read_weights(workdir: pathlib.Path) -> Variables:
+  """The weights to use of a run folder, on the device, as `model.apply` takes them.
+
+  They are those of the best checkpoint, or of the latest where none is scored; of these, the moving
+  average where the run kept one. Neither the network nor the optimizer needs to be known.
 
   Raises:
     UserError: when the folder holds no checkpoint, or it cannot be read.
   """
   checkpoints = Checkpoints(workdir, read_only=True)
   try:
-    return checkpoints.read_variables(checkpoints.best_or_latest())
+    return jax.device_put(checkpoints.read_weights(checkpoints.best_or_latest()))
   finally:
     checkpoints.close()
 
 
-def read_weights(workdir: pathlib.Path) -> Variables:
-  """The weights of a run's best checkpoint on the device, as `model.apply` takes them.
-
-  Raises:
-    UserError: when the folder holds no checkpoint, or it cannot be read.
-  """
-  return jax.device_put({name: tree for name, tree in read_best(workdir).items() if tree})
-
-
 def restore_best(workdir: pathlib.Path, like: State) -> tuple[State, int]:
-  """The state of a run folder's best checkpoint, or its latest where none is scored; its update.
+  """The whole state of a run folder's best checkpoint, and its update.
+
+  Unlike `read_weights` it keeps the raw weights beside their moving average, and checks that all of
+  it fits the network. Where no checkpoint is scored, the latest is taken.
 
   Args:
     workdir: the run folder.
     like: a state, or its shapes, dtypes and shardings alone.
 
   Raises:
-    UserError: when the folder holds no checkpoint.
+    UserError: when the folder holds no checkpoint, or one that cannot be read or belongs to another
+      network.
   """
   checkpoints = Checkpoints(workdir, read_only=True)
   try:

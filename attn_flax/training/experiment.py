@@ -97,7 +97,7 @@ class Experiment(NamedTuple):
 
   def fresh_state(self, key: jax.Array) -> TrainState:
     """A new state, on every device."""
-    options = options_to_run_once()
+    options = options_to_run_once(self.mesh.devices.flat[0].platform)
     make = jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)
     return make(key)
 
@@ -235,12 +235,15 @@ def make_task(config: ConfigDict, dataset: data.Dataset) -> Task:
   return find_task(run_folder.task_name(config), Options(train.label_smoothing, weights))
 
 
-def options_to_run_once() -> dict[str, int] | None:
+def options_to_run_once(platform: str) -> dict[str, int] | None:
   """Compiler options of a program that runs once or so, such as the initialization of weights.
 
   On CPU, compiling it with optimization takes far longer than that gains.
+
+  Args:
+    platform: of the devices that the program runs on.
   """
-  return {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+  return {'xla_backend_optimization_level': 0} if platform == 'cpu' else None
 
 
 def make_mesh() -> Mesh:

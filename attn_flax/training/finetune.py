@@ -10,11 +10,11 @@ import numpy as np
 
 from attn_flax.errors import UserError
 from attn_flax.interop.torch_weights import from_torch
-from attn_flax.layers.types import Variables
-from attn_flax.training.checkpoints import read_best
+from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.steps import TrainState
 
-Flat = dict[str, np.ndarray]
+# Weights by path, such as `params/stage1_block1/conv1/kernel`.
+FlatWeights = dict[str, np.ndarray | jax.Array]
 
 
 class Loaded(NamedTuple):
@@ -44,10 +44,10 @@ class Loaded(NamedTuple):
     return '; '.join(parts)
 
 
-def read_weights(source: str) -> Flat:
+def read_source(source: str) -> FlatWeights:
   """`params/...` and `batch_stats/...` of a run folder's best checkpoint, or of a PyTorch file.
 
-  Where the run kept a moving average of its weights, it is that which is read.
+  Where the run kept a moving average of its weights, the average is read.
 
   Raises:
     UserError: when the source is neither, or cannot be read.
@@ -58,14 +58,11 @@ def read_weights(source: str) -> Flat:
       f'--config.init_from={source} does not exist; name a run folder, or a PyTorch, safetensors '
       'or npz file'
     )
-  if path.is_dir():
-    variables: Variables = read_best(path)
-  else:
-    _, variables = from_torch(path)
+  variables = read_weights(path) if path.is_dir() else from_torch(path)[1]
   return flax.traverse_util.flatten_dict(variables, sep='/')
 
 
-def start_from(state: TrainState, weights: Flat) -> tuple[TrainState, Loaded]:
+def start_from(state: TrainState, weights: FlatWeights) -> tuple[TrainState, Loaded]:
   """A fresh state with every weight that fits taken over; its average starts from the same.
 
   Raises:

@@ -21,7 +21,7 @@ from attn_flax.errors import UserError
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.experiment import Experiment, open_experiment
-from attn_flax.training.finetune import Flat, read_weights, start_from
+from attn_flax.training.finetune import FlatWeights, read_source, start_from
 from attn_flax.training.log import Log
 from attn_flax.training.scoring import Scorer
 from attn_flax.training.steps import TrainState, make_train_step
@@ -83,7 +83,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> run_folder.Json:
   first = jax.process_index() == 0
   weights = None
   if config.init_from is not None and not (workdir / 'config.json').exists():
-    weights = read_weights(config.init_from)
+    weights = read_source(config.init_from)
   if first:
     run_folder.open_run(workdir, config)
   jax.experimental.multihost_utils.sync_global_devices('run folder')
@@ -118,7 +118,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> run_folder.Json:
 
 
 def _run(
-  experiment: Experiment, workdir: pathlib.Path, checkpoints: Checkpoints, weights: Flat | None
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  checkpoints: Checkpoints,
+  weights: FlatWeights | None,
 ) -> dict[str, float]:
   """Trains from the latest checkpoint to the last update, or from `weights` where there is none.
 
@@ -129,19 +132,13 @@ def _run(
   accumulate = config.train.accumulate
   init_key, train_key = jax.random.split(jax.random.key(config.seed))
   train_key = jax.device_put(train_key, experiment.replicated)
-  latest = checkpoints.latest()
-  if latest is None:
-    start, state = 0, experiment.fresh_state(init_key)
-    if config.init_from is not None:
-      state, loaded = start_from(state, weights or read_weights(config.init_from))
-      if jax.process_index() == 0:
-        print(f'starting from {config.init_from}: {loaded.describe()}')
-        run_folder.write_json(workdir / 'init_from.json', loaded._asdict())
+  start = checkpoints.latest()
+  if start is None:
+    start, state = 0, _fresh_state(experiment, workdir, init_key, weights)
     progress = dict.fromkeys(_TIMES, 0.0)
   else:
-    start = latest
-    state, progress = checkpoints.restore(start, experiment.abstract_state())
-    progress = {name: progress[name] for name in _TIMES}
+    state, stored = checkpoints.restore(start, experiment.abstract_state())
+    progress = {name: stored[name] for name in _TIMES}
   if start >= experiment.updates:
     return progress
 
@@ -191,6 +188,20 @@ def _run(
       if not window:
         began = time.perf_counter()
   return progress
+
+
+def _fresh_state(
+  experiment: Experiment, workdir: pathlib.Path, key: jax.Array, weights: FlatWeights | None
+) -> TrainState:
+  """A new state, with the weights that the config starts from; `weights` where they are read."""
+  state, source = experiment.fresh_state(key), experiment.config.init_from
+  if source is None:
+    return state
+  state, loaded = start_from(state, weights or read_source(source))
+  if jax.process_index() == 0:
+    print(f'starting from {source}: {loaded.describe()}')
+    run_folder.write_json(workdir / 'init_from.json', loaded._asdict())
+  return state
 
 
 def compile_step(

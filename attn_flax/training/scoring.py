@@ -41,8 +41,10 @@ class Scorer:
     count = self._pipeline.num_examples
     if scores['count'] != count:
       raise RuntimeError(f'scored {scores["count"]} examples of a split of {count}')
+    # A compiled function sorts its names; in what is stored, the targets follow the network's own.
+    names = sorted(predictions[0], key=lambda name: name in self._task.targets)
     return scores, {
-      name: np.concatenate([part[name] for part in predictions])[:count] for name in predictions[0]
+      name: np.concatenate([part[name] for part in predictions])[:count] for name in names
     }
 
   def score_state(

@@ -256,11 +256,14 @@ def test_se_has_the_hidden_width_of_its_ratio_and_divisor(channels, ratio, divis
   assert shapes['params']['channel']['reduce']['kernel'].shape == (channels, hidden)
 
 
-@pytest.mark.parametrize('ratio', [0, 25])
-def test_a_ratio_that_leaves_no_hidden_unit_is_refused(ratio):
-  for module in (se.SE(ratio), cbam.CBAM(ratio), bam.BAM(ratio)):
-    with pytest.raises(UserError, match=f'ratio={ratio} does not fit {C} channels'):
-      _shapes(module, _input())
+@pytest.mark.parametrize(
+  ('ratio', 'text'),
+  [(0, 'ratio=0 is impossible; choose a whole'), (25, f'ratio=25 does not fit {C} channels')],
+)
+def test_a_ratio_that_leaves_no_hidden_unit_is_refused(ratio, text):
+  for module in (se.SE, cbam.CBAM, bam.BAM):
+    with pytest.raises(UserError, match=text):
+      _shapes(module(ratio), _input())
 
 
 def test_log_sum_exp_pool_does_not_overflow():

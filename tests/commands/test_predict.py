@@ -190,7 +190,7 @@ def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
     traces['probabilities'] += 1
     return evaluate(model, augmentation, variables, images)
 
-  monkeypatch.setattr(predict, 'BATCH', 2)
+  monkeypatch.setattr(trained_run, 'BATCH', 2)
   monkeypatch.setattr(trained_run, '_probabilities', probabilities)
   for name in ('grad_cam', 'own_map'):
     monkeypatch.setitem(METHODS, name, counted(name, METHODS[name]))

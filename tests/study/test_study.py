@@ -1,6 +1,5 @@
 """A study: what it is made of, what it trains, which runs it compares, and what it computes."""
 
-import dataclasses
 import json
 import pathlib
 import types
@@ -353,11 +352,11 @@ def test_a_checkpoint_that_cannot_be_read_is_a_row(study, tmp_path, monkeypatch)
     make_folder(run.folder, run.config, seed=run.seed)
   broken = planned[1].folder
 
-  def read_best(folder):
+  def read_weights(folder):
     if folder == broken:
       raise UserError('the checkpoint is damaged')
 
-  monkeypatch.setattr(measure, 'read_best', read_best)
+  monkeypatch.setattr(measure, 'read_weights', read_weights)
   found = measure._readable(groups.of_plan(planned, {'eca/seed2': 'loss is nan'}))
   errors = {name: [member.error for member in members] for name, members in found.items()}
   assert errors == {
@@ -387,7 +386,9 @@ def random_predictions(rng, labels, strength, num_classes=7):
 
 
 def compare_performance(predictions, baseline='plain', task=TASK):
-  return performance.compare(task, predictions, baseline, ())
+  first = next(run for runs in predictions.values() for run in runs.values())
+  class_names = [f'class {k}' for k in range(first['logits'].shape[1])]
+  return performance.compare(task, predictions, baseline, class_names)
 
 
 def test_performance_is_that_of_the_predictions():
@@ -428,8 +429,7 @@ def test_performance_is_that_of_the_predictions():
 def test_of_a_task_where_lower_is_better_the_lower_score_is_better():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 7, 500)
-  task = dataclasses.replace(
-    TASK,
+  task = TASK._replace(
     best='error',
     higher_is_better=False,
     examples=lambda predictions: 1 - TASK.examples(predictions),

@@ -10,7 +10,7 @@ import run_files
 import main
 from attn_flax.tasks import names
 from attn_flax.tasks.task import Task
-from attn_flax.training.checkpoints import Checkpoints, read_best
+from attn_flax.training.checkpoints import Checkpoints, read_weights
 from attn_flax.training.loop import train
 from configs import base
 
@@ -80,7 +80,7 @@ def test_its_scores_are_logged_and_stored(finished):
   assert result['test_error'] < 1 and result['test_worst'] >= result['test_error']
   assert not any('top' in name for line in [*lines, result] for name in line)
   with np.load(finished / 'predictions.npz') as stored:
-    assert set(stored) == {'guess', 'ema_guess', 'brightness'}
+    assert stored.files == ['guess', 'brightness', 'ema_guess']
     errors = (stored['guess'] - stored['brightness']) ** 2
   assert errors.mean() == pytest.approx(result['test_error'], rel=1e-4)
 
@@ -94,7 +94,7 @@ def test_the_lowest_error_is_the_best(finished):
   checkpoints = Checkpoints(finished, read_only=True)
   assert checkpoints.best() == best == run_files.read(finished)['best_step']
   checkpoints.close()
-  assert set(read_best(finished)) == {'params', 'batch_stats'}
+  assert set(read_weights(finished)) == {'params', 'batch_stats'}
 
 
 def test_it_is_scored_again(finished, capsys):

@@ -1,6 +1,7 @@
 """Checkpoints: which are kept, what a damaged one does, and that no failed save passes unseen."""
 
 import errno
+import gc
 import os
 import pathlib
 import re
@@ -12,7 +13,8 @@ import pytest
 import run_files
 
 from attn_flax.errors import UserError
-from attn_flax.training.checkpoints import Checkpoints, read_best
+from attn_flax.tasks.names import find_task
+from attn_flax.training.checkpoints import Checkpoints, read_weights
 
 
 def state(value):
@@ -57,6 +59,19 @@ def test_the_latest_and_the_best_are_kept(scores, kept, best, tmp_path):
   assert run_files.steps(tmp_path) == kept
 
 
+def test_the_best_may_be_the_lowest(tmp_path):
+  """By the task: its score, and the direction; of equal ones, the latest."""
+  task = find_task('classification')._replace(best='error', higher_is_better=False)
+  checkpoints = Checkpoints(tmp_path, task)
+  for step, error in enumerate([0.5, 0.2, 0.9, 0.2, 0.3], start=1):
+    checkpoints.save(step, state(step), {}, {'val_error': error, 'val_top1': error})
+  checkpoints.close()
+  assert run_files.steps(tmp_path) == [4, 5]
+  reader = Checkpoints(tmp_path, task, read_only=True)
+  assert (reader.latest(), reader.best()) == (5, 4)
+  reader.close()
+
+
 def test_a_checkpoint_returns_what_was_saved(tmp_path):
   save_all(tmp_path, [0.9, 0.1])
   checkpoints = Checkpoints(tmp_path)
@@ -76,7 +91,7 @@ def test_the_best_weights_are_the_average_where_there_is_one(tmp_path, average):
   checkpoints.save(2, {**jax.tree.map(jnp.ones_like, weights), 'ema': ema}, {}, {'val_top1': 0.1})
   checkpoints.close()
   expected = ema or weights
-  jax.tree.map(np.testing.assert_array_equal, read_best(tmp_path), expected)
+  jax.tree.map(np.testing.assert_array_equal, read_weights(tmp_path), expected)
 
 
 def test_a_relative_folder_works(tmp_path, monkeypatch):
@@ -120,6 +135,31 @@ def test_a_damaged_file_is_an_error_or_harmless(how, tmp_path):
       refused.add(path.relative_to(folder).parts[0])
     path.write_bytes(content)
   assert {'state', 'progress'} | ({'metrics'} if how != 'removed' else set()) <= refused
+
+
+@pytest.mark.parametrize('reads', ['the whole state', 'the weights'])
+def test_a_damaged_array_prints_no_traceback(reads, tmp_path, capfd):
+  """Orbax leaves the reads of the other arrays behind, each of which would print one."""
+  arrays = {f'kernel{i}': jnp.full((40, 30), i, jnp.float32) for i in range(20)}
+  saved = {'params': arrays, 'batch_stats': {}}
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, saved, {}, {'val_top1': 0.5, 'val_loss': 1.0})
+  checkpoints.close()
+  folder = tmp_path / 'checkpoints' / '1' / 'state'
+  for path in (folder / 'manifest.ocdbt', *(folder / 'd').iterdir()):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    reader = Checkpoints(tmp_path, read_only=True)
+    with pytest.raises(UserError, match='checkpoints/1.* cannot be read'):
+      if reads == 'the weights':
+        reader.read_weights(1)
+      else:
+        reader.restore(1, abstract(saved))
+    reader.close()
+    path.write_bytes(content)
+  gc.collect()  # What a task's error is printed by, where nobody has asked for it.
+  printed = capfd.readouterr().err
+  assert 'Traceback' not in printed and 'Event loop is closed' not in printed
 
 
 @pytest.mark.parametrize(

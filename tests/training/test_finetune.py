@@ -16,7 +16,7 @@ from attn_flax import UserError, create_model
 from attn_flax.attention import ATTENTION
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
-from attn_flax.training.finetune import read_weights, start_from
+from attn_flax.training.finetune import read_source, start_from
 from attn_flax.training.optimizer import freeze
 from attn_flax.training.steps import init_state, make_train_step
 
@@ -149,7 +149,7 @@ def test_a_run_starts_from_a_run_and_from_a_pytorch_file(tmp_path, capsys):
   assert 'does not exist' in capsys.readouterr().err and not (tmp_path / 'third').exists()
 
   np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar10-resnet18')[0])
-  loaded = read_weights(str(tmp_path / 'weights.npz'))
+  loaded = read_source(str(tmp_path / 'weights.npz'))
   assert loaded['params/stage1_block1/conv1/kernel'].shape == (3, 3, 64, 64)
 
 
@@ -165,7 +165,7 @@ def test_a_source_that_is_none_is_named(tmp_path, monkeypatch, source, match):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'words.txt').write_text('words')
   with pytest.raises(UserError, match=match):
-    read_weights(source)
+    read_source(source)
 
 
 @pytest.mark.parametrize('name', ['aa', 'sasa'])
