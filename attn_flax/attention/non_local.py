@@ -4,6 +4,7 @@ Wang et al., "Non-local Neural Networks" (CVPR 2018, https://arxiv.org/abs/1711.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -103,7 +104,9 @@ class NonLocal(nn.Module):
       return products.weights(q, k, queries, (height, width), normalize=normalize)
 
     g = flat(halve(embed(source, 'g'), 'after'))
-    attend = functools.partial(products.attend, grid=(height, width), normalize=normalize)
+    attend: Callable[..., jax.Array] = functools.partial(
+      products.attend, grid=(height, width), normalize=normalize
+    )
     if self.kernel == 'concatenation':
       # The defining product is as long as both vectors together.
       pairs = q.shape[2] * k.shape[2] * n
