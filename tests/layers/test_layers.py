@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 from oracles import conv_loop
 
 from attn_flax import layers
@@ -15,6 +15,7 @@ from attn_flax.layers import convolution, pool
 # One unit in the last place of bfloat16, at most, relative to the value.
 BFLOAT16_ULP = 2.0**-7
 NHWC = ('NHWC', 'HWIO', 'NHWC')
+PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def _normal(*shape, seed=0):
@@ -28,6 +29,11 @@ def _apply(module, variables, x):
 
 def _program(function, *args):
   return str(jax.make_jaxpr(function)(*args))
+
+
+def _lowered(function, *args, platform):
+  """The StableHLO that a platform's compiler is given; it needs no device of that platform."""
+  return export.export(jax.jit(function), platforms=[platform])(*args).mlir_module()
 
 
 # --- batch norm
@@ -169,8 +175,8 @@ def test_conv_is_the_loop_with_pytorchs_padding(size, kernel, stride, dilation, 
 @pytest.mark.parametrize('size', [(8, 6), (7, 5)])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_1x1_convolution_as_a_product_is_the_convolution(monkeypatch, stride, size, barrier):
+  """With the barrier, which depends on the version of JAX, and without it."""
   monkeypatch.setattr(convolution, '_BARRIER', barrier)
-  monkeypatch.setattr(convolution, '_on_cpu', lambda: True)
   x, kernel = _normal(2, *size, 3, seed=1), _normal(1, 1, 3, 4, seed=2)
 
   def ours(x, kernel):
@@ -180,9 +186,10 @@ def test_1x1_convolution_as_a_product_is_the_convolution(monkeypatch, stride, si
   def reference(x, kernel):
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, 'VALID', dimension_numbers=NHWC)
 
-  program = _program(ours, x, kernel)
-  assert 'dot_general' in program and 'conv_general_dilated' not in program
-  assert ('optimization_barrier' in program) == barrier
+  for platform in PLATFORMS:
+    program = _lowered(ours, x, kernel, platform=platform)
+    assert 'dot_general' in program and 'stablehlo.convolution' not in program
+    assert ('optimization_barrier' in program) == (barrier and platform == 'cpu')
   _assert_same_values_and_gradients(ours, reference, x, kernel)
 
 
@@ -196,7 +203,6 @@ def _assert_same_values_and_gradients(function, reference, x, kernel):
   chex.assert_trees_all_close(got, wanted, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize('on_cpu', [True, False])
 @pytest.mark.parametrize(
   ('kernel', 'padding'),
   [
@@ -207,8 +213,8 @@ def _assert_same_values_and_gradients(function, reference, x, kernel):
     ((5, 3, 1, 1), ((4, 0), (0, 1))),
   ],
 )
-def test_shifted_conv_is_the_convolution(monkeypatch, kernel, padding, on_cpu):
-  monkeypatch.setattr(convolution, '_on_cpu', lambda: on_cpu)
+def test_shifted_conv_is_the_convolution(kernel, padding):
+  """On the CPU in a form of its own, elsewhere as it is."""
   x, weights = _normal(2, 9, 6, kernel[2], seed=1), _normal(*kernel, seed=2)
 
   def ours(x, weights):
@@ -217,7 +223,30 @@ def test_shifted_conv_is_the_convolution(monkeypatch, kernel, padding, on_cpu):
   def reference(x, weights):
     return lax.conv_general_dilated(x, weights, (1, 1), padding, dimension_numbers=NHWC)
 
-  assert ('conv_general_dilated' in _program(ours, x, weights)) != on_cpu
+  for platform in PLATFORMS:
+    program = _lowered(ours, x, weights, platform=platform)
+    assert ('stablehlo.convolution' in program) == (platform != 'cpu')
+    assert ('stablehlo.dot_general' in program) == (platform == 'cpu')
+  _assert_same_values_and_gradients(ours, reference, x, weights)
+
+
+@pytest.mark.parametrize('size', [(8, 6), (7, 5)])
+@pytest.mark.parametrize('kernel', [3, 5])
+@pytest.mark.parametrize(('stride', 'padding'), [(1, (1, 1)), (2, (0, 1)), (2, (2, 2))])
+def test_depthwise_conv_is_the_convolution(size, kernel, stride, padding):
+  """On the CPU in a form of its own, elsewhere as it is."""
+  x, weights = _normal(2, *size, 6, seed=1), _normal(kernel, kernel, 1, 6, seed=2)
+  options = {'dimension_numbers': NHWC, 'feature_group_count': 6}
+
+  def ours(x, weights):
+    return layers.depthwise_conv(x, weights, (stride,) * 2, (padding,) * 2, **options)
+
+  def reference(x, weights):
+    return lax.conv_general_dilated(x, weights, (stride,) * 2, (padding,) * 2, **options)
+
+  for platform in PLATFORMS:
+    program = _lowered(ours, x, weights, platform=platform)
+    assert ('stablehlo.convolution' in program) == (platform != 'cpu')
   _assert_same_values_and_gradients(ours, reference, x, weights)
 
 
@@ -226,8 +255,7 @@ def test_shifted_conv_is_the_convolution(monkeypatch, kernel, padding, on_cpu):
   [{'stride': 2}, {'dilation': 2}, {'groups': 2}],
   ids=lambda options: next(iter(options)),
 )
-def test_shifted_conv_refuses_what_it_does_not_cover(monkeypatch, options):
-  monkeypatch.setattr(convolution, '_on_cpu', lambda: True)
+def test_shifted_conv_refuses_what_it_does_not_cover(options):
   module = layers.conv(2, 3, name='conv', conv_general_dilated=layers.shifted_conv, **options)
   with pytest.raises(ValueError, match='no strides, groups or dilations'):
     jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 6, 5, 2)))
@@ -275,7 +303,7 @@ def test_largest_is_the_maximum_and_gives_it_the_gradient(axis):
 def test_largest_has_no_nan_where_recomputed_entries_miss_the_maximum(monkeypatch, off, kept):
   """As compilers may round differently in the gradient's pass; a rounding loses nothing."""
   x, dx = _normal(6, 5), _normal(6, 5, seed=1)
-  monkeypatch.setattr(layers, 'largest', lambda x, axis: x.max(axis) + off * np.abs(x.max(axis)))
+  monkeypatch.setattr(pool, 'largest', lambda x, axis: x.max(axis) + off * np.abs(x.max(axis)))
   _, tangent = pool._largest_jvp(1, (x,), (dx,))
   expected = dx[np.arange(6), x.argmax(1)] if kept else np.zeros(6)
   np.testing.assert_allclose(tangent, expected, rtol=1e-6)

@@ -126,7 +126,7 @@ def _apply(model, variables, x):
 
 
 def test_bfloat16_computes_and_float32_is_kept(randomised, monkeypatch):
-  monkeypatch.setattr(mnasnet, '_depthwise', lax.conv_general_dilated)  # Compiles faster.
+  monkeypatch.setattr(layers, 'depthwise_conv', lax.conv_general_dilated)  # Compiles faster.
   model = MnasNet(**SMALL, dtype='bfloat16')
   variables = randomised(abstract_variables(model, (16, 24, 3)))
   chex.assert_trees_all_equal_dtypes(
@@ -282,7 +282,7 @@ def test_shifted_maps_are_the_depthwise_convolution(kernel, stride, padding, dty
     return y, *gradients
 
   reference = run(lax.conv_general_dilated, 'SAME' if padding == 'same' else pads)
-  for ours, theirs in zip(run(mnasnet._depthwise, pads), reference, strict=True):
+  for ours, theirs in zip(run(layers.depthwise_conv, pads), reference, strict=True):
     assert ours.dtype == theirs.dtype == dtype
     ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
     tolerance = 1e-5 if dtype == 'float32' else 2e-2
@@ -328,7 +328,7 @@ def test_initial_weights_are_the_released_ones():
 
 def test_gradient_reaches_every_parameter(randomised, monkeypatch):
   """In evaluation; in training the norm behind the next convolution cancels a projection's bias."""
-  monkeypatch.setattr(mnasnet, '_depthwise', lax.conv_general_dilated)  # Compiles faster.
+  monkeypatch.setattr(layers, 'depthwise_conv', lax.conv_general_dilated)  # Compiles faster.
   model = MnasNet(**SMALL)
   variables = randomised(abstract_variables(model, (16, 16, 3)))
   x = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))

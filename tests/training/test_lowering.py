@@ -1,4 +1,6 @@
-"""The training step of every mechanism lowers for CPU, GPU and TPU, on a machine without them."""
+"""Training steps and networks lowered for CPU, GPU and TPU, on a machine without the latter."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,6 @@ import pytest
 from jax import export
 
 from attn_flax.attention import ATTENTION
-from attn_flax.layers import convolution
 from attn_flax.models import create_model
 from attn_flax.training.optimizer import make_optimizer, make_schedule
 from attn_flax.training.steps import init_state, make_train_step
@@ -16,12 +17,10 @@ SHAPE = (16, 16, 3)
 PLATFORMS = ['cpu', 'cuda', 'tpu']
 
 
-# Layers choose their formulation by the device that traces them; both are lowered.
-@pytest.mark.parametrize(('on_cpu', 'dtype'), [(True, 'float32'), (False, 'bfloat16')])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('attention', [None, *ATTENTION])
-def test_the_training_step_lowers_for_every_platform(attention, on_cpu, dtype, monkeypatch):
+def test_the_training_step_lowers_for_every_platform(attention, dtype):
   """With all that a step may hold: smoothing, clipping, an average of the weights."""
-  monkeypatch.setattr(convolution, '_on_cpu', lambda: on_cpu)
   # Wide enough for eight heads, and deep enough for every second block.
   size = {'depths': (1, 2, 1), 'widths': (80, 96, 112)}
   model = create_model('resnet20', attention=attention, num_classes=10, dtype=dtype, **size)
@@ -43,3 +42,42 @@ def test_the_training_step_lowers_for_every_platform(attention, on_cpu, dtype, m
   assert [(a.shape, a.dtype) for a in exported.out_avals] == [
     (a.shape, a.dtype) for a in jax.tree.leaves(jax.eval_shape(step, state, batch, key))
   ]
+
+
+def _lowered(model, platforms):
+  """The StableHLO of a network's evaluation."""
+  images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+  run = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+  return export.export(run, platforms=platforms)(variables, images).mlir_module()
+
+
+def _kernels(program):
+  """Shapes [height, width, inputs of a group, outputs] of a program's convolutions, each once.
+
+  Where there are several platforms, JAX writes a convolution down for each of them.
+  """
+  kernels = re.findall(r'stablehlo\.convolution.*: \(tensor<\w+>, tensor<([\dx]+)xf32>\)', program)
+  return {tuple(map(int, kernel.split('x'))) for kernel in kernels}
+
+
+@pytest.mark.parametrize('platforms', [[p] for p in PLATFORMS] + [PLATFORMS], ids='-'.join)
+def test_the_large_convolution_of_cbam_has_the_form_of_each_platform(platforms):
+  """On the CPU, a matrix product of 7 * 2 stacked columns with 7 rows; elsewhere a convolution."""
+  model = create_model('resnet20', attention='cbam', num_classes=10, depths=(1, 1, 1))
+  program = _lowered(model, platforms)
+  is_product = re.search(r'stablehlo\.dot_general.*tensor<14x7xf32>\)', program)
+  assert bool(is_product) == ('cpu' in platforms)
+  assert ((7, 7, 2, 1) in _kernels(program)) == (platforms != ['cpu'])
+  assert (3, 3, 32, 32) in _kernels(program)  # The other convolutions are the same everywhere.
+
+
+@pytest.mark.parametrize('platforms', [[p] for p in PLATFORMS] + [PLATFORMS], ids='-'.join)
+def test_depthwise_convolutions_have_the_form_of_each_platform(platforms):
+  """On the CPU no convolution is left but the stem; one of 5x5 has 25 shifted maps for it."""
+  model = create_model('mnasnet_a1', num_classes=10, stem='cifar', depths=(1,) * 7)
+  program = _lowered(model, platforms)
+  large = {kernel for kernel in _kernels(program) if kernel[0] > 1}
+  stem, channels = (3, 3, 3, 32), {3: (32, 96, 240, 480, 960), 5: (72, 672)}
+  depthwise = {(side, side, 1, c) for side in channels for c in channels[side]}
+  assert large == ({stem} if platforms == ['cpu'] else {stem, *depthwise})
