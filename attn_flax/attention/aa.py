@@ -4,7 +4,7 @@ Bello et al., "Attention Augmented Convolutional Networks" (ICCV 2019,
 https://arxiv.org/abs/1904.09925).
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.errors import UserError, check_choice
+from attn_flax.layers.types import Dtype
 
 IMPLEMENTATIONS = ('blocks', 'direct', 'fused')
 
@@ -85,7 +86,7 @@ class AugmentedConv(nn.Module):
   relative: bool = True
   pool: bool = False
   implementation: str = 'blocks'
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:

@@ -5,7 +5,7 @@ Bahdanau, Cho, Bengio, "Neural Machine Translation by Jointly Learning to Align 
 A decoder's state asks there; in a classifier the mean of the map asks.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.layers.marks import ATTENTION_SCOPE
+from attn_flax.layers.types import Dtype
 
 
 class AdditiveSpatial(nn.Module):
@@ -25,7 +26,7 @@ class AdditiveSpatial(nn.Module):
   """
 
   ratio: int = 16
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -56,7 +57,7 @@ class AdditiveChannel(nn.Module):
   """
 
   hidden: int = 8
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -81,7 +82,7 @@ class DotProductChannel(nn.Module):
   """
 
   hidden: int = 8
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -122,7 +123,7 @@ class Additive(nn.Module):
   default_stages: ClassVar[slice] = slice(None)
 
   ratio: int = 16
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

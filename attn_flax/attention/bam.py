@@ -3,7 +3,7 @@
 Park et al., "BAM: Bottleneck Attention Module" (BMVC 2018, https://arxiv.org/abs/1807.06514).
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.attention.se import ChannelMLP
 from attn_flax.errors import check_choice
+from attn_flax.layers.types import Dtype
 
 
 class SpatialDilated(nn.Module):
@@ -29,7 +30,7 @@ class SpatialDilated(nn.Module):
   dilation: int = 4
   depth: int = 2
   end_norm: bool = False
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -78,7 +79,7 @@ class BAM(nn.Module):
   depth: int = 2
   combine: str = 'product'
   end_norm: bool = False
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

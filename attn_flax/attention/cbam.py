@@ -4,7 +4,7 @@ Woo et al., "CBAM: Convolutional Block Attention Module" (ECCV 2018,
 https://arxiv.org/abs/1807.06521).
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention.compose import compose
 from attn_flax.attention.se import ChannelMLP
+from attn_flax.layers.types import Dtype
 
 
 class SpatialConv(nn.Module):
@@ -26,7 +27,7 @@ class SpatialConv(nn.Module):
 
   kernel_size: int = 7
   zero_init: bool = True
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -71,7 +72,7 @@ class CBAM(nn.Module):
   kernel_size: int = 7
   order: str = 'channel_first'
   zero_init_spatial: bool = True
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

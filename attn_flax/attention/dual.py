@@ -4,7 +4,7 @@ Fu et al., "Dual Attention Network for Scene Segmentation" (CVPR 2019,
 https://arxiv.org/abs/1809.02983).
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
 from attn_flax.errors import check_choice
 from attn_flax.layers.marks import ATTENTION_SCOPE
+from attn_flax.layers.types import Dtype
 
 ENERGIES = ('released', 'paper')
 
@@ -30,7 +31,7 @@ class PositionAttention(nn.Module):
   returns: ClassVar[str] = 'map'
 
   ratio: int = 8
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(
@@ -69,7 +70,7 @@ class ChannelAttention(nn.Module):
   returns: ClassVar[str] = 'map'
 
   energy: str = 'released'
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -109,7 +110,7 @@ class Dual(nn.Module):
 
   ratio: int = 8
   energy: str = 'released'
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @property
   def starts_as_identity(self) -> bool:

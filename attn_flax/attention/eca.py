@@ -5,7 +5,7 @@ Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
 """
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ import jax
 from attn_flax import layers
 from attn_flax.attention.compose import compose
 from attn_flax.errors import UserError
+from attn_flax.layers.types import Dtype
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2.0, b: float = 1.0) -> int:
@@ -40,7 +41,7 @@ class ChannelConv(nn.Module):
   gamma: float = 2.0
   b: float = 1.0
   circular: bool = False
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -89,7 +90,7 @@ class ECA(nn.Module):
   gamma: float = 2.0
   b: float = 1.0
   circular: bool = False
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -5,7 +5,7 @@ https://arxiv.org/abs/1807.06521), section 4.1, compares the orders of two gates
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
 from attn_flax.attention.se import ChannelMLP
 from attn_flax.errors import check_choice
+from attn_flax.layers.types import Dtype
 
 
 class Hybrid(nn.Module):
@@ -53,7 +54,7 @@ class Hybrid(nn.Module):
   kernel_size: int = 7
   dilation: int = 4
   hidden: int = 8
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @property
   def starts_as_identity(self) -> bool:

@@ -5,7 +5,7 @@ Wang et al., "Non-local Neural Networks" (CVPR 2018, https://arxiv.org/abs/1711.
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
 from attn_flax.errors import UserError, check_choice
 from attn_flax.layers import marks
+from attn_flax.layers.types import Dtype
 
 KERNELS = {
   'embedded': products.softmax,
@@ -58,7 +59,7 @@ class NonLocal(nn.Module):
   subsample: str = 'before'
   scale: bool = True
   zero_init: bool = True
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @property
   def starts_as_identity(self) -> bool:

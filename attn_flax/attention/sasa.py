@@ -4,7 +4,7 @@ Ramachandran et al., "Stand-Alone Self-Attention in Vision Models" (NeurIPS 2019
 https://arxiv.org/abs/1906.05909).
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.errors import UserError
 from attn_flax.layers.marks import ATTENTION_SCOPE
+from attn_flax.layers.types import Dtype
 
 
 class StandAlone(nn.Module):
@@ -41,7 +42,7 @@ class StandAlone(nn.Module):
   stride: int = 1
   heads: int = 8
   kernel_size: int = 7
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:

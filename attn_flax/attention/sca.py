@@ -4,13 +4,14 @@ Chen et al., "SCA-CNN: Spatial and Channel-wise Attention in Convolutional Netwo
 Captioning" (CVPR 2017, https://arxiv.org/abs/1611.05594).
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.compose import compose
+from attn_flax.layers.types import Dtype
 
 
 class SCA(nn.Module):
@@ -38,7 +39,7 @@ class SCA(nn.Module):
   activation: str = 'softmax'
   ratio: int = 4
   hidden: int = 8
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

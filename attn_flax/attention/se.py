@@ -4,7 +4,7 @@ Hu, Shen, Sun, "Squeeze-and-Excitation Networks" (CVPR 2018, https://arxiv.org/a
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.errors import check_choice
+from attn_flax.layers.types import Dtype
 
 # [N, H, W, C] -> [N, C]; `lp` is the 2-norm (a sum, not a mean), `lse` the log of the sum of exps.
 POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -44,7 +45,7 @@ class ChannelMLP(nn.Module):
   norm: bool = False
   end_norm: bool = False
   divisor: int = 1
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -84,7 +85,7 @@ class SE(nn.Module):
   ratio: int = 16
   bias: bool = True
   divisor: int = 1
-  dtype: Any = None
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

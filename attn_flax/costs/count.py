@@ -2,8 +2,7 @@
 
 import collections
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core as jax_core
 
 from attn_flax.layers.marks import ATTENTION_SCOPE, RELATIVE_SCOPE, operations_of
+from attn_flax.layers.types import Variables
 
 
 class Macs(NamedTuple):
@@ -25,7 +25,7 @@ class Macs(NamedTuple):
   attention: int
 
 
-def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
+def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> Variables:
   """Shapes and dtypes of a model's variables, without computing anything.
 
   Args:
@@ -36,7 +36,7 @@ def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[s
   return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
 
 
-def count_params(variables: Mapping[str, Any]) -> int:
+def count_params(variables: Variables) -> int:
   """Number of trainable parameters in `variables['params']` (or in a parameter tree itself)."""
   params = variables.get('params', variables)
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
@@ -51,14 +51,16 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
   return sum(macs(model, input_shape))
 
 
-def macs(model: nn.Module, input_shape: tuple[int, ...], variables: Any = None) -> Macs:
+def macs(
+  model: nn.Module, input_shape: tuple[int, ...], variables: Variables | None = None
+) -> Macs:
   """Multiply-adds of one image of shape (H, W, C), by kind; see `count_operations`."""
   found = count_operations(model, input_shape, variables)
   return Macs(found['layers'], found['attention'] + found['relative'])
 
 
 def count_operations(
-  model: nn.Module, input_shape: tuple[int, ...], variables: Any = None
+  model: nn.Module, input_shape: tuple[int, ...], variables: Variables | None = None
 ) -> collections.Counter[str]:
   """What the traced program of one image does, for the conventions of the papers' tables.
 
@@ -78,7 +80,7 @@ def count_operations(
   return _count(program.jaxpr, 'layers')
 
 
-def _count(jaxpr: Any, kind: str) -> collections.Counter[str]:
+def _count(jaxpr: jax_core.Jaxpr, kind: str) -> collections.Counter[str]:
   """Operations of a program, and of those that it calls, beginning as a kind of multiply-adds."""
   total: collections.Counter[str] = collections.Counter()
   for eqn in jaxpr.eqns:
@@ -96,9 +98,9 @@ def _count(jaxpr: Any, kind: str) -> collections.Counter[str]:
     elif name == 'dot_general':
       total[within] += _dot_macs(eqn)
     elif name == 'exp' or called == 'relu':
-      total['exp' if name == 'exp' else 'relu'] += math.prod(eqn.outvars[0].aval.shape)
-    elif name == 'reduce_sum' and eqn.params['axes'] == (1, 2) and eqn.invars[0].aval.ndim == 4:
-      total['pool'] += math.prod(eqn.invars[0].aval.shape)
+      total['exp' if name == 'exp' else 'relu'] += math.prod(_shape(eqn.outvars[0]))
+    elif name == 'reduce_sum' and eqn.params['axes'] == (1, 2) and len(_shape(eqn.invars[0])) == 4:
+      total['pool'] += math.prod(_shape(eqn.invars[0]))
     elif name == 'while':
       raise ValueError('the multiply-adds of a loop of unknown length cannot be counted')
     else:
@@ -111,7 +113,7 @@ def _count(jaxpr: Any, kind: str) -> collections.Counter[str]:
   return total
 
 
-def _inner_programs(eqn: Any) -> list[Any]:
+def _inner_programs(eqn: jax_core.JaxprEqn) -> list[jax_core.Jaxpr]:
   """The programs among an equation's parameters; a custom gradient's forward program only."""
   found = []
   for value in eqn.params.values():
@@ -123,13 +125,18 @@ def _inner_programs(eqn: Any) -> list[Any]:
   return found
 
 
-def _conv_macs(eqn: Any) -> int:
-  kernel = eqn.invars[1].aval.shape
+def _shape(variable: jax_core.Var | jax_core.Literal) -> tuple[int, ...]:
+  aval = variable.aval
+  return aval.shape if isinstance(aval, jax.core.ShapedArray) else ()
+
+
+def _conv_macs(eqn: jax_core.JaxprEqn) -> int:
+  kernel = _shape(eqn.invars[1])
   features = kernel[eqn.params['dimension_numbers'].rhs_spec[0]]
-  return math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // features
+  return math.prod(_shape(eqn.outvars[0])) * math.prod(kernel) // features
 
 
-def _dot_macs(eqn: Any) -> int:
+def _dot_macs(eqn: jax_core.JaxprEqn) -> int:
   (contracted, _), _ = eqn.params['dimension_numbers']
-  lhs = eqn.invars[0].aval.shape
-  return math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[axis] for axis in contracted)
+  lhs = _shape(eqn.invars[0])
+  return math.prod(_shape(eqn.outvars[0])) * math.prod(lhs[axis] for axis in contracted)

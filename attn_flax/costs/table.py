@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.costs.count import abstract_variables, count_operations, count_params, macs
 from attn_flax.errors import UserError, check_choice
+from attn_flax.layers.types import Variables
 from attn_flax.models import create_model
 
-Row = dict[str, Any]
+Row = dict[str, str | int | bool]
 
 
 def cost_row(model: nn.Module, input_shape: tuple[int, ...]) -> Row:
@@ -93,7 +94,7 @@ def published_table(path: pathlib.Path) -> list[Row]:
 
 def format_table(rows: list[Row]) -> str:
   """Rows as an aligned text table."""
-  header = {name: name for name in rows[0]}
+  header: Row = {name: name for name in rows[0]}
   widths = {name: max(len(str(row[name])) for row in (header, *rows)) for name in header}
   lines = [
     '  '.join(str(row[name]).rjust(width) for name, width in widths.items())
@@ -150,7 +151,7 @@ def _augmented(model, shape, variables):
 
 def _binary(model, shape, variables):
   found = count_operations(model, shape, variables)
-  elements = 4 * _normalised_elements(model, shape, variables) + found['relu'] + found['pool']
+  elements = 4 * _normalized_elements(model, shape, variables) + found['relu'] + found['pool']
   return (found['layers'] + elements) / 2**30
 
 
@@ -163,7 +164,7 @@ CONVENTIONS = {
 }
 
 
-def _normalised_elements(model: nn.Module, shape: tuple[int, ...], variables: Any) -> int:
+def _normalized_elements(model: nn.Module, shape: tuple[int, ...], variables: Variables) -> int:
   """Elements that pass a batch norm."""
   total = 0
 

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 
 def interleave(
-  calls: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 2
+  calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
 ) -> dict[str, np.ndarray]:
   """Times calls A B C A B C ... and waits for each result.
 
@@ -37,12 +36,17 @@ def ratio(seconds: np.ndarray, baseline: np.ndarray) -> tuple[float, float, floa
   return float(lower), float(median), float(upper)
 
 
-def peak_bytes(compiled: Any) -> int:
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
   """Bytes that a compiled program holds at most: arguments, results and temporaries.
 
   From the compiler's own analysis; arguments that are donated count once.
+
+  Raises:
+    ValueError: where the compiler has no such analysis.
   """
   found = compiled.memory_analysis()
+  if found is None:
+    raise ValueError('this compiler does not tell how much memory a program needs')
   return (
     found.argument_size_in_bytes
     + found.output_size_in_bytes

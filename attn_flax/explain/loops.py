@@ -6,14 +6,16 @@ are a loop of the program.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+Tree = TypeVar('Tree')  # A pytree of arrays.
 
-def accumulate(add: Callable[..., Any], carry: Any, items: jax.Array, *fixed: Any) -> Any:
+
+def accumulate(add: Callable[..., Tree], carry: Tree, items: jax.Array, *fixed: object) -> Tree:
   """Folds `carry = add(carry, item, *fixed)` over the first axis of `items`.
 
   Args:
@@ -29,7 +31,7 @@ def accumulate(add: Callable[..., Any], carry: Any, items: jax.Array, *fixed: An
   return carry
 
 
-def stack(function: Callable[..., Any], items: jax.Array, *fixed: Any) -> Any:
+def stack(function: Callable[..., Tree], items: jax.Array, *fixed: object) -> Tree:
   """The results of `function(item, *fixed)` over the first axis of `items`, along a first axis.
 
   Args:
@@ -43,5 +45,5 @@ def stack(function: Callable[..., Any], items: jax.Array, *fixed: Any) -> Any:
   return jax.tree.map(lambda *parts: jnp.stack(parts), *results)
 
 
-def _traced(*trees: Any) -> bool:
+def _traced(*trees: object) -> bool:
   return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

@@ -5,7 +5,6 @@ what the gradient is taken with respect to. Hence no hooks, and the network is a
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.errors import UserError
+from attn_flax.layers.types import Variables
 
 # A linen network of this library, with `num_classes` and `num_stages`.
 Network = Any
-Variables = Mapping[str, Any]
 
 
 def check_images(images: jax.Array) -> None:
@@ -56,7 +55,7 @@ def fits(values: jax.typing.ArrayLike, images: jax.Array) -> bool:
   return len(shape) <= images.ndim and all(size in (1, full) for size, full in sizes)
 
 
-def network_state(variables: Variables) -> dict[str, Any]:
+def network_state(variables: Variables) -> Variables:
   """The variables without what an earlier call may have recorded, which would be appended to."""
   return {k: v for k, v in variables.items() if k not in ('intermediates', 'perturbations')}
 

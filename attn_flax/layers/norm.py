@@ -1,12 +1,13 @@
 """Batch normalization with PyTorch's conventions and a closed-form gradient."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from attn_flax.layers.types import Dtype, Initializer
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -63,8 +64,8 @@ class BatchNorm(nn.Module):
   train: bool
   momentum: float = 0.9
   epsilon: float = 1e-5
-  scale_init: Any = nn.initializers.ones
-  dtype: Any = None
+  scale_init: Initializer = nn.initializers.ones
+  dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
