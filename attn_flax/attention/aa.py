@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention import products
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.layers.types import Dtype
 
 IMPLEMENTATIONS = ('blocks', 'direct', 'fused')
@@ -27,14 +27,8 @@ def augmented_dims(
   rounded down to multiples of `heads`, as the paper's parameter counts need it for dv.
 
   Raises:
-    UserError: for shares outside 0..1, heads without key dimension, or a value share too small
-      for the heads.
+    UserError: for a value share that is too small for the heads.
   """
-  if min(heads, min_key_dim) < 1 or not 0 <= kappa <= 1 or not 0 <= upsilon <= 1:
-    raise UserError(
-      f'augmented convolution heads={heads}, min_key_dim={min_key_dim}, kappa={kappa}, '
-      f'upsilon={upsilon}: heads and min_key_dim must be at least 1, kappa and upsilon lie in 0..1'
-    )
   # 0.29 * 100 is 28.999999999999996.
   keys, values = (int(round(share * features, 6)) for share in (kappa, upsilon))
   key = max(keys // heads, min_key_dim) * heads
@@ -42,7 +36,7 @@ def augmented_dims(
   if upsilon and not value:
     fix = f'raise upsilon or take at most {values} heads' if values else 'raise upsilon'
     raise UserError(
-      f'augmented convolution upsilon={upsilon} of {features} features leaves no value dimension '
+      f'aa upsilon={upsilon} of {features} features leaves no value dimension '
       f'for each of {heads} heads; {fix}'
     )
   return key, value
@@ -88,6 +82,15 @@ class AugmentedConv(nn.Module):
   implementation: str = 'blocks'
   dtype: Dtype | None = None
 
+  def __post_init__(self) -> None:
+    check_range('aa kernel', self.kernel, 1, odd=True)
+    check_range('aa heads', self.heads, 1, whole=True)
+    check_range('aa min_key_dim', self.min_key_dim, 1, whole=True)
+    check_range('aa kappa', self.kappa, 0, 1)
+    check_range('aa upsilon', self.upsilon, 0, 1)
+    check_choice('aa implementation', self.implementation, IMPLEMENTATIONS)
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
@@ -97,7 +100,6 @@ class AugmentedConv(nn.Module):
       queries: [Q]; where given, the result is instead the weights [N, heads, Q, keys] of these
         queries, counted row by row over the map that attention works on.
     """
-    check_choice('implementation', self.implementation, IMPLEMENTATIONS)
     key_dim, value_dim = augmented_dims(
       self.features, self.heads, self.kappa, self.upsilon, self.min_key_dim
     )

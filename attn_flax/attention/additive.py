@@ -1,4 +1,4 @@
-"""Gates of additive and of dot-product attention, over positions and over channels.
+"""Gates of additive attention, over positions and over channels.
 
 Bahdanau, Cho, Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate"
 (ICLR 2015, https://arxiv.org/abs/1409.0473): the score of a key is `v . tanh(W query + U key)`.
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
-from attn_flax.layers.marks import ATTENTION_SCOPE
+from attn_flax.attention.pools import describe_channels
+from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -37,12 +38,6 @@ class AdditiveSpatial(nn.Module):
     query = layers.dense(hidden, bias=False, dtype=self.dtype, name='query')(x.mean((1, 2)))
     score = jnp.tanh(keys + query[:, None, None])
     return layers.dense(1, dtype=self.dtype, name='score')(score)
-
-
-def describe_channels(x: jax.Array) -> jax.Array:
-  """Mean and maximum of each channel: [N, H, W, C] -> [N, C, 2]."""
-  largest = layers.largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1)
-  return jnp.stack([x.mean((1, 2)), largest], axis=-1)
 
 
 class AdditiveChannel(nn.Module):
@@ -71,42 +66,6 @@ class AdditiveChannel(nn.Module):
     return layers.dense(1, dtype=self.dtype, name='score')(score)[:, None, None, :, 0]
 
 
-class DotProductChannel(nn.Module):
-  """Channel gate: self-attention between channels, `softmax(q k^T / sqrt(d)) v`.
-
-  A channel is described as in `AdditiveChannel`; its value is one number, its logit.
-
-  Attributes:
-    hidden: length d of queries and keys.
-    dtype: compute dtype.
-  """
-
-  hidden: int = 8
-  dtype: Dtype | None = None
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, C] -> logits [N, 1, 1, C]."""
-    del train
-    channels = layers.dense(self.hidden, dtype=self.dtype, name='embed')(describe_channels(x))
-    own = self.param('channel', nn.initializers.normal(1.0), (x.shape[-1], self.hidden))
-    channels = channels + own.astype(channels.dtype)
-
-    def project(features, name):
-      return layers.dense(features, bias=False, dtype=self.dtype, name=name)(channels)
-
-    query = project(self.hidden, 'query') * self.hidden**-0.5
-    with jax.named_scope(ATTENTION_SCOPE):
-      scores = jnp.einsum(
-        'ncd,ned->nce', query, project(self.hidden, 'key'), preferred_element_type=jnp.float32
-      )
-    value = project(1, 'value')
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    with jax.named_scope(ATTENTION_SCOPE):
-      logits = jnp.einsum('nce,nef->ncf', weights, value)
-    return logits[:, None, None, :, 0]
-
-
 class Additive(nn.Module):
   """Additive attention over positions: `x * sigmoid(v . tanh(U x + W mean(x)))`.
 
@@ -124,6 +83,10 @@ class Additive(nn.Module):
 
   ratio: int = 16
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_range('additive ratio', self.ratio, 1, whole=True)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice
+from attn_flax.errors import check_choice, check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -81,10 +81,16 @@ class BAM(nn.Module):
   end_norm: bool = False
   dtype: Dtype | None = None
 
+  def __post_init__(self) -> None:
+    check_range('bam ratio', self.ratio, 1, whole=True)
+    check_range('bam dilation', self.dilation, 1, whole=True)
+    check_range('bam depth', self.depth, 1, whole=True)
+    check_choice('bam combine', self.combine, ('product', 'sum'))
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    check_choice('BAM combine', self.combine, ('product', 'sum'))
     channel = ChannelMLP(
       self.ratio, norm=True, end_norm=self.end_norm, dtype=self.dtype, name='channel'
     )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.errors import check_choice
+from attn_flax.errors import check_choice, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -76,7 +76,7 @@ class ChannelAttention(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C], what is to be added to x."""
     del train
-    check_choice('channel attention energy', self.energy, ENERGIES)
+    check_choice('energy of channel attention', self.energy, ENERGIES)
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     with jax.named_scope(ATTENTION_SCOPE):
       energy = jnp.einsum('npc,npd->ncd', flat, flat, preferred_element_type=jnp.float32)
@@ -111,6 +111,10 @@ class Dual(nn.Module):
   ratio: int = 8
   energy: str = 'released'
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_range('dual ratio', self.ratio, 1, whole=True)
+    super().__post_init__()
 
   @property
   def starts_as_identity(self) -> bool:

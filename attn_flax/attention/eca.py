@@ -12,7 +12,7 @@ import jax
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose
-from attn_flax.errors import UserError
+from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -50,8 +50,6 @@ class ChannelConv(nn.Module):
     size = self.kernel_size
     if size is None:
       size = adaptive_kernel_size(x.shape[-1], self.gamma, self.b)
-    if size < 1 or size % 2 == 0:
-      raise UserError(f'ECA kernel_size={size} is not an odd number of at least 1; use 3, 5 or 7')
     y = nn.Conv(
       1,
       (size,),
@@ -91,6 +89,12 @@ class ECA(nn.Module):
   b: float = 1.0
   circular: bool = False
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    if self.kernel_size is not None:
+      check_range('eca kernel_size', self.kernel_size, 1, odd=True)
+    check_range('eca gamma', self.gamma, above=0)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -10,14 +10,15 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial, DotProductChannel
+from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.bam import SpatialDilated
 from attn_flax.attention.cbam import SpatialConv
-from attn_flax.attention.compose import compose
+from attn_flax.attention.compose import Part, compose
+from attn_flax.attention.dot_product import DotProductChannel
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice
+from attn_flax.errors import check_choice, check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -56,6 +57,14 @@ class Hybrid(nn.Module):
   hidden: int = 8
   dtype: Dtype | None = None
 
+  def __post_init__(self) -> None:
+    check_choice('channel gate', self.channel, (*CHANNEL, 'none'))
+    check_choice('spatial gate', self.spatial, (*SPATIAL, 'none'))
+    for name in ('ratio', 'position_ratio', 'dilation', 'hidden'):
+      check_range(f'hybrid {name}', getattr(self, name), 1, whole=True)
+    check_range('hybrid kernel_size', self.kernel_size, 1, odd=True)
+    super().__post_init__()
+
   @property
   def starts_as_identity(self) -> bool:
     """Whether the fresh module returns its input: where mixers alone act, and no residual."""
@@ -68,8 +77,6 @@ class Hybrid(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    check_choice('channel gate', self.channel, (*CHANNEL, 'none'))
-    check_choice('spatial gate', self.spatial, (*SPATIAL, 'none'))
     channel = CHANNEL[self.channel](self) if self.channel != 'none' else None
     spatial = SPATIAL[self.spatial](self) if self.spatial != 'none' else None
     return compose(
@@ -84,9 +91,9 @@ class Hybrid(nn.Module):
     )
 
 
-Part = Callable[[Hybrid], nn.Module]
+Maker = Callable[[Hybrid], Part]
 
-CHANNEL: dict[str, Part] = {
+CHANNEL: dict[str, Maker] = {
   'se': lambda h: ChannelMLP(h.ratio, dtype=h.dtype, name='channel'),
   'eca': lambda h: ChannelConv(dtype=h.dtype, name='channel'),
   'cbam': lambda h: ChannelMLP(h.ratio, ('avg', 'max'), dtype=h.dtype, name='channel'),
@@ -95,7 +102,7 @@ CHANNEL: dict[str, Part] = {
   'dot_product': lambda h: DotProductChannel(h.hidden, h.dtype, name='channel'),
   'additive': lambda h: AdditiveChannel(h.hidden, h.dtype, name='channel'),
 }
-SPATIAL: dict[str, Part] = {
+SPATIAL: dict[str, Maker] = {
   'cbam': lambda h: SpatialConv(h.kernel_size, dtype=h.dtype, name='spatial'),
   'bam': lambda h: SpatialDilated(h.ratio, h.dilation, dtype=h.dtype, name='spatial'),
   'additive': lambda h: AdditiveSpatial(h.ratio, h.dtype, name='spatial'),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.layers import marks
 from attn_flax.layers.types import Dtype
 
@@ -61,6 +61,12 @@ class NonLocal(nn.Module):
   zero_init: bool = True
   dtype: Dtype | None = None
 
+  def __post_init__(self) -> None:
+    check_range('non_local ratio', self.ratio, 1, whole=True)
+    check_choice('non_local kernel', self.kernel, KERNELS)
+    check_choice('non_local subsample', self.subsample, SUBSAMPLES)
+    super().__post_init__()
+
   @property
   def starts_as_identity(self) -> bool:
     """Whether the fresh module returns its input."""
@@ -71,8 +77,6 @@ class NonLocal(nn.Module):
     self, x: jax.Array, *, train: bool = False, queries: jax.Array | None = None
   ) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C] (or weights, see `weights`)."""
-    check_choice('non-local kernel', self.kernel, KERNELS)
-    check_choice('non-local subsample', self.subsample, SUBSAMPLES)
     n, height, width, channels = x.shape
     if self.subsample != 'none' and min(height, width) < 2:
       raise UserError(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -44,6 +44,12 @@ class StandAlone(nn.Module):
   kernel_size: int = 7
   dtype: Dtype | None = None
 
+  def __post_init__(self) -> None:
+    check_range('sasa heads', self.heads, 1, whole=True)
+    check_range('sasa kernel_size', self.kernel_size, 1, odd=True)
+    check_range('sasa stride', self.stride, 1, 2, whole=True)
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, queries: jax.Array | None = None) -> jax.Array:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
@@ -53,7 +59,11 @@ class StandAlone(nn.Module):
       queries: [Q]; where given, the result is instead the weights [N, heads, Q, H * W] of these
         queries, counted row by row over x; outside the window they are 0.
     """
-    self._check()
+    if self.features % (2 * self.heads):
+      raise UserError(
+        f'sasa heads={self.heads} cannot share {self.features} features in even parts; choose '
+        f'heads so that {self.features} is a multiple of 2 * heads'
+      )
     n, height, width, _ = x.shape
     size, reach = self.kernel_size, self.kernel_size // 2
     head_dim = self.features // self.heads
@@ -65,11 +75,11 @@ class StandAlone(nn.Module):
     rows = self.param('relative_rows', normal, (size, head_dim // 2)).astype(q.dtype)
     columns = self.param('relative_columns', normal, (size, head_dim // 2)).astype(q.dtype)
 
-    # One window row after the other: [N, H, W, size, heads, d] of neighbours at a time.
+    # One window row after the other: [N, H, W, size, heads, d] of neighbors at a time.
     margin = ((0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0))
     k, v = jnp.pad(k, margin), jnp.pad(v, margin)
 
-    def neighbours(y, a):
+    def neighbors(y, a):
       row = y[:, a : a + height]
       return jnp.stack([row[:, :, b : b + width] for b in range(size)], axis=3)
 
@@ -77,7 +87,7 @@ class StandAlone(nn.Module):
     with jax.named_scope(ATTENTION_SCOPE):
       content = jnp.stack(
         [
-          jnp.einsum('nyxhd,nyxbhd->nyxhb', q, neighbours(k, a), preferred_element_type=jnp.float32)
+          jnp.einsum('nyxhd,nyxbhd->nyxhb', q, neighbors(k, a), preferred_element_type=jnp.float32)
           for a in range(size)
         ],
         axis=4,
@@ -95,23 +105,12 @@ class StandAlone(nn.Module):
     with jax.named_scope(ATTENTION_SCOPE):
       y = jnp.zeros_like(q)
       for a in range(size):
-        y += jnp.einsum('nyxhb,nyxbhd->nyxhd', weights[..., a, :], neighbours(v, a))
+        y += jnp.einsum('nyxhb,nyxbhd->nyxhd', weights[..., a, :], neighbors(v, a))
     y = y.reshape(n, height, width, self.features)
     return layers.halve(y) if self.stride == 2 else y
 
-  def _check(self):
-    if self.features % (2 * self.heads):
-      raise UserError(
-        f'stand-alone attention of {self.features} features cannot be split into {self.heads} '
-        f'heads of even size; choose heads so that {self.features} is a multiple of 2 * heads'
-      )
-    if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-      raise UserError(f'stand-alone kernel_size={self.kernel_size} must be an odd number')
-    if self.stride not in (1, 2):
-      raise UserError(f'stand-alone stride={self.stride} must be 1 or 2')
-
   def _inside(self, height, width):
-    """Which neighbours lie in the map: [H, W, 1, size, size]."""
+    """Which neighbors lie in the map: [H, W, 1, size, size]."""
     offsets = jnp.arange(self.kernel_size) - self.kernel_size // 2
 
     def inside(length):

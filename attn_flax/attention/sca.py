@@ -11,6 +11,7 @@ import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.compose import compose
+from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -40,6 +41,11 @@ class SCA(nn.Module):
   ratio: int = 4
   hidden: int = 8
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_range('sca ratio', self.ratio, 1, whole=True)
+    check_range('sca hidden', self.hidden, 1, whole=True)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

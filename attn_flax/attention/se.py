@@ -3,7 +3,6 @@
 Hu, Shen, Sun, "Squeeze-and-Excitation Networks" (CVPR 2018, https://arxiv.org/abs/1709.01507).
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -12,16 +11,9 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
-from attn_flax.errors import check_choice
+from attn_flax.attention.pools import POOLS, check_pools
+from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
-
-# [N, H, W, C] -> [N, C]; `lp` is the 2-norm (a sum, not a mean), `lse` the log of the sum of exps.
-POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  'avg': lambda x: x.mean((1, 2)),
-  'max': lambda x: layers.largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1),
-  'lp': lambda x: jnp.sqrt(jnp.maximum(jnp.square(x).sum((1, 2)), 1e-12)),
-  'lse': lambda x: jax.nn.logsumexp(x, (1, 2)),
-}
 
 
 class ChannelMLP(nn.Module):
@@ -50,8 +42,7 @@ class ChannelMLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> logits [N, 1, 1, C]."""
-    for pool in self.pools:
-      check_choice('pool', pool, POOLS)
+    check_pools('pools', self.pools)
     channels = x.shape[-1]
     hidden = hidden_channels(channels, self.ratio, self.divisor)
     y = jnp.stack([POOLS[pool](x) for pool in self.pools], axis=1)
@@ -86,6 +77,11 @@ class SE(nn.Module):
   bias: bool = True
   divisor: int = 1
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_range('se ratio', self.ratio, 1, whole=True)
+    check_range('se divisor', self.divisor, 1, whole=True)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -23,7 +23,7 @@ from oracles import (
   spatial_dilated,
 )
 
-from attn_flax.attention import additive, compose, dual, hybrid
+from attn_flax.attention import additive, compose, dot_product, dual, hybrid
 from attn_flax.attention.aa import AugmentedConv, augmented_dims
 from attn_flax.attention.non_local import KERNELS, SUBSAMPLES, NonLocal
 from attn_flax.attention.sasa import StandAlone
@@ -310,9 +310,13 @@ def test_stand_alone_attention(randomised, size, stride, height, width):
   ('features', 'fields', 'text'),
   [
     (20, {'heads': 4}, 'multiple of 2 \\* heads'),
-    (32, {'kernel_size': 4}, 'kernel_size=4 must be an odd number'),
-    (32, {'kernel_size': -1}, 'kernel_size=-1 must be an odd number'),
-    (32, {'stride': 3}, 'stride=3 must be 1 or 2'),
+    (32, {'kernel_size': 4}, 'sasa kernel_size=4 is impossible; choose an odd number'),
+    (32, {'kernel_size': -1}, 'kernel_size=-1 is impossible'),
+    (
+      32,
+      {'stride': 3},
+      'stride=3 is impossible',
+    ),
   ],
 )
 def test_stand_alone_attention_refuses_what_has_no_meaning(features, fields, text):
@@ -558,7 +562,7 @@ def test_additive_spatial_gate(randomised):
   ('gate', 'oracle'),
   [
     (additive.AdditiveChannel(3), additive_channel),
-    (additive.DotProductChannel(3), dot_product_channel),
+    (dot_product.DotProductChannel(3), dot_product_channel),
   ],
   ids=['additive', 'dot_product'],
 )
