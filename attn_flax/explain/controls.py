@@ -1,7 +1,7 @@
 """Maps that know nothing of the image: what an explanation has to beat.
 
 Objects stand mostly in the middle of photographs, so that a map which always points there scores
-well on localisation. Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018,
+well on localization. Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018,
 https://arxiv.org/abs/1810.03292), show why scores without controls mislead.
 """
 
@@ -16,7 +16,7 @@ def random_maps(key: jax.Array, n: int, height: int, width: int) -> jax.Array:
   return jax.random.uniform(key, (n, height, width))
 
 
-def centred_gaussian(height: int, width: int, sigma: float = 0.25) -> jax.Array:
+def centered_gaussian(height: int, width: int, sigma: float = 0.25) -> jax.Array:
   """A hill in the middle of the image.
 
   Args:

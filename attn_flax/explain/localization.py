@@ -27,16 +27,10 @@ import numpy as np
 from jax import lax
 
 from attn_flax.errors import UserError
-from attn_flax.explain.maps import upscale
+from attn_flax.explain.maps import points_nowhere, upscale
 
 # Values as close as this to the maximum, relative to it, are as large: rounding separates them.
 _TIE = 1e-6
-
-
-@jax.jit
-def is_empty(maps: jax.Array) -> jax.Array:
-  """Which of maps [N, h, w] point nowhere: no value above 0, or one not finite. Bool [N]."""
-  return ~((maps > 0).any((1, 2)) & jnp.isfinite(maps).all((1, 2)))
 
 
 @functools.partial(jax.jit, static_argnames='tolerance')
@@ -111,24 +105,6 @@ def threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> j
   return lax.map(iou, jnp.asarray(thresholds, jnp.float32)).T
 
 
-@functools.partial(jax.jit, static_argnames=('height', 'width'))
-def box_mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
-  """The pixels whose middles lie in a box.
-
-  Args:
-    boxes: [N, 4], (ymin, xmin, ymax, xmax) in 0..1.
-    height: H of the images.
-    width: W.
-
-  Returns:
-    [N, H, W] bool.
-  """
-  top, left, bottom, right = (boxes[:, side, None] for side in range(4))
-  y, x = (jnp.arange(height) + 0.5) / height, (jnp.arange(width) + 0.5) / width
-  rows, columns = (top <= y) & (y < bottom), (left <= x) & (x < right)
-  return rows[:, :, None] & columns[:, None, :]
-
-
 def _shares(maps: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Maps as shares of their maxima, at the masks' size, zeros for empty ones; and which are empty.
 
@@ -142,7 +118,7 @@ def _shares(maps: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
   large = upscale(maps, *masks.shape[1:])
   # Of the large map, whose maximum may lie below that of the small one, and below 0.
   peaks = large.max((1, 2), keepdims=True)
-  empty = is_empty(large)[:, None, None]
+  empty = points_nowhere(large)[:, None, None]
   return jnp.where(empty, 0, large / jnp.where(empty, 1, peaks)), empty
 
 

@@ -1,4 +1,6 @@
-"""Maps at the size of the image that they explain."""
+"""What maps and masks are at the size of the image that they are about."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,3 +29,27 @@ def upscale(maps: jax.Array, height: int, width: int) -> jax.Array:
       ' that are no larger than the image'
     )
   return interpolate(interpolate(maps.astype(jnp.float32), 1, height), 2, width)
+
+
+@jax.jit
+def points_nowhere(maps: jax.Array) -> jax.Array:
+  """Which of maps [N, h, w] have no value above 0, or one that is not finite: bool [N]."""
+  return ~((maps > 0).any((1, 2)) & jnp.isfinite(maps).all((1, 2)))
+
+
+@functools.partial(jax.jit, static_argnames=('height', 'width'))
+def box_mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
+  """The pixels whose middles lie in a box.
+
+  Args:
+    boxes: [N, 4], (ymin, xmin, ymax, xmax) in 0..1.
+    height: H of the images.
+    width: W.
+
+  Returns:
+    [N, H, W] bool.
+  """
+  top, left, bottom, right = (boxes[:, side, None] for side in range(4))
+  y, x = (jnp.arange(height) + 0.5) / height, (jnp.arange(width) + 0.5) / width
+  rows, columns = (top <= y) & (y < bottom), (left <= x) & (x < right)
+  return rows[:, :, None] & columns[:, None, :]

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.explain import grad_cam, in_batches, own_map
-from attn_flax.explain.controls import centred_gaussian, random_maps
-from attn_flax.explain.localization import energy_inside, is_empty, pointing_game, threshold_iou
+from attn_flax.explain.controls import centered_gaussian, random_maps
+from attn_flax.explain.localization import energy_inside, pointing_game, threshold_iou
+from attn_flax.explain.maps import points_nowhere
 from attn_flax.explain.perturbation import faithfulness
 from attn_flax.training.experiment import options_to_run_once
 
@@ -131,7 +132,7 @@ class Explainer:
       localisation[kind] = _join(_localise_all(sources, images), scores_of_shared)
       own_scores = self._perturb_all(sources, variables, few, perturbed)
       perturbation[kind] = _join(own_scores, perturbed_shared)
-    empty, empty_random = (np.asarray(is_empty(one['Grad-CAM'])) for one in (trained, random))
+    empty, empty_random = (np.asarray(points_nowhere(one['Grad-CAM'])) for one in (trained, random))
     return Explained(localisation, perturbation, empty, empty_random)
 
   def _perturb_all(self, sources, variables, few, perturbed):
@@ -150,13 +151,13 @@ def _filled(maps: np.ndarray) -> np.ndarray:
   An untrained network's Grad-CAM is empty for whole classes. As misses those would put the control
   below chance, and a map that knows nothing would beat it.
   """
-  return np.where(np.asarray(is_empty(maps))[:, None, None], 1, maps)
+  return np.where(np.asarray(points_nowhere(maps))[:, None, None], 1, maps)
 
 
 def _shared_controls(images: Images) -> BySource:
   """The maps that know nothing of the network and are alike for all kinds of map, by name."""
   n, height, width = len(images.image), *images.image.shape[1:3]
-  controls = {'centred Gaussian': _repeat(np.asarray(centred_gaussian(height, width)), n)}
+  controls = {'centred Gaussian': _repeat(np.asarray(centered_gaussian(height, width)), n)}
   if images.fixed is not None:
     controls['best fixed map'] = _repeat(images.fixed, n)
   return controls

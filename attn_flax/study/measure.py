@@ -15,7 +15,7 @@ from attn_flax import data
 from attn_flax.data import Records, Split
 from attn_flax.errors import UserError
 from attn_flax.explain.controls import best_fixed_map
-from attn_flax.explain.localization import box_mask
+from attn_flax.explain.maps import box_mask
 from attn_flax.report import published
 from attn_flax.study import accuracy, conditions, costs
 from attn_flax.study.explain import Explained, Explainer, Images

@@ -9,7 +9,7 @@ import pytest
 
 from attn_flax.errors import UserError
 from attn_flax.explain import controls, localization
-from attn_flax.explain.maps import upscale
+from attn_flax.explain.maps import box_mask, points_nowhere, upscale
 
 THRESHOLDS = np.array([0.0, 0.2, 0.5, 0.8, 1.0])
 SCORES = (localization.pointing_game, localization.energy_inside)
@@ -153,7 +153,7 @@ def test_the_overlap_of_random_maps_is_that_of_chance(masks):
 def test_empty_and_broken_maps_are_misses(masks, score):
   maps = np.ones((8, 3, 3), np.float32)
   maps[0], maps[1], maps[2, 0, 0], maps[3, 1, 1], maps[4, 2, 2] = 0, -1, np.nan, np.inf, -np.inf
-  np.testing.assert_array_equal(localization.is_empty(maps), np.arange(8) < 5)
+  np.testing.assert_array_equal(points_nowhere(maps), np.arange(8) < 5)
   actual = np.asarray(score(jnp.asarray(maps), masks))
   assert (actual[:5] == 0).all() and (actual[5:] > 0).all()
 
@@ -190,7 +190,7 @@ def test_tolerance_of_the_pointing_game():
 
 def test_boxes():
   boxes = jnp.array([[0, 0, 1, 1], [0.25, 0.5, 0.75, 0.625], [0, 0, 0, 0], [0.1, 0.1, 0.14, 0.9]])
-  masks = np.asarray(localization.box_mask(boxes, 4, 8))
+  masks = np.asarray(box_mask(boxes, 4, 8))
   expected = np.zeros((4, 4, 8), bool)
   expected[0] = True
   expected[1, 1:3, 4] = True
@@ -208,11 +208,11 @@ def test_best_fixed_map_wins_the_pointing_game_among_fixed_maps(masks):
 
 
 def test_controls():
-  hill = np.asarray(controls.centred_gaussian(9, 15, 0.25))
+  hill = np.asarray(controls.centered_gaussian(9, 15, 0.25))
   assert hill.argmax() == 4 * 15 + 7 and hill.max() == 1
   np.testing.assert_allclose(hill, hill[::-1, ::-1], rtol=1e-6)
   # One standard deviation from the middle, on either axis.
-  wide = np.asarray(controls.centred_gaussian(101, 41, 20 / 101))
+  wide = np.asarray(controls.centered_gaussian(101, 41, 20 / 101))
   assert wide[50 + 20, 20] == pytest.approx(np.exp(-0.5), rel=1e-5)
   assert controls.random_maps(jax.random.key(1), 3, 4, 5).shape == (3, 4, 5)
 
@@ -227,7 +227,7 @@ def test_controls():
       lambda: localization.pointing_game(jnp.ones((1, 3, 3)), jnp.ones((1, 4, 4), bool), -1),
       'tolerance=-1',
     ),
-    (lambda: controls.centred_gaussian(4, 4, 0), 'sigma=0'),
+    (lambda: controls.centered_gaussian(4, 4, 0), 'sigma=0'),
     (lambda: controls.best_fixed_map(jnp.ones((0, 4, 4), bool)), '0, 4, 4'),
   ],
 )

@@ -70,7 +70,7 @@ def maps(model, variables, images):
 @pytest.mark.parametrize('kind', ['Grad-CAM', 'own map'])
 def test_scores_are_those_of_the_maps_and_of_every_control(explained, maps, images, kind):
   shape = maps['map'][kind].shape
-  gaussian = np.asarray(controls.centred_gaussian(8, 8))
+  gaussian = np.asarray(controls.centered_gaussian(8, 8))
   sources = {
     'map': maps['map'][kind],
     'random weights': _filled(maps['random weights'][kind]),
