@@ -33,7 +33,7 @@ class ChannelConv(nn.Module):
     kernel_size: taps, an odd number; None takes the adaptive rule.
     gamma: divisor of the adaptive rule.
     b: offset of the adaptive rule.
-    circular: whether the first and the last channels are neighbours, instead of zero padding.
+    circular: whether the first and the last channels are neighbors, instead of zero padding.
     dtype: compute dtype.
   """
 
@@ -76,7 +76,7 @@ class ECA(nn.Module):
       adaptive rule.
     gamma: divisor of the adaptive rule.
     b: offset of the adaptive rule.
-    circular: whether the first and the last channels are neighbours, instead of zero padding.
+    circular: whether the first and the last channels are neighbors, instead of zero padding.
     dtype: compute dtype.
   """
 

@@ -2,7 +2,7 @@
 
 The papers count differently, which is the main trap of comparing them:
   decimal      10^6 parameters, 10^9 multiply-adds (SE, CBAM, BAM, ResNeXt)
-  binary       2^20 parameters, 2^30 operations of the tool `thop`: multiply-adds, 4 per normalised
+  binary       2^20 parameters, 2^30 operations of the tool `thop`: multiply-adds, 4 per normalized
                element, 1 per element of a ReLU or an average pool (ECA)
   two_per_mac  10^6 parameters, 10^9 operations, 2 per multiply-add (AA's and SASA's baselines)
   augmented    the same with the relative scores, which AA's listing computes for all offsets, and

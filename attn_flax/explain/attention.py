@@ -33,7 +33,7 @@ def attention_maps(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     queries: positions that ask, counted row by row over the map on which the module asks: its
       input, or the map of the keys for a module that stands in for a convolution; a class token is
       number 0, and the patches follow. All modules are asked for the same, so they must lie in the
@@ -104,13 +104,13 @@ def attention_received(
   A map of softmax attention sums to 1, that of a vision transformer with a class token, which asks
   but is left out as a key, to what the patches receive together. Where keys are subsampled, the map
   is theirs. Stand-alone attention gives nothing outside its window, so that its maps tell where,
-  among its neighbours, each pixel stands out. A few queries are asked at a time: memory does not
+  among its neighbors, each pixel stands out. A few queries are asked at a time: memory does not
   grow with their number.
 
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
 
   Returns:
     [N, h, w] float32 by the module's path; empty where no module attends between positions.
@@ -134,7 +134,7 @@ def attention_from(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     query: (y, x) of the place that asks, as shares of height and width in 0..1.
 
   Returns:
@@ -168,10 +168,10 @@ def own_map(model: Network, variables: Variables, images: jax.Array) -> jax.Arra
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
 
   Returns:
-    [N, h, w] float32, at least 0 for gates and softmax attention, not normalised; or None.
+    [N, h, w] float32, at least 0 for gates and softmax attention, not normalized; or None.
 
   Raises:
     UserError: for a module of one's own whose keys form no map that is known.

@@ -82,12 +82,12 @@ def grad_cam(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     stage: number of the stage, from 1; None for the last.
 
   Returns:
-    [N, h, w] float32, not normalised, at least 0.
+    [N, h, w] float32, not normalized, at least 0.
 
   Raises:
     UserError: for a stage that the network does not have, or labels outside its classes.

@@ -31,21 +31,21 @@ def integrated_gradients(
 ) -> jax.Array:
   """Integrated gradients, `(x - baseline) * mean gradient on the line between the two`.
 
-  The result is the sum over the colours, with its signs: so the pixels of a map add up to the
+  The result is the sum over the colors, with its signs: so the pixels of a map add up to the
   difference of the logits of image and baseline, as far as the midpoint rule with `steps` gradients
   has the integral (the paper's axiom of completeness). Negative pixels speak against the class.
 
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     steps: gradients per image; the paper takes 20 to 300.
     baseline: what stands for no information, of a shape that broadcasts to that of the images; None
-      for zeros, which in normalised images are the data's mean colour.
+      for zeros, which in normalized images are the data's mean color.
 
   Returns:
-    [N, H, W] float32, not normalised.
+    [N, H, W] float32, not normalized.
 
   Raises:
     UserError: for labels outside the network's classes, no steps, or a baseline that does not fit.
@@ -56,7 +56,7 @@ def integrated_gradients(
   if not taps.fits(baseline, images):
     raise UserError(
       f'a baseline of shape {np.shape(baseline)} does not fit images of shape {images.shape}; give '
-      'one image [H, W, 3], one colour [3], or None'
+      'one image [H, W, 3], one color [3], or None'
     )
   images, baseline = (jnp.asarray(array, jnp.float32) for array in (images, baseline))
   # The middles of equal pieces: the error falls with the square of their number.
@@ -84,14 +84,14 @@ def smooth_grad(
 ) -> jax.Array:
   """SmoothGrad: the gradient, averaged over noisy copies of the image.
 
-  The result is the mean over the colours of the absolute value, because the sign of a gradient says
+  The result is the mean over the colors of the absolute value, because the sign of a gradient says
   only whether brighter or darker pixels would help. It is taken after the average, as the paper's
   formula has it: averaged without signs, the noise would not cancel.
 
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     key: a random key; equal keys give equal maps.
     samples: noisy copies per image; the paper sees little change above 50.
@@ -99,7 +99,7 @@ def smooth_grad(
       paper takes 0.1 to 0.2.
 
   Returns:
-    [N, H, W] float32, not normalised, at least 0.
+    [N, H, W] float32, not normalized, at least 0.
 
   Raises:
     UserError: for labels outside the network's classes, no samples, or negative noise.

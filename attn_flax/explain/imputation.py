@@ -1,14 +1,14 @@
-"""Filling removed pixels in from their neighbours.
+"""Filling removed pixels in from their neighbors.
 
 Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods" (ICML 2022,
 https://arxiv.org/abs/2202.00449): noisy linear imputation. Each removed pixel is the weighted mean
-of its eight neighbours, 1/6 for those beside it and 1/12 for those at its corners, of which some
+of its eight neighbors, 1/6 for those beside it and 1/12 for those at its corners, of which some
 are removed, too: a system of linear equations.
 
-Departures from the official code: at the border the weights of the neighbours that exist are used,
+Departures from the official code: at the border the weights of the neighbors that exist are used,
 as there; but the system, made symmetric and positive definite by leaving those weights' sum on the
 diagonal, is solved by conjugate gradients (Hestenes and Stiefel, 1952) for all images at once, on
-the device and without a matrix, in place of a sparse factorisation on the host.
+the device and without a matrix, in place of a sparse factorization on the host.
 """
 
 import jax
@@ -22,7 +22,7 @@ _TOLERANCE = 1e-5
 
 
 def impute(images: jax.Array, removed: jax.Array) -> jax.Array:
-  """Replaces removed pixels by the solution for their neighbours' weighted means.
+  """Replaces removed pixels by the solution for their neighbors' weighted means.
 
   Args:
     images: [N, H, W, C] float32; the values of removed pixels do not matter, if finite.
@@ -32,14 +32,14 @@ def impute(images: jax.Array, removed: jax.Array) -> jax.Array:
     [N, H, W, C] float32; what is not removed is as it was.
   """
   unknown = removed[..., None]
-  diagonal = _neighbours(jnp.ones_like(images[:1, ..., :1]))
+  diagonal = _neighbors(jnp.ones_like(images[:1, ..., :1]))
   known = jnp.where(unknown, 0, images)
   # The mean of what remains is where the search starts: all that is left to find is the detail.
   remaining = (~unknown).sum((1, 2), keepdims=True)
   start = jnp.where(unknown, known.sum((1, 2), keepdims=True) / remaining, images)
 
   def apply(x):
-    return jnp.where(unknown, diagonal * x - _neighbours(x), 0)
+    return jnp.where(unknown, diagonal * x - _neighbors(x), 0)
 
   def dot(a, b):
     return (a * b).sum((1, 2), keepdims=True)
@@ -63,21 +63,21 @@ def impute(images: jax.Array, removed: jax.Array) -> jax.Array:
     return step + 1, x, residual, residual + turn * direction, new_square
 
   residual = -apply(start)
-  side = jnp.where(unknown, _neighbours(known), 0)
+  side = jnp.where(unknown, _neighbors(known), 0)
   # Where all that lies around the holes is 0, only the start gives a scale.
   target = _TOLERANCE**2 * jnp.maximum(dot(side, side), dot(residual, residual))
   state = (jnp.int32(0), start, residual, residual, dot(residual, residual))
   return jnp.where(unknown, lax.while_loop(unsolved, advance, state)[1], images)
 
 
-def _neighbours(x: jax.Array) -> jax.Array:
-  """The weighted sum of each pixel's neighbours, outside the image 0: [N, H, W, C]."""
+def _neighbors(x: jax.Array) -> jax.Array:
+  """The weighted sum of each pixel's neighbors, outside the image 0: [N, H, W, C]."""
   # The weights are those of (1, 2, 1) x (1, 2, 1) / 12 without the middle.
   return (_smooth(_smooth(x, 1), 2) - 4 * x) / 12
 
 
 def _smooth(x: jax.Array, axis: int) -> jax.Array:
-  """Each value twice and its two neighbours along an axis."""
+  """Each value twice and its two neighbors along an axis."""
   pad = [(1, 1) if place == axis else (0, 0) for place in range(x.ndim)]
   padded, size = jnp.pad(x, pad), x.shape[axis]
   before, after = (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, 2))

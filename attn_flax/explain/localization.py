@@ -1,4 +1,4 @@
-"""Does a map lie on the object: scores against masks of the labelled object.
+"""Does a map lie on the object: scores against masks of the labeled object.
 
 Pointing game: Zhang et al., "Top-down Neural Attention by Excitation Backprop" (ECCV 2016,
 https://arxiv.org/abs/1608.00507).

@@ -36,15 +36,15 @@ def occlusion(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     patch: side of the square patch in pixels.
     stride: pixels between patches, at most `patch`.
-    fill: what the patch is filled with, a number or a colour [3]; 0 is the data's mean colour, as
-      the paper's grey square.
+    fill: what the patch is filled with, a number or a color [3]; 0 is the data's mean color, as
+      the paper's gray square.
 
   Returns:
-    [N, H, W] float32 in -1..1, not normalised; negative where the network does better without.
+    [N, H, W] float32 in -1..1, not normalized; negative where the network does better without.
 
   Raises:
     UserError: for labels outside the network's classes, a patch or a fill that does not fit the
@@ -63,7 +63,7 @@ def occlusion(
   if not taps.fits(fill, images):
     raise UserError(
       f'fill of shape {np.shape(fill)} does not fit images of shape {images.shape}; give a number '
-      'or a colour [3]'
+      'or a color [3]'
     )
   images, fill = (jnp.asarray(array, jnp.float32) for array in (images, fill))
   sizes = images.shape[1:3]

@@ -46,13 +46,13 @@ def insertion_deletion(
 ) -> dict[str, jax.Array]:
   """Areas under the curve of the label's probability over the share of pixels that were moved.
 
-  Inserted pixels appear in a blurred copy of the image, deleted ones become 0, the mean colour of
-  normalised images; the most relevant go first.
+  Inserted pixels appear in a blurred copy of the image, deleted ones become 0, the mean color of
+  normalized images; the most relevant go first.
 
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     maps: [N, h, w], the larger the more relevant.
     key: random key for the order of equal values, the same for all maps that are compared; None:
@@ -106,13 +106,13 @@ def road(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     maps: [N, h, w], the larger the more relevant.
     key: random key for the order of equal values and the noise, the same for all maps that are
       compared; None: a fixed one.
     shares: of the pixels that are removed, between 0 and 1.
-    noise: standard deviation of what is added to the pixels filled in, in units of the normalised
+    noise: standard deviation of what is added to the pixels filled in, in units of the normalized
       images (0.1 is about 0.025 of the range of pixels; the official code has 0.01 of it).
     positions: [N] int, numbers of the images, which give each an order and a noise of its own:
       where images come in batches, those among all of them; None: 0 to N - 1.

@@ -27,7 +27,7 @@ def attention_rollout(model: Network, variables: Variables, images: jax.Array) -
   Args:
     model: a vision transformer.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
 
   Returns:
     [N, h, w] float32, one value per patch; they sum to 1, less what the class token keeps.

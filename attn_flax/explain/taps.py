@@ -19,11 +19,11 @@ Network = Any
 
 
 def check_images(images: jax.Array) -> None:
-  """Raises `UserError` for images that are not [N, H, W, C] floats, such as unnormalised ones."""
+  """Raises `UserError` for images that are not [N, H, W, C] floats, such as unnormalized ones."""
   if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
     raise UserError(
       f'images of shape {images.shape} and type {images.dtype} cannot be explained; give the '
-      'normalised images that the network takes, [N, H, W, 3] of floats'
+      'normalized images that the network takes, [N, H, W, 3] of floats'
     )
 
 
@@ -49,7 +49,7 @@ def check(model: Network, images: jax.Array, labels: jax.Array) -> None:
 
 
 def fits(values: jax.typing.ArrayLike, images: jax.Array) -> bool:
-  """Whether values, such as one colour [3], broadcast to the shape of images [N, H, W, C]."""
+  """Whether values, such as one color [3], broadcast to the shape of images [N, H, W, C]."""
   shape = np.shape(values)
   sizes = zip(reversed(shape), reversed(images.shape), strict=False)
   return len(shape) <= images.ndim and all(size in (1, full) for size, full in sizes)
@@ -109,7 +109,7 @@ def activations(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     stage: number of the stage, from 1; None for the last.
 
   Raises:
@@ -135,7 +135,7 @@ def activations_and_gradients(
   Args:
     model: the network.
     variables: its variables.
-    images: [N, H, W, 3], normalised.
+    images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     stage: number of the stage, from 1; None for the last.
 

@@ -12,7 +12,7 @@ from attn_flax.layers.types import Dtype, Initializer
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _batch_normalize(x, scale, bias, pivot, epsilon):
-  """Normalises `x` [..., C] with its own statistics; returns it with mean and variance [C]."""
+  """Normalizes `x` [..., C] with its own statistics; returns it with mean and variance [C]."""
   return _batch_normalize_fwd(x, scale, bias, pivot, epsilon)[0]
 
 
@@ -57,7 +57,7 @@ class BatchNorm(nn.Module):
     train: normalize with the batch's statistics and update the running ones.
     momentum: share of the running value kept at each step; PyTorch's momentum 0.1 is 0.9 here.
     epsilon: added to the variance.
-    scale_init: initialiser of the scale (gamma).
+    scale_init: initializer of the scale (gamma).
     dtype: dtype of the output; statistics are always float32.
   """
 
@@ -69,7 +69,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalises `x` [..., C]."""
+    """Normalizes `x` [..., C]."""
     channels = (x.shape[-1],)
     x = x.astype(self.dtype or x.dtype)
     scale = self.param('scale', self.scale_init, channels, jnp.float32)

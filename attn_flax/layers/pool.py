@@ -54,7 +54,7 @@ def interpolate(x: jax.Array, axis: int, length: int) -> jax.Array:
   """Linear interpolation to `length` along one axis, the values standing in the middles of pixels.
 
   As `jax.image.resize` has it, but without a matrix product, which would count as a layer's, and
-  exact where neighbours are equal: rounding would put flat parts of a map into some order.
+  exact where neighbors are equal: rounding would put flat parts of a map into some order.
   """
   size = x.shape[axis]
   if size == length:

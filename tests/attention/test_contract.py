@@ -23,7 +23,7 @@ from attn_flax.models.placement import PLACES, field_names
 
 N, H, W, C = 2, 6, 10, 64
 FEATURES = 96
-# What runs once need not be optimised: compiling is most of the time.
+# What runs once need not be optimized: compiling is most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 

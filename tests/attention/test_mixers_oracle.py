@@ -106,7 +106,7 @@ def average_pool(x):
 def upsample(x, height, width):
   """Bilinear: pixels are squares, their values stand in their middles, the border continues."""
 
-  def neighbours(place, size, length):
+  def neighbors(place, size, length):
     at = np.clip((place + 0.5) * size / length - 0.5, 0, size - 1)
     low = int(at)
     return low, min(low + 1, size - 1), at - low
@@ -114,8 +114,8 @@ def upsample(x, height, width):
   y = np.zeros((x.shape[0], height, width, x.shape[-1]))
   for i in range(height):
     for j in range(width):
-      top, bottom, down = neighbours(i, x.shape[1], height)
-      left, right, across = neighbours(j, x.shape[2], width)
+      top, bottom, down = neighbors(i, x.shape[1], height)
+      left, right, across = neighbors(j, x.shape[2], width)
       above = (1 - across) * x[:, top, left] + across * x[:, top, right]
       below = (1 - across) * x[:, bottom, left] + across * x[:, bottom, right]
       y[:, i, j] = (1 - down) * above + down * below
@@ -461,7 +461,7 @@ def test_position_attention(randomised):
 
 @pytest.mark.parametrize('energy', dual.ENERGIES)
 def test_channel_attention(randomised, energy):
-  """The released code favours unlike channels, the paper like ones."""
+  """The released code favors unlike channels, the paper like ones."""
 
   def expect(o, x):
     return channels(o, x, energy)

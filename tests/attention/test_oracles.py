@@ -28,7 +28,7 @@ from attn_flax.errors import UserError
 
 N, H, W, C = 5, 9, 7, 24
 RATIO = 6  # 4 hidden units
-# What runs once need not be optimised: compiling is most of the time.
+# What runs once need not be optimized: compiling is most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 

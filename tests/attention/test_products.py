@@ -276,7 +276,7 @@ def test_blocks_take_a_sixth_of_the_memory_of_the_direct_form():
 
 
 def test_memory_of_blocks_grows_no_faster_than_the_power_of_one_and_a_half():
-  """Of the number of pixels: between neighbouring sizes, the direct form being near 2."""
+  """Of the number of pixels: between neighboring sizes, the direct form being near 2."""
 
   def power(small, large, implementation):
     growth = _temporary(large, implementation) / _temporary(small, implementation)

@@ -489,7 +489,7 @@ def test_rollout_is_refused_to_other_networks(made):
     explain.attention_rollout(model, made(model), images())
 
 
-def test_images_that_are_not_normalised_are_refused(made):
+def test_images_that_are_not_normalized_are_refused(made):
   model = network('cbam')
   with pytest.raises(UserError, match='type uint8'):
     attention_maps(model, made(model), images().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Localisation scores against loops, at the extremes, and at chance."""
+"""Localization scores against loops, at the extremes, and at chance."""
 
 import math
 

@@ -224,10 +224,10 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_logits(made):
 @pytest.mark.parametrize('steps', [1, 3])
 def test_pixel_attributions_of_a_linear_network_are_its_weights(steps, made):
   model, variables = made(Linear())
-  x, colour = images(), np.array([0.5, -1.0, 2.0], np.float32)
+  x, color = images(), np.array([0.5, -1.0, 2.0], np.float32)
   weights = np.moveaxis(np.asarray(variables['params']['weights'])[..., LABELS], -1, 0)
-  maps = explain.integrated_gradients(model, variables, x, LABELS, steps=steps, baseline=colour)
-  np.testing.assert_allclose(maps, ((x - colour) * weights).sum(-1), rtol=1e-4, atol=1e-5)
+  maps = explain.integrated_gradients(model, variables, x, LABELS, steps=steps, baseline=color)
+  np.testing.assert_allclose(maps, ((x - color) * weights).sum(-1), rtol=1e-4, atol=1e-5)
   key = jax.random.key(steps)
   maps = explain.smooth_grad(model, variables, x, LABELS, key=key, samples=steps)
   np.testing.assert_allclose(maps, np.abs(weights).mean(-1), rtol=1e-4)
@@ -383,7 +383,7 @@ def test_memory_does_not_grow_with_the_number_of_passes(method, few, many, made)
     ({'labels': np.array([1, 4, 0])}, r'label 4 .* allowed: 0 to 3'),
     ({'labels': np.array([1, -1, 0])}, r'label -1 .* allowed: 0 to 3'),
     ({'labels': np.array([1, 2])}, r'labels of shape \(2,\) do not fit 3 images'),
-    ({'images': np.zeros((N, H, W, 3), np.uint8)}, r'type uint8 .* normalised'),
+    ({'images': np.zeros((N, H, W, 3), np.uint8)}, r'type uint8 .* normalized'),
     ({'images': np.zeros((H, W, 3), np.float32)}, r'shape \(16, 24, 3\)'),
     ({'method': explain.integrated_gradients, 'steps': 0}, 'steps=0 must be at least 1'),
     (

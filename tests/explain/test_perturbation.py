@@ -71,21 +71,21 @@ def blurred(image, sigma):
   return result
 
 
-def neighbours(y, x, height, width):
-  """Places and weights of the neighbours in the image."""
+def neighbors(y, x, height, width):
+  """Places and weights of the neighbors in the image."""
   for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
     if 0 <= y + dy < height and 0 <= x + dx < width:
       yield (y + dy, x + dx), 1 / 12 if dy and dx else 1 / 6
 
 
 def solved(image, removed):
-  """Each removed pixel is the weighted mean of its neighbours: a dense system, as it reads."""
+  """Each removed pixel is the weighted mean of its neighbors: a dense system, as it reads."""
   height, width, channels = image.shape
   places = [place for place in np.ndindex(height, width) if removed[place]]
   index = {place: row for row, place in enumerate(places)}
   matrix, side = np.eye(len(places)), np.zeros((len(places), channels))
   for place, row in index.items():
-    around = list(neighbours(*place, height, width))
+    around = list(neighbors(*place, height, width))
     total = sum(weight for _, weight in around)
     for other, weight in around:
       if other in index:

@@ -100,11 +100,11 @@ def channel_conv(o, x, circular):
   logits = np.zeros((n, channels))
   for c in range(channels):
     for tap in range(kernel.size):
-      neighbour = c + tap - kernel.size // 2
+      neighbor = c + tap - kernel.size // 2
       if circular:
-        neighbour %= channels
-      if 0 <= neighbour < channels:
-        logits[:, c] += kernel[tap] * means[:, neighbour]
+        neighbor %= channels
+      if 0 <= neighbor < channels:
+        logits[:, c] += kernel[tap] * means[:, neighbor]
   return logits
 
 

@@ -119,7 +119,7 @@ def test_running_statistics_are_pytorchs(momentum):
   )
 
 
-def test_batch_norm_leaves_its_statistics_alone_at_initialisation_and_in_evaluation():
+def test_batch_norm_leaves_its_statistics_alone_at_initialization_and_in_evaluation():
   x, _, variables = _norm_inputs((4, 3))
   initial = jax.jit(layers.BatchNorm(True).init)(jax.random.key(0), x)['batch_stats']
   chex.assert_trees_all_equal(initial, {'mean': np.zeros(3), 'var': np.ones(3)})
@@ -335,14 +335,14 @@ def test_tap_lets_one_differentiate_at_the_activation():
   np.testing.assert_array_equal(at(jnp.ones(4)), 6 * x + 2)
 
 
-def _initialise(module, x):
+def _initialize(module, x):
   return jax.jit(module.init)(jax.random.key(1), x)['params']
 
 
 def test_convolutions_start_with_he_fan_out_normal_weights():
   """fan_out = 9 * 128 = 1152, so the deviation is sqrt(2 / 1152) = 0.041667, not truncated."""
   module = layers.conv(128, 3, name='conv', bias=True)
-  params = _initialise(module, jnp.zeros((1, 4, 4, 64)))
+  params = _initialize(module, jnp.zeros((1, 4, 4, 64)))
   kernel = np.asarray(params['kernel'])
   chex.assert_shape(kernel, (3, 3, 64, 128))
   np.testing.assert_allclose(kernel.std(), 0.041667, rtol=0.01)  # 0.3 % is one standard error
@@ -363,12 +363,12 @@ def test_convolutions_start_with_he_fan_out_normal_weights():
 def test_pytorchs_default_weights_are_uniform_within_one_over_the_root_of_fan_in(
   module, inputs, bound
 ):
-  kernel = np.asarray(_initialise(module, jnp.zeros(inputs))['kernel'])
+  kernel = np.asarray(_initialize(module, jnp.zeros(inputs))['kernel'])
   assert 0.99 * bound < np.abs(kernel).max() <= 1.00001 * bound
   np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.02)
   np.testing.assert_allclose(kernel.mean(), 0, atol=0.03 * bound)
 
 
 def test_dense_starts_with_zero_bias():
-  params = _initialise(layers.dense(7, name='dense'), jnp.zeros((1, 3)))
+  params = _initialize(layers.dense(7, name='dense'), jnp.zeros((1, 3)))
   np.testing.assert_array_equal(params['bias'], np.zeros(7))
