@@ -2,7 +2,7 @@
 
 Bahdanau, Cho, Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate"
 (ICLR 2015, https://arxiv.org/abs/1409.0473): the score of a key is `v . tanh(W query + U key)`.
-A decoder's state asks there; in a classifier the mean of the map asks.
+The query is a decoder's state there; in a classifier it is the mean of the map.
 """
 
 from typing import ClassVar
@@ -70,8 +70,8 @@ class Additive(nn.Module):
   """Additive attention over positions: `x * sigmoid(v . tanh(U x + W mean(x)))`.
 
   Departures from the paper:
-    The paper's decoder asks with its state and its softmax makes the positions compete; here the
-    mean of the map asks, and each position has a sigmoid gate of its own.
+    The paper's query is the state of its decoder, and a softmax makes the positions compete. Here
+    the query is the mean of the map, and each position has its own sigmoid gate.
 
   Attributes:
     ratio: channels per hidden unit.

@@ -95,9 +95,9 @@ class Dual(nn.Module):
 
   Departures from the paper:
     The paper's segmentation head puts a 3x3 convolution before and after each branch, sums the
-    branches and classifies each pixel thrice; inside a classifier the two branches act on the map
-    itself and x is added once. The channel branch takes `max - energy`, as the released code does,
-    which turns the paper's formula around; `energy='paper'` has the formula.
+    branches and classifies each pixel three times; inside a classifier the two branches act on the
+    map itself and x is added once. The channel branch takes `max - energy`, as the released code
+    does, which reverses the sign of the paper's formula; `energy='paper'` takes the formula.
 
   Attributes:
     ratio: channels per query and key dimension of the position branch.

@@ -23,10 +23,10 @@ from attn_flax.layers.types import Dtype
 
 
 class Hybrid(nn.Module):
-  """A channel part and a spatial part of one's choice; each gate is that of its own mechanism.
+  """Any channel part with any spatial part, each as in its own mechanism.
 
   Departures from the paper:
-    No paper's: each part is as in its own mechanism, see `CHANNEL` and `SPATIAL`.
+    No paper describes it; each part is that of its own mechanism, see `CHANNEL` and `SPATIAL`.
 
   Attributes:
     channel: one of `CHANNEL`, or 'none'.

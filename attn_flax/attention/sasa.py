@@ -20,7 +20,7 @@ class StandAlone(nn.Module):
   """Each pixel attends to the k x k pixels around it: `sum softmax(q . k + q . r) v`.
 
   r joins a vector of the row offset with one of the column offset, each half as long as a head;
-  scores are not scaled by 1 / sqrt(d). Strides are taken behind, by 2x2 average pooling.
+  scores are not scaled by 1 / sqrt(d). A stride of 2 is a 2x2 average pool after the attention.
 
   Departures from the paper:
     The paper writes one projection per head and group of channels, but its parameter counts need

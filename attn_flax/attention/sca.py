@@ -19,8 +19,8 @@ class SCA(nn.Module):
   """Additive attention over channels, then over positions (or the other way round).
 
   Departures from the paper:
-    The paper's gates ask with the state of a caption decoder; a classifier has none, and the mean
-    of the map asks. As in the released code, channels come first and each softmax is multiplied
+    The paper's query is the state of a caption decoder; a classifier has none, and the query is
+    the mean of the map. As in the released code, channels come first and each softmax is multiplied
     by the number of its entries, which undoes its shrinking; `activation='sigmoid'` has gates that
     do not compete. A channel is described by its mean and maximum and a learned vector of its own,
     embedded in `hidden` numbers; the paper has the mean alone, in 512.

@@ -61,7 +61,7 @@ class SE(nn.Module):
 
   Departures from the paper:
     None by default. The paper's formula shows no biases, its released networks have them, and so
-    have these (`bias`). Libraries that round the hidden width are met with `divisor=8`.
+    have these (`bias`). Some libraries round the hidden width, which `divisor=8` does.
 
   Attributes:
     ratio: channels per hidden unit; the paper's r = 16.

@@ -46,7 +46,7 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
   """Multiply-adds of one image of shape (H, W, C): convolutions, dense layers, attention.
 
   Pooling, norms, activations and biases are not counted, as in the tables of the SE, CBAM and BAM
-  papers. `macs` tells layers and attention products apart.
+  papers. `macs` returns those of layers and of attention products separately.
   """
   return sum(macs(model, input_shape))
 

@@ -1,4 +1,4 @@
-"""Honest timing: calls in turn, so that whatever else the machine does hits all alike."""
+"""Timing of calls in turn, so that other load on the machine affects all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int:
   """
   found = compiled.memory_analysis()
   if found is None:
-    raise ValueError('this compiler does not tell how much memory a program needs')
+    raise ValueError('this compiler does not report how much memory a program needs')
   return (
     found.argument_size_in_bytes
     + found.output_size_in_bytes

@@ -11,7 +11,7 @@ IoU at a threshold: Choe et al., "Evaluating Weakly Supervised Object Localizati
 Departures from the papers: maps are never shifted to a minimum of 0, which would make an empty map
 look like a full one; a map without a positive value, or with one that is not finite, is empty, and
 a miss. Ties are shared out, so that a constant map scores at chance. The pointing game allows no
-distance unless asked to (the paper: 15 pixels). The IoU is that of masks, not of the boxes around
+distance by default (the paper: 15 pixels). The IoU is that of masks, not of the boxes around
 them.
 
 Maps are [N, h, w] of any resolution up to that of the masks, to which they are scaled up; scores,

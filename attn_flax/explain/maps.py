@@ -10,7 +10,7 @@ from attn_flax.layers import interpolate
 
 
 def upscale(maps: jax.Array, height: int, width: int) -> jax.Array:
-  """Scales maps up bilinearly, the values standing in the middles of their pixels.
+  """Scales maps up bilinearly; a value is that of the middle of its pixel.
 
   Args:
     maps: [N, h, w] of any float type.

@@ -103,7 +103,7 @@ def activations(
   """The output of a stage, [N, h, w, C] float32.
 
   It is taken after the last block's addition and ReLU, where it has one, and after the attention
-  that acts behind the stage; the last stage of a pre-activation network also after the norm and the
+  that acts after the stage; the last stage of a pre-activation network also after the norm and the
   ReLU that end it. A convolution inside a block would show only what the block changes.
 
   Args:
@@ -153,7 +153,7 @@ def activations_and_gradients(
     logits, recorded = model.apply(state, images, train=False, mutable=['intermediates'])
     return at_labels(logits, labels).sum(), recorded['intermediates'][name][0]
 
-  # Of the map's own dtype, so that adding it changes no dtype behind it.
+  # Of the map's own dtype, so that adding it changes no dtype after it.
   _, shape = jax.eval_shape(lambda: run(None))
   gradient, value = jax.grad(run, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
   return value.astype(jnp.float32), gradient.astype(jnp.float32)
