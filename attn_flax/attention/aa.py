@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention import products
-from attn_flax.errors import UserError, check_choice, check_counts, check_range
+from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.layers.types import Dtype
 
 IMPLEMENTATIONS = ('blocks', 'direct', 'fused')
@@ -27,10 +27,8 @@ def augmented_dims(
   rounded down to multiples of `heads`, as the paper's parameter counts need it for dv.
 
   Raises:
-    UserError: for shares outside 0..1, heads without key dimension, or a value share too small
-      for the heads.
+    UserError: for a value share that is too small for the heads.
   """
-  _check_shares(heads, kappa, upsilon, min_key_dim)
   # 0.29 * 100 is 28.999999999999996.
   keys, values = (int(round(share * features, 6)) for share in (kappa, upsilon))
   key = max(keys // heads, min_key_dim) * heads
@@ -38,7 +36,7 @@ def augmented_dims(
   if upsilon and not value:
     fix = f'raise upsilon or take at most {values} heads' if values else 'raise upsilon'
     raise UserError(
-      f'augmented convolution upsilon={upsilon} of {features} features leaves no value dimension '
+      f'aa upsilon={upsilon} of {features} features leaves no value dimension '
       f'for each of {heads} heads; {fix}'
     )
   return key, value
@@ -91,8 +89,11 @@ class AugmentedConv(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    _check_shares(self.heads, self.kappa, self.upsilon, self.min_key_dim)
+    check_range('aa kernel', self.kernel, 1, odd=True)
+    check_range('aa heads', self.heads, 1, whole=True)
+    check_range('aa min_key_dim', self.min_key_dim, 1, whole=True)
+    check_range('aa kappa', self.kappa, 0, 1)
+    check_range('aa upsilon', self.upsilon, 0, 1)
     check_choice('aa implementation', self.implementation, IMPLEMENTATIONS)
     super().__post_init__()
 

@@ -2,7 +2,7 @@
 
 Bahdanau, Cho, Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate"
 (ICLR 2015, https://arxiv.org/abs/1409.0473): the score of a key is `v . tanh(W query + U key)`.
-A decoder's state asks there; in a classifier the mean of the map asks.
+The query is a decoder's state there; in a classifier it is the mean of the map.
 """
 
 from typing import ClassVar
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
-from attn_flax.errors import check_counts
+from attn_flax.attention.pools import describe_channels
+from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -37,12 +38,6 @@ class AdditiveSpatial(nn.Module):
     query = layers.dense(hidden, bias=False, dtype=self.dtype, name='query')(x.mean((1, 2)))
     score = jnp.tanh(keys + query[:, None, None])
     return layers.dense(1, dtype=self.dtype, name='score')(score)
-
-
-def describe_channels(x: jax.Array) -> jax.Array:
-  """Mean and maximum of each channel: [N, H, W, C] -> [N, C, 2]."""
-  largest = layers.largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1)
-  return jnp.stack([x.mean((1, 2)), largest], axis=-1)
 
 
 class AdditiveChannel(nn.Module):
@@ -75,8 +70,8 @@ class Additive(nn.Module):
   """Additive attention over positions: `x * sigmoid(v . tanh(U x + W mean(x)))`.
 
   Departures from the paper:
-    The paper's decoder asks with its state and its softmax makes the positions compete; here the
-    mean of the map asks, and each position has a sigmoid gate of its own.
+    The paper's query is the state of its decoder, and a softmax makes the positions compete. Here
+    the query is the mean of the map, and each position has its own sigmoid gate.
 
   Attributes:
     ratio: channels per hidden unit.
@@ -90,8 +85,7 @@ class Additive(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts('additive', ratio=self.ratio)
+    check_range('additive ratio', self.ratio, 1, whole=True)
     super().__post_init__()
 
   @nn.compact

@@ -11,7 +11,7 @@ import jax
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice, check_counts
+from attn_flax.errors import check_choice, check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -82,8 +82,9 @@ class BAM(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts('bam', ratio=self.ratio, dilation=self.dilation, depth=self.depth)
+    check_range('bam ratio', self.ratio, 1, whole=True)
+    check_range('bam dilation', self.dilation, 1, whole=True)
+    check_range('bam depth', self.depth, 1, whole=True)
     check_choice('bam combine', self.combine, ('product', 'sum'))
     super().__post_init__()
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose
-from attn_flax.attention.se import ChannelMLP, check_pools
-from attn_flax.errors import check_counts, check_range
+from attn_flax.attention.pools import check_pools
+from attn_flax.attention.se import ChannelMLP
+from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -76,10 +77,9 @@ class CBAM(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts('cbam', ratio=self.ratio)
+    check_range('cbam ratio', self.ratio, 1, whole=True)
     check_range('cbam kernel_size', self.kernel_size, 1, odd=True)
-    check_pools('cbam', self.pools)
+    check_pools('cbam pools', self.pools)
     super().__post_init__()
 
   @nn.compact

@@ -4,7 +4,7 @@ A gate is a module that returns logits: a channel gate [N, 1, 1, C], a spatial g
 A mixer (`returns = 'map'`), such as attention between positions, returns a map [N, H, W, C] that
 is to be added. What a mechanism attends with is recorded (`sow`) under one vocabulary, in the
 collection `intermediates`: `channel_gate` [N, C], `spatial_gate` [N, H, W], and `gate`
-[N, H, W, C] where the two act as one and cannot be told apart. Values lie in 0..1.
+[N, H, W, C] where the two are joined before the sigmoid. Values lie in 0..1.
 """
 
 import math

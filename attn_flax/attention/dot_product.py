@@ -1,7 +1,7 @@
 """A gate of dot-product attention between channels.
 
-Vaswani et al., "Attention Is All You Need" (NeurIPS 2017, https://arxiv.org/abs/1706.03762): scores
-are products of queries and keys, scaled by the root of their length.
+Vaswani et al., "Attention Is All You Need" (NeurIPS 2017, https://arxiv.org/abs/1706.03762),
+section 3.2.1: `softmax(q k^T / sqrt(d)) v`. That channels attend to each other is ours.
 """
 
 import flax.linen as nn
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.attention.additive import describe_channels
+from attn_flax.attention.pools import describe_channels
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -17,7 +17,7 @@ from attn_flax.layers.types import Dtype
 class DotProductChannel(nn.Module):
   """Channel gate: self-attention between channels, `softmax(q k^T / sqrt(d)) v`.
 
-  A channel is described as in `additive.AdditiveChannel`; its value is one number, its logit.
+  A channel is described as in `AdditiveChannel`; its value is one number, its logit.
 
   Attributes:
     hidden: length d of queries and keys.

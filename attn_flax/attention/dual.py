@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.errors import check_choice, check_counts
+from attn_flax.errors import check_choice, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -76,7 +76,7 @@ class ChannelAttention(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C], what is to be added to x."""
     del train
-    check_choice('channel attention energy', self.energy, ENERGIES)
+    check_choice('energy of channel attention', self.energy, ENERGIES)
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     with jax.named_scope(ATTENTION_SCOPE):
       energy = jnp.einsum('npc,npd->ncd', flat, flat, preferred_element_type=jnp.float32)
@@ -95,9 +95,9 @@ class Dual(nn.Module):
 
   Departures from the paper:
     The paper's segmentation head puts a 3x3 convolution before and after each branch, sums the
-    branches and classifies each pixel thrice; inside a classifier the two branches act on the map
-    itself and x is added once. The channel branch takes `max - energy`, as the released code does,
-    which turns the paper's formula around; `energy='paper'` has the formula.
+    branches and classifies each pixel three times; inside a classifier the two branches act on the
+    map itself and x is added once. The channel branch takes `max - energy`, as the released code
+    does, which reverses the sign of the paper's formula; `energy='paper'` takes the formula.
 
   Attributes:
     ratio: channels per query and key dimension of the position branch.
@@ -113,9 +113,7 @@ class Dual(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts('dual', ratio=self.ratio)
-    check_choice('dual energy', self.energy, ENERGIES)
+    check_range('dual ratio', self.ratio, 1, whole=True)
     super().__post_init__()
 
   @property

@@ -50,7 +50,6 @@ class ChannelConv(nn.Module):
     size = self.kernel_size
     if size is None:
       size = adaptive_kernel_size(x.shape[-1], self.gamma, self.b)
-    check_range('eca kernel_size', size, 1, odd=True)
     y = nn.Conv(
       1,
       (size,),
@@ -92,11 +91,9 @@ class ECA(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
     if self.kernel_size is not None:
       check_range('eca kernel_size', self.kernel_size, 1, odd=True)
     check_range('eca gamma', self.gamma, above=0)
-    check_range('eca b', self.b)
     super().__post_init__()
 
   @nn.compact

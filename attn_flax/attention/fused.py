@@ -1,8 +1,9 @@
 """Attention by a fused kernel, where the platform that the program is lowered for has one.
 
-In half precision a GPU has cuDNN's. It can be traced only where cuDNN is installed, so a program
-that is traced elsewhere cannot be lowered for GPUs, and says so: it would otherwise silently be
-another program than the one that a machine with a GPU makes.
+In half precision a GPU has cuDNN's, which JAX can trace only where it finds cuDNN. A program that
+was traced elsewhere can be lowered for CPU and TPU, but not for GPUs: it would silently be another
+program than the one that a machine with a GPU makes, so it raises an error. Where cuDNN is found,
+JAX lowers such a program for `cuda` alone, not for several platforms at once.
 """
 
 import functools
@@ -55,7 +56,7 @@ _cudnn = functools.partial(jax.nn.dot_product_attention, scale=1.0, implementati
 
 
 def _on_cuda(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """The attention of cuDNN; where it cannot be traced, what raises an error if it is lowered."""
+  """The kernel of cuDNN; where it cannot be traced, what raises an error when it is lowered."""
   try:
     jax.eval_shape(_cudnn, q, k, v)
   except RuntimeError as error:  # JAX finds no cuDNN, or one that is too old.
@@ -66,9 +67,9 @@ def _on_cuda(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 def _refuse(ctx: object, one: object, *, reason: str) -> NoReturn:
   raise UserError(
-    f"implementation='fused' in half precision is cuDNN's kernel on a GPU, which this machine "
-    f"cannot prepare ({reason}); take implementation='blocks', or compile or export the program on "
-    'a machine where jax finds cuDNN'
+    f"implementation='fused' in half precision is cuDNN's kernel on a GPU, but JAX cannot trace it "
+    f"here ({reason.rstrip('.')}); take implementation='blocks', or export the program for cuda on "
+    'a machine where JAX finds cuDNN'
   )
 
 

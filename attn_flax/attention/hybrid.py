@@ -13,20 +13,20 @@ import jax
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.bam import SpatialDilated
 from attn_flax.attention.cbam import SpatialConv
-from attn_flax.attention.compose import compose
+from attn_flax.attention.compose import Part, compose
 from attn_flax.attention.dot_product import DotProductChannel
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice, check_counts, check_range
+from attn_flax.errors import check_choice, check_range
 from attn_flax.layers.types import Dtype
 
 
 class Hybrid(nn.Module):
-  """A channel part and a spatial part of one's choice; each gate is that of its own mechanism.
+  """Any channel part with any spatial part, each as in its own mechanism.
 
   Departures from the paper:
-    No paper's: each part is as in its own mechanism, see `CHANNEL` and `SPATIAL`.
+    No paper describes it; each part is that of its own mechanism, see `CHANNEL` and `SPATIAL`.
 
   Attributes:
     channel: one of `CHANNEL`, or 'none'.
@@ -58,14 +58,10 @@ class Hybrid(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts(
-      'hybrid',
-      ratio=self.ratio,
-      position_ratio=self.position_ratio,
-      dilation=self.dilation,
-      hidden=self.hidden,
-    )
+    check_choice('channel gate', self.channel, (*CHANNEL, 'none'))
+    check_choice('spatial gate', self.spatial, (*SPATIAL, 'none'))
+    for name in ('ratio', 'position_ratio', 'dilation', 'hidden'):
+      check_range(f'hybrid {name}', getattr(self, name), 1, whole=True)
     check_range('hybrid kernel_size', self.kernel_size, 1, odd=True)
     super().__post_init__()
 
@@ -81,8 +77,6 @@ class Hybrid(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    check_choice('channel gate', self.channel, (*CHANNEL, 'none'))
-    check_choice('spatial gate', self.spatial, (*SPATIAL, 'none'))
     channel = CHANNEL[self.channel](self) if self.channel != 'none' else None
     spatial = SPATIAL[self.spatial](self) if self.spatial != 'none' else None
     return compose(
@@ -97,9 +91,9 @@ class Hybrid(nn.Module):
     )
 
 
-Part = Callable[[Hybrid], nn.Module]
+Maker = Callable[[Hybrid], Part]
 
-CHANNEL: dict[str, Part] = {
+CHANNEL: dict[str, Maker] = {
   'se': lambda h: ChannelMLP(h.ratio, dtype=h.dtype, name='channel'),
   'eca': lambda h: ChannelConv(dtype=h.dtype, name='channel'),
   'cbam': lambda h: ChannelMLP(h.ratio, ('avg', 'max'), dtype=h.dtype, name='channel'),
@@ -108,7 +102,7 @@ CHANNEL: dict[str, Part] = {
   'dot_product': lambda h: DotProductChannel(h.hidden, h.dtype, name='channel'),
   'additive': lambda h: AdditiveChannel(h.hidden, h.dtype, name='channel'),
 }
-SPATIAL: dict[str, Part] = {
+SPATIAL: dict[str, Maker] = {
   'cbam': lambda h: SpatialConv(h.kernel_size, dtype=h.dtype, name='spatial'),
   'bam': lambda h: SpatialDilated(h.ratio, h.dilation, dtype=h.dtype, name='spatial'),
   'additive': lambda h: AdditiveSpatial(h.ratio, h.dtype, name='spatial'),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.errors import UserError, check_choice, check_counts
+from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.layers import marks
 from attn_flax.layers.types import Dtype
 
@@ -62,8 +62,7 @@ class NonLocal(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts('non_local', ratio=self.ratio)
+    check_range('non_local ratio', self.ratio, 1, whole=True)
     check_choice('non_local kernel', self.kernel, KERNELS)
     check_choice('non_local subsample', self.subsample, SUBSAMPLES)
     super().__post_init__()

@@ -106,21 +106,12 @@ def attend(
 
   Raises:
     ValueError: for 'fused' with another normalization than softmax.
+    UserError: for 'fused', where it is lowered for a GPU and cannot be, see `fused`.
   """
   if implementation == 'fused':
     if normalize is not softmax:
       raise ValueError(f'fused attention is softmax only, not {normalize.__name__}')
-    n, heads, pixels, d = q.shape
-    pairs = n * heads * pixels * k.shape[2]
-    with_positions = n * heads * pixels * sum(grid) * d if relative is not None else 0
-    # Of the equations: the kernel's queries and keys are longer.
-    kernel = marks.counted_as(
-      functools.partial(_fused, grid=grid),
-      attention=pairs * (d + v.shape[-1]),
-      relative=with_positions,
-      exp=pairs,
-    )
-    return kernel(q, k, v, relative)
+    return _fused(q, k, v, grid, relative)
   everyone = jnp.arange(q.shape[2])
   if implementation == 'direct':
     return _sum(_weights(q, k, everyone, grid, relative, normalize), v)
@@ -176,7 +167,20 @@ def _sum(w, v):
     return jnp.einsum('nhqk,nhkd->nhqd', w.astype(v.dtype), v)
 
 
-def _fused(q, k, v, relative, *, grid):
+def _fused(q, k, v, grid, relative):
+  """`fused.attention`, counted as what its equations take."""
+  n, heads, queries, d = q.shape
+  pairs = n * heads * queries * k.shape[2]
+  attend = marks.counted_as(
+    functools.partial(_fused_with_positions, grid=grid),
+    attention=pairs * (d + v.shape[-1]),
+    relative=0 if relative is None else n * heads * queries * sum(grid) * d,
+    exp=pairs,
+  )
+  return attend(q, k, v, relative)
+
+
+def _fused_with_positions(q, k, v, relative, *, grid):
   """`fused.attention`, with the relative positions folded into longer queries and keys.
 
   q . k + rows[y] + columns[x] is the product of [q, all row scores, all column scores] with

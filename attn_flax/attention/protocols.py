@@ -29,7 +29,7 @@ class Refiner(Protocol):
 
 
 class ConvLike(Protocol):
-  """A mechanism that stands in for a convolution, made and called like one (`where = 'conv'`).
+  """A mechanism that replaces a convolution, made and called like one (`where = 'conv'`).
 
   Attributes:
     features: output channels.
@@ -68,15 +68,15 @@ class Mixer(Protocol):
 
 @runtime_checkable
 class Attends(Protocol):
-  """A module that attends between positions, and tells how much when it is asked."""
+  """A module that attends between positions, and returns the weights of given queries."""
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array | None:
     """How much some queries attend to every key.
 
     Args:
       x: what the module was called with, [N, H, W, C] or tokens [N, T, C].
-      queries: [Q] int32, numbers of the positions that ask, counted row by row. A refiner counts
-        them over x, a module that stands in for a convolution over the map of its keys.
+      queries: [Q] int32, numbers of the query positions, counted row by row: over x for a
+        refiner, over the map of its keys for a module that replaces a convolution.
 
     Returns:
       [N, heads, Q, K] float32; None where the module, as its fields are, does not attend.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_counts, check_range
+from attn_flax.errors import UserError, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -20,7 +20,7 @@ class StandAlone(nn.Module):
   """Each pixel attends to the k x k pixels around it: `sum softmax(q . k + q . r) v`.
 
   r joins a vector of the row offset with one of the column offset, each half as long as a head;
-  scores are not scaled by 1 / sqrt(d). Strides are taken behind, by 2x2 average pooling.
+  scores are not scaled by 1 / sqrt(d). A stride of 2 is a 2x2 average pool after the attention.
 
   Departures from the paper:
     The paper writes one projection per head and group of channels, but its parameter counts need
@@ -45,8 +45,7 @@ class StandAlone(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts('sasa', heads=self.heads)
+    check_range('sasa heads', self.heads, 1, whole=True)
     check_range('sasa kernel_size', self.kernel_size, 1, odd=True)
     check_range('sasa stride', self.stride, 1, 2, whole=True)
     super().__post_init__()
@@ -60,7 +59,11 @@ class StandAlone(nn.Module):
       queries: [Q]; where given, the result is instead the weights [N, heads, Q, H * W] of these
         queries, counted row by row over x; outside the window they are 0.
     """
-    self._check()
+    if self.features % (2 * self.heads):
+      raise UserError(
+        f'sasa heads={self.heads} cannot share {self.features} features in even parts; choose '
+        f'heads so that {self.features} is a multiple of 2 * heads'
+      )
     n, height, width, _ = x.shape
     size, reach = self.kernel_size, self.kernel_size // 2
     head_dim = self.features // self.heads
@@ -105,13 +108,6 @@ class StandAlone(nn.Module):
         y += jnp.einsum('nyxhb,nyxbhd->nyxhd', weights[..., a, :], neighbors(v, a))
     y = y.reshape(n, height, width, self.features)
     return layers.halve(y) if self.stride == 2 else y
-
-  def _check(self):
-    if self.features % (2 * self.heads):
-      raise UserError(
-        f'stand-alone attention of {self.features} features cannot be split into {self.heads} '
-        f'heads of even size; choose heads so that {self.features} is a multiple of 2 * heads'
-      )
 
   def _inside(self, height, width):
     """Which neighbors lie in the map: [H, W, 1, size, size]."""

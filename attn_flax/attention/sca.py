@@ -11,7 +11,7 @@ import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.compose import compose
-from attn_flax.errors import check_counts
+from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -19,8 +19,8 @@ class SCA(nn.Module):
   """Additive attention over channels, then over positions (or the other way round).
 
   Departures from the paper:
-    The paper's gates ask with the state of a caption decoder; a classifier has none, and the mean
-    of the map asks. As in the released code, channels come first and each softmax is multiplied
+    The paper's query is the state of a caption decoder; a classifier has none, and the query is
+    the mean of the map. As in the released code, channels come first and each softmax is multiplied
     by the number of its entries, which undoes its shrinking; `activation='sigmoid'` has gates that
     do not compete. A channel is described by its mean and maximum and a learned vector of its own,
     embedded in `hidden` numbers; the paper has the mean alone, in 512.
@@ -43,8 +43,8 @@ class SCA(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts('sca', ratio=self.ratio, hidden=self.hidden)
+    check_range('sca ratio', self.ratio, 1, whole=True)
+    check_range('sca hidden', self.hidden, 1, whole=True)
     super().__post_init__()
 
   @nn.compact

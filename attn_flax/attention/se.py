@@ -3,7 +3,6 @@
 Hu, Shen, Sun, "Squeeze-and-Excitation Networks" (CVPR 2018, https://arxiv.org/abs/1709.01507).
 """
 
-from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -12,16 +11,9 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
-from attn_flax.errors import UserError, check_choice, check_counts
+from attn_flax.attention.pools import POOLS, check_pools
+from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
-
-# [N, H, W, C] -> [N, C]; `lp` is the 2-norm (a sum, not a mean), `lse` the log of the sum of exps.
-POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  'avg': lambda x: x.mean((1, 2)),
-  'max': lambda x: layers.largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1),
-  'lp': lambda x: jnp.sqrt(jnp.maximum(jnp.square(x).sum((1, 2)), 1e-12)),
-  'lse': lambda x: jax.nn.logsumexp(x, (1, 2)),
-}
 
 
 def check_pools(owner: str, pools: Sequence[str]) -> None:
@@ -58,7 +50,7 @@ class ChannelMLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> logits [N, 1, 1, C]."""
-    check_pools('channel gate', self.pools)
+    check_pools('pools', self.pools)
     channels = x.shape[-1]
     hidden = hidden_channels(channels, self.ratio, self.divisor)
     y = jnp.stack([POOLS[pool](x) for pool in self.pools], axis=1)
@@ -77,7 +69,7 @@ class SE(nn.Module):
 
   Departures from the paper:
     None by default. The paper's formula shows no biases, its released networks have them, and so
-    have these (`bias`). Libraries that round the hidden width are met with `divisor=8`.
+    have these (`bias`). Some libraries round the hidden width, which `divisor=8` does.
 
   Attributes:
     ratio: channels per hidden unit; the paper's r = 16.
@@ -95,8 +87,8 @@ class SE(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    """Checks the fields."""
-    check_counts('se', ratio=self.ratio, divisor=self.divisor)
+    check_range('se ratio', self.ratio, 1, whole=True)
+    check_range('se divisor', self.divisor, 1, whole=True)
     super().__post_init__()
 
   @nn.compact

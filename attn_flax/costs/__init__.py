@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds, exactly, and honest timing."""
+"""What a network costs: exact counts of parameters and multiply-adds, and timing."""
 
 from attn_flax.costs.count import (
   Macs,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend import core as jax_core
 
 from attn_flax.layers.marks import ATTENTION_SCOPE, RELATIVE_SCOPE, operations_of
-from attn_flax.layers.types import Model, Variables
+from attn_flax.layers.types import Variables
 
 
 class Macs(NamedTuple):
@@ -24,7 +24,7 @@ class Macs(NamedTuple):
   attention: int
 
 
-def abstract_variables(model: Model, input_shape: tuple[int, ...]) -> Variables:
+def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> Variables:
   """Shapes and dtypes of a model's variables, without computing anything.
 
   Args:
@@ -45,19 +45,21 @@ def count_macs(model: Model, input_shape: tuple[int, ...]) -> int:
   """Multiply-adds of one image of shape (H, W, C): convolutions, dense layers, attention.
 
   Pooling, norms, activations and biases are not counted, as in the tables of the SE, CBAM and BAM
-  papers. `macs` tells layers and attention products apart.
+  papers. `macs` returns those of layers and of attention products separately.
   """
   return sum(macs(model, input_shape))
 
 
-def macs(model: Model, input_shape: tuple[int, ...], variables: Variables | None = None) -> Macs:
+def macs(
+  model: nn.Module, input_shape: tuple[int, ...], variables: Variables | None = None
+) -> Macs:
   """Multiply-adds of one image of shape (H, W, C), by kind; see `count_operations`."""
   found = count_operations(model, input_shape, variables)
   return Macs(found['layers'], found['attention'] + found['relative'])
 
 
 def count_operations(
-  model: Model, input_shape: tuple[int, ...], variables: Variables | None = None
+  model: nn.Module, input_shape: tuple[int, ...], variables: Variables | None = None
 ) -> collections.Counter[str]:
   """What the traced program of one image does, for the conventions of the papers' tables.
 
@@ -122,6 +124,11 @@ def _inner_programs(eqn: jax_core.JaxprEqn) -> list[jax_core.Jaxpr]:
   return found
 
 
+def _shape(variable: jax_core.Var | jax_core.Literal) -> tuple[int, ...]:
+  aval = variable.aval
+  return aval.shape if isinstance(aval, jax.core.ShapedArray) else ()
+
+
 def _conv_macs(eqn: jax_core.JaxprEqn) -> int:
   kernel = _shape(eqn.invars[1])
   features = kernel[eqn.params['dimension_numbers'].rhs_spec[0]]
@@ -132,10 +139,3 @@ def _dot_macs(eqn: jax_core.JaxprEqn) -> int:
   (contracted, _), _ = eqn.params['dimension_numbers']
   lhs = _shape(eqn.invars[0])
   return math.prod(_shape(eqn.outvars[0])) * math.prod(lhs[axis] for axis in contracted)
-
-
-def _shape(variable: jax_core.Var | jax_core.Literal) -> tuple[int, ...]:
-  """The shape of an equation's input or output, which is an array's."""
-  shaped = variable.aval
-  assert isinstance(shaped, jax.core.ShapedArray)
-  return shaped.shape

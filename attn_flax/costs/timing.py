@@ -1,4 +1,4 @@
-"""Honest timing: calls in turn, so that whatever else the machine does hits all alike."""
+"""Timing of calls in turn, so that other load on the machine affects all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -40,9 +40,13 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int:
   """Bytes that a compiled program holds at most: arguments, results and temporaries.
 
   From the compiler's own analysis; arguments that are donated count once.
+
+  Raises:
+    ValueError: where the compiler has no such analysis.
   """
   found = compiled.memory_analysis()
-  assert found is not None  # Every backend of JAX analyzes.
+  if found is None:
+    raise ValueError('this compiler does not report how much memory a program needs')
   return (
     found.argument_size_in_bytes
     + found.output_size_in_bytes

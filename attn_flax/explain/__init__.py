@@ -2,7 +2,7 @@
 
 Images are normalized, [N, H, W, 3] float32, labels [N] int32 and maps float32; every function is
 compiled with the network static, and may be called inside another compiled function. No map is
-scaled to a range of its own: the size of its values tells something, and a map that is zero
+scaled to a range of its own: the size of its values has a meaning, and a map that is zero
 everywhere says that the method found nothing. What is explained is the logit of the label, in
 evaluation mode, unless a function says otherwise.
 """

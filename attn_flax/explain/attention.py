@@ -1,8 +1,8 @@
 """What attention mechanisms themselves say: gates, weights between positions, and maps of them.
 
-A gate or a weight is what the network computed, and no proof that the class depends on it: Jain and
-Wallace, "Attention is not Explanation" (NAACL 2019, https://arxiv.org/abs/1902.10186). Compare it
-with the maps of `cam` and `occlusion`.
+A gate or a weight is what the network computed; it does not prove that the class depends on it:
+Jain and Wallace, "Attention is not Explanation" (NAACL 2019, https://arxiv.org/abs/1902.10186).
+Compare it with the maps of `cam` and `occlusion`.
 """
 
 import functools
@@ -35,10 +35,10 @@ def attention_maps(
     model: the network.
     variables: its variables.
     images: [N, H, W, 3], normalized.
-    queries: positions that ask, counted row by row over the map on which the module asks: its
-      input, or the map of the keys for a module that stands in for a convolution; a class token is
-      number 0, and the patches follow. All modules are asked for the same, so they must lie in the
-      smallest map. A mapping from a module's path to such positions asks only the modules named.
+    queries: query positions, counted row by row over the map of the module's queries: its input, or
+      the map of the keys for a module that replaces a convolution; a class token is number 0, and
+      the patches follow. The same positions are taken in every module, so they must lie in the
+      smallest map. A mapping from modules' paths to positions takes these modules only.
 
   Returns:
     By path, such as 'stage3_block2/branch_attention/channel_gate': `channel_gate` [N, C],
@@ -102,11 +102,11 @@ def attention_received(
 ) -> dict[str, jax.Array]:
   """Mean weight that each position receives, over heads and all queries.
 
-  A map of softmax attention sums to 1, that of a vision transformer with a class token, which asks
-  but is left out as a key, to what the patches receive together. Where keys are subsampled, the map
-  is theirs. Stand-alone attention gives nothing outside its window, so that its maps tell where,
-  among its neighbors, each pixel stands out. A few queries are asked at a time: memory does not
-  grow with their number.
+  A map of softmax attention sums to 1. A class token counts as a query but not as a key, so that
+  the map of a vision transformer sums to what the patches receive together. Where keys are
+  subsampled, the map has their size. Stand-alone attention is local: its map shows which pixels
+  receive more weight than the others of their window. The weights of a few queries are computed
+  at a time: memory does not grow with their number.
 
   Args:
     model: the network.
@@ -117,7 +117,7 @@ def attention_received(
     [N, h, w] float32 by the module's path; empty where no module attends between positions.
 
   Raises:
-    UserError: for a module of one's own whose keys form no map that is known.
+    UserError: for a user's own module whose keys form no map that is known.
   """
   found = recording.record(model, variables, images).attention
   return {
@@ -136,14 +136,14 @@ def attention_from(
     model: the network.
     variables: its variables.
     images: [N, H, W, 3], normalized.
-    query: (y, x) of the place that asks, as shares of height and width in 0..1.
+    query: (y, x) of the query, as shares of height and width in 0..1.
 
   Returns:
     [N, h, w] float32 by the module's path, on the map of its keys; empty where no module attends
     between positions.
 
   Raises:
-    UserError: for a place outside the image, or a module of one's own whose queries or keys form no
+    UserError: for a place outside the image, or a user's own module whose queries or keys form no
       map that is known.
   """
   if not all(0 <= share <= 1 for share in query):
@@ -175,7 +175,7 @@ def own_map(model: Network, variables: Variables, images: jax.Array) -> jax.Arra
     [N, h, w] float32, at least 0 for gates and softmax attention, not normalized; or None.
 
   Raises:
-    UserError: for a module of one's own whose keys form no map that is known.
+    UserError: for a user's own module whose keys form no map that is known.
   """
   found = recording.record(model, variables, images)
   kinds = {}

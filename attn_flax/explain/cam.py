@@ -127,8 +127,8 @@ def hires_cam(
   """HiResCAM: `relu(sum_c A_c G_c)`, which shows no place that the gradient does not.
 
   Grad-CAM's mean gradient may highlight places that the network did not use; for networks with one
-  dense layer behind the stage, the two agree. The paper's map has no ReLU; to have it so, multiply
-  and sum what `taps.activations_and_gradients` returns.
+  dense layer after the stage, the two agree. The paper's map has no ReLU; to have that
+  map, multiply and sum what `taps.activations_and_gradients` returns.
 
   Arguments, result and errors are those of `grad_cam`.
   """

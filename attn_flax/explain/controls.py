@@ -1,6 +1,6 @@
-"""Maps that know nothing of the image: what an explanation has to beat.
+"""Maps that do not depend on the image: what an explanation has to beat.
 
-Objects stand mostly in the middle of photographs, so that a map which always points there scores
+Objects are mostly in the middle of photographs, so that a map which always points there scores
 well on localization. Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018,
 https://arxiv.org/abs/1810.03292), show why scores without controls mislead.
 """

@@ -42,7 +42,7 @@ def integrated_gradients(
     images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     steps: gradients per image; the paper takes 20 to 300.
-    baseline: what stands for no information, of a shape that broadcasts to that of the images; None
+    baseline: an image without information, of a shape that broadcasts to that of the images; None
       for zeros, which in normalized images are the data's mean color.
 
   Returns:

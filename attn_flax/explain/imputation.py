@@ -8,7 +8,7 @@ are removed, too: a system of linear equations.
 Departures from the official code: at the border the weights of the neighbors that exist are used,
 as there; but the system, made symmetric and positive definite by leaving those weights' sum on the
 diagonal, is solved by conjugate gradients (Hestenes and Stiefel, 1952) for all images at once, on
-the device and without a matrix, in place of a sparse factorisation on the host.
+the device and without a matrix, in place of a sparse factorization on the host.
 """
 
 import jax

@@ -11,7 +11,7 @@ IoU at a threshold: Choe et al., "Evaluating Weakly Supervised Object Localizati
 Departures from the papers: maps are never shifted to a minimum of 0, which would make an empty map
 look like a full one; a map without a positive value, or with one that is not finite, is empty, and
 a miss. Ties are shared out, so that a constant map scores at chance. The pointing game allows no
-distance unless asked to (the paper: 15 pixels). The IoU is that of masks, not of the boxes around
+distance by default (the paper: 15 pixels). The IoU is that of masks, not of the boxes around
 them.
 
 Maps are [N, h, w] of any resolution up to that of the masks, to which they are scaled up; scores,
@@ -27,7 +27,7 @@ import numpy as np
 from jax import lax
 
 from attn_flax.errors import UserError
-from attn_flax.explain.maps import is_empty, upscale
+from attn_flax.explain.maps import points_nowhere, upscale
 
 # Values as close as this to the maximum, relative to it, are as large: rounding separates them.
 _TIE = 1e-6
@@ -118,7 +118,7 @@ def _shares(maps: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
   large = upscale(maps, *masks.shape[1:])
   # Of the large map, whose maximum may lie below that of the small one, and below 0.
   peaks = large.max((1, 2), keepdims=True)
-  empty = is_empty(large)[:, None, None]
+  empty = points_nowhere(large)[:, None, None]
   return jnp.where(empty, 0, large / jnp.where(empty, 1, peaks)), empty
 
 

@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Pytrees of arrays.
-Carry = TypeVar('Carry')
-Result = TypeVar('Result')
+Tree = TypeVar('Tree')  # A pytree of arrays.
 
 
-def accumulate(add: Callable[..., Carry], carry: Carry, items: jax.Array, *fixed: object) -> Carry:
+def accumulate(add: Callable[..., Tree], carry: Tree, items: jax.Array, *fixed: object) -> Tree:
   """Folds `carry = add(carry, item, *fixed)` over the first axis of `items`.
 
   Args:
@@ -33,7 +31,7 @@ def accumulate(add: Callable[..., Carry], carry: Carry, items: jax.Array, *fixed
   return carry
 
 
-def stack(function: Callable[..., Result], items: jax.Array, *fixed: object) -> Result:
+def stack(function: Callable[..., Tree], items: jax.Array, *fixed: object) -> Tree:
   """The results of `function(item, *fixed)` over the first axis of `items`, along a first axis.
 
   Args:

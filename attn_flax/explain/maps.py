@@ -1,4 +1,4 @@
-"""What holds for every map: whether it is empty, and how it becomes as large as its image."""
+"""What maps and masks are at the size of the image that they are about."""
 
 import functools
 
@@ -10,7 +10,7 @@ from attn_flax.layers import interpolate
 
 
 def upscale(maps: jax.Array, height: int, width: int) -> jax.Array:
-  """Scales maps up bilinearly, the values standing in the middles of their pixels.
+  """Scales maps up bilinearly; a value is that of the middle of its pixel.
 
   Args:
     maps: [N, h, w] of any float type.
@@ -32,8 +32,8 @@ def upscale(maps: jax.Array, height: int, width: int) -> jax.Array:
 
 
 @jax.jit
-def is_empty(maps: jax.Array) -> jax.Array:
-  """Which of maps [N, h, w] point nowhere: no value above 0, or one not finite. Bool [N]."""
+def points_nowhere(maps: jax.Array) -> jax.Array:
+  """Which of maps [N, h, w] have no value above 0, or one that is not finite: bool [N]."""
   return ~((maps > 0).any((1, 2)) & jnp.isfinite(maps).all((1, 2)))
 
 

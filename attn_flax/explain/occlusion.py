@@ -30,7 +30,7 @@ def occlusion(
 ) -> jax.Array:
   """How far the label's probability drops, averaged over the patches that cover a pixel.
 
-  The probability, not the logit, is what the paper's figure shows. The patches stand on a grid; a
+  The probability, not the logit, is what the paper's figure shows. The patches lie on a grid; a
   last row and column of them ends with the image, so that each pixel is covered. Patches are taken
   one after the other: memory is that of one forward pass.
 

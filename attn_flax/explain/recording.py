@@ -1,8 +1,8 @@
-"""What the attention in a network did: its gates, and its weights for whoever asks.
+"""What the attention in a network computed: its gates, and its weights on request.
 
 Gates are what mechanisms record in `intermediates`. Weights between positions are never recorded;
-every module with a method `weights(x, queries)` is noted with the input that it received, and asked
-afterwards, for the queries that are wanted.
+every module with a method `weights(x, queries)` is noted with the input that it received, and the
+weights of the queries that are wanted are computed afterwards.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from attn_flax.models.network import Network
 
 # The vocabulary of `attention.compose`.
 GATES = ('channel_gate', 'spatial_gate', 'gate')
-# Queries asked at a time where all are.
+# Queries whose weights are computed at a time.
 _BLOCK_QUERIES = 64
 # How much smaller than a module's input the map of its keys may be.
 _KEY_STEPS = (1, 2, 4, 8)
@@ -35,7 +35,7 @@ class Attention(NamedTuple):
 
   Attributes:
     weights: queries [Q] int32 -> [N, heads, Q, K] float32.
-    queries: number of queries; those of a module that stands in for a convolution are counted over
+    queries: number of queries; those of a module that replaces a convolution are counted over
       the map of its keys, those of any other over its input.
     keys: number of keys K.
     query_grid: (height, width) of the queries' map, without a class token, which is query 0 where
@@ -121,8 +121,8 @@ def _attention(module, variables, x, patches) -> Attention | None:
 def pull(attention: Attention, shares: jax.Array) -> jax.Array:
   """What the keys receive of queries that give their shares away: [N, queries] -> [N, K].
 
-  The mean over the heads of `shares @ weights`; a few queries are asked at a time, so that the
-  whole matrix never is in memory.
+  The mean over the heads of `shares @ weights`; a few queries are taken at a time, so that the
+  whole matrix is never in memory.
   """
   blocks = -(-attention.queries // _BLOCK_QUERIES)
   spare = blocks * _BLOCK_QUERIES - attention.queries
@@ -150,7 +150,7 @@ def query_at(attention: Attention, path: Path, place: tuple[float, float]) -> in
   """
   if attention.query_grid is None:
     raise UserError(
-      f'the {attention.queries} queries of {"/".join(path)} form no known map; ask for them by '
+      f'the {attention.queries} queries of {"/".join(path)} form no known map; name them by '
       'their numbers, with attention_maps'
     )
   height, width = attention.query_grid

@@ -5,6 +5,7 @@ what the gradient is taken with respect to. Hence no hooks, and the network is a
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import numpy as np
 
 from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+
+# A linen network of this library, with `num_classes` and `num_stages`.
+Network = Any
 
 
 def check_images(images: jax.Array) -> None:
@@ -102,7 +105,7 @@ def activations(
   """The output of a stage, [N, h, w, C] float32.
 
   It is taken after the last block's addition and ReLU, where it has one, and after the attention
-  that acts behind the stage; the last stage of a pre-activation network also after the norm and the
+  that acts after the stage; the last stage of a pre-activation network also after the norm and the
   ReLU that end it. A convolution inside a block would show only what the block changes.
 
   Args:
@@ -152,7 +155,7 @@ def activations_and_gradients(
     logits, recorded = model.apply(state, images, train=False, mutable=['intermediates'])
     return at_labels(logits, labels).sum(), recorded['intermediates'][name][0]
 
-  # Of the map's own dtype, so that adding it changes no dtype behind it.
+  # Of the map's own dtype, so that adding it changes no dtype after it.
   _, shape = jax.eval_shape(lambda: run(None))
   gradient, value = jax.grad(run, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
   return value.astype(jnp.float32), gradient.astype(jnp.float32)

@@ -24,7 +24,7 @@ def max_pool(
 def largest(x: jax.Array, axis: int) -> jax.Array:
   """The maximum along an axis; entries that equal it, to within rounding, share its gradient.
 
-  Wherever XLA computes `x` anew for the gradient, perhaps with other roundings, `jnp.max` may find
+  Where XLA computes `x` again for the gradient, perhaps with other roundings, `jnp.max` may find
   no entry that equals the maximum; it then divides by their number, 0, and returns NaN.
   """
   return x.max(axis)
@@ -44,17 +44,18 @@ def halve(x: jax.Array) -> jax.Array:
   """2x2 average pool of stride 2, [N, H, W, C] -> [N, ceil(H / 2), ceil(W / 2), C].
 
   As PyTorch's `AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)`: an odd last row or column
-  is averaged over the pixels that are there.
+  is averaged over the pixels that exist.
   """
   odd = ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
   return nn.avg_pool(x, (2, 2), (2, 2), odd, count_include_pad=False)
 
 
 def interpolate(x: jax.Array, axis: int, length: int) -> jax.Array:
-  """Linear interpolation to `length` along one axis, the values standing in the middles of pixels.
+  """Linear interpolation to `length` along one axis; a value is that of the middle of its pixel.
 
-  As `jax.image.resize` has it, but without a matrix product, which would count as a layer's, and
-  exact where neighbors are equal: rounding would put flat parts of a map into some order.
+  The values are those of `jax.image.resize`, but there is no matrix product, which would be counted
+  as a layer's, and equal neighbors give exactly their value: with rounding errors, the pixels of a
+  flat part of a map would have an order.
   """
   size = x.shape[axis]
   if size == length:

@@ -11,7 +11,7 @@ import numpy as np
 from attn_flax.explain import grad_cam, in_batches, own_map
 from attn_flax.explain.controls import centered_gaussian, random_maps
 from attn_flax.explain.localization import energy_inside, pointing_game, threshold_iou
-from attn_flax.explain.maps import is_empty
+from attn_flax.explain.maps import points_nowhere
 from attn_flax.explain.perturbation import faithfulness
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
@@ -134,8 +134,8 @@ class Explainer:
       localization[kind] = _join(_localize_all(sources, images), scores_of_shared)
       own_scores = self._perturb_all(sources, variables, few, perturbed)
       perturbation[kind] = _join(own_scores, perturbed_shared)
-    empty, empty_random = (np.asarray(is_empty(one['Grad-CAM'])) for one in (trained, random))
-    return Explained(localization, perturbation, empty, empty_random)
+    empty, empty_random = (np.asarray(points_nowhere(one['Grad-CAM'])) for one in (trained, random))
+    return Explained(localisation, perturbation, empty, empty_random)
 
   def _perturb_all(self, sources, variables, few, perturbed):
     scores: dict[str, BySource] = {}
@@ -153,7 +153,7 @@ def _filled(maps: np.ndarray) -> np.ndarray:
   An untrained network's Grad-CAM is empty for whole classes. Counted as misses, these maps would
   put the control below chance, so that a map without any information would beat it.
   """
-  return np.where(np.asarray(is_empty(maps))[:, None, None], 1, maps)
+  return np.where(np.asarray(points_nowhere(maps))[:, None, None], 1, maps)
 
 
 def _shared_controls(images: Images) -> BySource:

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.extend import core
 from oracles import NORMALIZE, attention_loop
 
 from attn_flax.attention import products
+from attn_flax.errors import UserError
 
 # Images, heads, and the lengths of keys and values: all different, as are the sides of the grids.
 N, HEADS, D, DV = 2, 3, 4, 5
@@ -116,6 +118,27 @@ def test_fused_kernel_refuses_what_it_cannot_normalize():
   inputs, _ = _inputs((4, 6), relative=False)
   with pytest.raises(ValueError, match='softmax only'):
     _attend(inputs, (4, 6), implementation='fused', normalize=products.mean)
+
+
+def test_fused_attention_is_lowered_for_gpus_with_their_own_kernel_or_not_at_all():
+  """In half precision it is cuDNN's, which JAX traces only where it finds cuDNN."""
+  grid = (4, 6)
+
+  def lowered(dtype, platform):
+    inputs = [jnp.asarray(a, dtype) for a in _inputs(grid, relative=True)[0]]
+    run = jax.jit(lambda inputs: _attend(inputs, grid, implementation='fused'))
+    unchecked = [export.DisabledSafetyCheck.custom_call('__cudnn$fmhaSoftmax')]
+    exported = export.export(run, platforms=[platform], disabled_checks=unchecked)(inputs)
+    return exported.mlir_module()
+
+  for platform in ('cpu', 'tpu', 'rocm'):
+    assert 'cudnn' not in lowered(jnp.bfloat16, platform)
+  assert 'cudnn' not in lowered(jnp.float32, 'cuda')
+  if jax.default_backend() == 'gpu':
+    assert '__cudnn$fmhaSoftmax' in lowered(jnp.bfloat16, 'cuda')
+  else:
+    with pytest.raises(UserError, match=r"take implementation='blocks', or export"):
+      lowered(jnp.bfloat16, 'cuda')
 
 
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)

@@ -3,11 +3,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
 from attn_flax import layers
 from attn_flax.costs import count as cost
+from attn_flax.layers import marks
 
 
 class Network(nn.Module):
@@ -50,13 +52,43 @@ def test_convolution(kernel, stride, dilation, groups, height, width):
   assert _macs(body, (9, 7, 6)) == (height * width * 4 * kernel**2 * 6 // groups, 0)
 
 
-def test_the_forms_of_a_large_kernel_count_once():
-  """The traced program holds one for each platform: 9 * 7 pixels, 49 taps, 2 channels."""
+def test_a_large_kernel_counts_once_whatever_its_forms():
+  """9 * 7 pixels, 49 taps, 2 channels; the program holds a form for the CPU and one for others."""
 
   def body(_, x):
     return layers.conv(1, 7, conv_general_dilated=layers.shifted_conv, name='conv')(x)
 
   assert _macs(body, (9, 7, 2)) == (9 * 7 * 49 * 2, 0)
+
+
+def test_a_depthwise_convolution_counts_as_a_convolution():
+  """On the CPU it is computed without one: 9 * 7 pixels, 9 taps for each of 4 channels."""
+
+  def body(_, x):
+    return layers.conv(4, 3, groups=4, conv_general_dilated=layers.depthwise_conv, name='conv')(x)
+
+  assert _macs(body, (9, 7, 4)) == (9 * 7 * 9 * 4, 0)
+
+
+def test_a_function_that_is_counted_as_something_else():
+  """As often as it runs, and nothing of what it holds: 3 times in a scan, once outside of it."""
+  matrix = jnp.ones((5, 5))
+  product = marks.counted_as(lambda x: nn.relu(x @ matrix), attention=7, exp=2)
+
+  def body(_, x):
+    x = x.reshape(1, 5)
+    x = lax.scan(lambda x, _: (product(x), None), x, None, length=3)[0]
+    return product(x) @ matrix
+
+  found = cost.count_operations(Network(body), (1, 1, 5))
+  assert found == {'layers': 25, 'attention': 4 * 7, 'exp': 4 * 2}
+
+
+def test_what_is_counted_as_something_else_is_computed_as_it_is():
+  x = jnp.arange(5.0)
+  np.testing.assert_array_equal(marks.counted_as(jnp.cumsum, layers=10**12)(x), jnp.cumsum(x))
+  gradient = jax.grad(lambda x: marks.counted_as(jnp.prod, layers=1)(x))
+  np.testing.assert_array_equal(gradient(x + 1), jax.grad(jnp.prod)(x + 1))
 
 
 def test_convolution_in_one_dimension():

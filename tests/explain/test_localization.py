@@ -9,7 +9,7 @@ import pytest
 
 from attn_flax.errors import UserError
 from attn_flax.explain import controls, localization
-from attn_flax.explain.maps import box_mask, is_empty, upscale
+from attn_flax.explain.maps import box_mask, points_nowhere, upscale
 
 THRESHOLDS = np.array([0.0, 0.2, 0.5, 0.8, 1.0])
 SCORES = (localization.pointing_game, localization.energy_inside)
@@ -153,7 +153,7 @@ def test_the_overlap_of_random_maps_is_that_of_chance(masks):
 def test_empty_and_broken_maps_are_misses(masks, score):
   maps = np.ones((8, 3, 3), np.float32)
   maps[0], maps[1], maps[2, 0, 0], maps[3, 1, 1], maps[4, 2, 2] = 0, -1, np.nan, np.inf, -np.inf
-  np.testing.assert_array_equal(is_empty(maps), np.arange(8) < 5)
+  np.testing.assert_array_equal(points_nowhere(maps), np.arange(8) < 5)
   actual = np.asarray(score(jnp.asarray(maps), masks))
   assert (actual[:5] == 0).all() and (actual[5:] > 0).all()
 

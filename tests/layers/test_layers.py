@@ -15,6 +15,7 @@ from attn_flax.layers import convolution, pool
 # One unit in the last place of bfloat16, at most, relative to the value.
 BFLOAT16_ULP = 2.0**-7
 NHWC = ('NHWC', 'HWIO', 'NHWC')
+PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def _normal(*shape, seed=0):
@@ -33,9 +34,9 @@ def _program(function, *args):
   return str(jax.make_jaxpr(function)(*args))
 
 
-def _lowered(function, platform, *args):
-  """The program that a function is lowered to for a platform, on whatever machine this is."""
-  return str(export.export(jax.jit(function), platforms=[platform])(*args).mlir_module())
+def _lowered(function, *args, platform):
+  """The StableHLO that a platform's compiler is given; it needs no device of that platform."""
+  return export.export(jax.jit(function), platforms=[platform])(*args).mlir_module()
 
 
 # --- batch norm
@@ -177,6 +178,7 @@ def test_conv_is_the_loop_with_pytorchs_padding(size, kernel, stride, dilation, 
 @pytest.mark.parametrize('size', [(8, 6), (7, 5)])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_1x1_convolution_as_a_product_is_the_convolution(monkeypatch, stride, size, barrier):
+  """With the barrier, which depends on the version of JAX, and without it."""
   monkeypatch.setattr(convolution, '_BARRIER', barrier)
   x, kernel = _normal(2, *size, 3, seed=1), _normal(1, 1, 3, 4, seed=2)
 
@@ -187,11 +189,10 @@ def test_1x1_convolution_as_a_product_is_the_convolution(monkeypatch, stride, si
   def reference(x, kernel):
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, 'VALID', dimension_numbers=NHWC)
 
-  program = _program(ours, x, kernel)
-  assert 'dot_general' in program and 'conv_general_dilated' not in program
   for platform in PLATFORMS:
-    lowered = _lowered(ours, platform, x, kernel)
-    assert ('optimization_barrier' in lowered) == (barrier and platform == 'cpu')
+    program = _lowered(ours, x, kernel, platform=platform)
+    assert 'dot_general' in program and 'stablehlo.convolution' not in program
+    assert ('optimization_barrier' in program) == (barrier and platform == 'cpu')
   _assert_same_values_and_gradients(ours, reference, x, kernel)
 
 
@@ -216,7 +217,7 @@ def _assert_same_values_and_gradients(function, reference, x, kernel):
   ],
 )
 def test_shifted_conv_is_the_convolution(kernel, padding):
-  """Without a convolution where it is lowered for a CPU, and with nothing else for a GPU or TPU."""
+  """On the CPU in a form of its own, elsewhere as it is."""
   x, weights = _normal(2, 9, 6, kernel[2], seed=1), _normal(*kernel, seed=2)
 
   def ours(x, weights):
@@ -225,10 +226,30 @@ def test_shifted_conv_is_the_convolution(kernel, padding):
   def reference(x, weights):
     return lax.conv_general_dilated(x, weights, (1, 1), padding, dimension_numbers=NHWC)
 
-  forms = {platform: _lowered(ours, platform, x, weights) for platform in PLATFORMS}
-  assert 'stablehlo.convolution' not in forms['cpu'] and 'dot_general' in forms['cpu']
-  for platform in ('cuda', 'tpu'):
-    assert 'stablehlo.convolution' in forms[platform] and 'dot_general' not in forms[platform]
+  for platform in PLATFORMS:
+    program = _lowered(ours, x, weights, platform=platform)
+    assert ('stablehlo.convolution' in program) == (platform != 'cpu')
+    assert ('stablehlo.dot_general' in program) == (platform == 'cpu')
+  _assert_same_values_and_gradients(ours, reference, x, weights)
+
+
+@pytest.mark.parametrize('size', [(8, 6), (7, 5)])
+@pytest.mark.parametrize('kernel', [3, 5])
+@pytest.mark.parametrize(('stride', 'padding'), [(1, (1, 1)), (2, (0, 1)), (2, (2, 2))])
+def test_depthwise_conv_is_the_convolution(size, kernel, stride, padding):
+  """On the CPU in a form of its own, elsewhere as it is."""
+  x, weights = _normal(2, *size, 6, seed=1), _normal(kernel, kernel, 1, 6, seed=2)
+  options = {'dimension_numbers': NHWC, 'feature_group_count': 6}
+
+  def ours(x, weights):
+    return layers.depthwise_conv(x, weights, (stride,) * 2, (padding,) * 2, **options)
+
+  def reference(x, weights):
+    return lax.conv_general_dilated(x, weights, (stride,) * 2, (padding,) * 2, **options)
+
+  for platform in PLATFORMS:
+    program = _lowered(ours, x, weights, platform=platform)
+    assert ('stablehlo.convolution' in program) == (platform != 'cpu')
   _assert_same_values_and_gradients(ours, reference, x, weights)
 
 

@@ -1,4 +1,6 @@
-"""Programs lower for CPU, GPU and TPU on any machine, each into the form of its platform."""
+"""Training steps and networks lowered for CPU, GPU and TPU, on a machine without the latter."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,6 @@ import pytest
 from jax import export
 
 from attn_flax.attention import ATTENTION
-from attn_flax.errors import UserError
 from attn_flax.models import create_model
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Options
@@ -46,73 +47,40 @@ def test_the_training_step_lowers_for_every_platform(attention, dtype):
   ]
 
 
-def lowered(model, *platforms):
-  """A network's program in evaluation mode for some platforms, as text."""
+def _lowered(model, platforms):
+  """The StableHLO of a network's evaluation."""
   images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-  variables = jax.eval_shape(
-    lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
-  )
-  apply = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
-  return str(export.export(apply, platforms=platforms)(variables, images).mlir_module())
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+  run = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+  return export.export(run, platforms=platforms)(variables, images).mlir_module()
 
 
-def convolutions(program):
-  """How many convolutions a program holds, and whether any has a large or a depthwise kernel."""
-  lines = [line for line in program.splitlines() if 'stablehlo.convolution' in line]
-  large = any('tensor<7x7x2x1xf32>' in line for line in lines)
-  depthwise = any('feature_group_count = 1 :' not in line for line in lines)
-  return len(lines), large, depthwise
+def _kernels(program):
+  """Shapes [height, width, inputs of a group, outputs] of a program's convolutions, each once.
+
+  Where there are several platforms, JAX writes a convolution down for each of them.
+  """
+  kernels = re.findall(r'stablehlo\.convolution.*: \(tensor<\w+>, tensor<([\dx]+)xf32>\)', program)
+  return {tuple(map(int, kernel.split('x'))) for kernel in kernels}
 
 
-def test_a_network_has_the_form_of_the_platform_that_it_is_lowered_for():
-  """CBAM's 7x7 convolution is a matrix product and shifts on a CPU, and a convolution elsewhere."""
-  size = {'depths': (1, 1, 1), 'widths': (16, 16, 16)}
-  model = create_model('resnet20', attention='cbam', num_classes=10, **size)
-  found = {platform: convolutions(lowered(model, platform)) for platform in PLATFORMS}
-  # Each of three blocks has one.
-  count = found['cpu'][0]
-  assert found == {
-    'cpu': (count, False, False),
-    'cuda': (count + 3, True, False),
-    'tpu': (count + 3, True, False),
-  }
+@pytest.mark.parametrize('platforms', [[p] for p in PLATFORMS] + [PLATFORMS], ids='-'.join)
+def test_the_large_convolution_of_cbam_has_the_form_of_each_platform(platforms):
+  """On the CPU, a matrix product of 7 * 2 stacked columns with 7 rows; elsewhere a convolution."""
+  model = create_model('resnet20', attention='cbam', num_classes=10, depths=(1, 1, 1))
+  program = _lowered(model, platforms)
+  is_product = re.search(r'stablehlo\.dot_general.*tensor<14x7xf32>\)', program)
+  assert bool(is_product) == ('cpu' in platforms)
+  assert ((7, 7, 2, 1) in _kernels(program)) == (platforms != ['cpu'])
+  assert (3, 3, 32, 32) in _kernels(program)  # The other convolutions are the same everywhere.
 
 
-def test_depthwise_convolutions_have_the_form_of_their_platform():
-  model = create_model('mnasnet_a1', stem='cifar', depths=(1,) * 7, num_classes=10)
-  found = {platform: convolutions(lowered(model, platform)) for platform in PLATFORMS}
-  count = found['cpu'][0]
-  assert found == {
-    'cpu': (count, False, False),
-    'cuda': (count + 7, False, True),
-    'tpu': (count + 7, False, True),
-  }
-
-
-def test_a_program_for_several_platforms_holds_the_forms_of_all():
-  size = {'depths': (1, 1, 1), 'widths': (16, 16, 16)}
-  model = create_model('resnet20', attention='cbam', num_classes=10, **size)
-  program = lowered(model, *PLATFORMS)
-  assert convolutions(program)[1] and 'stablehlo.case' in program
-
-
-@pytest.mark.parametrize(('dtype', 'refused'), [('float32', False), ('bfloat16', True)])
-def test_a_fused_kernel_that_cannot_be_prepared_here_is_refused(dtype, refused):
-  """Lowered for a GPU it would be another program than a GPU's own; for the others it is theirs."""
-  if jax.default_backend() != 'cpu':
-    pytest.skip('this machine may have cuDNN, and then prepares its kernel')
-  model = create_model(
-    'resnet20',
-    attention={'conv': {'name': 'aa', 'implementation': 'fused', 'heads': 2, 'upsilon': 0.5}},
-    depths=(1, 1, 1),
-    widths=(16, 16, 16),
-    num_classes=10,
-    dtype=dtype,
-  )
-  for platform in ('cpu', 'tpu'):
-    assert 'dot_general' in lowered(model, platform)
-  if refused:
-    with pytest.raises(UserError, match="implementation='blocks'"):
-      lowered(model, 'cuda')
-  else:
-    assert 'dot_general' in lowered(model, 'cuda')
+@pytest.mark.parametrize('platforms', [[p] for p in PLATFORMS] + [PLATFORMS], ids='-'.join)
+def test_depthwise_convolutions_have_the_form_of_each_platform(platforms):
+  """On the CPU no convolution is left but the stem; one of 5x5 has 25 shifted maps for it."""
+  model = create_model('mnasnet_a1', num_classes=10, stem='cifar', depths=(1,) * 7)
+  program = _lowered(model, platforms)
+  large = {kernel for kernel in _kernels(program) if kernel[0] > 1}
+  stem, channels = (3, 3, 3, 32), {3: (32, 96, 240, 480, 960), 5: (72, 672)}
+  depthwise = {(side, side, 1, c) for side in channels for c in channels[side]}
+  assert large == ({stem} if platforms == ['cpu'] else {stem, *depthwise})
