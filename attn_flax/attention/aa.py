@@ -42,12 +42,6 @@ def augmented_dims(
   return key, value
 
 
-def _check_shares(heads: int, kappa: float, upsilon: float, min_key_dim: int) -> None:
-  check_counts('aa', heads=heads, min_key_dim=min_key_dim)
-  check_range('aa kappa', kappa, 0, 1)
-  check_range('aa upsilon', upsilon, 0, 1)
-
-
 class AugmentedConv(nn.Module):
   """Convolution and self-attention side by side: `[conv(x; F - dv), attention(x; dk, dv)]`.
 

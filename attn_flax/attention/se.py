@@ -16,14 +16,6 @@ from attn_flax.errors import check_range
 from attn_flax.layers.types import Dtype
 
 
-def check_pools(owner: str, pools: Sequence[str]) -> None:
-  """Raises `UserError` for pools that are none of `POOLS`, or none at all."""
-  if not pools:
-    raise UserError(f'{owner} pools=() is empty; name one at least of {", ".join(POOLS)}')
-  for pool in pools:
-    check_choice(f'{owner} pool', pool, POOLS)
-
-
 class ChannelMLP(nn.Module):
   """Channel gate: pooled channels through a shared two-layer perceptron, summed over the pools.
 

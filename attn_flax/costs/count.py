@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend import core as jax_core
 
 from attn_flax.layers.marks import ATTENTION_SCOPE, RELATIVE_SCOPE, operations_of
-from attn_flax.layers.types import Variables
+from attn_flax.layers.types import Model, Variables
 
 
 class Macs(NamedTuple):
@@ -24,7 +24,7 @@ class Macs(NamedTuple):
   attention: int
 
 
-def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> Variables:
+def abstract_variables(model: Model, input_shape: tuple[int, ...]) -> Variables:
   """Shapes and dtypes of a model's variables, without computing anything.
 
   Args:
@@ -50,16 +50,14 @@ def count_macs(model: Model, input_shape: tuple[int, ...]) -> int:
   return sum(macs(model, input_shape))
 
 
-def macs(
-  model: nn.Module, input_shape: tuple[int, ...], variables: Variables | None = None
-) -> Macs:
+def macs(model: Model, input_shape: tuple[int, ...], variables: Variables | None = None) -> Macs:
   """Multiply-adds of one image of shape (H, W, C), by kind; see `count_operations`."""
   found = count_operations(model, input_shape, variables)
   return Macs(found['layers'], found['attention'] + found['relative'])
 
 
 def count_operations(
-  model: nn.Module, input_shape: tuple[int, ...], variables: Variables | None = None
+  model: Model, input_shape: tuple[int, ...], variables: Variables | None = None
 ) -> collections.Counter[str]:
   """What the traced program of one image does, for the conventions of the papers' tables.
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.costs.count import abstract_variables, count_operations, count_params, macs
 from attn_flax.errors import UserError, check_choice
-from attn_flax.layers.types import Variables
+from attn_flax.layers.types import Model, Variables
 from attn_flax.models import create_model
 
 Row = dict[str, str | int | bool]
@@ -164,7 +164,7 @@ CONVENTIONS = {
 }
 
 
-def _normalized_elements(model: nn.Module, shape: tuple[int, ...], variables: Variables) -> int:
+def _normalized_elements(model: Model, shape: tuple[int, ...], variables: Variables) -> int:
   """Elements that pass a batch norm."""
   total = 0
 

@@ -5,7 +5,6 @@ what the gradient is taken with respect to. Hence no hooks, and the network is a
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,7 @@ import numpy as np
 
 from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
-
-# A linen network of this library, with `num_classes` and `num_stages`.
-Network = Any
+from attn_flax.models.network import Network
 
 
 def check_images(images: jax.Array) -> None:

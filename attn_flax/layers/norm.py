@@ -18,7 +18,7 @@ def _batch_normalize(x, scale, bias, pivot, epsilon):
 
 def _batch_normalize_fwd(x, scale, bias, pivot, epsilon):
   axes = tuple(range(x.ndim - 1))
-  # One pass over the data; the pivot (the running mean) keeps E[x^2] - E[x]^2 from canceling.
+  # One pass over the data; the pivot (the running mean) keeps E[x^2] - E[x]^2 from cancelling.
   shifted = x.astype(jnp.float32) - pivot
   mean = shifted.mean(axes)
   var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(mean), 0.0)

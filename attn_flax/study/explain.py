@@ -135,7 +135,7 @@ class Explainer:
       own_scores = self._perturb_all(sources, variables, few, perturbed)
       perturbation[kind] = _join(own_scores, perturbed_shared)
     empty, empty_random = (np.asarray(points_nowhere(one['Grad-CAM'])) for one in (trained, random))
-    return Explained(localisation, perturbation, empty, empty_random)
+    return Explained(localization, perturbation, empty, empty_random)
 
   def _perturb_all(self, sources, variables, few, perturbed):
     scores: dict[str, BySource] = {}

@@ -16,8 +16,8 @@ from attn_flax.data import Records, Split
 from attn_flax.errors import UserError
 from attn_flax.explain.controls import best_fixed_map
 from attn_flax.explain.maps import box_mask
-from attn_flax.report import published
-from attn_flax.study import accuracy, conditions, costs
+from attn_flax.models.network import Network
+from attn_flax.study import conditions, costs, mechanisms, performance
 from attn_flax.study.explain import Explained, Explainer, Images
 from attn_flax.study.explanations import Pictured
 from attn_flax.study.findings import Findings, Variant

@@ -460,7 +460,7 @@ def test_position_attention(randomized):
 
 
 @pytest.mark.parametrize('energy', dual.ENERGIES)
-def test_channel_attention(randomised, energy):
+def test_channel_attention(randomized, energy):
   """The released code favors unlike channels, the paper like ones."""
 
   def expect(o, x):

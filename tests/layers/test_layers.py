@@ -27,9 +27,6 @@ def _apply(module, variables, x):
   return jax.jit(lambda v, x: module.apply(v, x, mutable=['batch_stats']))(variables, x)
 
 
-PLATFORMS = ('cpu', 'cuda', 'tpu')
-
-
 def _program(function, *args):
   return str(jax.make_jaxpr(function)(*args))
 

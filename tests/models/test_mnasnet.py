@@ -125,7 +125,7 @@ def _apply(model, variables, x):
   return logits, state['intermediates']
 
 
-def test_bfloat16_computes_and_float32_is_kept(randomised, monkeypatch):
+def test_bfloat16_computes_and_float32_is_kept(randomized, monkeypatch):
   monkeypatch.setattr(layers, 'depthwise_conv', lax.conv_general_dilated)  # Compiles faster.
   model = MnasNet(**SMALL, dtype='bfloat16')
   variables = randomized(abstract_variables(model, (16, 24, 3)))

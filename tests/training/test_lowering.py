@@ -16,7 +16,7 @@ from attn_flax.training.steps import init_state, make_train_step
 from configs import base
 
 SHAPE = (16, 16, 3)
-PLATFORMS = ('cpu', 'cuda', 'tpu')
+PLATFORMS = ['cpu', 'cuda', 'tpu']
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -40,7 +40,7 @@ def test_the_training_step_lowers_for_every_platform(attention, dtype):
     'label': jax.ShapeDtypeStruct((8,), jnp.int32),
   }
   exported = export.export(jax.jit(step, donate_argnums=0), platforms=PLATFORMS)(state, batch, key)
-  assert exported.platforms == PLATFORMS
+  assert exported.platforms == tuple(PLATFORMS)
   assert 'convolution' in exported.mlir_module()
   assert [(a.shape, a.dtype) for a in exported.out_avals] == [
     (a.shape, a.dtype) for a in jax.tree.leaves(jax.eval_shape(step, state, batch, key))
