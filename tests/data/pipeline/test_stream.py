@@ -428,7 +428,7 @@ import jax, numpy as np
 jax.config.update('jax_cpu_collectives_implementation', 'gloo')
 address, index, folder = sys.argv[1:]
 jax.distributed.initialize(address, num_processes=2, process_id=int(index))
-from tests import test_stream
+from tests.data.pipeline import test_stream
 
 read = []
 rows = test_stream.Pictures.rows
@@ -492,7 +492,7 @@ def test_a_broken_image_is_named_by_a_worker():
 
 STREAMING = """
 import signal, sys, time
-from tests import test_stream
+from tests.data.pipeline import test_stream
 
 def main():
   signal.signal(signal.SIGINT, signal.SIG_IGN)
