@@ -15,11 +15,15 @@ from attn_flax.errors import UserError, check_choice
 
 # The module of each mode; its function `run` takes the flags.
 _MODULES = {mode: mode for mode in MODES} | {'import': 'import_torch'}
-_STOPPED = 130
+_SIGNALED = 128  # A shell adds the number of the signal.
 
 
 def run(argv: Sequence[str]) -> int:
-  """Runs one command line; returns the exit code: 0, 2 for a user's mistake, 130 when stopped."""
+  """Runs one command line.
+
+  Returns:
+    The exit code: 0, 2 for a user's mistake, 128 and the signal's number when stopped.
+  """
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())  # Where modules of the user's own are looked for.
   configs.provide()
@@ -39,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     return _fail(error)
 
   logging.set_verbosity(logging.ERROR)
-  from attn_flax.training.loop import Stopped
+  from attn_flax.training.stopping import Stopped
 
   try:
     if values.distributed:
@@ -51,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     return _fail(error)
   except Stopped as stopped:
     print(f'{stopped}; the same command goes on from there', file=sys.stderr)
-    return _STOPPED
+    return _SIGNALED + stopped.number
   return 0
 
 

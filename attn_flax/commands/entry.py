@@ -7,7 +7,7 @@ def main() -> int:
   """Runs the command line; says which extra is missing where only the library is installed."""
   try:
     from attn_flax.commands.command_line import run
-    from attn_flax.training import allocator
+    from attn_flax.training import allocator, stopping
   except ModuleNotFoundError as error:
     if (error.name or '').partition('.')[0] == 'attn_flax':
       raise
@@ -18,4 +18,5 @@ def main() -> int:
     )
     return 2
   allocator.keep_freed_pages()  # Before the first thread starts.
+  stopping.watch_process()
   return run(sys.argv)

@@ -75,6 +75,7 @@ FLAGS = (
     'Run folder; default: runs/<config>, with a hash of the fields that are set.',
     _WITH_FOLDER,
   ),
+  Flag('restart', False, 'Remove the run that the folder holds, and begin again.', ('train',)),
   Flag('distributed', False, 'Join the other processes of a pod or cluster.', ('train', 'compare')),
   Flag('split', 'test', 'Split to score: train, validation or test.', ('evaluate',)),
   Flag('images', None, 'Image files and folders.', ('predict', 'explain'), kind=tuple),

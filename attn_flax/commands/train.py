@@ -19,4 +19,5 @@ def run(values: flags.FlagValues) -> None:
     raise UserError('this config is a study of many runs; add --mode=compare')
   folder = workdir(values)
   # A run folder alone goes on with its own config.
-  print(json.dumps(train(load_config(folder) if config is None else config, folder), indent=2))
+  config = load_config(folder) if config is None else config
+  print(json.dumps(train(config, folder, restart=values.restart), indent=2))

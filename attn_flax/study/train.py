@@ -16,7 +16,8 @@ from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
 from attn_flax.training import run_folder
 from attn_flax.training.experiment import Experiment, open_experiment
-from attn_flax.training.loop import Stopped, train
+from attn_flax.training.loop import train
+from attn_flax.training.stopping import Stopped
 
 
 def check(planned: Sequence[Planned]) -> Task:

@@ -16,8 +16,27 @@ class Log:
   printed. A resumed run drops what was logged behind its checkpoint and goes on from there.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, start: int, total: int, write: bool = True):
-    """Opens the log at update `start` of `total`; `write=False` for all processes but the first."""
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *,
+    start: int,
+    total: int,
+    unscored: bool = False,
+    write: bool = True,
+  ):
+    """Opens the log.
+
+    Args:
+      workdir: the run folder.
+      start: the update that the run goes on from.
+      total: the updates of the run.
+      unscored: whether the validation scores of `start` are still to come.
+      write: False for all processes but the first.
+
+    Raises:
+      UserError: when the files cannot be written.
+    """
     self._write = write
     self._bar = tqdm.tqdm(
       total=total,
@@ -28,7 +47,7 @@ class Log:
     )
     if write:
       path = workdir / 'metrics.jsonl'
-      _drop_later(path, start)
+      _drop_later(path, start, unscored)
       self._file = path.open('a')
       # TensorBoard then hides what earlier files hold behind `start`. The suffix tells files of
       # one second apart.
@@ -54,7 +73,7 @@ class Log:
     text = ' '.join(f'{name}={value:.4g}' for name, value in values.items())
     if self._bar.disable:
       print(f'step {step}/{self._bar.total} {text}', flush=True)
-    elif any(name.startswith('val') for name in values):
+    elif _has_scores(values):
       self._bar.write(f'step {step} {text}')
     else:
       self._bar.set_postfix_str(text)
@@ -71,17 +90,27 @@ class Log:
       self._events.close()
 
 
-def _drop_later(path: pathlib.Path, start: int) -> None:
-  """Keeps the lines up to an update; a line that a kill cut short goes too."""
+def _has_scores(values: Mapping[str, float]) -> bool:
+  return any(name.startswith('val_') for name in values)
+
+
+def _drop_later(path: pathlib.Path, start: int, unscored: bool) -> None:
+  """Keeps the lines up to an update; a line that a kill cut short goes too.
+
+  Of the update itself, where it is `unscored`, a line with scores goes as well.
+  """
   if not path.exists():
     return
   kept = []
   for line in path.read_text().splitlines():
     try:
-      step = json.loads(line)['step']
+      values = json.loads(line)
+      is_kept = values['step'] < start or (
+        values['step'] == start and not (unscored and _has_scores(values))
+      )
     except (ValueError, KeyError, TypeError):
       continue
-    if step <= start:
+    if is_kept:
       kept.append(line)
   partial = path.with_name(path.name + '.partial')
   partial.write_text(''.join(line + '\n' for line in kept))

@@ -1,13 +1,9 @@
 """The training loop: reads the clock, the files and the signals around pure steps."""
 
 import contextlib
-import math
 import pathlib
-import signal
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from types import FrameType
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.experimental.multihost_utils
@@ -17,61 +13,35 @@ from ml_collections import ConfigDict
 
 from attn_flax.costs import count as cost
 from attn_flax.data.pipeline.protocol import Pipeline
-from attn_flax.errors import UserError
-from attn_flax.training import run_folder
+from attn_flax.training import lock, run_folder, stopping
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import FlatWeights, read_source, start_from
 from attn_flax.training.log import Log
-from attn_flax.training.scoring import Scorer
+from attn_flax.training.scoring import Interrupted, Scorer
 from attn_flax.training.steps import TrainState, make_train_step
+from attn_flax.training.window import Window, check_finite
 
 _global_norm = jax.jit(optax.tree.norm)
 # What a run's checkpoints count over all its restarts.
 _TIMES = ('train_seconds', 'compile_seconds')
 
 
-class Stopped(Exception):  # noqa: N818
-  """The run was asked to stop; its state is saved."""
-
-
-class StopSignals:
-  """Notes SIGTERM and SIGINT while it is entered, so that the loop can save before it leaves."""
-
-  asked = False
-
-  def __enter__(self) -> 'StopSignals':
-    """Takes the signals over, where that is possible."""
-    self._before = {}
-    # Only the main thread may; and several processes would have to agree on the step.
-    if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._before[number] = signal.signal(number, self._ask)
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    """Gives the signals back."""
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _ask(self, number: int, frame: FrameType | None) -> None:
-    self.asked = True
-
-
-def train(config: ConfigDict, workdir: pathlib.Path) -> run_folder.Json:
+def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -> run_folder.Json:
   """Trains the network of a config, or goes on with the run that the folder holds.
 
   Args:
     config: what `configs/base.py` makes.
     workdir: the run's folder.
+    restart: whether the run that the folder holds is removed first.
 
   Returns:
     The content of `result.json`.
 
   Raises:
-    UserError: for a config that cannot be run, a folder that holds another run, or a loss that is
-      not finite.
-    Stopped: after SIGTERM or an interrupt.
+    UserError: for a config that cannot be run, a folder that holds another run or is being written
+      by another process, or a loss that is not finite.
+    Stopped: after a signal, see `stopping`; the run is saved, and the same call goes on.
   """
   experiment = open_experiment(config)
   config = experiment.config
@@ -80,41 +50,63 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> run_folder.Json:
     'params': cost.count_params(cost.abstract_variables(experiment.model, experiment.image_shape)),
     'macs': cost.count_macs(experiment.model, experiment.image_shape),
   }
-  first = jax.process_index() == 0
   weights = None
-  if config.init_from is not None and not (workdir / 'config.json').exists():
+  if config.init_from is not None and (restart or not (workdir / 'config.json').exists()):
     weights = read_source(config.init_from)
-  if first:
-    run_folder.open_run(workdir, config)
-  jax.experimental.multihost_utils.sync_global_devices('run folder')
-  if (workdir / 'result.json').exists():
-    print(f'{workdir} holds a finished run, nothing to do; its result is in {workdir}/result.json')
-    return run_folder.read_json(workdir / 'result.json')
-  if first:
-    _check_dataset(experiment, workdir / 'dataset.json')
+  first = jax.process_index() == 0
+  with lock.locked(workdir) if first else contextlib.nullcontext():
+    if first:
+      if restart:
+        run_folder.remove_run(workdir)
+      run_folder.open_run(workdir, config)
+    jax.experimental.multihost_utils.sync_global_devices('run folder')
+    if (workdir / 'result.json').exists():
+      path = workdir / 'result.json'
+      print(f'{workdir} holds a finished run, nothing to do; its result is in {path}')
+      return run_folder.read_json(path)
+    if first:
+      run_folder.check_dataset(workdir, experiment.describe_data())
+    checkpoints = Checkpoints(workdir, experiment.task, is_regular=_saving_steps(experiment))
+    try:
+      progress = _run(experiment, workdir, checkpoints, weights)
+    finally:
+      checkpoints.close()
+    return _score(experiment, workdir, progress | costs)
 
-  checkpoints = Checkpoints(workdir, experiment.task)
-  try:
-    progress = _run(experiment, workdir, checkpoints, weights)
-  finally:
-    checkpoints.close()
+
+def _score(
+  experiment: Experiment, workdir: pathlib.Path, further: run_folder.Json
+) -> run_folder.Json:
+  """Scores the best checkpoint of a trained run on the test split, and writes the result."""
   state, best_step = restore_best(workdir, experiment.abstract_state())
   scores, predictions = Scorer(experiment, 'test').score_state(state, 'test')
-  summary, further = experiment.task.summary(predictions, experiment.dataset.class_names)
+  summary, arrays = experiment.task.summary(predictions, experiment.dataset.class_names)
+  images = experiment.updates * experiment.config.train.batch_size
   result: run_folder.Json = {
     **scores,
     **{f'test_{name}': value for name, value in summary.items()},
     'best_step': best_step,
-    **costs,
+    'params': further['params'],
+    'macs': further['macs'],
     'steps': experiment.updates,
-    **progress,
-    'images_per_second': experiment.updates * config.train.batch_size / progress['train_seconds'],
+    **{name: further[name] for name in _TIMES},
+    'images_per_second': images / further['train_seconds'],
   }
-  if first:
-    arrays = predictions | further
-    np.savez(workdir / 'predictions.npz', **arrays)  # type: ignore[arg-type]
+  if jax.process_index() == 0:
+    np.savez(workdir / 'predictions.npz', **predictions | arrays)  # type: ignore[arg-type]
     run_folder.write_json(workdir / 'result.json', result)
   return result
+
+
+def _saving_steps(experiment: Experiment) -> Callable[[int], bool]:
+  """Whether a run that nobody stops saves after an update."""
+  eval_every = experiment.config.eval.every_epochs * experiment.updates_per_epoch
+  save_every = experiment.config.checkpoint.every_steps or eval_every
+
+  def saves(update: int) -> bool:
+    return update % eval_every == 0 or update % save_every == 0 or update == experiment.updates
+
+  return saves
 
 
 def _run(
@@ -132,14 +124,17 @@ def _run(
   accumulate = config.train.accumulate
   init_key, train_key = jax.random.split(jax.random.key(config.seed))
   train_key = jax.device_put(train_key, experiment.replicated)
-  start = checkpoints.latest()
-  if start is None:
-    start, state = 0, _fresh_state(experiment, workdir, init_key, weights)
+  start, unscored, window = 0, False, Window()
+  restored = checkpoints.restore_latest(experiment.abstract_state())
+  if restored is None:
+    run_folder.check_never_saved(workdir, _saving_steps(experiment))
+    state = _fresh_state(experiment, workdir, init_key, weights)
     progress = dict.fromkeys(_TIMES, 0.0)
   else:
-    state, stored = checkpoints.restore(start, experiment.abstract_state())
+    start, state, stored = restored
     progress = {name: stored[name] for name in _TIMES}
-  if start >= experiment.updates:
+    unscored = stored.get('unscored', False)
+  if start >= experiment.updates and not unscored:
     return progress
 
   pipeline = experiment.train_pipeline()
@@ -148,45 +143,75 @@ def _run(
   progress['compile_seconds'] += time.perf_counter() - began
   scorer = Scorer(experiment, 'validation')
   eval_every = config.eval.every_epochs * experiment.updates_per_epoch
-  save_every = config.checkpoint.every_steps or math.inf
-
+  saves_at = _saving_steps(experiment)
   class_names = list(experiment.dataset.class_names)
-  log = Log(workdir, start=start, total=experiment.updates, write=jax.process_index() == 0)
-  saved, window, began = start, [], time.perf_counter()
+  images = config.train.batch_size // accumulate
+  log = Log(
+    workdir,
+    start=start,
+    total=experiment.updates,
+    unscored=unscored,
+    write=jax.process_index() == 0,
+  )
+
+  def evaluate(update: int) -> dict[str, float] | None:
+    """The scores on the validation split; None where the run was asked to stop meanwhile."""
+    try:
+      scores, _ = scorer.score_state(state, 'val', until=lambda: stop.asked is not None)
+    except Interrupted:
+      return None
+    check_finite([scores], update, 1, saved, workdir)
+    log.metrics(update, scores)
+    return scores
+
+  def stopped_after(update: int) -> str:
+    return f'stopped after update {update} of {experiment.updates}, saved in {workdir}'
+
+  saved = start
   stream = pipeline.batches(start * accumulate)
-  with log, StopSignals() as stop, contextlib.closing(stream) as inputs:
+  with log, stopping.deferred() as stop, contextlib.closing(stream) as inputs:
+    if unscored:
+      if (scores := evaluate(start)) is None:
+        raise stop.answer(stopped_after(start))
+      checkpoints.add_scores(start, scores)
+    window = Window(None if restored is None else stored.get('window'))
     for update in range(start + 1, experiment.updates + 1):
       for _ in range(accumulate):
         state, metrics = step(state, pipeline.constants, next(inputs), train_key)
-        window.append(metrics)
+        window.add(metrics)
       log.advance(update)
+      # Asked once: the same answer decides what is saved and whether the run leaves.
+      stops = stop.asked is not None
       evaluates = update % eval_every == 0 or update == experiment.updates
-      saves = evaluates or update % save_every == 0 or stop.asked
-      if saves or update % config.log_every == 0:
-        values = jax.device_get(window)
-        seconds = time.perf_counter() - began
-        _check_finite(values, update, accumulate, saved, workdir)
-        means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-        images = len(values) * config.train.batch_size / accumulate
-        log.metrics(update, {**means, 'images_per_second': images / seconds})
-        progress['train_seconds'] += seconds
-        window = []
-      scores = None
-      if saves:  # The last update may have broken what its own loss still shows whole.
+      logs = saves_at(update) or update % config.log_every == 0
+      if logs or stops:
+        check_finite(window.read(), update, accumulate, saved, workdir)
+        progress['train_seconds'] += window.lap()
+      if logs:
+        log.metrics(update, {**window.means(), 'images_per_second': window.rate(images)})
+      # The last update may have broken what its own loss still shows whole.
+      if saves_at(update) or stops:
         norm = {'the norm of the weights': float(_global_norm(state.params))}
-        _check_finite([norm], update, 1, saved, workdir)
-      if evaluates:
-        scores, _ = scorer.score_state(state, 'val')
-        _check_finite([scores], update, 1, saved, workdir)
-        log.metrics(update, scores)
-      if saves:
-        # With the class names, weights can be used wherever the checkpoint is taken.
-        checkpoints.save(update, state, {**progress, 'class_names': class_names}, scores)
+        check_finite([norm], update, 1, saved, workdir)
+      scores = evaluate(update) if evaluates and not stops else None
+      stops = stops or (evaluates and scores is None)
+      if saves_at(update) or stops:
+        content = {
+          **progress,
+          'class_names': class_names,  # With them, weights can be used wherever they are taken.
+          'unscored': evaluates and scores is None,
+          'window': None if logs else window.store(),
+        }
+        checkpoints.save(update, state, content, scores)
         saved = update
-      if stop.asked and update < experiment.updates:
-        raise Stopped(f'stopped after update {update} of {experiment.updates}, saved in {workdir}')
-      if not window:
-        began = time.perf_counter()
+      if stops:
+        checkpoints.wait()
+        raise stop.answer(stopped_after(update))
+      if logs:
+        window.clear()
+    checkpoints.wait()
+    if stop.asked is not None:  # During the last save.
+      raise stop.answer(stopped_after(experiment.updates))
   return progress
 
 
@@ -229,37 +254,3 @@ def compile_step(
 
   jitted = jax.jit(step, donate_argnums=0, out_shardings=experiment.replicated)
   return jitted.lower(state, pipeline.constants, inputs, key).compile()
-
-
-def _check_dataset(experiment: Experiment, path: pathlib.Path) -> None:
-  """Checks that classes and images are still those of the run, and writes them where it is new."""
-  found = experiment.describe_data()
-  before = run_folder.read_json(path) if path.exists() else {}
-  for what, name in (('classes', 'class_names'), ('numbers of images', 'examples')):
-    if name in before and before[name] != found[name]:
-      raise UserError(
-        f'the {what} of {experiment.config.data.name} have changed since {path} was written; '
-        'restore them, or choose another --workdir'
-      )
-  run_folder.write_json(path, found)
-
-
-def _check_finite(
-  values: Sequence[Mapping[str, float]],
-  update: int,
-  accumulate: int,
-  saved: int,
-  workdir: pathlib.Path,
-) -> None:
-  """Raises `UserError` at the first part of a window, up to `update`, that is not finite."""
-  for i, metrics in enumerate(values):
-    broken = [name for name, value in metrics.items() if not np.isfinite(value)]
-    if broken:
-      name = min(broken, key=lambda name: 'loss' not in name)  # The loss says most.
-      step = update - (len(values) - 1 - i) // accumulate
-      good = f'the last good checkpoint is {workdir}/checkpoints/{saved}'
-      raise UserError(
-        f'{name} is {metrics[name]} at update {step}; '
-        f'{good if saved else "there is no checkpoint yet"}; lower optimizer.lr_per_256 or set '
-        'train.clip_norm, in a new --workdir'
-      )

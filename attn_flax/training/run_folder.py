@@ -1,5 +1,6 @@
 """The folder of a run: its config, where it was made, its metrics and its results."""
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -8,9 +9,10 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +31,15 @@ _PACKAGES = (
 _FREE = ('data.dir', 'data.download', 'data.enlarge', 'data.workers', 'log_every')
 # Fields of a study that choose among its runs or shape its report, and change no run.
 _OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
+# The files that a run writes into its folder.
+_WRITTEN = (
+  'config.json',
+  'dataset.json',
+  'init_from.json',
+  'metrics.jsonl',
+  'result.json',
+  'predictions.npz',
+)
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
 
@@ -169,6 +180,54 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
       f'{workdir} holds a run of another config ({shown}); choose another --workdir, or ask for '
       'the same config'
     )
+
+
+def remove_run(workdir: pathlib.Path) -> None:
+  """Removes what a run has written, so that it can begin again; other files stay."""
+  for name in _WRITTEN:
+    (workdir / name).unlink(missing_ok=True)
+  for name in ('checkpoints', 'tensorboard'):
+    shutil.rmtree(workdir / name, ignore_errors=True)
+
+
+def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> None:
+  """Checks that a run without checkpoints has had none: what was trained is not lost silently.
+
+  The second save of a run waits for its first one.
+
+  Args:
+    workdir: the run folder.
+    saves: whether the run saves after an update.
+
+  Raises:
+    UserError: when the log shows updates behind its second save.
+  """
+  path = workdir / 'metrics.jsonl'
+  if not path.exists():
+    return
+  steps = []
+  for line in path.read_text(errors='replace').splitlines():
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # A line that a kill cut short.
+      steps.append(int(json.loads(line)['step']))
+  last = max(steps, default=0)
+  if sum(saves(update) for update in range(1, last)) >= 2:
+    raise UserError(
+      f'{workdir} holds the log of {last} updates and no checkpoint; restore '
+      f'{workdir}/checkpoints, or begin again with --restart'
+    )
+
+
+def check_dataset(workdir: pathlib.Path, found: Json) -> None:
+  """Checks that classes and images are still those of the run, and writes them where it is new."""
+  path = workdir / 'dataset.json'
+  before = read_json(path) if path.exists() else {}
+  for what, name in (('classes', 'class_names'), ('numbers of images', 'examples')):
+    if name in before and before[name] != found[name]:
+      raise UserError(
+        f'the {what} of {found["name"]} have changed since {path} was written; restore them, or '
+        'choose another --workdir'
+      )
+  write_json(path, found)
 
 
 def task_name(config: ConfigDict) -> str:

@@ -1,11 +1,20 @@
 """Scores a network on a split, every example exactly once."""
 
+import contextlib
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
 from attn_flax.layers.types import Variables
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.steps import TrainState, make_eval_step
+
+_IN_FLIGHT = 4  # Batches that the device may have before it, so that a stop need not wait for all.
+
+
+class Interrupted(Exception):  # noqa: N818
+  """A split was not scored to its end."""
 
 
 class Scorer:
@@ -22,20 +31,30 @@ class Scorer:
 
     self._step = jax.jit(step, out_shardings=experiment.replicated)
 
-  def score(self, variables: Variables) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+  def score(
+    self, variables: Variables, until: Callable[[], bool] = lambda: False
+  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Scores weights on every example once.
+
+    Args:
+      variables: the weights.
+      until: asked before each batch; where it holds, the rest is left out.
 
     Returns:
       The scores of the task and `count`; its predictions, [count, ...] by name, in the split's
       order.
 
     Raises:
+      Interrupted: when `until` held.
       RuntimeError: when an example was missed or seen twice.
     """
-    parts = [
-      self._step(variables, self._pipeline.constants, inputs)
-      for inputs in self._pipeline.eval_batches()
-    ]
+    parts = []
+    with contextlib.closing(self._pipeline.eval_batches()) as batches:
+      for inputs in batches:
+        if until():
+          raise Interrupted
+        parts.append(self._step(variables, self._pipeline.constants, inputs))
+        jax.block_until_ready(parts[-_IN_FLIGHT:][0])
     sums, predictions = zip(*jax.device_get(parts), strict=True)
     scores = self._task.scores(sums)
     count = self._pipeline.num_examples
@@ -48,13 +67,21 @@ class Scorer:
     }
 
   def score_state(
-    self, state: TrainState, prefix: str
+    self, state: TrainState, prefix: str, until: Callable[[], bool] = lambda: False
   ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Scores a state's raw weights and, where it has one, their moving average.
+
+    Args:
+      state: the state.
+      prefix: how the scores' names begin.
+      until: see `score`.
 
     Returns:
       The scores, called `<prefix>_<score>` and `<prefix>_ema_<score>`; the predictions, those of
       the average called `ema_<name>`.
+
+    Raises:
+      Interrupted: when `until` held.
     """
     weights: dict[str, Variables] = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
     if state.ema is not None:
@@ -62,7 +89,7 @@ class Scorer:
     scores: dict[str, float] = {}
     predictions: dict[str, np.ndarray] = {}
     for kind, variables in weights.items():
-      found, made = self.score(variables)
+      found, made = self.score(variables, until)
       scores.update({f'{prefix}_{kind}{name}': value for name, value in found.items()})
       predictions.update(
         {name if name in self._task.targets else f'{kind}{name}': a for name, a in made.items()}

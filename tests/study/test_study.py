@@ -29,7 +29,7 @@ from attn_flax.study.findings import Variant
 from attn_flax.tasks.classification import classification
 from attn_flax.training import run_folder
 from attn_flax.training.experiment import make_model
-from attn_flax.training.loop import Stopped
+from attn_flax.training.stopping import Stopped
 from configs import compare, placement, ratio
 
 TASK = classification()

@@ -63,20 +63,22 @@ def uninterrupted(small_dataset, tmp_path_factory):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize('update', [4, 5])
 def test_a_stopped_run_ends_as_if_it_had_not_been(
-  update, number, uninterrupted, tmp_path, stop_after, capsys
+  update, number, uninterrupted, tmp_path, stop_after, capfd
 ):
   """Stopped between two checkpoints, and at one that follows an evaluation."""
   before = signal.getsignal(number)
   command = (*TINY, *AVERAGED_PARTS, f'--workdir={tmp_path}/run')
   stop_after(update, number)
-  assert run(*command) == 130
+  assert run(*command) == 128 + number
   assert signal.getsignal(number) is before
-  err = capsys.readouterr().err
-  assert err.count('\n') == 1 and f'stopped after update {update} of 10' in err
+  noticed, stopped = capfd.readouterr().err.splitlines()
+  assert noticed == 'stopping after this update; once more to leave now'
+  assert f'stopped after update {update} of 10, saved in' in stopped
   assert max(run_files.steps(tmp_path / 'run')) == update
   assert run(*command) == 0
-  out = capsys.readouterr().out
-  assert f'step {update}/10' not in out and f'step {update + 1}/10' in out
+  out = capfd.readouterr().out
+  assert f'step {update}/10' not in out.replace(f'step {update}/10 val', '')
+  assert f'step {update + 1}/10' in out
   assert_same_run(tmp_path / 'run', uninterrupted)
   assert [step for step, _ in losses(tmp_path / 'run')] == list(range(1, 11))
   shown = run_files.events(tmp_path / 'run')['loss']  # Of two files, for one run.
@@ -96,9 +98,14 @@ def test_what_is_compared_depends_on_what_was_lost(uninterrupted):
     assert {'labels', 'logits', 'ema_logits'} <= set(arrays)
 
 
-def test_a_signal_at_the_last_update_changes_nothing(uninterrupted, tmp_path, stop_after):
+def test_a_signal_at_the_last_update_is_heard(uninterrupted, tmp_path, stop_after):
+  """The last update is saved and left unscored; nothing is trained again."""
   stop_after(10)
-  assert run(*TINY, *AVERAGED_PARTS, f'--workdir={tmp_path}/run') == 0
+  command = (*TINY, *AVERAGED_PARTS, f'--workdir={tmp_path}/run')
+  assert run(*command) == 128 + signal.SIGTERM
+  assert max(run_files.steps(tmp_path / 'run')) == 10
+  assert not (tmp_path / 'run' / 'result.json').exists()
+  assert run(*command) == 0
   assert_same_run(tmp_path / 'run', uninterrupted)
 
 

@@ -1,0 +1,45 @@
+"""The JSON file of a checkpoint: how far the run is, its scores, and the digests of its arrays."""
+
+import json
+import pathlib
+
+from attn_flax.training import run_folder
+from attn_flax.training.checkpoints import digests
+
+
+def _path(checkpoint: pathlib.Path) -> pathlib.Path:
+  return checkpoint / 'progress' / 'metadata'  # Named by Orbax.
+
+
+def signed(content: run_folder.Json) -> run_folder.Json:
+  """JSON values with their own digest."""
+  content = json.loads(json.dumps(content))
+  return {**content, 'digest': digests.of_json(content)}
+
+
+def write(checkpoint: pathlib.Path, content: run_folder.Json) -> None:
+  """Replaces the file of a checkpoint, with its digest."""
+  run_folder.write_json(_path(checkpoint), signed(content))
+
+
+def read(checkpoint: pathlib.Path) -> run_folder.Json:
+  """The content of a checkpoint's file, without its own digest.
+
+  Checkpoints saved before there were digests have `digests` None.
+
+  Raises:
+    OSError: when it cannot be read.
+    ValueError: when it is damaged.
+  """
+  path = _path(checkpoint)
+  content = json.loads(path.read_bytes())
+  if not isinstance(content, dict):
+    raise ValueError(f'{path} holds no mapping')
+  digest = content.pop('digest', None)
+  if digest is not None:
+    if digests.of_json(content) != digest:
+      raise ValueError(f'{path} differs from its digest')
+    return content
+  scores = checkpoint / 'metrics' / 'metrics'  # Where Orbax keeps them.
+  found = json.loads(scores.read_bytes()) if scores.exists() else None
+  return {**content, 'scores': found, 'digests': None}

@@ -1,0 +1,55 @@
+"""Finding a checkpoint that is whole, among damaged ones and ones that a run is deleting."""
+
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from attn_flax.errors import UserError
+
+_Read = TypeVar('_Read')
+_PAUSE = 0.5  # Seconds after which a folder that is being deleted is gone.
+
+
+class Damaged(UserError):
+  """A checkpoint that cannot be read, or differs from its digests."""
+
+
+class Gone(Exception):  # noqa: N818
+  """A checkpoint that was listed has been deleted by the run that goes on meanwhile."""
+
+
+def first_whole(
+  folder: pathlib.Path, steps: Sequence[int], read: Callable[[int], _Read]
+) -> tuple[_Read, int]:
+  """What `read` makes of the first of some checkpoints that is whole, and its step.
+
+  Each damaged one before it is reported on stderr.
+
+  Args:
+    folder: where the checkpoints are.
+    steps: theirs, in the order of preference.
+    read: reads one; raises `Damaged`.
+
+  Raises:
+    Gone: when one has been deleted meanwhile.
+    UserError: when all are damaged.
+  """
+  damages = []
+  for step in steps:
+    try:
+      found = read(step)
+    except Damaged as error:
+      time.sleep(_PAUSE)  # While it is being deleted, it looks damaged.
+      if not (folder / str(step)).exists():
+        raise Gone from None
+      damages.append(str(error))
+      continue
+    for damage in damages:
+      print(f'warning: {damage}; checkpoint {step} is used instead', file=sys.stderr)
+    return found, step
+  raise UserError(
+    f'{"; ".join(damages)}; no checkpoint is whole: restore {folder} from a copy, or train again '
+    'with --restart'
+  )

@@ -1,0 +1,82 @@
+"""The lock on a run or study folder: one process writes there at a time.
+
+The kernel holds it and gives it back when the process ends, however it ends. Readers need none.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Iterator
+
+from attn_flax.errors import UserError
+
+try:
+  import fcntl
+except ImportError:  # Windows.
+  fcntl = None  # type: ignore[assignment]
+
+_NAME = '.lock'
+_TAKEN = (errno.EAGAIN, errno.EACCES)
+
+
+class Locked(UserError):
+  """Another process writes to the folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of a folder, which is made where there is none.
+
+  On a file system without locks, it says so on stderr and goes on.
+
+  Raises:
+    Locked: when another process holds it; it names that process.
+    UserError: when the folder cannot be written.
+  """
+  path = folder / _NAME
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+  except OSError as error:
+    raise UserError(
+      f'the folder {folder} cannot be written ({error.strerror}); choose another --workdir'
+    ) from None
+  try:
+    _take(file, path)
+    yield
+  finally:
+    os.close(file)  # The file stays: who removes a lock's file takes it from the next holder.
+
+
+def _take(file: int, path: pathlib.Path) -> None:
+  try:
+    if fcntl is None:
+      raise OSError(errno.ENOSYS, 'this system has none')
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    if error.errno in _TAKEN:
+      raise Locked(
+        f'{path.parent} is being written by {_holder(path)}; wait for it, end it, or choose '
+        'another --workdir'
+      ) from None
+    print(
+      f'warning: {path.parent} cannot be locked ({error.strerror}); start no second process there',
+      file=sys.stderr,
+    )
+    return
+  content = {'pid': os.getpid(), 'host': platform.node()}
+  with contextlib.suppress(OSError):  # A full disk is the business of what is written next.
+    os.truncate(file, 0)
+    os.pwrite(file, (json.dumps(content) + '\n').encode(), 0)
+
+
+def _holder(path: pathlib.Path) -> str:
+  try:
+    content = json.loads(path.read_bytes())
+    return f'process {content["pid"]} on {content["host"]}'
+  except (OSError, ValueError, KeyError, TypeError):  # It is being written.
+    return 'another process'
