@@ -172,7 +172,7 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def task_name(config: ConfigDict) -> str:
-  """The name of the task that a config's network learns; configs of before the field have none."""
+  """The name of the task of a config; configs made before the field existed have none."""
   return config.get('task', 'classification')
 
 
