@@ -67,6 +67,22 @@ def check_range(
   raise UserError(f'{what}={value!r} is impossible; choose {name} {" and ".join(bounds)}'.rstrip())
 
 
+def check_pair(what: str, value: object) -> tuple[object, object]:
+  """Returns the two values of a field; raises `UserError` where it does not have two."""
+  if not isinstance(value, tuple | list) or len(value) != 2:
+    raise UserError(f'{what}={value!r} is impossible; choose two numbers')
+  return value[0], value[1]
+
+
+def check_interval(
+  what: str, value: object, most: float = math.inf, *, above: float = -math.inf
+) -> None:
+  """Raises `UserError` unless a value is two finite numbers within bounds, the smaller first."""
+  low, high = check_pair(what, value)
+  check_range(f'{what}[0]', low, most=most, above=above)
+  check_range(f'{what}[1]', high, float(low), most)  # type: ignore[arg-type]
+
+
 def check_counts(owner: str = '', /, **fields: object) -> None:
   """Raises `UserError` for a field that is no whole number of at least 1, or no tuple of such.
 

@@ -93,7 +93,7 @@ def get_config(arg=''):
   # Fine-tuning: a run folder or a PyTorch file whose weights the run starts from.
   config.init_from = placeholder(str)
 
-  # The network. Where a field is none, the network's own value stands.
+  # The network. Where a field is none, the network's own default applies.
   config.model = ConfigDict()
   # Network: one of `attn_flax.list_models()`.
   config.model.name = 'resnet20'
@@ -175,7 +175,8 @@ def get_config(arg=''):
   # Whether training draws equally many images of every class.
   config.data.balanced = False
 
-  # What training images undergo, on the device. Where a field is none, the dataset's value stands.
+  # Augmentation of training images, on the device. Where a field is none, the dataset's value
+  # stands.
   config.augment = ConfigDict()
   # Pixels of padding on each side before a random crop.
   config.augment.crop_padding = placeholder(int)

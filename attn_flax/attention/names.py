@@ -33,7 +33,7 @@ def list_attention() -> list[str]:
 
 
 def find_attention(name: str) -> type[nn.Module]:
-  """The class that a name stands for.
+  """The class of a name.
 
   Raises:
     UserError: for an unknown name, a module that is missing or cannot be imported, and anything

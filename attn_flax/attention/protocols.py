@@ -90,10 +90,10 @@ class Traits(NamedTuple):
   Attributes:
     where: its usual place in a network ('conv', 'branch', 'block' or 'stage'); 'conv' says that it
       is a `ConvLike`, anything else that it is a `Refiner`. Class attribute `where`.
-    stages: the stages of a network where it acts unless told otherwise, as a slice of all of them.
+    stages: the stages of a network where it acts by default, as a slice of all of them.
       Class attribute `default_stages`.
-    every: it acts in a stage's block i, counted from 0, where `(i + 1) % every == 0`, unless told
-      otherwise. Class attribute `default_every`.
+    every: it acts in a stage's block i, counted from 0, where `(i + 1) % every == 0`, by
+      default. Class attribute `default_every`.
     per_stage: names of the fields for which a network takes one value per stage. An instance holds
       the value of its own stage. Class attribute `per_stage`.
     returns: what it returns as a part of `compose`, 'logits' (a `Gate`) or 'map' (a `Mixer`).

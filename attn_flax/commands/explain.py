@@ -57,13 +57,13 @@ def explain_run(
 ) -> run_folder.Json:
   """Writes `explanations/<image>.png` and `explanations.json` into a run folder.
 
-  The class that is explained is the one that the network predicts. Images are worked through a few
+  The class that is explained is the one that the network predicts. Images are processed a few
   at a time, so that a folder of any size may be given. Overlays that an earlier `explanations.json`
-  names are removed, if they are not written anew.
+  names are removed, unless they are written anew.
 
-  Of each map are told `empty`, whether it is shown as 'empty', being zero everywhere or not finite
-  (a signed map that is nowhere positive is not empty), its `smallest` and `largest` value, and its
-  scores. What is not finite is null.
+  The JSON holds for each map: `empty`, whether it is shown as 'empty' because it is zero everywhere
+  or not finite (a signed map without a positive value is not empty); its `smallest` and `largest`
+  value; and its scores. A value that is not finite is null.
 
   Args:
     folder: the run folder.

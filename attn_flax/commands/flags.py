@@ -10,7 +10,7 @@ from attn_flax.errors import UserError
 
 
 class Mode(NamedTuple):
-  """What a mode does, and a command that shows it."""
+  """The purpose of a mode, and an example of its use."""
 
   does: str
   example: str

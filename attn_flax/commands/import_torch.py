@@ -26,7 +26,7 @@ from attn_flax.training.steps import TrainState
 
 
 def run(values: flags.FlagValues) -> None:
-  """Imports the weights, and prints what became of them."""
+  """Imports the weights, and prints what was imported."""
   if not values.torch or not values.workdir:
     raise UserError('--mode=import needs --torch=<weights> and --workdir=<folder>')
   config = configs.load('base') if values.config is None else values.config
@@ -51,7 +51,7 @@ def import_run(
 
   Args:
     source: see `from_torch`.
-    config: what the run is but for its network, which the file decides: the dataset, the recipe.
+    config: dataset and recipe of the run; the file decides the network.
     workdir: the run's folder.
     attention_kwargs: see `from_torch`.
 

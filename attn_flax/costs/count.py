@@ -59,7 +59,7 @@ def macs(model: Model, input_shape: tuple[int, ...], variables: Variables | None
 def count_operations(
   model: Model, input_shape: tuple[int, ...], variables: Variables | None = None
 ) -> collections.Counter[str]:
-  """What the traced program of one image does, for the conventions of the papers' tables.
+  """The operations of the traced program for one image, counted by the papers' conventions.
 
   Args:
     model: a network called `model(images, train=...)`.

@@ -1,6 +1,6 @@
 """Datasets by name, their splits in memory or as records, and the pipelines over them.
 
-Importing this package is cheap: what takes long to import is imported where it is first needed.
+Importing this package is cheap: slow imports happen where they are first needed.
 """
 
 from attn_flax.data.dataset import Dataset, DatasetSpec, Part

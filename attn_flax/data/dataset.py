@@ -1,4 +1,4 @@
-"""What a dataset is made of: its facts and its splits."""
+"""Datasets: their facts and their splits."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-  """What is known about a dataset before it is read: a row of `DATASETS`.
+  """The facts of a dataset that are known before it is read: a row of `DATASETS`.
 
   Attributes:
     num_classes: number of labels, 0..num_classes - 1.
@@ -107,7 +107,7 @@ def unlisted(
   annotated: bool = False,
   parts: Mapping[str, Part] | None = None,
 ) -> DatasetSpec:
-  """What can be said of a dataset that `datasets.DATASETS` does not list.
+  """The facts of a dataset that `datasets.DATASETS` does not list.
 
   Args:
     num_classes: number of labels.

@@ -35,7 +35,7 @@ _Result = TypeVar('_Result')
 
 
 class BadImage(UserError):  # noqa: N818
-  """What cannot be decoded; the text is the reason alone."""
+  """An image that cannot be decoded; the text is the reason alone."""
 
 
 def random_crop(
@@ -114,7 +114,7 @@ def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.
     with Image.open(io.BytesIO(encoded)) as image:
       box = central_box(*image.size, size, resize)
       box = box[0], box[1], min(box[2], image.width), min(box[3], image.height)
-      # Indices count as gray levels: resizing would otherwise look colors up.
+      # Indices are treated as gray levels: resizing would otherwise map them to colors.
       values = np.asarray(image if image.mode in ('L', 'P') else image.convert('L'))
       gray = Image.fromarray(values)
       return np.asarray(gray.resize((size, size), Image.Resampling.NEAREST, box=box))
@@ -229,21 +229,23 @@ def _render(
       return np.asarray(pixels)
     across, down = pixels.width / width, pixels.height / height
     right, bottom = min(box[2] * across, pixels.width), min(box[3] * down, pixels.height)
-    box = box[0] * across, box[1] * down, right, bottom  # Rounding must not push it over the edge.
+    # Rounding must not push the box over the edge.
+    box = box[0] * across, box[1] * down, right, bottom
     return np.asarray(pixels.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
   return _guarded(encoded, render)
 
 
 def _turn(image: Image.Image, upright: bool) -> int:
-  """The EXIF orientation where it is to be followed and says anything, else 0."""
+  """The EXIF orientation if it is to be followed and is valid, else 0."""
   if not upright:
     return 0
   if image.format not in ('JPEG', 'MPO'):
     image.load()  # Some formats do this on the way to their EXIF data; its errors must not be lost.
   try:
     orientation = image.getexif().get(_ORIENTATION, 0)
-  except Exception:  # Broken EXIF data come in all kinds, and the pixels may well be whole.
+  # Broken EXIF data raises errors of many types, and the pixels may still be fine.
+  except Exception:
     return 0
   return orientation if orientation in _UPRIGHT else 0
 
@@ -254,7 +256,7 @@ def _upright_size(image: Image.Image, turn: int) -> tuple[int, int]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-  """Eight bits a channel; what is transparent lies on white."""
+  """Converts to RGB with eight bits per channel; transparent pixels are blended with white."""
   if image.mode.startswith('I'):  # 16 bits, which Pillow would clip rather than scale.
     levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
     image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
@@ -271,7 +273,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _guarded(encoded: bytes, decode: Callable[[], _Result]) -> _Result:
-  """Calls `decode`; whatever goes wrong there is the image's fault."""
+  """Calls `decode`; any error there becomes `BadImage`."""
   if not encoded:
     raise BadImage('it is empty')
   try:
@@ -280,5 +282,5 @@ def _guarded(encoded: bytes, decode: Callable[[], _Result]) -> _Result:
     raise
   except Image.UnidentifiedImageError:
     raise BadImage('it is no image of a known format') from None
-  except Exception as error:  # Pillow's decoders raise what they like.
+  except Exception as error:  # Pillow's decoders raise errors of many types.
     raise BadImage(' '.join(f'{error}'.split()) or type(error).__name__) from error

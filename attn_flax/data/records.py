@@ -43,7 +43,7 @@ class Source(Protocol):
     """All labels, [N] int32."""
 
   def name(self, index: int) -> str:
-    """What to call an example in an error."""
+    """The name of an example in an error."""
 
   def foreground(self, mask: np.ndarray) -> np.ndarray:
     """Which values of a mask, uint8, mean the labeled object: bool, same shape."""

@@ -1,4 +1,4 @@
-"""Work that is shared out to threads."""
+"""Work that is shared among threads."""
 
 import concurrent.futures
 import functools

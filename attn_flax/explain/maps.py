@@ -1,4 +1,4 @@
-"""What maps and masks are at the size of the image that they are about."""
+"""Maps and masks at the size of their image."""
 
 import functools
 

@@ -119,7 +119,7 @@ def _attention(module, variables, x, patches) -> Attention | None:
 
 
 def pull(attention: Attention, shares: jax.Array) -> jax.Array:
-  """What the keys receive of queries that give their shares away: [N, queries] -> [N, K].
+  """The attention that keys receive from queries with shares [N, queries]: [N, K].
 
   The mean over the heads of `shares @ weights`; a few queries are taken at a time, so that the
   whole matrix is never in memory.

@@ -158,7 +158,7 @@ def _attention(
 
 
 def _stages_with(state: StateDict, depths: tuple[int, ...], suffix: str) -> tuple[int, ...]:
-  """The stages whose blocks hold a weight; it stands in all blocks of a stage or in none."""
+  """The stages whose blocks hold a weight; all blocks of a stage have it, or none."""
   stages = []
   for stage, depth in enumerate(depths, start=1):
     present = [f'layer{stage}.{i}.{suffix}' in state for i in range(depth)]

@@ -21,7 +21,7 @@ from attn_flax.layers.types import Variables
 from attn_flax.models.placement import Fields, Placement
 from attn_flax.models.resnet import ResNet
 
-# Module there -> module here; the first rule that matches a whole name counts.
+# PyTorch module -> module of this library; the first rule that matches a whole name is used.
 _Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 _RULES: _Rules = (
   (r'conv1', 'stem_conv'),
@@ -35,7 +35,7 @@ _RULES: _Rules = (
   (r'bam(\d+)\.(.+)', lambda m: _nested(f'stage{m[1]}_stage_attention', _BAM_RULES, m[2])),
   (r'layer(\d+)\.(\d+)\.(.+)', lambda m: _nested(_block(m), _BLOCK_RULES, m[3])),
 )
-# What stands inside a block.
+# Modules inside a block.
 _BLOCK_RULES: _Rules = (
   (r'conv(\d)', r'conv\1'),
   (r'bn(\d)', r'norm\1'),
@@ -51,14 +51,14 @@ _BLOCK_RULES: _Rules = (
 )
 
 
-# What stands inside a BAM, between the stages.
+# Modules inside a BAM, between the stages.
 _BAM_RULES: _Rules = (
   (r'channel_att\.gate_c\.gate_c_fc_0', 'channel/reduce'),
   (r'channel_att\.gate_c\.gate_c_bn_1', 'channel/norm'),
   (r'channel_att\.gate_c\.gate_c_fc_final', 'channel/expand'),
   (r'spatial_att\.gate_s\.gate_s_conv_reduce0', 'spatial/reduce'),
   (r'spatial_att\.gate_s\.gate_s_bn_reduce0', 'spatial/reduce_norm'),
-  # Counted from 0 there, from 1 here.
+  # PyTorch counts from 0, this library from 1.
   (r'spatial_att\.gate_s\.gate_s_conv_di_(\d+)', lambda m: f'spatial/conv{int(m[1]) + 1}'),
   (r'spatial_att\.gate_s\.gate_s_bn_di_(\d+)', lambda m: f'spatial/norm{int(m[1]) + 1}'),
   (r'spatial_att\.gate_s\.gate_s_conv_final', 'spatial/expand'),
@@ -66,7 +66,7 @@ _BAM_RULES: _Rules = (
 
 
 def _block(match: re.Match) -> str:
-  """Blocks are counted from 0 there, from 1 here."""
+  """PyTorch counts blocks from 0, this library from 1."""
   return f'stage{match[1]}_block{int(match[2]) + 1}'
 
 

@@ -33,7 +33,7 @@ class Network(Model, Protocol):
     places: the places (keys of `placement.PLACES`) where it takes attention; () where it takes
       none.
     conv_stages: the stages, as a slice of all, where a mechanism replaces its convolutions unless
-      it is told otherwise; None where the mechanism's own default serves.
+      another value is given; None where the mechanism's own default serves.
     groups: groups of the convolutions at 'conv'; a mechanism replaces only one of 1 group.
     num_stages: number of stages.
     depths: blocks of each stage.

@@ -43,7 +43,7 @@ def _place(one: Mechanism) -> str:
 
 
 def own_map(kinds: Sequence[str]) -> str:
-  """What a network's own map is; '' where it has none."""
+  """Describes a network's own map; '' where it has none."""
   if not kinds:
     return ''
   which = ' or '.join(_OWN_MAPS[kind] for kind in kinds)

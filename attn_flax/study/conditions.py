@@ -57,7 +57,7 @@ def run_row(
 
 
 def _curves(path: pathlib.Path, names: Sequence[str], updates_per_epoch: int) -> dict[str, list]:
-  """What a run logged, by epoch; for training the means between validations."""
+  """The metrics that a run logged, by epoch; for training, means between validations."""
   if not path.exists():
     return {}
   rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -151,7 +151,7 @@ def _open(groups: Groups, baseline: str, options: ConfigDict) -> _Study:
   if not members:
     reasons = ', '.join(f'{member.folder}: {member.error}' for member in groups[baseline])
     raise UserError(f'no run can be evaluated ({reasons}); train one')
-  # Of the baseline the costs are needed also where all its runs have failed.
+  # The baseline's costs are needed even when all its runs have failed.
   begun = [member.config for member in groups[baseline] if member.config is not None]
   experiment = open_experiment(begun[0], trains=False)
   num_classes = len(experiment.dataset.class_names)
@@ -208,7 +208,7 @@ def _regions(split: Split, height: int, width: int) -> tuple[np.ndarray | None, 
 
 
 def _draw(count: int, most: int, seed: int) -> np.ndarray:
-  """Some of `count` positions, in order, drawn by chance where there are more than `most`."""
+  """Some of `count` positions, in order, drawn at random where there are more than `most`."""
   if count <= most:
     return np.arange(count)
   return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))

@@ -27,6 +27,7 @@ def compare(
   }
   seeds = statistics.seed_variance(list(examples.values()))
   comparisons = len(examples.keys() - {baseline})
+  most = task.best_range[1] - task.best_range[0]  # No difference is larger.
   found = {}
   for name, runs in predictions.items():
     difference, verdict, detectable = None, '', None
@@ -38,9 +39,9 @@ def compare(
       )
       verdict = statistics.verdict(estimate, lower_is_better=not task.higher_is_better)
       if estimate.seeds >= statistics.FEWEST_SEEDS:
-        difference = estimate._replace(low=max(estimate.low, -1.0), high=min(estimate.high, 1.0))
+        difference = estimate._replace(low=max(estimate.low, -most), high=min(estimate.high, most))
         least = statistics.detectable(estimate.standard_error, estimate.df, comparisons)
-        detectable = least if least < 1 else None
+        detectable = least if least < most else None
     further = [task.further(run) for run in runs.values()]
     arrays = [task.summary(run, class_names)[1] for run in runs.values()]
     found[name] = Performance(

@@ -21,7 +21,7 @@ from attn_flax.study.explanations import Gates, Pictured
 
 
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-  """Positions of images to show, by chance: of as many classes as possible, in their order."""
+  """Positions of images to show, drawn at random from as many classes as possible, in order."""
   rng = np.random.default_rng(seed)
   shuffled = rng.permutation(len(labels))
   rank = np.zeros(len(labels), int)  # How many images of its class come before it.

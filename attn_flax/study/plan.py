@@ -28,7 +28,7 @@ class Planned(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What to call it, such as 'eca/seed1'."""
+    """Its name, such as 'eca/seed1'."""
     return f'{self.variant}/seed{self.seed}'
 
 
@@ -59,7 +59,7 @@ def plan(
     rates: learning rate of each variant, by sweep; without one it is that of `study.base`.
 
   Raises:
-    UserError: for a study that cannot be, see `variants`; seeds that repeat; or, where
+    UserError: for an impossible study, see `variants`; seeds that repeat; or, where
       `study.only` names one run, no such run.
   """
   names = variants(study)

@@ -194,8 +194,8 @@ def detectable(
 ) -> float:
   """The true difference that a study with this error would have found, had there been one.
 
-  By the non-central t distribution; in the units of the standard error. What a study with the
-  verdict 'no difference shown' leaves open is a difference up to about this size.
+  By the non-central t distribution; in the units of the standard error. A study with the verdict
+  'no difference shown' cannot exclude a difference of up to about this size.
 
   Args:
     standard_error: of the difference.
@@ -231,7 +231,8 @@ def _arm(values: np.ndarray) -> _Arm:
   weights = scored / (counts * len(values))
   residuals = np.where(scored, values - means, 0)
   runs = scored.sum(0)
-  # An image that only one run scored gives no estimate of its cell's variance: none is subtracted.
+  # An image that only one run scored gives no estimate of its cell's variance, and none is
+  # subtracted.
   centered = np.where(scored, residuals - residuals.sum(0) / np.maximum(runs, 1), 0)
   spread = (centered**2).sum(0) / np.maximum(runs - 1, 1)
   cell = (spread * (weights**2).sum(0)).sum()
@@ -280,5 +281,5 @@ def _estimate(
 
 
 def _quantile(df: float, comparisons: int, confidence: float) -> float:
-  """What |t| stays below in all of the comparisons at once, with the confidence or more."""
+  """The bound of |t| in all comparisons at once, with at least this confidence."""
   return float(special.stdtrit(df, (1 + confidence ** (1 / comparisons)) / 2))

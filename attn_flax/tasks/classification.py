@@ -37,6 +37,7 @@ def classification(options: Options = Options()) -> Task:  # noqa: B008
     further=_further,
     summary=_summary,
     pages='classification',
+    best_range=(0.0, 1.0),
   )
 
 
@@ -140,7 +141,7 @@ def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
 
   Args:
     logits: [N, K] float32.
-    labels: [N] int32, or [N, K] probabilities, of which the largest tells the class to be hit.
+    labels: [N] int32, or [N, K] probabilities, of which the largest marks the right class.
     mask: [N], 1 for examples and 0 for padding.
 
   Returns:

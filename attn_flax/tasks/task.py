@@ -1,9 +1,10 @@
-"""What a network learns, as one record of pure functions.
+"""A task: what a network learns and how it is judged, as one record of pure functions.
 
 The training loop, the scoring of splits, the checkpoints, the studies and the report know a task by
 this record alone. To add a task, write a file beside `classification.py` and name it in `names.py`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class Task(NamedTuple):
     summary: (predictions, class names) -> what a result holds beside the scores, and further arrays
       that are stored with the predictions.
     pages: which pages of a report show the task.
+    best_range: the smallest and the largest value that `best` can have.
   """
 
   name: str
@@ -55,6 +57,7 @@ class Task(NamedTuple):
   further: Callable[[Predictions], dict[str, float]]
   summary: Callable[[Predictions, Sequence[str]], tuple[dict[str, object], dict[str, np.ndarray]]]
   pages: str
+  best_range: tuple[float, float] = (-math.inf, math.inf)
 
 
 class Options(NamedTuple):

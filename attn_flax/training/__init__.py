@@ -1,1 +1,1 @@
-"""Training: what a config stands for, the steps, the loop and the run folder."""
+"""Training: what a config describes, the steps, the loop and the run folder."""

@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep freed pages.
+"""Sets the C library's allocator to keep freed pages.
 
 XLA on CPU takes its temporary memory afresh at each step and gives it back; with glibc's defaults
 each step then faults the same pages in again.

@@ -1,4 +1,4 @@
-"""Everything that a config stands for, built and checked before anything runs."""
+"""Builds and checks everything that a config describes, before anything runs."""
 
 import math
 from typing import NamedTuple
@@ -46,17 +46,17 @@ _SHARES = ('train.label_smoothing', 'train.ema_decay', 'optimizer.momentum')
 
 
 class Experiment(NamedTuple):
-  """What a run of a config is made of.
+  """The parts of a run, built from its config.
 
   Attributes:
-    config: what `configs/base.py` makes, with the values that its `None`s stood for.
+    config: what `configs/base.py` makes, with the values that replace its `None`s.
     mesh: all devices on one axis, `data`, over which batches are split.
     dataset: the dataset, with its three splits.
     model: the network.
     task: what it learns.
     schedule: learning rate by update.
     optimizer: what turns gradients into updates.
-    augmentation: what images undergo on their way into the network.
+    augmentation: augmentation and normalization of the images.
     updates: updates of the whole run.
     updates_per_epoch: updates per pass over the training split.
   """
@@ -137,7 +137,7 @@ class Experiment(NamedTuple):
 
 
 def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
-  """Builds and checks everything that a config stands for; writes nothing but the dataset.
+  """Builds and checks everything that a config describes; writes nothing but the dataset.
 
   Raises:
     UserError: for anything in the config that cannot be run.
@@ -160,7 +160,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
     seed=config.data.seed,
     download=config.data.download,
     max_bad=config.data.max_bad,
-    enlarge=config.data.get('enlarge', False),  # Runs of before this field have none.
+    enlarge=config.data.get('enlarge', False),  # Runs made before this field existed lack it.
   )
   num_examples = len(dataset.splits['train'])
   updates_per_epoch = num_examples // train.batch_size
@@ -196,7 +196,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
 
 
 def resolve(config: ConfigDict, experiment: Experiment) -> ConfigDict:
-  """A config with the values that its `None`s stood for."""
+  """A config with the values that replace its `None`s."""
   fields = config.to_dict()
   model = experiment.model
   for name in fields['model'].keys() & set(field_names(type(model))) - {'attention'}:
@@ -212,10 +212,10 @@ def resolve(config: ConfigDict, experiment: Experiment) -> ConfigDict:
 
 
 def make_augmentation(config: ConfigDict, dataset: data.Dataset) -> Augmentation:
-  """What images undergo, by a config (`config.augment`) and, where it says none, their dataset.
+  """The augmentation of a config (`config.augment`) and, where it says none, their dataset.
 
   Raises:
-    UserError: for values that cannot be.
+    UserError: for impossible values.
   """
   spec = dataset.spec
   usual = {'crop_padding': spec.crop_padding, 'flip': spec.flip}
@@ -228,7 +228,7 @@ def make_augmentation(config: ConfigDict, dataset: data.Dataset) -> Augmentation
 
 
 def make_task(config: ConfigDict, dataset: data.Dataset) -> Task:
-  """What the network of a config learns on a dataset."""
+  """The task of a config on a dataset."""
   train, weights = config.train, None
   if train.class_weights:
     weights = class_weights(dataset.splits['train'].label, len(dataset.class_names))

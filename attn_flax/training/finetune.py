@@ -18,7 +18,7 @@ FlatWeights = dict[str, np.ndarray | jax.Array]
 
 
 class Loaded(NamedTuple):
-  """What became of the weights, by path such as `params/stage1_block1/conv1/kernel`.
+  """Which weights were loaded, by path such as `params/stage1_block1/conv1/kernel`.
 
   Attributes:
     loaded: taken over.

@@ -1,4 +1,4 @@
-"""What a run says while it goes: JSON lines, TensorBoard event files, a progress bar."""
+"""Logs the metrics of a run: JSON lines, TensorBoard event files, a progress bar."""
 
 import json
 import pathlib

@@ -231,7 +231,7 @@ def check_dataset(workdir: pathlib.Path, found: Json) -> None:
 
 
 def task_name(config: ConfigDict) -> str:
-  """The name of the task that a config's network learns; configs of before the field have none."""
+  """The name of the task of a config; configs made before the field existed have none."""
   return config.get('task', 'classification')
 
 

@@ -1,6 +1,6 @@
 """The fields of every attention mechanism."""
 
-# The fields of every mechanism with their defaults, as its class has them. None stands for the
+# The fields of every mechanism with their defaults, as its class has them. None means the
 # mechanism's own rule, and takes a tuple.
 ATTENTION = {
   'aa': {

@@ -33,7 +33,7 @@ def make(preset, words, shared, baseline, variants):
 
   Args:
     preset: 'smoke' (minutes), 'quick' (hours on two CPU cores), or '' for the whole of it.
-    words: what `shared` was made by; a recipe among them stands.
+    words: what `shared` was made by; a recipe among them is kept.
     shared: the configuration that all its runs share.
     baseline: name of the variant that the others are compared with.
     variants: the value of `config.model.attention` of each variant, by name.
@@ -71,7 +71,7 @@ def make(preset, words, shared, baseline, variants):
   config.sweep.seed = 1000
 
   config.report = ConfigDict()
-  # Test images to explain, drawn by chance where there are more; none: all.
+  # Test images to explain, drawn at random where there are more; none: all.
   config.report.images = placeholder(int)
   # Of those, images to insert into and delete from.
   config.report.perturbed_images = 20 if preset == 'smoke' else 100

@@ -1,1 +1,1 @@
-"""What training images undergo, on the device."""
+"""Augmentation of training images, on the device."""

@@ -1,4 +1,4 @@
-"""What happens to a batch on its way into the network: pure functions, for use inside jit.
+"""Augmentation and normalization of a batch: pure functions, for use inside jit.
 
 Random numbers are drawn per image from one key, so that the result does not depend on how the
 batch is spread over devices. The operations, each with its paper, are in `crop`, `color`,
@@ -6,6 +6,7 @@ batch is spread over devices. The operations, each with its paper, are in `crop`
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -24,7 +25,7 @@ from attn_flax.data.augment.crop import (
 from attn_flax.data.augment.erase import Fill, cutout, random_erasing
 from attn_flax.data.augment.mix import mix
 from attn_flax.data.augment.randaugment import PAPER, RELEASED, randaugment
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_interval, check_pair, check_range
 
 RandAugmentSet = Literal['released', 'paper']
 _NUM_KEYS = 8  # Seven for the images, the last for mixing.
@@ -33,9 +34,9 @@ _OPERATIONS = {'released': RELEASED, 'paper': PAPER}
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What happens to uint8 images on their way into the network.
+  """Augmentation and normalization of uint8 images.
 
-  The fields stand in the order in which they act. At training: crop, flip, colors, RandAugment;
+  The fields are in the order in which they act. At training: crop, flip, colors, RandAugment;
   then, normalized, the image loses parts and is mixed with another. At evaluation: the central
   window of `size`, normalized.
 
@@ -71,7 +72,7 @@ class Augmentation:
     num_classes: number of labels; mixing needs it.
 
   Raises:
-    UserError: for values that cannot be.
+    UserError: for impossible values.
   """
 
   mean: tuple[float, ...]
@@ -108,30 +109,26 @@ class Augmentation:
     check_choice('padding mode', self.padding_mode, get_args(PaddingMode))
     check_choice('fill', self.erasing_fill, get_args(Fill))
     check_choice('set of operations', self.randaugment_set, _OPERATIONS)
-    for name in ('crop_padding', 'brightness', 'contrast', 'saturation', 'cutout'):
-      self._check(name, getattr(self, name) >= 0, 'a number that is not negative')
-    for name in ('mixup_alpha', 'cutmix_alpha'):
-      self._check(name, getattr(self, name) >= 0, 'a number that is not negative')
+    for name in ('crop_padding', 'cutout'):
+      check_range(name, getattr(self, name), 0, whole=True)
+    for name in ('brightness', 'contrast', 'saturation', 'mixup_alpha', 'cutmix_alpha'):
+      check_range(name, getattr(self, name), 0)
     for name in ('grey', 'erasing', 'mix_probability', 'cutmix_share'):
-      self._check(name, 0 <= getattr(self, name) <= 1, 'a probability from 0 to 1')
-    self._check('hue', 0 <= self.hue <= 0.5, 'a number from 0 to 0.5')
-    for name in ('crop_scale', 'erasing_area'):
-      low, high = getattr(self, name)
-      self._check(name, 0 < low <= high <= 1, 'two shares from above 0 to 1, the smaller first')
-    for name in ('crop_ratio', 'erasing_ratio'):
-      low, high = getattr(self, name)
-      self._check(name, 0 < low <= high, 'two positive ratios, the smaller first')
+      check_range(name, getattr(self, name), 0, 1)
+    check_range('hue', self.hue, 0, 0.5)
+    for name, most in (
+      ('crop_scale', 1),
+      ('erasing_area', 1),
+      ('crop_ratio', math.inf),
+      ('erasing_ratio', math.inf),
+    ):
+      check_interval(name, getattr(self, name), most, above=0)
     if self.randaugment is not None:
-      numbers = [value for value in self.randaugment if isinstance(value, int | float)]
-      possible = len(numbers) == len(self.randaugment) == 2
-      possible = possible and numbers[0] >= 1 and numbers[0] % 1 == 0 and 0 <= numbers[1] <= 30
-      self._check('randaugment', possible, 'a number of operations and a magnitude from 0 to 30')
+      operations, magnitude = check_pair('randaugment', self.randaugment)
+      check_range('randaugment[0]', operations, 1, whole=True)
+      check_range('randaugment[1]', magnitude, 0, 30)
     if self.mixes and self.num_classes is None:
       raise UserError('mixup and CutMix take the number of classes: set num_classes')
-
-  def _check(self, name: str, is_possible: bool, allowed: str) -> None:
-    if not is_possible:
-      raise UserError(f'{name}={getattr(self, name)} is impossible; choose {allowed}')
 
   @property
   def mixes(self) -> bool:

@@ -18,8 +18,8 @@ def draw_boxes(
 ) -> tuple[jax.Array, jax.Array]:
   """Draws a box for each image: its share of the image, then its shape, then its place.
 
-  The share is uniform, width / height log-uniform; sides are rounded to whole pixels. Of ten
-  draws the first that keeps to the limit counts; its place is uniform among those possible.
+  The share is uniform, width / height log-uniform; sides are rounded to whole pixels. The first of
+  ten draws that fits into the limit is used; its place is uniform among those possible.
 
   Args:
     key: random key.
@@ -30,7 +30,8 @@ def draw_boxes(
     ratio: least and largest width / height, before rounding.
 
   Returns:
-    [N, 4] int32 and [N] bool: whether a draw kept to the limit; where none did, the box is void.
+    [N, 4] int32 and [N] bool: whether a draw fitted into the limit; where none did, the box is to
+    be ignored.
   """
   height, width = image_size
   # One draw of all numbers: each further one would take as long to compile again.

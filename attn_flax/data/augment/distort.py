@@ -38,7 +38,7 @@ OPERATIONS = {
   'cutout': 'half the side of the square in pixels',
 }
 _GEOMETRIC = ('rotate', 'shear_x', 'shear_y', 'translate_x', 'translate_y')
-_GREY = 128  # What is moved in from outside, and what cutout leaves.
+_GREY = 128  # The gray of pixels moved in from outside, and of those that cutout fills.
 
 Stage = Callable[[jax.Array], jax.Array]
 

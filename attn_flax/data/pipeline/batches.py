@@ -85,7 +85,7 @@ class EvalBatches:
     is_real = index < len(self.records)
     made = self.records.eval_batch(index[is_real], threads=self.threads)
     size = self.records.image_size
-    # What is padded is black and has label 0; its mask is 0.
+    # Padding is black and has label 0; its mask is 0.
     batch: Batch = {
       'image': np.zeros((len(index), size, size, 3), np.uint8),
       'label': np.zeros(len(index), np.int32),
@@ -120,19 +120,19 @@ def read_ahead(
 
 
 def _begin_worker(index: int, count: int) -> None:
-  """Settles a new worker process."""
+  """Prepares a new worker process."""
   del index, count
   # Signals that reach the whole group are the parent's to answer: it may need one more batch.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
   if 'jax' in sys.modules:
-    # Whatever happens, leave the accelerator alone.
+    # A worker must never take the accelerator.
     sys.modules['jax'].config.update('jax_platforms', 'cpu')
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-  """Ends this process when its parent has gone without saying so."""
+  """Ends this process when its parent has died."""
   parent = multiprocessing.parent_process()
   if parent is not None:
     parent.join()

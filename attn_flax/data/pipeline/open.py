@@ -1,4 +1,4 @@
-"""The pipeline that suits a split: on the device where it is in memory, decoded on the way else."""
+"""Opens the pipeline for a split: resident for splits in memory, streaming for records."""
 
 import jax
 
@@ -26,7 +26,7 @@ def open_pipeline(
     split: what `load` gives.
     batch_size: examples of one batch, over all devices of all processes.
     seed: seed of the order of the training examples, and of their crops, 0 or more.
-    augmentation: what the batches undergo.
+    augmentation: augmentation and normalization of the batches.
     mesh: one axis, 'data', of type Auto; None: the first device alone.
     workers: processes that decode; 0: threads. What is in memory needs none.
     balanced: whether training draws equally many examples of every class.

@@ -6,7 +6,7 @@ from attn_flax.errors import UserError
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-  """Whole batches of one epoch; what remains of it waits for another order.
+  """Whole batches of one epoch; the rest of it comes in another epoch's order.
 
   Raises:
     UserError: the split is smaller than one batch.
@@ -22,9 +22,9 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 class Order:
   """The order of the examples, epoch by epoch.
 
-  By default an epoch visits every example once. A balanced epoch draws as many examples, and
-  equally many of every class: what is rare is repeated, no example more than once more often than
-  another of its class; what is frequent is left out in turn.
+  By default an epoch visits every example once. A balanced epoch draws as many examples in total,
+  and equally many of every
+  class: rare classes are repeated evenly, and frequent classes are subsampled in turn.
   """
 
   def __init__(self, seed: int, num_examples: int, balanced_labels: np.ndarray | None = None):

@@ -1,4 +1,4 @@
-"""What every pipeline is: the way of a split's examples into a jitted step."""
+"""The protocol of pipelines, which bring a split's examples into a jitted step."""
 
 from collections.abc import Generator
 from typing import Protocol
@@ -37,7 +37,7 @@ class Pipeline(Protocol):
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches of one epoch; what remains of it waits for another order.
+    """Whole batches of one epoch; the rest of it comes in another epoch's order.
 
     Raises:
       UserError: the split is smaller than one batch.
@@ -48,7 +48,7 @@ class Pipeline(Protocol):
     """Yields the inputs of the training steps `start_step`, `start_step` + 1, ... without end.
 
     Every epoch visits the examples in an order of its own, each at most once unless balanced. For
-    `train_batch`. Close the generator to end what works ahead.
+    `train_batch`. Close the generator to stop its threads or processes.
 
     Raises:
       UserError: the split is smaller than one batch, or an example cannot be read.

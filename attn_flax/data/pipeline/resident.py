@@ -44,7 +44,7 @@ class Resident:
       split: the examples.
       batch_size: examples of one batch, over all devices of all processes.
       seed: seed of the order of the training examples, 0 or more.
-      augmentation: what the batches undergo.
+      augmentation: augmentation and normalization of the batches.
       mesh: one axis, 'data', of type Auto; None: the first device alone.
       balanced: whether training draws equally many examples of every class, see `sampling.Order`.
 
@@ -74,7 +74,7 @@ class Resident:
     return place({'index': index.astype(np.int32)}, self._spread)
 
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """What stands for one of `batches`, see `Pipeline`."""
+    """Shapes, dtypes and shardings of one of `batches`, see `Pipeline`."""
     return abstract({'index': ((self.batch_size,), np.int32)}, self._spread)
 
   def eval_batches(self) -> Generator[Arrays, None, None]:

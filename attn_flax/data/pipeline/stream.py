@@ -57,15 +57,15 @@ class Stream:
     workers: int = 0,
     balanced: bool = False,
   ):
-    """Reads nothing yet.
+    """Reads no example yet.
 
     Args:
       records: the examples.
       batch_size: examples of one batch, over all devices of all processes.
       seed: seed of the order and the crops of the training examples, 0 or more.
-      augmentation: what the batches undergo. The shares and shapes of its random crops are those of
-        the crops on the host; on the device there is no further crop, unless the images come
-        whole.
+      augmentation: augmentation and normalization of the batches. The shares and shapes of its
+        random crops are those of the crops on the host; on the device there is no further crop,
+        unless the images come whole.
       mesh: one axis, 'data', of type Auto; None: the first device alone.
       workers: processes that decode training batches; 0: threads of this one, as many as there are
         cores. Processes take seconds to start, and pay where threads wait for Python's lock:
@@ -139,7 +139,7 @@ class Stream:
       )
 
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """What stands for one of `batches`, see `Pipeline`."""
+    """Shapes, dtypes and shardings of one of `batches`, see `Pipeline`."""
     size, count = self._records.image_size, self.batch_size
     image = (count, size, size, 3), np.uint8
     return abstract({'image': image, 'label': ((count,), np.int32)}, self._spread)

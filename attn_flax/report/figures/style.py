@@ -53,7 +53,7 @@ class Illustration:
     name: of its file, without folder and ending.
     title: its heading.
     caption: how it is read.
-    alt: what it shows, for those who do not see it.
+    alt: a text for readers who do not see it.
     png: the file.
     is_photo: whether it shows photographs or maps, which compress badly.
   """

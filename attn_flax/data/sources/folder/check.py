@@ -1,4 +1,4 @@
-"""Which files of a folder are images that can be decoded: found out once, and remembered."""
+"""Checks which files of a folder are images that can be decoded, and remembers the result."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ import tqdm
 from attn_flax.data.threads import default_threads, in_threads
 
 _CHUNK = 256
-_WORTH_KEEPING_S = 3.0  # What took longer than this to find out is stored.
+_WORTH_KEEPING_S = 3.0  # A check that took longer than this is stored.
 
 
 class Checked(NamedTuple):
-  """What is known of a file.
+  """The result of checking a file.
 
   Attributes:
     height: in pixels, upright; 0 where it is broken.
@@ -79,7 +79,7 @@ def _check_files(root: pathlib.Path, names: Sequence[str]) -> list[Checked]:
 
 
 def _state(path: pathlib.Path) -> list[int]:
-  """What changes where a file does; nothing of a file that is not there."""
+  """Changes when a file changes; nothing for a file that does not exist."""
   try:
     found = path.stat()
   except OSError:
@@ -88,7 +88,7 @@ def _state(path: pathlib.Path) -> list[int]:
 
 
 def _store(root: pathlib.Path) -> pathlib.Path:
-  """The file that remembers a folder."""
+  """The file that stores the results for a folder."""
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
   return pathlib.Path(base) / 'attn_flax' / f'images-{digest}.json'
@@ -97,12 +97,12 @@ def _store(root: pathlib.Path) -> pathlib.Path:
 def _read(store: pathlib.Path) -> dict[str, list]:
   try:
     return json.loads(store.read_text())
-  except (OSError, ValueError):  # Not there, or cut short: then all is found out again.
+  except (OSError, ValueError):  # Missing or cut short: then every file is checked again.
     return {}
 
 
 def _write(store: pathlib.Path, entries: Mapping[str, list]) -> None:
-  """Replaces the file in one step; without a place for it, nothing is remembered."""
+  """Replaces the file in one step; if it cannot be written, nothing is stored."""
   try:
     store.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile('w', dir=store.parent, delete=False) as file:

@@ -14,7 +14,8 @@ from attn_flax.errors import UserError
 HELD_OUT = {'validation': (0.0, 0.1), 'test': (0.1, 0.2)}
 # Names under which a split may stand in the folder.
 _FOLDERS = {'train': ('train',), 'validation': ('val', 'validation'), 'test': ('test',)}
-_NOT_IMAGES = ('thumbs.db', 'desktop.ini')  # What systems leave in folders, beside hidden files.
+# Files that operating systems leave in folders, beside hidden ones.
+_NOT_IMAGES = ('thumbs.db', 'desktop.ini')
 
 Files = dict[str, list[str]]  # Paths below the root, by class.
 
@@ -89,10 +90,10 @@ def check_classes(layout: Layout) -> list[str]:
   """Checks that each split has images of every class.
 
   In a split that the user made, a class without images is a mistake; in one that was cut off it is
-  chance, which is only told.
+  chance, and only a warning.
 
   Returns:
-    Warnings of what chance left out.
+    Warnings about classes that chance left out.
 
   Raises:
     UserError: a split, or a class where it has to be there, has no images.

@@ -28,7 +28,7 @@ from attn_flax.errors import UserError
 
 _IMAGENET_HELD_OUT = {'validation': (0.0, 0.01)}
 _IMAGENET_FOLDERS = {'train': ('train',), 'test': ('val',)}
-# The size of what has many sizes, by the median of its shorter sides: (at least, size).
+# The size for images of many sizes, by the median of their shorter sides: (at least, size).
 _SIZES = ((128, PHOTO_SIZE), (64, 64), (0, 32))
 _SAMPLE = 500
 _NAMED = 5  # Broken images that an error names.
@@ -84,15 +84,15 @@ def load(
 
   Args:
     data_dir: the folder.
-    size: height and width in pixels; None: 224, or less where the images are small, and what is
-      smaller still is enlarged.
+    size: height and width in pixels; None: 224, or less where the images are small, and smaller
+      images are enlarged.
     seed: seed of the hash.
     splits: names of splits, of 'train', 'validation' and 'test'.
     max_bad: broken images in these splits that are passed over; each is named.
     enlarge: whether images that are smaller than `size` are enlarged instead of being an error.
 
   Raises:
-    UserError: for anything about the folder that cannot be.
+    UserError: for a folder that cannot be used.
   """
   if data_dir is None:
     raise UserError('--config.data.name=folder needs the folder: --config.data.dir=/path/to/images')
@@ -106,7 +106,7 @@ def load(
   size = size or _own_size([checked[name][:2] for name in sample if not checked[name].reason])
   checked = {name: checked[name] for name in names}
   layout, warnings = _without_broken(layout, checked, max_bad)
-  # Told only now, so that an error stands alone.
+  # Printed only now, so that an error is the only line.
   _warn([*warnings, *check_classes(layout), *_of_small(layout.root, checked, size, enlarge)])
 
   sources = _sources(layout)
@@ -207,7 +207,7 @@ def _warn(warnings: Sequence[str]) -> None:
 
 
 def _sample(layout: Layout, seed: int) -> list[str]:
-  """Training images to tell the size from, which stay the same when others are added."""
+  """Training images that decide the size; they stay the same when others are added."""
   names = [name for part in layout.splits['train'].values() for name in part]
   return sorted(names, key=lambda name: hash_share(name, seed))[:_SAMPLE]
 
@@ -232,13 +232,13 @@ def _of_small(
   if not small:
     return []
   name, (height, width) = min(small.items(), key=lambda item: min(item[1]))
-  told = f'{len(small)} of {len(shapes)} images are smaller than {size} pixels'
+  found = f'{len(small)} of {len(shapes)} images are smaller than {size} pixels'
   smallest = f'{root / name} ({width} x {height})'
   if not enlarge:
     raise UserError(
-      f'{told}, such as {smallest}: choose --config.data.size={min(height, width)} '
+      f'{found}, such as {smallest}: choose --config.data.size={min(height, width)} '
       'or less, leave them out, or enlarge them with --config.data.enlarge=True'
     )
   return [
-    f'{told} and are enlarged, most of all {smallest}; a smaller --config.data.size avoids that'
+    f'{found} and are enlarged, most of all {smallest}; a smaller --config.data.size avoids that'
   ]

@@ -108,7 +108,8 @@ def open_name(
       f'unknown dataset {name!r}{hint} allowed: {", ".join((*known, "a name of the catalog of"))} '
       'tensorflow-datasets, or the path of a prepared dataset'
     ) from None
-  except Exception as error:  # A name may have any form, and the code of a dataset any fault.
+  # Names may be malformed, and the code of a dataset may raise anything.
+  except Exception as error:
     reason = ' '.join(str(error).split())
     raise UserError(f'tensorflow-datasets cannot open {name!r}: {reason}') from error
 

@@ -118,10 +118,10 @@ class CatalogSource:
 
   @contextlib.contextmanager
   def _readable(self) -> Iterator[None]:
-    """Turns what goes wrong with the dataset's files into `UserError`."""
+    """Turns errors from the dataset's files into `UserError`."""
     try:
       yield
-    except Exception as error:  # Readers in C++ raise what they like.
+    except Exception as error:  # Readers in C++ raise errors of many types.
       reason = ' '.join(str(error).split())
       raise UserError(
         f'cannot read the split {self._split} in {self._folder!r} ({reason}): copy or prepare the '
@@ -210,7 +210,7 @@ def load(
 
 
 def describe(builder: 'tfds.core.DatasetBuilder', keys: Keys, size: int | None) -> DatasetSpec:
-  """What can be said of a dataset that `DATASETS` does not list."""
+  """The facts of a dataset that `DATASETS` does not list."""
   feature = dict(builder.info.features)[keys.image]
   height, width = feature.shape[:2]
   own = min(height, width) if height and width else PHOTO_SIZE

@@ -58,7 +58,7 @@ def explained(folder: pathlib.Path) -> Iterator[None]:
     yield
   except UserError:
     raise
-  # Writers in C++ report a full disk as RuntimeError, and others wrap it: the text tells.
+  # Writers in C++ report a full disk as RuntimeError, and others wrap it: the text is checked.
   except (OSError, RuntimeError) as error:
     number = getattr(error, 'errno', None)
     texts = (*map(os.strerror, _NO_SPACE), 'Not enough disk space')
@@ -78,7 +78,7 @@ def explained(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Silences what tensorflow-datasets says about its own doings; errors still pass."""
+  """Silences the progress messages of tensorflow-datasets; errors are still shown."""
 
   def is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
