@@ -1,6 +1,8 @@
 """Reads a command line, runs its mode, and turns mistakes into one line and an exit code."""
 
 import importlib
+import io
+import logging as python_logging
 import os
 import pathlib
 import sys
@@ -27,6 +29,8 @@ def run(argv: Sequence[str]) -> int:
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())  # Where modules of the user's own are looked for.
   configs.provide()
+  if isinstance(sys.stdout, io.TextIOWrapper):  # File names may hold what the terminal cannot show.
+    sys.stdout.reconfigure(errors='backslashreplace')
   try:
     argv = _with_paths(argv)
     values = define(argv)
@@ -42,7 +46,9 @@ def run(argv: Sequence[str]) -> int:
   except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
     return _fail(error)
 
-  logging.set_verbosity(logging.ERROR)
+  # Orbax and asyncio also log, with tracebacks, the errors that they raise.
+  logging.set_verbosity(logging.FATAL)
+  python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   from attn_flax.training.stopping import Stopped
 
   try:
@@ -53,6 +59,9 @@ def run(argv: Sequence[str]) -> int:
     importlib.import_module(f'attn_flax.commands.{_MODULES[values.mode]}').run(values)
   except UserError as error:
     return _fail(error)
+  except OSError as error:
+    what = error.strerror or error
+    return _fail(UserError(f'{error.filename or "a file"} cannot be used: {what}; mend that first'))
   except Stopped as stopped:
     print(f'{stopped}; the same command goes on from there', file=sys.stderr)
     return _SIGNALED + stopped.number

@@ -1,6 +1,7 @@
 """Explains a trained run on images of one's own, by `--mode=explain`: overlays and scores."""
 
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from absl import flags
 from attn_flax import explain
 from attn_flax.commands.images import find_images, read_batches
 from attn_flax.commands.predict import predict
-from attn_flax.commands.workdir import workdir
+from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import UserError, check_choice
 from attn_flax.explain.perturbation import faithfulness
 from attn_flax.report.figures.pictures import is_blank, overlays
@@ -38,6 +39,7 @@ METHODS: dict[str, Callable[..., jax.Array | None]] = {
 
 _STAGED = ('grad_cam', 'grad_cam_plus_plus', 'hires_cam', 'layer_cam')
 _RESULT = 'explanations.json'
+_LONGEST_STEM = 200  # Bytes of an image's name in the name of its overlay.
 
 
 def run(values: flags.FlagValues) -> None:
@@ -45,17 +47,22 @@ def run(values: flags.FlagValues) -> None:
   if not values.images:
     raise UserError('--mode=explain needs --images=<files and folders>')
   folder = workdir(values)
-  found = explain_run(folder, values.images, values.methods, values.stage)
+  output = output_folder(values) or folder
+  found = explain_run(folder, values.images, values.methods, values.stage, output)
   for name, reason in found['unreadable'].items():
     print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
-  print(f'{len(found["images"])} images explained in {folder}/explanations, with their scores in')
-  print(f'{folder}/explanations.json')
+  print(f'{len(found["images"])} images explained in {output}/explanations, with their scores in')
+  print(f'{output}/explanations.json')
 
 
 def explain_run(
-  folder: pathlib.Path, images: Sequence[str], methods: Sequence[str], stage: int | None = None
+  folder: pathlib.Path,
+  images: Sequence[str],
+  methods: Sequence[str],
+  stage: int | None = None,
+  output: pathlib.Path | None = None,
 ) -> run_folder.Json:
-  """Writes `explanations/<image>.png` and `explanations.json` into a run folder.
+  """Writes `explanations/<image>.png` and `explanations.json` for a run.
 
   The class that is explained is the one that the network predicts. Images are processed a few
   at a time, so that a folder of any size may be given. Overlays that an earlier `explanations.json`
@@ -71,13 +78,14 @@ def explain_run(
     methods: keys of `METHODS`.
     stage: of the network, for the class activation maps, the other methods having none; None: the
       last.
+    output: the folder of the results; None: the run folder.
 
   Returns:
     The content of `explanations.json`.
 
   Raises:
-    UserError: for a folder without a run, unknown methods, a stage that no method takes, or images
-      that cannot be read.
+    UserError: for a folder without a run, unknown methods, a stage that no method takes, images
+      that cannot be read, or a folder that cannot be written.
   """
   for method in methods:
     check_choice('methods', method, METHODS)
@@ -88,8 +96,10 @@ def explain_run(
     )
   trained = open_trained(folder)
   paths = find_images(images)
+  output = output or folder
+  run_folder.check_writable(output, 'name another one with --output')  # Before the work.
   explainer = _Explainer(trained, methods, stage, batch_size(paths))
-  pictures = folder / 'explanations'
+  pictures = output / 'explanations'
   rows: list[run_folder.Json] = []
   broken: dict[str, str] = {}
   for good, pixels, bad in read_batches(trained, paths):
@@ -100,8 +110,8 @@ def explain_run(
     name, reason = next(iter(broken.items()))
     raise UserError(f'none of {len(broken)} images can be read; {name}: {reason}')
   content = {'workdir': str(folder), 'images': rows, 'unreadable': broken}
-  stale = _pictures_of_before(folder) - {pathlib.Path(row['picture']).name for row in rows}
-  run_folder.write_json(folder / _RESULT, content)
+  stale = _pictures_of_before(output) - {pathlib.Path(row['picture']).name for row in rows}
+  run_folder.write_json(output / _RESULT, content)
   for name in stale:
     (pictures / name).unlink(missing_ok=True)
   return content
@@ -158,8 +168,9 @@ class _Explainer:
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for i, path in enumerate(paths):
-      # Files of different folders may share a name.
-      picture = folder / f'{first + i + 1:04}_{path.stem}.png'
+      # Files of different folders may share a name, and file systems limit its length.
+      stem = os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM])
+      picture = folder / f'{first + i + 1:04}_{stem}.png'
       own_maps = {method: found[i] for method, found in maps.items()}
       predicted = answers[i][0]
       picture.write_bytes(overlays(images[i], own_maps, predicted.name, predicted.probability))

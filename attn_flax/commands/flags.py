@@ -78,6 +78,7 @@ FLAGS = (
   Flag('restart', False, 'Remove the run that the folder holds, and begin again.', ('train',)),
   Flag('distributed', False, 'Join the other processes of a pod or cluster.', ('train', 'compare')),
   Flag('split', 'test', 'Split to score: train, validation or test.', ('evaluate',)),
+  Flag('output', None, 'Folder of the results; default: the run folder.', ('evaluate', 'explain')),
   Flag('images', None, 'Image files and folders.', ('predict', 'explain'), kind=tuple),
   Flag('methods', ('grad_cam', 'own_map'), 'Maps to make.', ('explain',)),
   Flag('stage', None, 'Stage whose maps are made; default: the last.', ('explain',), kind=int),

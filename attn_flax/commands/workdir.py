@@ -1,4 +1,4 @@
-"""The run folder of a command."""
+"""The folders of a command."""
 
 import pathlib
 
@@ -22,3 +22,8 @@ def workdir(values: flags.FlagValues) -> pathlib.Path:
   path, _, argument = config_flags.get_config_filename(values['config']).partition(':')
   overrides = config_flags.get_override_values(values['config'])
   return run_folder.default_workdir(path, argument, overrides, is_study='variants' in values.config)
+
+
+def output_folder(values: flags.FlagValues) -> pathlib.Path | None:
+  """Where a command writes its results, if not into the run folder."""
+  return pathlib.Path(values.output) if values.output else None

@@ -1,6 +1,5 @@
 """What the results of a study depend on, and its runs as the report lists them."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ from attn_flax.study.findings import Conditions, Environment, Recipe, Run
 from attn_flax.study.groups import Member, Record
 from attn_flax.study.performance import PredictionsOfRuns, run_scores
 from attn_flax.training import run_folder
+from attn_flax.training.environment import environment
 from attn_flax.training.experiment import Experiment
 
 # Fields that `Recipe` and `Conditions` name, and those that mean nothing without others.
@@ -60,7 +60,7 @@ def _curves(path: pathlib.Path, names: Sequence[str], updates_per_epoch: int) ->
   """The metrics that a run logged, by epoch; for training, means between validations."""
   if not path.exists():
     return {}
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  rows = run_folder.read_metrics(path.parent)
   curves: dict[str, list] = {'train': [], 'validation': []}
   window: list[dict[str, float]] = []
   for row in rows:
@@ -82,7 +82,7 @@ def conditions(
   experiment: Experiment, swept: Mapping[str, float] | None, minutes: float
 ) -> Conditions:
   """What the results depend on beside the attention."""
-  config, here = experiment.config, run_folder.environment()
+  config, here = experiment.config, environment()
   optimizer, train = config.optimizer, config.train
   return Conditions(
     network=config.model.name,

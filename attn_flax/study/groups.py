@@ -130,8 +130,7 @@ def _read(folder: pathlib.Path, error: str) -> Member:
   path = folder / 'config.json'
   if not path.exists():
     return Member(-1, folder, None, {}, error or 'not trained yet')
-  record = run_folder.read_json(path)
-  config = ConfigDict(record['config'])
+  record, config = run_folder.read_json(path), run_folder.load_config(folder)
   if not error and not any((folder / 'checkpoints').glob('[0-9]*')):
     error = 'no checkpoint yet'
   # An imported network has a checkpoint alone: it was trained elsewhere.

@@ -1,7 +1,6 @@
 """Trains what a study lacks: stopped runs go on, finished ones stay, failed ones are noted."""
 
 import datetime
-import json
 import pathlib
 import sys
 import time
@@ -16,6 +15,7 @@ from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
 from attn_flax.training import run_folder
 from attn_flax.training.experiment import Experiment, open_experiment
+from attn_flax.training.lock import Locked
 from attn_flax.training.loop import train
 from attn_flax.training.stopping import Stopped
 
@@ -69,7 +69,7 @@ def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
         print(f'run {number} of {len(planned)}: {run.name}{left}', flush=True)
       try:
         train(run.config, run.folder)
-      except Stopped:
+      except (Stopped, Locked):
         raise
       except Exception as error:  # A diverged or broken run is a row of the report, not its end.
         errors[run.name] = ' '.join(str(error).split()) or type(error).__name__
@@ -80,8 +80,13 @@ def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
 
 
 def finished(folder: pathlib.Path) -> bool:
-  """Whether a run folder has a result."""
-  return (folder / 'result.json').exists()
+  """Whether a run folder has a result.
+
+  Raises:
+    UserError: when the result is damaged.
+  """
+  path = folder / 'result.json'
+  return path.exists() and bool(run_folder.read_json(path))
 
 
 def _left(seconds: float, done: int, total: int) -> str:
@@ -128,7 +133,8 @@ def sweep(study: ConfigDict, workdir: pathlib.Path) -> dict[str, float] | None:
 
 def best_validation(folder: pathlib.Path, task: Task) -> float:
   """The best score on the validation split that a run logged, by its moving average if kept."""
-  rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+  rows = run_folder.read_metrics(folder)
   name, averaged = f'val_{task.best}', f'val_ema_{task.best}'
   best = max if task.higher_is_better else min
-  return best(row.get(averaged, row[name]) for row in rows if name in row)
+  scores = [float(row[averaged] if averaged in row else row[name]) for row in rows if name in row]
+  return best(scores)

@@ -1,12 +1,20 @@
 """Logs the metrics of a run: JSON lines, TensorBoard event files, a progress bar."""
 
+import contextlib
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 
-import tensorboardX
 import tqdm
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+
+from attn_flax.errors import UserError
+
+_FLUSH_SECONDS = 5  # Between writes of TensorBoard's file to the disk.
 
 
 class Log:
@@ -38,6 +46,7 @@ class Log:
       UserError: when the files cannot be written.
     """
     self._write = write
+    self._workdir = workdir
     self._bar = tqdm.tqdm(
       total=total,
       initial=start,
@@ -46,17 +55,11 @@ class Log:
       disable=not (write and sys.stderr.isatty()),
     )
     if write:
-      path = workdir / 'metrics.jsonl'
-      _drop_later(path, start, unscored)
-      self._file = path.open('a')
-      # TensorBoard then hides what earlier files hold behind `start`. The suffix tells files of
-      # one second apart.
-      self._events = tensorboardX.SummaryWriter(
-        str(workdir / 'tensorboard'),
-        purge_step=start + 1,
-        filename_suffix=f'.{start}',
-        flush_secs=5,
-      )
+      with _reporting(workdir):
+        path = workdir / 'metrics.jsonl'
+        _drop_later(path, start, unscored)
+        self._file = path.open('a')
+        self._events = _Events(workdir / 'tensorboard', start)
 
   def advance(self, step: int) -> None:
     """Moves the bar to an update."""
@@ -66,10 +69,10 @@ class Log:
     """Logs the metrics of an update."""
     if not self._write:
       return
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    with _reporting(self._workdir):
+      self._file.write(json.dumps({'step': step, **values}) + '\n')
+      self._file.flush()
+      self._events.add(step, values)
     text = ' '.join(f'{name}={value:.4g}' for name, value in values.items())
     if self._bar.disable:
       print(f'step {step}/{self._bar.total} {text}', flush=True)
@@ -86,8 +89,50 @@ class Log:
     """Closes the bar and the files."""
     self._bar.close()
     if self._write:
-      self._file.close()
-      self._events.close()
+      with _reporting(self._workdir):
+        self._file.close()
+        self._events.close()
+
+
+class _Events:
+  """Writes the event file of TensorBoard, in this thread: an error is raised where it happens."""
+
+  def __init__(self, folder: pathlib.Path, start: int):
+    """`start` is the update that the run goes on from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # The suffix tells files of one second apart.
+    self._writer = EventsWriter(str(folder / 'events'), f'.{start}')
+    # TensorBoard then hides what earlier files hold behind `start`.
+    session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(start + 1, session_log=session)
+    self._flushed = time.monotonic()
+
+  def _write(self, step: int, **content: object) -> None:
+    self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+
+  def add(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds a scalar for each value."""
+    for name, value in values.items():
+      self._write(step, summary=summary.scalar(name, value))
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    """Ends the file."""
+    self._writer.close()
+
+
+@contextlib.contextmanager
+def _reporting(workdir: pathlib.Path) -> Iterator[None]:
+  """Turns errors of the file system into `UserError`."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f'the log in {workdir} cannot be written ({error.strerror}); mend that, and give the same '
+      'command again'
+    ) from None
 
 
 def _has_scores(values: Mapping[str, float]) -> bool:

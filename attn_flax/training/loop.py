@@ -43,7 +43,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
       by another process, or a loss that is not finite.
     Stopped: after a signal, see `stopping`; the run is saved, and the same call goes on.
   """
-  experiment = open_experiment(config)
+  is_stored = (workdir / 'config.json').exists()
+  with run_folder.reading_config(workdir) if is_stored else contextlib.nullcontext():
+    experiment = open_experiment(config)
   config = experiment.config
   # Traced before the folder is made: a network that cannot be built leaves nothing behind.
   costs = {

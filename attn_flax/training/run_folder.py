@@ -1,33 +1,26 @@
 """The folder of a run: its config, where it was made, its metrics and its results."""
 
 import contextlib
-import datetime
+import functools
 import hashlib
-import importlib.metadata
 import json
-import os
+import math
 import pathlib
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
 from attn_flax.errors import UserError
+from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
 
 # The content of a JSON file of a run folder.
 Json = dict[str, Any]
 
-_PACKAGES = (
-  'attn_flax jax jaxlib flax optax orbax-checkpoint numpy tensorflow-datasets grain ml-collections'
-).split()
 _FREE = ('data.dir', 'data.download', 'data.enlarge', 'data.workers', 'log_every')
 # Fields of a study that choose among its runs or shape its report, and change no run.
 _OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
@@ -40,47 +33,10 @@ _WRITTEN = (
   'result.json',
   'predictions.npz',
 )
+# The sections of a config.
+_SECTIONS = ('augment', 'checkpoint', 'data', 'eval', 'model', 'optimizer', 'train')
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
-
-
-def environment() -> Json:
-  """Versions, device, commit, command and date: what a result depends on beside its config."""
-  versions = {}
-  for package in _PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      versions[package] = 'not installed'
-  device = jax.devices()[0]
-  return {
-    'packages': versions,
-    'python': platform.python_version(),
-    'platform': device.platform,
-    'device': device.device_kind,
-    'device_count': jax.device_count(),
-    'cpu_count': os.cpu_count(),
-    'commit': _commit(),
-    'command': shlex.join(['python', *sys.argv]),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-  }
-
-
-def _commit() -> str | None:
-  """The commit of the source, with '+' where files differ from it; None outside a checkout."""
-  here = pathlib.Path(__file__).parent
-  try:
-    git = ['git', '-C', str(here)]
-    head = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True, check=True)
-    status = subprocess.run(
-      [*git, 'status', '--porcelain', '--untracked-files=no'],
-      capture_output=True,
-      text=True,
-      check=True,
-    )
-  except (OSError, subprocess.CalledProcessError):
-    return None
-  return head.stdout.strip() + ('+' if status.stdout.strip() else '')
 
 
 def flatten(tree: Mapping[str, object], prefix: str = '') -> Json:
@@ -114,13 +70,28 @@ def read_json(path: pathlib.Path) -> Json:
     UserError: when it is missing or damaged.
   """
   try:
-    return json.loads(path.read_text())
+    content = json.loads(path.read_bytes())
+    if not isinstance(content, dict):
+      raise ValueError('it holds no mapping')
+    return content
   except FileNotFoundError:
     raise UserError(f'{path} does not exist; name the folder of a run with --workdir') from None
   except (OSError, ValueError) as error:
     raise UserError(
-      f'{path} cannot be read ({error}); restore it or choose another folder'
+      f'{path} cannot be read ({error}); restore it from a copy, or choose another folder'
     ) from None
+
+
+def read_metrics(workdir: pathlib.Path) -> list[Json]:
+  """The lines of a run's `metrics.jsonl`, but for one that a kill cut short; [] without a file."""
+  path = workdir / 'metrics.jsonl'
+  rows = []
+  for line in path.read_text(errors='replace').splitlines() if path.exists() else ():
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+      row = json.loads(line)
+      row['step'] = int(row['step'])
+      rows.append(row)
+  return rows
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
@@ -142,6 +113,21 @@ def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
     ) from None
 
 
+def check_writable(folder: pathlib.Path, fix: str) -> None:
+  """Makes a folder where there is none, and raises `UserError` where nothing can be written there.
+
+  Args:
+    folder: the folder.
+    fix: what to do then, for the error.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise UserError(f'the folder {folder} cannot be written ({error.strerror}); {fix}') from None
+
+
 def free_fields(config: ConfigDict) -> tuple[str, ...]:
   """The fields of a config that change no result, so that a run may go on with other ones."""
   # The folder of one's own images is the dataset itself; others are known by their name.
@@ -149,8 +135,80 @@ def free_fields(config: ConfigDict) -> tuple[str, ...]:
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
-  """The config of a run folder."""
-  return ConfigDict(read_json(workdir / 'config.json')['config'])
+  """The config of a run folder.
+
+  Raises:
+    UserError: when it is missing or damaged.
+  """
+  return ConfigDict(_stored_config(workdir / 'config.json'))
+
+
+def _stored_config(path: pathlib.Path) -> Json:
+  config = read_json(path).get('config')
+  missing = [name for name in _SECTIONS if not isinstance((config or {}).get(name), dict)]
+  if not isinstance(config, dict) or missing:
+    raise UserError(
+      f'{path} lacks the section {missing[0]!r} of a config; restore it from a copy, or choose '
+      'another folder'
+    )
+  return config
+
+
+@contextlib.contextmanager
+def reading_config(workdir: pathlib.Path) -> Iterator[None]:
+  """Says that a stored config is damaged where what is built from it lacks a field.
+
+  Raises:
+    UserError: in place of an `AttributeError` or a `KeyError`.
+  """
+  try:
+    yield
+  except (AttributeError, KeyError) as error:
+    text = ' '.join(str(error).split())
+    raise UserError(
+      f'{workdir / "config.json"} lacks a field of a config ({text}); restore it from a copy, or '
+      'choose another folder'
+    ) from None
+
+
+def load_dataset(workdir: pathlib.Path) -> Json:
+  """The content of a run's `dataset.json`, checked: it decides what a network sees.
+
+  Raises:
+    UserError: when it is missing or damaged.
+  """
+  path = workdir / 'dataset.json'
+  content = read_json(path)
+  for name, is_right in _DATASET_FIELDS.items():
+    value = content.get(name)
+    if not is_right(value):
+      raise UserError(f'{path} has {name}={value!r}, which no run writes; restore it from a copy')
+  return content
+
+
+def _are_numbers(value: object, *, positive: bool = False) -> bool:
+  return (
+    isinstance(value, list)
+    and len(value) in (1, 3)
+    and all(
+      isinstance(x, int | float)
+      and not isinstance(x, bool)
+      and math.isfinite(x)
+      and (x > 0 or not positive)
+      for x in value
+    )
+  )
+
+
+_DATASET_FIELDS: dict[str, Callable[[Any], bool]] = {
+  'class_names': lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, str) for x in v),
+  'image_shape': lambda v: (
+    _are_numbers(v, positive=True) and len(v) == 3 and v == [int(x) for x in v]
+  ),
+  'mean': _are_numbers,
+  'std': functools.partial(_are_numbers, positive=True),
+  'resize': lambda v: isinstance(v, int) and v > 0,
+}
 
 
 def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -166,7 +224,7 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
   if not path.exists():
     write_json(path, {'config': asked, **environment()})
     return
-  found = difference(read_json(path)['config'], asked)
+  found = difference(_stored_config(path), asked)
   conflicts = {field: pair for field, pair in found.items() if field not in free_fields(config)}
   if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:
     if all(old is not None and new is not None and new > old for old, new in conflicts.values()):
@@ -202,14 +260,7 @@ def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> No
   Raises:
     UserError: when the log shows updates behind its second save.
   """
-  path = workdir / 'metrics.jsonl'
-  if not path.exists():
-    return
-  steps = []
-  for line in path.read_text(errors='replace').splitlines():
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # A line that a kill cut short.
-      steps.append(int(json.loads(line)['step']))
-  last = max(steps, default=0)
+  last = max((row['step'] for row in read_metrics(workdir)), default=0)
   if sum(saves(update) for update in range(1, last)) >= 2:
     raise UserError(
       f'{workdir} holds the log of {last} updates and no checkpoint; restore '

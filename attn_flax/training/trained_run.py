@@ -77,10 +77,12 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
     UserError: for a folder without a run, or one whose checkpoint cannot be read.
   """
   config = run_folder.load_config(workdir)
-  described = run_folder.read_json(workdir / 'dataset.json')
+  described = run_folder.load_dataset(workdir)
   class_names = _distinct(described['class_names'])
+  with run_folder.reading_config(workdir):
+    model = make_model(config.model, len(class_names))
   return TrainedRun(
-    model=make_model(config.model, len(class_names)),
+    model=model,
     variables=read_weights(workdir),
     class_names=class_names,
     augmentation=Augmentation(mean=tuple(described['mean']), std=tuple(described['std'])),

@@ -181,7 +181,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop
   workdir = tmp_path / 'run'
   command = [*command_of(name), f'--workdir={workdir}']
   stop_after(2)
-  assert run(*command) == 130
+  assert run(*command) == 143
   message = (
     f'stopped after update 2 of 3, saved in {workdir}; the same command goes on from there\n'
   )

@@ -51,7 +51,7 @@ def test_trains_saves_and_resumes_with_attention_everywhere(family, tmp_path, st
   config = tmp_path / 'everywhere.py'
   config.write_text(EVERYWHERE.format(root=str(ROOT)))
   stop_after(1)
-  assert _train(tmp_path / 'run', config, family) == 130
+  assert _train(tmp_path / 'run', config, family) == 143
   stop_after(-1)
   assert _train(tmp_path / 'run', config, family) == 0
   assert run_files.read(tmp_path / 'run')['steps'] == 2
@@ -63,7 +63,7 @@ def test_trains_saves_and_resumes_with_attention_everywhere(family, tmp_path, st
 
 def test_vision_transformer_trains_and_resumes_without_batch_statistics(tmp_path, stop_after):
   stop_after(1)
-  assert _train(tmp_path / 'run', ROOT / 'configs' / 'resnet.py', 'vit_tiny32') == 130
+  assert _train(tmp_path / 'run', ROOT / 'configs' / 'resnet.py', 'vit_tiny32') == 143
   stop_after(-1)
   assert _train(tmp_path / 'run', ROOT / 'configs' / 'resnet.py', 'vit_tiny32') == 0
   assert run_files.read(tmp_path / 'run')['test_count'] > 0

@@ -4,7 +4,7 @@ import errno
 import gc
 import os
 import pathlib
-import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,13 @@ import run_files
 
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import find_task
-from attn_flax.training.checkpoints import Checkpoints, read_weights
+from attn_flax.training.checkpoints import (
+  Checkpoints,
+  Damaged,
+  digests,
+  read_weights,
+  restore_best,
+)
 
 
 def state(value):
@@ -37,17 +43,17 @@ def save_all(workdir, scores):
 @pytest.mark.parametrize(
   ('scores', 'kept', 'best'),
   [
-    ([0.1, 0.9, 0.3, 0.05, 0.02], [2, 5], 2),
-    ([0.1, 0.2, 0.9], [3], 3),
-    ([0.9, 0.2, None, None], [1, 4], 1),
-    ([None, None, None], [3], None),  # A best one exists only among scored ones.
-    ([None, 0.3, None, 0.1, None], [2, 5], 2),
+    ([0.1, 0.9, 0.3, 0.05, 0.02], [2, 4, 5], 2),
+    ([0.1, 0.2, 0.9], [2, 3], 3),
+    ([0.9, 0.2, None, None], [1, 3, 4], 1),
+    ([None, None, None], [2, 3], None),  # A best one exists only among scored ones.
+    ([None, 0.3, None, 0.1, None], [2, 4, 5], 2),
     ([0.5, 0.5, 0.2], [2, 3], 2),  # Of equal ones the latest.
-    ([0.5, None, 0.5], [3], 3),
-    ([0.0, 0.0], [2], 2),
+    ([0.5, None, 0.5], [2, 3], 3),
+    ([0.0, 0.0], [1, 2], 2),
   ],
 )
-def test_the_latest_and_the_best_are_kept(scores, kept, best, tmp_path):
+def test_the_latest_two_and_the_best_are_kept(scores, kept, best, tmp_path):
   """And nothing else; a folder opened anew agrees on which they are."""
   save_all(tmp_path, scores)
   assert run_files.steps(tmp_path) == kept
@@ -63,12 +69,12 @@ def test_the_best_may_be_the_lowest(tmp_path):
   """By the task: its score, and the direction; of equal ones, the latest."""
   task = find_task('classification')._replace(best='error', higher_is_better=False)
   checkpoints = Checkpoints(tmp_path, task)
-  for step, error in enumerate([0.5, 0.2, 0.9, 0.2, 0.3], start=1):
+  for step, error in enumerate([0.5, 0.2, 0.9, 0.2, 0.3, 0.4], start=1):
     checkpoints.save(step, state(step), {}, {'val_error': error, 'val_top1': error})
   checkpoints.close()
-  assert run_files.steps(tmp_path) == [4, 5]
+  assert run_files.steps(tmp_path) == [4, 5, 6]
   reader = Checkpoints(tmp_path, task, read_only=True)
-  assert (reader.latest(), reader.best()) == (5, 4)
+  assert (reader.latest(), reader.best()) == (6, 4)
   reader.close()
 
 
@@ -130,11 +136,10 @@ def test_a_damaged_file_is_an_error_or_harmless(how, tmp_path):
       jax.tree.map(np.testing.assert_array_equal, restored, expected)
       assert progress == {'train_seconds': 0.5}
     except UserError as error:
-      assert re.search(rf'{folder}|{folder.parent} cannot be opened', str(error))
-      assert 'remove' in str(error) and '\n' not in str(error)
+      assert str(folder) in str(error) and '\n' not in str(error)
       refused.add(path.relative_to(folder).parts[0])
     path.write_bytes(content)
-  assert {'state', 'progress'} | ({'metrics'} if how != 'removed' else set()) <= refused
+  assert {'state', 'progress'} <= refused
 
 
 @pytest.mark.parametrize('reads', ['the whole state', 'the weights'])
@@ -150,7 +155,7 @@ def test_a_damaged_array_prints_no_traceback(reads, tmp_path, capfd):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     reader = Checkpoints(tmp_path, read_only=True)
-    with pytest.raises(UserError, match='checkpoints/1.* cannot be read'):
+    with pytest.raises(UserError, match='checkpoints/1 cannot be read: it is damaged'):
       if reads == 'the weights':
         reader.read_weights(1)
       else:
@@ -194,7 +199,7 @@ def test_a_save_that_fails_in_the_background_is_reported(ends_with, tmp_path, mo
 
   monkeypatch.setattr(os, 'rename', fail)  # What makes a complete checkpoint visible.
   checkpoints.save(2, state(2), {}, None)
-  with pytest.raises(OSError, match='No space left'):
+  with pytest.raises(UserError, match='No space left .*the one before it, 1, is whole'):
     if ends_with == 'save':
       checkpoints.save(3, state(3), {}, None)
       checkpoints.close()
@@ -206,3 +211,118 @@ def test_a_save_that_fails_in_the_background_is_reported(ends_with, tmp_path, mo
   restored, _ = reader.restore(1, abstract(state(0)))
   jax.tree.map(np.testing.assert_array_equal, restored, state(1))
   reader.close()
+
+
+def flip(path, position, bit):
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1 << bit
+  path.write_bytes(bytes(content))
+
+
+def test_a_flipped_bit_is_never_read_as_if_it_were_right(tmp_path):
+  """Any bit of any file of the latest checkpoint: named as damaged, or without effect."""
+  save_all(tmp_path, [0.9, 0.1])
+  folder = tmp_path / 'checkpoints' / '2'
+  files = sorted(p for p in folder.rglob('*') if p.is_file() and p.stat().st_size)
+  rng = np.random.default_rng(0)
+  outcomes = {'named': 0, 'without effect': 0}
+  for trial in range(120):
+    path = files[trial % len(files)]
+    whole = path.read_bytes()
+    flip(path, rng.integers(len(whole)), rng.integers(8))
+    reader = Checkpoints(tmp_path, read_only=True)
+    try:
+      restored, progress = reader.restore(2, abstract(state(0)))
+      jax.tree.map(np.testing.assert_array_equal, restored, state(2))
+      assert progress == {'train_seconds': 1.0}
+      outcomes['without effect'] += 1
+    except Damaged as error:
+      assert str(folder) in str(error) and '\n' not in str(error)
+      outcomes['named'] += 1
+    assert reader.best() == 1
+    reader.close()
+    path.write_bytes(whole)
+  assert sum(outcomes.values()) == 120 and outcomes['named'] >= 30, outcomes
+
+
+def test_the_array_that_is_damaged_is_named(tmp_path, monkeypatch):
+  """The file is whole to Orbax, and the values are others than those saved."""
+  save_all(tmp_path, [0.5])
+  reader = Checkpoints(tmp_path, read_only=True)
+  of_array = digests.of_array
+  monkeypatch.setattr(digests, 'of_array', lambda a: of_array(np.asarray(a) + np.ones((), a.dtype)))
+  with pytest.raises(Damaged, match='params/kernel and 1 more differs from its digest'):
+    reader.restore(1, abstract(state(0)))
+  reader.close()
+
+
+@pytest.mark.parametrize('reads', ['latest', 'best', 'weights'])
+def test_a_damaged_checkpoint_is_passed_over(reads, tmp_path, capsys):
+  """The latest with the best score is damaged: the one before it is used, with a warning."""
+  checkpoints = Checkpoints(tmp_path)
+  for step in (1, 2, 3):
+    saved = {'params': {'kernel': jnp.full((40, 30), step, jnp.float32)}, 'batch_stats': {}}
+    checkpoints.save(step, saved, {}, {'val_top1': step / 10})
+  checkpoints.close()
+  folder = tmp_path / 'checkpoints' / '3'
+  (folder / 'progress' / 'metadata').write_text('{}')
+  if reads == 'latest':
+    writer = Checkpoints(tmp_path)
+    step, restored, _ = writer.restore_latest(abstract(saved))
+    writer.close()
+    assert step == 2 and run_files.steps(tmp_path) == [2]  # The third is out of the way.
+    assert (tmp_path / 'checkpoints' / '3.damaged').is_dir()
+  elif reads == 'best':
+    restored, step = restore_best(tmp_path, abstract(saved))
+    assert step == 2
+  else:
+    restored = read_weights(tmp_path)
+  assert float(restored['params']['kernel'][0, 0]) == 2
+  warning = capsys.readouterr().err
+  assert f'warning: the checkpoint {folder} is damaged' in warning
+
+
+def test_without_a_whole_checkpoint_it_is_refused(tmp_path):
+  save_all(tmp_path, [0.5, 0.6])
+  for step in (1, 2):
+    (tmp_path / 'checkpoints' / str(step) / 'progress' / 'metadata').write_text('[]')
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(UserError, match='no checkpoint is whole: restore .* or train again'):
+    checkpoints.restore_latest(abstract(state(0)))
+  checkpoints.close()
+  assert run_files.steps(tmp_path) == [1, 2]  # Nothing is set aside.
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_is_not_called_damaged(tmp_path, capsys):
+  save_all(tmp_path, [0.9, 0.1, 0.2])
+  reader = Checkpoints(tmp_path, read_only=True)
+  shutil.rmtree(tmp_path / 'checkpoints' / '1')  # As the run does that goes on.
+  (restored, _), step = reader.read_best(lambda step: reader.restore(step, abstract(state(0))))
+  reader.close()
+  assert step == 3 and int(restored['step']) == 3
+  assert capsys.readouterr().err == ''
+
+
+def test_checkpoints_of_a_stop_go_with_the_next_one(tmp_path):
+  checkpoints = Checkpoints(tmp_path, is_regular=lambda step: step % 5 == 0)
+  kept = []
+  for step in (5, 10, 12, 15, 17, 20):
+    checkpoints.save(step, state(step), {}, {'val_top1': -step})
+    checkpoints.wait()
+    kept.append(run_files.steps(tmp_path))
+  checkpoints.close()
+  assert kept[2:] == [[5, 10, 12], [5, 10, 15], [5, 10, 15, 17], [5, 15, 20]]
+
+
+def test_scores_may_come_after_the_save(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, state(1), {'unscored': True}, None)
+  checkpoints.wait()
+  assert checkpoints.best() is None
+  checkpoints.add_scores(1, {'val_top1': 0.5})
+  checkpoints.close()
+  reader = Checkpoints(tmp_path, read_only=True)
+  assert reader.best() == 1
+  _, progress = reader.restore(1, abstract(state(0)))
+  reader.close()
+  assert progress == {'unscored': False}

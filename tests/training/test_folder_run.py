@@ -151,7 +151,7 @@ def test_a_streamed_run_resumes_exactly_with_other_workers(images, tmp_path, sto
   assert main.run(command(images, tmp_path / 'whole', *streamed)) == 0
   stop_after(3)
   again = command(images, tmp_path / 'parts', *streamed)
-  assert main.run([*again, '--config.data.workers=1']) == 130
+  assert main.run([*again, '--config.data.workers=1']) == 143
   assert main.run([*again, '--config.data.workers=2']) == 0
   actual, expected = (run_files.state(tmp_path / name, 5) for name in ('parts', 'whole'))
   run_files.assert_same_arrays(actual, expected)

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import digests
 from attn_flax.training.checkpoints import progress as progress_file
 from attn_flax.training.checkpoints.upstream import Preserved, draining_loops, reason
-from attn_flax.training.checkpoints.whole import Damaged, Gone, first_whole
+from attn_flax.training.checkpoints.whole import Damaged, Gone, first_whole, is_gone
 
 # A pytree of arrays, or of what stands for them.
 State = TypeVar('State')
@@ -160,14 +161,20 @@ class Checkpoints:
     name, merits = f'val_{self._task.best}', []
     for step in steps:
       if step not in self._scores:
-        try:
-          self._scores[step] = self._read_progress(step)['scores']
-        except Damaged:
-          self._scores[step] = None
+        self._scores[step] = self._read_scores(step)
       scores = self._scores[step]
       if scores is not None and name in scores:
         merits.append((scores[name] if self._task.higher_is_better else -scores[name], step))
     return merits
+
+  def _read_scores(self, step: int) -> dict[str, float] | None:
+    """The validation scores of a step; None, with a warning, where they are damaged."""
+    try:
+      return self._read_progress(step)['scores']
+    except Damaged as error:
+      if not is_gone(self.folder / str(step)):
+        print(f'warning: {error}; it is left out', file=sys.stderr)
+      return None
 
   def _kept(self, steps: Sequence[int]) -> set[int]:
     """Which of the steps, ascending, are kept."""

@@ -40,6 +40,8 @@ def read(checkpoint: pathlib.Path) -> run_folder.Json:
     if digests.of_json(content) != digest:
       raise ValueError(f'{path} differs from its digest')
     return content
+  if 'digests' in content or 'train_seconds' not in content:
+    raise ValueError(f'{path} has lost fields')
   scores = checkpoint / 'metrics' / 'metrics'  # Where Orbax keeps them.
   found = json.loads(scores.read_bytes()) if scores.exists() else None
   return {**content, 'scores': found, 'digests': None}

@@ -20,6 +20,12 @@ class Gone(Exception):  # noqa: N818
   """A checkpoint that was listed has been deleted by the run that goes on meanwhile."""
 
 
+def is_gone(checkpoint: pathlib.Path) -> bool:
+  """Whether a checkpoint that looks damaged does so because it is being deleted."""
+  time.sleep(_PAUSE)
+  return not checkpoint.exists()
+
+
 def first_whole(
   folder: pathlib.Path, steps: Sequence[int], read: Callable[[int], _Read]
 ) -> tuple[_Read, int]:
@@ -41,8 +47,7 @@ def first_whole(
     try:
       found = read(step)
     except Damaged as error:
-      time.sleep(_PAUSE)  # While it is being deleted, it looks damaged.
-      if not (folder / str(step)).exists():
+      if is_gone(folder / str(step)):
         raise Gone from None
       damages.append(str(error))
       continue
