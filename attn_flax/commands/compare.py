@@ -4,6 +4,7 @@
 `compare_runs`.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from attn_flax.commands.workdir import workdir
 from attn_flax.errors import UserError
 from attn_flax.report.write import write_report
 from attn_flax.study import groups, measure, plan, train
+from attn_flax.training.lock import locked
 
 
 def run(values: flags.FlagValues) -> None:
@@ -55,6 +57,12 @@ def compare(study: ConfigDict, folder: pathlib.Path) -> None:
   """
   plan.check_report(study.report)
   plan.plan(study, folder)  # Mistakes show before the sweep.
+  # One run of a study may be trained beside others of it, each under the lock of its own folder.
+  with locked(folder) if study.only is None else contextlib.nullcontext():
+    _compare(study, folder)
+
+
+def _compare(study: ConfigDict, folder: pathlib.Path) -> None:
   rates = train.sweep(study, folder)
   planned = plan.plan(study, folder, rates)
   train.check(planned)
@@ -86,6 +94,11 @@ def compare_runs(
     UserError: for folders without runs, or runs that differ in more than attention and seed.
   """
   plan.check_report(options)
+  with locked(folder):
+    _report(folders, options, folder)
+
+
+def _report(folders: Sequence[pathlib.Path], options: ConfigDict, folder: pathlib.Path) -> None:
   found, baseline = groups.of_folders(folders)
   groups.check_controlled(found, baseline)
   findings = measure.measure(found, baseline, options)

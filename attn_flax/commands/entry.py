@@ -18,5 +18,6 @@ def main() -> int:
     )
     return 2
   allocator.keep_freed_pages()  # Before the first thread starts.
+  sys.unraisablehook = lambda _: None  # What Orbax leaves behind after an error that it raises.
   stopping.watch_process()
   return run(sys.argv)

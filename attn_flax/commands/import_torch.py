@@ -21,6 +21,7 @@ from attn_flax.models.resnet import ResNet
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import Checkpoints
 from attn_flax.training.experiment import open_experiment
+from attn_flax.training.lock import locked
 from attn_flax.training.optimizer import freeze, make_optimizer
 from attn_flax.training.steps import TrainState
 
@@ -63,8 +64,7 @@ def import_run(
     UserError: for a file that `from_torch` refuses, a folder that holds a run already, or a dataset
       with another number of classes.
   """
-  if (workdir / 'config.json').exists():
-    raise UserError(f'{workdir} holds a run already; choose another --workdir')
+  _check_empty(workdir)
   model, variables = from_torch(source, attention_kwargs=attention_kwargs)
   fields = config.to_dict()
   # The file decides all of the network but its dtype.
@@ -92,12 +92,14 @@ def import_run(
   opt_state = freeze(optimizer, model.frozen).init(variables['params'])
   state = TrainState(jax.numpy.int32(0), **variables, opt_state=opt_state, ema=ema)
 
-  run_folder.open_run(workdir, config)
-  if described is not None:
-    run_folder.write_json(workdir / 'dataset.json', described)
-  checkpoints = Checkpoints(workdir)
-  checkpoints.save(0, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
-  checkpoints.close()
+  with locked(workdir):
+    _check_empty(workdir)
+    run_folder.open_run(workdir, config)
+    if described is not None:
+      run_folder.write_json(workdir / 'dataset.json', described)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(0, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
+    checkpoints.close()
   return {
     'network': describe(model),
     'params': count_params(variables),
@@ -105,6 +107,11 @@ def import_run(
     'dataset': dataset,
     'workdir': str(workdir),
   }
+
+
+def _check_empty(workdir: pathlib.Path) -> None:
+  if (workdir / 'config.json').exists():
+    raise UserError(f'{workdir} holds a run already; choose another --workdir')
 
 
 def model_config(model: ResNet) -> dict[str, Any]:

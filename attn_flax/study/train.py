@@ -85,8 +85,7 @@ def finished(folder: pathlib.Path) -> bool:
   Raises:
     UserError: when the result is damaged.
   """
-  path = folder / 'result.json'
-  return path.exists() and bool(run_folder.read_json(path))
+  return (folder / 'result.json').exists() and bool(run_folder.read_result(folder))
 
 
 def _left(seconds: float, done: int, total: int) -> str:

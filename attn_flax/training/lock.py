@@ -38,18 +38,27 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     UserError: when the folder cannot be written.
   """
   path = folder / _NAME
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-  except OSError as error:
-    raise UserError(
-      f'the folder {folder} cannot be written ({error.strerror}); choose another --workdir'
-    ) from None
+  is_new = not folder.exists()
+  file = _open(path)
   try:
     _take(file, path)
     yield
   finally:
-    os.close(file)  # The file stays: who removes a lock's file takes it from the next holder.
+    if is_new and [entry.name for entry in folder.glob('*')] == [_NAME]:  # Nothing came of it.
+      with contextlib.suppress(OSError):
+        path.unlink()
+        folder.rmdir()
+    os.close(file)
+
+
+def _open(path: pathlib.Path) -> int:
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+  except OSError as error:
+    raise UserError(
+      f'the folder {path.parent} cannot be written ({error.strerror}); choose another --workdir'
+    ) from None
 
 
 def _take(file: int, path: pathlib.Path) -> None:

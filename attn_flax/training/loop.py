@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
     if (workdir / 'result.json').exists():
       path = workdir / 'result.json'
       print(f'{workdir} holds a finished run, nothing to do; its result is in {path}')
-      return run_folder.read_json(path)
+      return run_folder.read_result(workdir)
     if first:
       run_folder.check_dataset(workdir, experiment.describe_data())
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=_saving_steps(experiment))

@@ -18,6 +18,7 @@ from attn_flax.errors import UserError
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
 
+_RESTORE = 'restore it from a copy, or choose another folder'
 # The content of a JSON file of a run folder.
 Json = dict[str, Any]
 
@@ -63,8 +64,12 @@ def difference(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str
   return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def read_json(path: pathlib.Path) -> Json:
+def read_json(path: pathlib.Path, fix: str = _RESTORE) -> Json:
   """A JSON file of a run folder.
+
+  Args:
+    path: the file.
+    fix: what to do where it is damaged, for the error.
 
   Raises:
     UserError: when it is missing or damaged.
@@ -77,9 +82,7 @@ def read_json(path: pathlib.Path) -> Json:
   except FileNotFoundError:
     raise UserError(f'{path} does not exist; name the folder of a run with --workdir') from None
   except (OSError, ValueError) as error:
-    raise UserError(
-      f'{path} cannot be read ({error}); restore it from a copy, or choose another folder'
-    ) from None
+    raise UserError(f'{path} cannot be read ({error}); {fix}') from None
 
 
 def read_metrics(workdir: pathlib.Path) -> list[Json]:
@@ -145,13 +148,11 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
 
 def _stored_config(path: pathlib.Path) -> Json:
   config = read_json(path).get('config')
-  missing = [name for name in _SECTIONS if not isinstance((config or {}).get(name), dict)]
-  if not isinstance(config, dict) or missing:
-    raise UserError(
-      f'{path} lacks the section {missing[0]!r} of a config; restore it from a copy, or choose '
-      'another folder'
-    )
-  return config
+  sections = config if isinstance(config, dict) else {}
+  for name in _SECTIONS:
+    if not isinstance(sections.get(name), dict):
+      raise UserError(f'{path} lacks the section {name!r} of a config; {_RESTORE}')
+  return sections
 
 
 @contextlib.contextmanager
@@ -165,10 +166,17 @@ def reading_config(workdir: pathlib.Path) -> Iterator[None]:
     yield
   except (AttributeError, KeyError) as error:
     text = ' '.join(str(error).split())
-    raise UserError(
-      f'{workdir / "config.json"} lacks a field of a config ({text}); restore it from a copy, or '
-      'choose another folder'
-    ) from None
+    path = workdir / 'config.json'
+    raise UserError(f'{path} lacks a field of a config ({text}); {_RESTORE}') from None
+
+
+def read_result(workdir: pathlib.Path) -> Json:
+  """The content of a finished run's `result.json`.
+
+  Raises:
+    UserError: when it is damaged.
+  """
+  return read_json(workdir / 'result.json', 'remove it: the run is then scored again')
 
 
 def load_dataset(workdir: pathlib.Path) -> Json:

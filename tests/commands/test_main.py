@@ -174,18 +174,18 @@ def _one_per_place():
   'name',
   [pytest.param(n, marks=() if n in _one_per_place() else pytest.mark.slow) for n in CONFIGS],
 )
-def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop_after, capsys):
-  """At every place: SIGTERM saves, exits with 130, and the same command goes on from there."""
+def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop_after, capfd):
+  """At every place: SIGTERM saves, exits with 143, and the same command goes on from there."""
   expected = finished(name)
-  capsys.readouterr()
+  capfd.readouterr()
   workdir = tmp_path / 'run'
   command = [*command_of(name), f'--workdir={workdir}']
   stop_after(2)
   assert run(*command) == 143
-  message = (
-    f'stopped after update 2 of 3, saved in {workdir}; the same command goes on from there\n'
-  )
-  assert capsys.readouterr().err == message
+  assert capfd.readouterr().err.splitlines() == [
+    'stopping after this update; once more to leave now',
+    f'stopped after update 2 of 3, saved in {workdir}; the same command goes on from there',
+  ]
   assert run_files.steps(workdir) == [2] and not (workdir / 'result.json').exists()
   assert run(*command) == 0
   run_files.assert_same_arrays(run_files.state(workdir, 3), run_files.state(expected, 3))

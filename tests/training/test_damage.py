@@ -1,0 +1,167 @@
+"""Damaged run folders: one line that names the file, exit code 2, and nothing lost."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import run_files
+from PIL import Image
+
+import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = (
+  f'--config={ROOT}/configs/resnet.py:smoke',
+  '--config.model.depths=(1,)',
+  '--config.model.widths=(8,)',
+  '--config.train.steps=6',
+  '--config.checkpoint.every_steps=2',
+  '--config.log_every=1',
+)
+
+
+@pytest.fixture(scope='module')
+def finished(small_dataset, quick_compilation, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('finished') / 'run'
+  assert main.run(['main.py', *TINY, f'--workdir={workdir}']) == 0
+  return workdir
+
+
+@pytest.fixture
+def damaged(finished, tmp_path):
+  """A copy to be damaged, with an image beside it."""
+  Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / 'image.png')
+  return pathlib.Path(shutil.copytree(finished, tmp_path / 'run'))
+
+
+def write(name, content):
+  return lambda workdir: (workdir / name).write_text(content)
+
+
+def edit(name, **fields):
+  def change(workdir):
+    path = workdir / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+  return change
+
+
+def without(name):
+  def change(workdir):
+    config = json.loads((workdir / 'config.json').read_text())
+    del config['config'][name]
+    (workdir / 'config.json').write_text(json.dumps(config))
+
+  return change
+
+
+def is_folder(name):
+  def change(workdir):
+    (workdir / name).unlink()
+    (workdir / name).mkdir()
+
+  return change
+
+
+def unfinished(change):
+  def both(workdir):
+    change(workdir)
+    (workdir / 'result.json').unlink(missing_ok=True)
+
+  return both
+
+
+PREDICT = ('--mode=predict', '--images={folder}/image.png')
+EVALUATE = ('--mode=evaluate',)
+CASES = [
+  *[
+    (PREDICT, write('config.json', text), 'config.json')
+    for text in ('[]', '{}', '{"config": 3}', '{"config": {}}', '', '\x00', 'nonsense')
+  ],
+  (EVALUATE, write('config.json', '[]'), 'config.json'),
+  (TINY, write('config.json', '{}'), 'config.json'),
+  ((), write('config.json', '{"config": {}}'), 'config.json'),
+  (EVALUATE, without('seed'), 'config.json'),
+  (EVALUATE, without('model'), "config.json lacks the section 'model'"),
+  (EVALUATE, is_folder('config.json'), 'config.json'),
+  *[(PREDICT, write('dataset.json', text), 'dataset.json') for text in ('[]', '{}', '', '3')],
+  (PREDICT, edit('dataset.json', std=[0, 0, 0]), 'dataset.json has std=[0, 0, 0]'),
+  (PREDICT, edit('dataset.json', std=[float('nan')] * 3), 'dataset.json has std='),
+  (PREDICT, edit('dataset.json', mean='x'), "dataset.json has mean='x'"),
+  (PREDICT, edit('dataset.json', image_shape=[0, 0, 3]), 'dataset.json has image_shape'),
+  (PREDICT, edit('dataset.json', class_names=3), 'dataset.json has class_names=3'),
+  (PREDICT, edit('dataset.json', resize=None), 'dataset.json has resize=None'),
+  *[(TINY, write('result.json', text), 'result.json') for text in ('[]', '', 'null', '3')],
+  (EVALUATE, lambda workdir: shutil.rmtree(workdir / 'checkpoints'), 'holds no checkpoints'),
+  (
+    TINY,
+    unfinished(lambda workdir: shutil.rmtree(workdir / 'checkpoints')),
+    'holds the log of 6 updates and no checkpoint',
+  ),
+  (
+    TINY,
+    unfinished(lambda w: [shutil.rmtree(p) for p in (w / 'checkpoints').iterdir()]),
+    'holds the log of 6 updates and no checkpoint',
+  ),
+]
+
+
+@pytest.mark.parametrize(('command', 'change', 'text'), CASES)
+def test_damage_is_one_line(command, change, text, damaged, capsys):
+  change(damaged)
+  words = [word.format(folder=damaged.parent) for word in command]
+  assert main.run(['main.py', *words, f'--workdir={damaged}']) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ') and text in line and str(damaged) in line
+
+
+def test_restart_begins_again(damaged, finished):
+  """With the same result; files of others stay."""
+  shutil.rmtree(damaged / 'checkpoints')
+  (damaged / 'notes.txt').write_text('mine')
+  assert main.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 0
+  assert run_files.scores(damaged) == run_files.scores(finished)
+  assert (damaged / 'notes.txt').read_text() == 'mine'
+
+
+def test_a_damaged_latest_checkpoint_costs_its_updates_alone(damaged, finished, capsys):
+  """The run goes on from the one before, and ends as if nothing had been."""
+  (damaged / 'result.json').unlink()
+  (array, *_) = sorted(
+    (damaged / 'checkpoints' / '6' / 'state').rglob('d/*'), key=lambda p: -p.stat().st_size
+  )
+  content = bytearray(array.read_bytes())
+  content[len(content) // 2] ^= 1
+  array.write_bytes(bytes(content))
+  assert main.run(['main.py', *TINY, f'--workdir={damaged}']) == 0
+  captured = capsys.readouterr()
+  assert 'step 6/6' in captured.out and 'step 5/6' not in captured.out
+  assert 'checkpoints/6' in captured.err and 'checkpoint 5 is used instead' in captured.err
+  run_files.assert_same_arrays(run_files.state(damaged, 6), run_files.state(finished, 6))
+  assert run_files.scores(damaged) == run_files.scores(finished)
+  assert run_files.metrics(damaged) != [] and run_files.steps(damaged) == run_files.steps(finished)
+
+
+def test_results_may_go_elsewhere(damaged, tmp_path):
+  before = sorted(p for p in damaged.rglob('*'))
+  output = tmp_path / 'output'
+  for words in (EVALUATE, ('--mode=explain', f'--images={tmp_path}/image.png')):
+    assert main.run(['main.py', *words, f'--workdir={damaged}', f'--output={output}']) == 0
+  assert {p.name for p in output.iterdir()} == {
+    'evaluation.json',
+    'explanations',
+    'explanations.json',
+  }
+  assert sorted(p for p in damaged.rglob('*')) == before
+
+
+@pytest.mark.parametrize('mode', ['evaluate', 'explain'])
+def test_where_nothing_can_be_written_nothing_is_computed(mode, damaged, tmp_path, capsys):
+  (tmp_path / 'file').write_text('')
+  words = [f'--mode={mode}', f'--workdir={damaged}', f'--output={tmp_path}/file/output']
+  words += [f'--images={tmp_path}/image.png'] if mode == 'explain' else []
+  assert main.run(['main.py', *words]) == 2
+  captured = capsys.readouterr()
+  assert captured.out == '' and 'name another one with --output' in captured.err
