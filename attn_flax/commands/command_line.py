@@ -1,5 +1,6 @@
 """Reads a command line, runs its mode, and turns mistakes into one line and an exit code."""
 
+import contextlib
 import importlib
 import io
 import logging as python_logging
@@ -17,6 +18,7 @@ from attn_flax.errors import UserError, check_choice
 
 # The module of each mode; its function `run` takes the flags.
 _MODULES = {mode: mode for mode in MODES} | {'import': 'import_torch'}
+_JOINING = ('coordinator', 'num_processes', 'process_id')
 _SIGNALED = 128  # A shell adds the number of the signal.
 
 
@@ -52,11 +54,8 @@ def run(argv: Sequence[str]) -> int:
   from attn_flax.training.stopping import Stopped
 
   try:
-    if values.distributed:
-      import jax
-
-      jax.distributed.initialize()
-    importlib.import_module(f'attn_flax.commands.{_MODULES[values.mode]}').run(values)
+    with _other_processes(values):
+      importlib.import_module(f'attn_flax.commands.{_MODULES[values.mode]}').run(values)
   except UserError as error:
     return _fail(error)
   except OSError as error:
@@ -66,6 +65,16 @@ def run(argv: Sequence[str]) -> int:
     print(f'{stopped}; the same command goes on from there', file=sys.stderr)
     return _SIGNALED + stopped.number
   return 0
+
+
+def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
+  """The other processes of the run, where the command line speaks of any."""
+  given = [values[flag].value for flag in _JOINING]
+  if not values.distributed and all(value is None for value in given):
+    return contextlib.nullcontext()
+  from attn_flax.training import processes
+
+  return processes.joined(*given)
 
 
 def _with_paths(argv: Sequence[str]) -> list[str]:

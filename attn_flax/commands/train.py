@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 from absl import flags
 
 from attn_flax.commands.workdir import workdir
@@ -20,4 +21,6 @@ def run(values: flags.FlagValues) -> None:
   folder = workdir(values)
   # A run folder alone goes on with its own config.
   config = load_config(folder) if config is None else config
-  print(json.dumps(train(config, folder, restart=values.restart), indent=2))
+  result = train(config, folder, restart=values.restart)
+  if jax.process_index() == 0:
+    print(json.dumps(result, indent=2))

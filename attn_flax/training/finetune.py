@@ -62,6 +62,11 @@ def read_source(source: str) -> FlatWeights:
   return flax.traverse_util.flatten_dict(variables, sep='/')
 
 
+def _replicate(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+  """An array on the devices of all processes, each of which has all of it."""
+  return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
 def start_from(state: TrainState, weights: FlatWeights) -> tuple[TrainState, Loaded]:
   """A fresh state with every weight that fits taken over; its average starts from the same.
 
@@ -74,9 +79,7 @@ def start_from(state: TrainState, weights: FlatWeights) -> tuple[TrainState, Loa
   if not any(path.startswith('params/') for path in fits):
     raise UserError('no weight fits the network; start from a run of the same network family')
   merged = {
-    path: jax.device_put(jnp.asarray(weights[path], leaf.dtype), leaf.sharding)
-    if path in fits
-    else leaf
+    path: _replicate(np.asarray(weights[path], leaf.dtype), leaf.sharding) if path in fits else leaf
     for path, leaf in own.items()
   }
   variables = flax.traverse_util.unflatten_dict(merged, sep='/')

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
-import jax.experimental.multihost_utils
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from attn_flax.costs import count as cost
 from attn_flax.data.pipeline.protocol import Pipeline
-from attn_flax.training import lock, run_folder, stopping
+from attn_flax.training import lock, processes, run_folder, stopping
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import FlatWeights, read_source, start_from
@@ -45,7 +44,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
   """
   is_stored = (workdir / 'config.json').exists()
   with run_folder.reading_config(workdir) if is_stored else contextlib.nullcontext():
-    experiment = open_experiment(config)
+    experiment = processes.together(lambda: open_experiment(config))
   config = experiment.config
   # Traced before the folder is made: a network that cannot be built leaves nothing behind.
   costs = {
@@ -53,27 +52,34 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
     'macs': cost.count_macs(experiment.model, experiment.image_shape),
   }
   weights = None
-  if config.init_from is not None and (restart or not (workdir / 'config.json').exists()):
-    weights = read_source(config.init_from)
-  first = jax.process_index() == 0
-  with lock.locked(workdir) if first else contextlib.nullcontext():
-    if first:
-      if restart:
-        run_folder.remove_run(workdir)
-      run_folder.open_run(workdir, config)
-    jax.experimental.multihost_utils.sync_global_devices('run folder')
+  if config.init_from is not None and (restart or not is_stored):
+    weights = processes.together(lambda: read_source(config.init_from))
+  with contextlib.ExitStack() as stack:
+    processes.together(lambda: _open_folder(experiment, workdir, restart, stack))
     if (workdir / 'result.json').exists():
       path = workdir / 'result.json'
       print(f'{workdir} holds a finished run, nothing to do; its result is in {path}')
       return run_folder.read_result(workdir)
-    if first:
-      run_folder.check_dataset(workdir, experiment.describe_data())
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=_saving_steps(experiment))
     try:
       progress = _run(experiment, workdir, checkpoints, weights)
     finally:
       checkpoints.close()
     return _score(experiment, workdir, progress | costs)
+
+
+def _open_folder(
+  experiment: Experiment, workdir: pathlib.Path, restart: bool, stack: contextlib.ExitStack
+) -> None:
+  """Opens the run folder on the first process, and holds its lock as long as the stack."""
+  if not processes.is_first():
+    return
+  stack.enter_context(lock.locked(workdir))
+  if restart:
+    run_folder.remove_run(workdir)
+  run_folder.open_run(workdir, experiment.config)
+  if not (workdir / 'result.json').exists():
+    run_folder.check_dataset(workdir, experiment.describe_data())
 
 
 def _score(
@@ -94,7 +100,7 @@ def _score(
     **{name: further[name] for name in _TIMES},
     'images_per_second': images / further['train_seconds'],
   }
-  if jax.process_index() == 0:
+  if processes.is_first():
     np.savez(workdir / 'predictions.npz', **predictions | arrays)  # type: ignore[arg-type]
     run_folder.write_json(workdir / 'result.json', result)
   return result
@@ -125,11 +131,14 @@ def _run(
   config = experiment.config
   accumulate = config.train.accumulate
   init_key, train_key = jax.random.split(jax.random.key(config.seed))
-  train_key = jax.device_put(train_key, experiment.replicated)
+  # Not `device_put`, which reaches the devices of this process alone.
+  train_key = jax.jit(lambda key: key, out_shardings=experiment.replicated)(train_key)
   start, unscored, window = 0, False, Window()
-  restored = checkpoints.restore_latest(experiment.abstract_state())
+  like = experiment.abstract_state()
+  restored = processes.together(lambda: checkpoints.restore_latest(like))
   if restored is None:
-    run_folder.check_never_saved(workdir, _saving_steps(experiment))
+    saves_at = _saving_steps(experiment)
+    processes.together(lambda: run_folder.check_never_saved(workdir, saves_at))
     state = _fresh_state(experiment, workdir, init_key, weights)
     progress = dict.fromkeys(_TIMES, 0.0)
   else:
@@ -143,6 +152,7 @@ def _run(
   began = time.perf_counter()
   step = compile_step(experiment, pipeline, state, pipeline.abstract_batch(), train_key)
   progress['compile_seconds'] += time.perf_counter() - began
+  processes.wait_for_all()  # One that has to compile what others find in a cache holds them up.
   scorer = Scorer(experiment, 'validation')
   eval_every = config.eval.every_epochs * experiment.updates_per_epoch
   saves_at = _saving_steps(experiment)
@@ -153,13 +163,15 @@ def _run(
     start=start,
     total=experiment.updates,
     unscored=unscored,
-    write=jax.process_index() == 0,
+    write=processes.is_first(),
   )
 
   def evaluate(update: int) -> dict[str, float] | None:
     """The scores on the validation split; None where the run was asked to stop meanwhile."""
     try:
-      scores, _ = scorer.score_state(state, 'val', until=lambda: stop.asked is not None)
+      # Of several processes none may leave an evaluation alone.
+      may_leave = jax.process_count() == 1
+      scores, _ = scorer.score_state(state, 'val', lambda: may_leave and stop.asked is not None)
     except Interrupted:
       return None
     check_finite([scores], update, 1, saved, workdir)
@@ -183,7 +195,7 @@ def _run(
         window.add(metrics)
       log.advance(update)
       # Asked once: the same answer decides what is saved and whether the run leaves.
-      stops = stop.asked is not None
+      stops = processes.asked_to_stop(stop, update)
       evaluates = update % eval_every == 0 or update == experiment.updates
       logs = saves_at(update) or update % config.log_every == 0
       if logs or stops:
@@ -225,7 +237,7 @@ def _fresh_state(
   if source is None:
     return state
   state, loaded = start_from(state, weights or read_source(source))
-  if jax.process_index() == 0:
+  if processes.is_first():
     print(f'starting from {source}: {loaded.describe()}')
     run_folder.write_json(workdir / 'init_from.json', loaded._asdict())
   return state

@@ -38,9 +38,11 @@ class Stop:
 
   Attributes:
     asked: number of the first signal, or None.
+    forward: called at the first signal, to let the other processes of a run know; or None.
   """
 
   asked: int | None = None
+  forward: Callable[[], None] | None = None
 
   def __init__(self, leave: Callable[[int], None]):
     """`leave` is called with the number of a signal that shall end the process now."""
@@ -63,6 +65,8 @@ class Stop:
       self._leave(number)
     else:
       _say('stopping after this update; once more to leave now')
+      if self.forward is not None:
+        self.forward()
 
   def answer(self, message: str) -> Stopped:
     """What to raise once all is saved."""
@@ -107,6 +111,12 @@ def watch_process() -> None:
         stop.hear(content[0])
 
   threading.Thread(target=listen, daemon=True, name='stop').start()
+
+
+def forward(function: Callable[[], None]) -> None:
+  """Has the watching thread call a function at the first signal that is left to the loop."""
+  if _watching is not None:
+    _watching.forward = function
 
 
 @contextlib.contextmanager

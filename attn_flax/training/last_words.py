@@ -1,0 +1,49 @@
+"""Passes stderr of a process on, and turns the C++ log of a lost peer into one line.
+
+A program of its own, which imports nothing of the package: JAX aborts a process whose peer has died
+from a thread in C++, with a stack trace, and no Python code of that process can prevent it.
+"""
+
+import re
+import sys
+
+_NOISE = re.compile(rb'\[Gloo\]|[IW]\d{4} \d\d:\d\d:\d\d')
+_FATAL = re.compile(
+  rb'[EF]\d{4} \d\d:\d\d:\d\d.*(coordination|preemption|client\.h)|terminate called'
+)
+_OWN = (b'error: ', b'stopped', b'stopping')
+
+
+def lost(lines: list[bytes]) -> str:
+  """The process that the lines say has ended."""
+  text = b''.join(lines).decode(errors='replace')
+  if found := re.search(r'stopped sending heartbeats\):\s+((?:\d+\s+)+)', text):
+    numbers = sorted(set(found[1].split()), key=int)
+    name = 'processes' if len(numbers) > 1 else 'process'
+    return f'{name} {", ".join(numbers)}'
+  if 'leader' in text:
+    return 'process 0'
+  return 'another process'
+
+
+def main() -> None:
+  """Copies stdin to stderr line by line."""
+  last: list[bytes] = []
+  for line in sys.stdin.buffer:
+    if last or _FATAL.match(line):
+      last.append(line)
+      if not line.startswith(_OWN):
+        continue
+    if not _NOISE.match(line):
+      sys.stderr.buffer.write(line)
+      sys.stderr.buffer.flush()
+  if any(re.match(rb'F\d{4} |terminate called', line) for line in last):
+    print(
+      f'error: {lost(last)} of this run has ended, and so does this one; start all of them again '
+      'to go on from the last checkpoint',
+      file=sys.stderr,
+    )
+
+
+if __name__ == '__main__':
+  main()
