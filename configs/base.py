@@ -168,6 +168,8 @@ def get_config(arg=''):
   config.data.seed = 2014
   # Broken images of a folder that may be left out; above it, the first is an error.
   config.data.max_bad = 0
+  # Pixels of the largest image of a folder that is decoded; 178,956,970 at most.
+  config.data.max_pixels = 178_956_970
   # Whether images of a folder that are smaller than `size` are enlarged; else they are an error.
   config.data.enlarge = False
   # Processes that decode images; 0: threads. Datasets that are held on the device need none.

@@ -1,11 +1,13 @@
 """Image files that are named on the command line, read as a trained run takes them."""
 
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from attn_flax.data.decode import BadImage
+from attn_flax.data.files import describe, is_regular
 from attn_flax.data.sources.folder.layout import may_be_image, natural_key
 from attn_flax.errors import UserError
 from attn_flax.training.trained_run import TrainedRun, batch_size
@@ -21,12 +23,14 @@ def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
   for name in paths:
     path = pathlib.Path(name)
     if path.is_dir():
-      inside = [p for p in path.rglob('*') if p.is_file() and may_be_image(p.name)]
-      found += sorted(inside, key=lambda p: natural_key(str(p)))
-    elif path.is_file():
+      inside = [p for p in path.rglob('*') if not p.is_dir() and may_be_image(p.name)]
+      for special in (p for p in inside if not is_regular(p)):
+        print(f'{special} {describe(special)} and is left out', file=sys.stderr)
+      found += sorted(filter(is_regular, inside), key=lambda p: natural_key(str(p)))
+    elif is_regular(path):
       found.append(path)
     else:
-      raise UserError(f'{name} does not exist; name image files or folders in --images')
+      raise UserError(f'{name} {describe(path)}; name image files or folders in --images')
   if not found:
     raise UserError(f'there is no image in {", ".join(paths) or "--images"}; name one')
   return found

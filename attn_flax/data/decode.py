@@ -7,6 +7,7 @@ in pixels of the upright image.
   https://arxiv.org/abs/1409.4842; the details are torchvision's.
 """
 
+import importlib
 import io
 import math
 from collections.abc import Callable
@@ -17,6 +18,11 @@ from PIL import Image
 
 from attn_flax.errors import UserError
 
+# Decoders of Pillow that are used: others run programs (PostScript) or read further files.
+_PLUGINS = ('Bmp', 'Gif', 'Jpeg', 'Png', 'Ppm', 'Tiff', 'WebP')
+FORMATS = tuple(name.upper() for name in _PLUGINS)
+for _name in _PLUGINS:
+  importlib.import_module(f'PIL.{_name}ImagePlugin')
 TRIES = 10  # Boxes that are drawn for a crop; where none fits, it is the largest central one.
 _ORIENTATION = 0x0112  # The EXIF tag.
 _UPRIGHT = {
@@ -111,7 +117,7 @@ def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.
   """
 
   def render() -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _open(encoded) as image:
       box = central_box(*image.size, size, resize)
       box = box[0], box[1], min(box[2], image.width), min(box[3], image.height)
       # Indices are treated as gray levels: resizing would otherwise map them to colors.
@@ -130,7 +136,7 @@ def probe(encoded: bytes, *, upright: bool = False) -> tuple[int, int]:
   """
 
   def load() -> tuple[int, int]:
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _open(encoded) as image:
       turn = _turn(image, upright)
       width, height = _upright_size(image, turn)
       image.draft(None, (max(image.width // 8, 1), max(image.height // 8, 1)))
@@ -196,7 +202,7 @@ def central_bbox(
   Returns:
     [4] float32, in 0..1 of the crop and cut off at its edges.
   """
-  with Image.open(io.BytesIO(encoded)) as image:
+  with _open(encoded) as image:
     width, height = image.size
   left, top, right, bottom = central_box(width, height, size, resize)
   corners = np.asarray(bbox, np.float64) * [height, width, height, width] - [top, left, top, left]
@@ -215,7 +221,7 @@ def _render(
   """Decodes an image and resizes the box that `box_of` gives for its width and height."""
 
   def render() -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _open(encoded) as image:
       turn = _turn(image, upright)
       width, height = _upright_size(image, turn)
       box = box_of(width, height)
@@ -272,6 +278,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
   return image
 
 
+def _open(encoded: bytes) -> Image.Image:
+  return Image.open(io.BytesIO(encoded), formats=FORMATS)
+
+
 def _guarded(encoded: bytes, decode: Callable[[], _Result]) -> _Result:
   """Calls `decode`; any error there becomes `BadImage`."""
   if not encoded:
@@ -281,6 +291,6 @@ def _guarded(encoded: bytes, decode: Callable[[], _Result]) -> _Result:
   except (BadImage, MemoryError):
     raise
   except Image.UnidentifiedImageError:
-    raise BadImage('it is no image of a known format') from None
+    raise BadImage(f'it is no image of a known format ({", ".join(FORMATS)})') from None
   except Exception as error:  # Pillow's decoders raise errors of many types.
     raise BadImage(' '.join(f'{error}'.split()) or type(error).__name__) from error

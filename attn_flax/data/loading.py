@@ -11,6 +11,7 @@ from attn_flax.data.dataset import (
   DatasetSpec,
 )
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
+from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.sources.cluttered_digits import generate
 from attn_flax.errors import UserError, check_choice
 
@@ -31,6 +32,7 @@ def load(
   annotations: bool = False,
   download: bool = False,
   max_bad: int = 0,
+  max_pixels: int = MAX_PIXELS,
   enlarge: bool = False,
 ) -> Dataset:
   """Opens splits of a dataset, and makes the dataset first if it is an embedded one.
@@ -51,6 +53,7 @@ def load(
     annotations: whether to read masks and boxes, too.
     download: whether to download a dataset that is missing.
     max_bad: broken images of a folder that are passed over.
+    max_pixels: pixels of the largest image of a folder that is allowed.
     enlarge: whether images of a folder that are smaller than `size` are enlarged instead of being
       an error.
 
@@ -71,7 +74,13 @@ def load(
     from attn_flax.data.sources.folder import read
 
     return read.load(
-      data_dir, size=size, seed=seed, splits=splits, max_bad=max_bad, enlarge=enlarge
+      data_dir,
+      size=size,
+      seed=seed,
+      splits=splits,
+      max_bad=max_bad,
+      max_pixels=max_pixels,
+      enlarge=enlarge,
     )
   if name == 'imagenet2012' and spec is not None:
     from attn_flax.data.sources.folder import read

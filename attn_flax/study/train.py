@@ -85,7 +85,10 @@ def finished(folder: pathlib.Path) -> bool:
   Raises:
     UserError: when the result is damaged.
   """
-  return (folder / 'result.json').exists() and bool(run_folder.read_result(folder))
+  if not (folder / 'result.json').exists():
+    return False
+  run_folder.read_result(folder)
+  return True
 
 
 def _left(seconds: float, done: int, total: int) -> str:

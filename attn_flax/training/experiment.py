@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from attn_flax import data
 from attn_flax.data.augment.augmentation import Augmentation
+from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.pipeline.open import open_pipeline
 from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.errors import UserError, check_choice, check_range
@@ -160,6 +161,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
     seed=config.data.seed,
     download=config.data.download,
     max_bad=config.data.max_bad,
+    max_pixels=config.data.get('max_pixels', MAX_PIXELS),  # Runs made before this field lack it.
     enlarge=config.data.get('enlarge', False),  # Runs made before this field existed lack it.
   )
   num_examples = len(dataset.splits['train'])

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from attn_flax.costs import count as cost
 from attn_flax.data.pipeline.protocol import Pipeline
-from attn_flax.training import lock, processes, run_folder, stopping
+from attn_flax.training import dataset_file, lock, processes, run_folder, stopping
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import FlatWeights, read_source, start_from
@@ -46,6 +46,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
   with run_folder.reading_config(workdir) if is_stored else contextlib.nullcontext():
     experiment = processes.together(lambda: open_experiment(config))
   config = experiment.config
+  if not restart and run_folder.is_finished(workdir, config):  # Nothing is written, nor locked.
+    return _finished(workdir)
   # Traced before the folder is made: a network that cannot be built leaves nothing behind.
   costs = {
     'params': cost.count_params(cost.abstract_variables(experiment.model, experiment.image_shape)),
@@ -56,16 +58,21 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
     weights = processes.together(lambda: read_source(config.init_from))
   with contextlib.ExitStack() as stack:
     processes.together(lambda: _open_folder(experiment, workdir, restart, stack))
-    if (workdir / 'result.json').exists():
-      path = workdir / 'result.json'
-      print(f'{workdir} holds a finished run, nothing to do; its result is in {path}')
-      return run_folder.read_result(workdir)
+    if (workdir / 'result.json').exists():  # Another process was faster.
+      return _finished(workdir)
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=_saving_steps(experiment))
     try:
       progress = _run(experiment, workdir, checkpoints, weights)
     finally:
       checkpoints.close()
     return _score(experiment, workdir, progress | costs)
+
+
+def _finished(workdir: pathlib.Path) -> run_folder.Json:
+  result = run_folder.read_result(workdir)
+  path = workdir / 'result.json'
+  print(f'{workdir} holds a finished run, nothing to do; its result is in {path}')
+  return result
 
 
 def _open_folder(
@@ -79,7 +86,7 @@ def _open_folder(
     run_folder.remove_run(workdir)
   run_folder.open_run(workdir, experiment.config)
   if not (workdir / 'result.json').exists():
-    run_folder.check_dataset(workdir, experiment.describe_data())
+    dataset_file.check(workdir, experiment.describe_data())
 
 
 def _score(

@@ -1,10 +1,8 @@
 """The folder of a run: its config, where it was made, its metrics and its results."""
 
 import contextlib
-import functools
 import hashlib
 import json
-import math
 import pathlib
 import shutil
 import tempfile
@@ -22,7 +20,14 @@ _RESTORE = 'restore it from a copy, or choose another folder'
 # The content of a JSON file of a run folder.
 Json = dict[str, Any]
 
-_FREE = ('data.dir', 'data.download', 'data.enlarge', 'data.workers', 'log_every')
+_FREE = (
+  'data.dir',
+  'data.download',
+  'data.enlarge',
+  'data.max_pixels',
+  'data.workers',
+  'log_every',
+)
 # Fields of a study that choose among its runs or shape its report, and change no run.
 _OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
 # The files that a run writes into its folder.
@@ -179,44 +184,13 @@ def read_result(workdir: pathlib.Path) -> Json:
   return read_json(workdir / 'result.json', 'remove it: the run is then scored again')
 
 
-def load_dataset(workdir: pathlib.Path) -> Json:
-  """The content of a run's `dataset.json`, checked: it decides what a network sees.
-
-  Raises:
-    UserError: when it is missing or damaged.
-  """
-  path = workdir / 'dataset.json'
-  content = read_json(path)
-  for name, is_right in _DATASET_FIELDS.items():
-    value = content.get(name)
-    if not is_right(value):
-      raise UserError(f'{path} has {name}={value!r}, which no run writes; restore it from a copy')
-  return content
-
-
-def _are_numbers(value: object, *, positive: bool = False) -> bool:
-  return (
-    isinstance(value, list)
-    and len(value) in (1, 3)
-    and all(
-      isinstance(x, int | float)
-      and not isinstance(x, bool)
-      and math.isfinite(x)
-      and (x > 0 or not positive)
-      for x in value
-    )
-  )
-
-
-_DATASET_FIELDS: dict[str, Callable[[Any], bool]] = {
-  'class_names': lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, str) for x in v),
-  'image_shape': lambda v: (
-    _are_numbers(v, positive=True) and len(v) == 3 and v == [int(x) for x in v]
-  ),
-  'mean': _are_numbers,
-  'std': functools.partial(_are_numbers, positive=True),
-  'resize': lambda v: isinstance(v, int) and v > 0,
-}
+def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
+  """Whether the folder holds the result of just this run."""
+  path = workdir / 'config.json'
+  if not path.exists() or not (workdir / 'result.json').exists():
+    return False
+  found = difference(_stored_config(path), resolved(config))
+  return not set(found) - set(free_fields(config))
 
 
 def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -274,19 +248,6 @@ def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> No
       f'{workdir} holds the log of {last} updates and no checkpoint; restore '
       f'{workdir}/checkpoints, or begin again with --restart'
     )
-
-
-def check_dataset(workdir: pathlib.Path, found: Json) -> None:
-  """Checks that classes and images are still those of the run, and writes them where it is new."""
-  path = workdir / 'dataset.json'
-  before = read_json(path) if path.exists() else {}
-  for what, name in (('classes', 'class_names'), ('numbers of images', 'examples')):
-    if name in before and before[name] != found[name]:
-      raise UserError(
-        f'the {what} of {found["name"]} have changed since {path} was written; restore them, or '
-        'choose another --workdir'
-      )
-  write_json(path, found)
 
 
 def task_name(config: ConfigDict) -> str:

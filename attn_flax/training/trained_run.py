@@ -16,9 +16,10 @@ import numpy as np
 from attn_flax.batching import in_batches
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.decode import BadImage, central_crop
+from attn_flax.data.files import read_file
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
-from attn_flax.training import run_folder
+from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.experiment import make_model
 
@@ -53,7 +54,7 @@ class TrainedRun:
       BadImage: it cannot be decoded.
     """
     try:
-      content = path.read_bytes()
+      content = read_file(path)
     except OSError as error:
       raise BadImage(str(error.strerror)) from None
     return central_crop(content, self.size, resize=self.resize, upright=True)
@@ -77,7 +78,7 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
     UserError: for a folder without a run, or one whose checkpoint cannot be read.
   """
   config = run_folder.load_config(workdir)
-  described = run_folder.load_dataset(workdir)
+  described = dataset_file.load(workdir)
   class_names = _distinct(described['class_names'])
   with run_folder.reading_config(workdir):
     model = make_model(config.model, len(class_names))

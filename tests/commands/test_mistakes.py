@@ -91,7 +91,7 @@ MISTAKES = {
   ),
   'run folder below a file': (
     ['{eca}', '--workdir={file}/run'],
-    r'run folder .*/run cannot be written \(Not a directory\); choose another --workdir',
+    r'the folder .*/run cannot be written \(Not a directory\); choose another --workdir',
   ),
   'run folder is a file': (['{eca}', '--workdir={file}'], 'cannot be written.*another --workdir'),
   'dataset folder below a file': (
@@ -165,7 +165,7 @@ def test_a_corrupt_checkpoint_is_named(tiny, copied, capsys):
   command, _ = tiny
   data = max((copied / 'checkpoints/3/state').rglob('d/*'), key=lambda p: p.stat().st_size)
   data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-  message = 'checkpoints/3 cannot be read: it is damaged .*; remove that folder .*--workdir'
+  message = 'checkpoints/3 cannot be read: it is damaged .*; no checkpoint is whole: .*--restart'
   before = contents(copied)
   assert run('--mode=evaluate', f'--workdir={copied}') == 2
   assert_one_line(capsys, message)
@@ -261,7 +261,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
   match = re.fullmatch(pattern, capsys.readouterr().err)
   update, good = int(match[2]), pathlib.Path(match[3])
   assert update > 1 and good == workdir / 'checkpoints' / str(update - 1)
-  assert run_files.steps(workdir) == [update - 1]
+  assert run_files.steps(workdir)[-1] == update - 1
   state = run_files.state(workdir, update - 1)
   assert all(np.isfinite(array).all() for array in state.values())
   assert [line['step'] for line in run_files.metrics(workdir)] == list(range(1, update))

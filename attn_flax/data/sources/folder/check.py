@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tqdm
 
+from attn_flax.data.files import read_file
 from attn_flax.data.threads import default_threads, in_threads
 
 _CHUNK = 256
@@ -31,7 +32,7 @@ class Checked(NamedTuple):
   reason: str
 
 
-def check(root: pathlib.Path, names: Sequence[str]) -> dict[str, Checked]:
+def check(root: pathlib.Path, names: Sequence[str], max_pixels: int) -> dict[str, Checked]:
   """Decodes every file, at a reduced size where the format allows that.
 
   Results of folders that take long are kept in $XDG_CACHE_HOME/attn_flax (else
@@ -41,6 +42,7 @@ def check(root: pathlib.Path, names: Sequence[str]) -> dict[str, Checked]:
   Args:
     root: folder of the files.
     names: their paths below it.
+    max_pixels: pixels of the largest image that is allowed.
   """
   began = time.monotonic()
   store = _store(root)
@@ -61,7 +63,15 @@ def check(root: pathlib.Path, names: Sequence[str]) -> dict[str, Checked]:
       bar.update(len(chunk))
   if missing and time.monotonic() - began > _WORTH_KEEPING_S:
     _write(store, {**known, **{name: [*states[name], *found[name]] for name in missing}})
-  return {name: found[name] for name in names}
+  return {name: _limited(found[name], max_pixels) for name in names}
+
+
+def _limited(checked: Checked, max_pixels: int) -> Checked:
+  """An image with too many pixels counts as broken; it is remembered as it is."""
+  if checked.height * checked.width <= max_pixels:
+    return checked
+  reason = f'it has {checked.width} x {checked.height} pixels, more than data.max_pixels'
+  return Checked(0, 0, reason)
 
 
 def _check_files(root: pathlib.Path, names: Sequence[str]) -> list[Checked]:
@@ -69,7 +79,7 @@ def _check_files(root: pathlib.Path, names: Sequence[str]) -> list[Checked]:
 
   def check_file(name: str) -> Checked:
     try:
-      return Checked(*decode.probe((root / name).read_bytes(), upright=True), '')
+      return Checked(*decode.probe(read_file(root / name), upright=True), '')
     except decode.BadImage as error:
       return Checked(0, 0, str(error))
     except OSError as error:

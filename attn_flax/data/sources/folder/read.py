@@ -21,10 +21,11 @@ from attn_flax.data.dataset import (
   fits_memory,
   unlisted,
 )
+from attn_flax.data.files import MAX_PIXELS, read_file
 from attn_flax.data.records import Row, Source
 from attn_flax.data.sources.folder import check
 from attn_flax.data.sources.folder.layout import Layout, check_classes, hash_share, read_layout
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_range
 
 _IMAGENET_HELD_OUT = {'validation': (0.0, 0.01)}
 _IMAGENET_FOLDERS = {'train': ('train',), 'test': ('val',)}
@@ -54,8 +55,7 @@ class FolderSource(Source):
 
   def _content(self, index: int) -> bytes:
     try:
-      with open(self.name(index), 'rb') as file:
-        return file.read()
+      return read_file(self.name(index))
     except OSError as error:
       raise UserError(f'cannot read {self.name(index)!r}: {error.strerror}') from error
 
@@ -75,6 +75,7 @@ def load(
   seed: int,
   splits: Sequence[str],
   max_bad: int,
+  max_pixels: int,
   enlarge: bool,
 ) -> Dataset:
   """Opens a folder of images.
@@ -89,6 +90,7 @@ def load(
     seed: seed of the hash.
     splits: names of splits, of 'train', 'validation' and 'test'.
     max_bad: broken images in these splits that are passed over; each is named.
+    max_pixels: pixels of the largest image that is allowed; larger ones count as broken.
     enlarge: whether images that are smaller than `size` are enlarged instead of being an error.
 
   Raises:
@@ -96,12 +98,13 @@ def load(
   """
   if data_dir is None:
     raise UserError('--config.data.name=folder needs the folder: --config.data.dir=/path/to/images')
+  check_range('data.max_pixels', max_pixels, 1, MAX_PIXELS, whole=True)
   whole = read_layout(data_dir, seed)
   layout = _select(whole, splits)
   check_classes(layout)
   sample = _sample(whole, seed) if size is None else []
   names = [name for files in layout.splits.values() for part in files.values() for name in part]
-  checked = check.check(layout.root, list(dict.fromkeys([*names, *sample])))
+  checked = check.check(layout.root, list(dict.fromkeys([*names, *sample])), max_pixels)
   enlarge = enlarge or size is None
   size = size or _own_size([checked[name][:2] for name in sample if not checked[name].reason])
   checked = {name: checked[name] for name in names}
