@@ -1,0 +1,450 @@
+"""Faults: what a run survives, as a table of (what, tries, survived, lost).
+
+    python benchmarks/faults.py
+    python benchmarks/faults.py --small  # minutes, to see that everything works
+
+Runs of a small network on made images, as processes of their own, meet signals and kills at drawn
+moments, flipped bits, damaged files, limits of the file system, second writers and lost processes;
+the seeds are fixed. What survives ends as if nothing had happened, or is refused in one line. The
+table also goes to benchmarks/results, in a CSV whose name holds the conditions.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tables
+from absl import app, flags
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_SMALL = flags.DEFINE_bool('small', False, 'A few tries of each.')
+_OUT = flags.DEFINE_string(
+  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSV; empty: none.'
+)
+
+_TIMES = ('train_seconds', 'compile_seconds', 'images_per_second')
+_UPDATES = 150  # Of a run; 30 are an epoch.
+
+
+class Row(NamedTuple):
+  """One line of the table."""
+
+  what: str
+  tries: int
+  survived: int
+  lost: int
+
+
+class Bench:
+  """A folder with made images, a finished run to compare with, and the command that made it."""
+
+  def __init__(self, folder: pathlib.Path):
+    """Makes the images and the run."""
+    self.folder = folder
+    images = folder / 'images'
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 160), ('val', 40), ('test', 40)):
+      for label in range(3):
+        place = images / split / f'class{label}'
+        place.mkdir(parents=True)
+        for i in range(count):
+          pixels = rng.integers(0, 195, (16, 16, 3), dtype=np.uint8)
+          pixels[:, :, label] += 60
+          Image.fromarray(pixels).save(place / f'{i}.png')
+    self.image = images / 'test' / 'class0' / '0.png'
+    self.command = [
+      f'--config={ROOT}/configs/eca.py:folder,smoke',
+      f'--config.data.dir={images}',
+      '--config.data.size=16',
+      '--config.train.batch_size=16',
+      f'--config.train.steps={_UPDATES}',
+      '--config.checkpoint.every_steps=5',
+      '--config.log_every=3',
+      '--config.train.ema_decay=0.9',
+    ]
+    self.whole = folder / 'whole'
+    code, output = self.run(self.command, self.whole)
+    if code:
+      raise RuntimeError(output)
+
+  def start(
+    self, words: list[str], workdir: pathlib.Path, log: str = '', **options
+  ) -> subprocess.Popen:
+    """Starts a command; its output goes to `<workdir><log>.log`."""
+    environment = os.environ | {
+      'JAX_COMPILATION_CACHE_DIR': str(self.folder / 'cache'),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      'PYTHONPATH': str(ROOT),
+      **options.pop('env', {}),
+    }
+    with open(f'{workdir}{log}.log', 'w') as file:
+      return subprocess.Popen(
+        [sys.executable, str(ROOT / 'main.py'), *words, f'--workdir={workdir}'],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=file,
+        **options,
+      )
+
+  def run(self, words: list[str], workdir: pathlib.Path, **options) -> tuple[int | None, str]:
+    """The exit code of a command, None where it hangs; and what it printed."""
+    process = self.start(words, workdir, **options)
+    try:
+      code: int | None = process.wait(300)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+      code = None
+    return code, pathlib.Path(f'{workdir}.log').read_text()
+
+  def copy(self, name: str, *, finished: bool = True) -> pathlib.Path:
+    """A copy of the finished run; without its result, one that was killed before the last test."""
+    workdir = self.folder / name
+    shutil.rmtree(workdir, ignore_errors=True)
+    shutil.copytree(self.whole, workdir)
+    if not finished:
+      (workdir / 'result.json').unlink()
+    return workdir
+
+  def differs(self, workdir: pathlib.Path) -> list[str]:
+    """What differs between a run and the one that nothing happened to, times aside."""
+    found = []
+    if _steps(workdir) != _steps(self.whole):
+      found.append(f'checkpoints {_steps(workdir)}')
+    for step in set(_steps(workdir)) & set(_steps(self.whole)):
+      digests = [_progress(run, step)['digests'] for run in (workdir, self.whole)]
+      found += [f'arrays of {step}'] if digests[0] != digests[1] else []
+    results = [json.loads((run / 'result.json').read_text()) for run in (workdir, self.whole)]
+    logs = [
+      [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+      for run in (workdir, self.whole)
+    ]
+    for content in (*results, *logs[0], *logs[1]):
+      for name in _TIMES:
+        content.pop(name, None)
+    found += ['the result'] if results[0] != results[1] else []
+    found += ['the log'] if logs[0] != logs[1] else []
+    strays = [p.name for p in workdir.rglob('*') if 'tmp' in p.name or 'partial' in p.name]
+    return found + strays
+
+
+def _steps(workdir: pathlib.Path) -> list[int]:
+  folder = workdir / 'checkpoints'
+  return (
+    sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+  )
+
+
+def _progress(workdir: pathlib.Path, step: int) -> dict:
+  path = workdir / 'checkpoints' / str(step) / 'progress' / 'metadata'
+  return json.loads(path.read_text())
+
+
+def _lines(workdir: pathlib.Path) -> int:
+  path = workdir / 'metrics.jsonl'
+  return path.read_text().count('\n') if path.exists() else 0
+
+
+def signals(bench: Bench, tries: int, seed: int = 0) -> Row:
+  """Signals at drawn moments from the start of the process to its end, some of them twice.
+
+  A run that says it is saved is; a run that goes on ends with the same bits; exit codes are those
+  of the signals; nothing prints a traceback.
+  """
+  return _interrupted(bench, 'signals', tries, seed, _signal)
+
+
+def kills(bench: Bench, tries: int, seed: int = 0) -> Row:
+  """SIGKILL at drawn moments; the same command each time, until the run is finished."""
+  return _interrupted(bench, 'kills', tries, seed, lambda process, rng: process.kill())
+
+
+def _signal(process: subprocess.Popen, rng: random.Random) -> None:
+  number = rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+  process.send_signal(number)
+  if rng.random() < 0.2:
+    time.sleep(rng.uniform(0, 1.5))
+    process.send_signal(number)
+
+
+def _interrupted(
+  bench: Bench, what: str, tries: int, seed: int, interrupt: Callable[..., None]
+) -> Row:
+  rng, done, lost, run = random.Random(seed), 0, 0, 0
+  while done < tries:
+    run += 1
+    workdir = bench.folder / f'{what}{run}'
+    code: int | None = None
+    for _ in range(40):
+      process = bench.start(bench.command, workdir)
+      # Half of the moments are drawn in set-up and compilation, half while it trains.
+      lines = _lines(workdir)
+      wait, trains = rng.uniform(0, 6), rng.random() < 0.6 and done < tries
+      began = time.monotonic()
+      while process.poll() is None and done < tries:
+        if time.monotonic() - began > (60 if trains and _lines(workdir) <= lines + 2 else wait):
+          time.sleep(rng.uniform(0, 0.3))
+          interrupt(process, rng)
+          done += 1
+          break
+        time.sleep(0.005)
+      code = process.wait(300)
+      output = pathlib.Path(f'{workdir}.log').read_text()
+      saved = re.search(r'stopped after update (\d+) of \d+, saved in', output)
+      problems = ['a traceback'] if 'Traceback' in output else []
+      if saved and int(saved[1]) not in _steps(workdir):
+        problems.append(f'{saved[0]} and is not there')
+      # A signal before the first line of Python is answered by the kernel.
+      if code not in (0, -9, 130, 143, 138, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1):
+        problems.append(f'exit code {code}')
+      lost += bool(problems)
+      _report(problems, workdir)
+      if code == 0:
+        break
+    problems = bench.differs(workdir) if code == 0 else ['it never ends']
+    lost += bool(problems)
+    _report(problems, workdir)
+    shutil.rmtree(workdir)
+  return Row(what, done, done - lost, lost)
+
+
+def _report(problems: list[str], workdir: pathlib.Path) -> None:
+  if problems:
+    print(f'{workdir.name}: {"; ".join(problems)}', flush=True)
+
+
+def flips(bench: Bench, tries: int, seed: int = 0) -> Row:
+  """One bit flipped in the arrays of the latest checkpoint: never read as if it were right.
+
+  The reader runs in this process; what has no effect on what is read survives, too.
+  """
+  from attn_flax.training.checkpoints import Checkpoints, Damaged
+
+  rng, lost = random.Random(seed), 0
+  workdir = bench.copy('flips')
+  step = _steps(workdir)[-1]
+  folder = workdir / 'checkpoints' / str(step)
+  files = [p for p in folder.rglob('*') if p.is_file() and p.stat().st_size]
+  weights = [p.stat().st_size for p in files]
+
+  def read() -> bytes:
+    reader = Checkpoints(workdir, read_only=True)
+    try:
+      tree = reader.read_weights(step)
+    finally:
+      reader.close()
+    return b''.join(a.tobytes() for part in tree.values() for a in _leaves(part))
+
+  whole = read()
+  for _ in range(tries):
+    path = rng.choices(files, weights)[0]
+    content = path.read_bytes()
+    broken = bytearray(content)
+    broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(broken))
+    with contextlib.suppress(Damaged):
+      lost += read() != whole
+    path.write_bytes(content)
+  return Row('flipped bits', tries, tries - lost, lost)
+
+
+def _leaves(tree) -> Iterator[np.ndarray]:
+  for name in sorted(tree):
+    yield from _leaves(tree[name]) if isinstance(tree[name], dict) else [tree[name]]
+
+
+def damages(bench: Bench, tries: int, seed: int = 0) -> Row:
+  """A file of the run folder emptied, cut, overwritten, removed or made a folder.
+
+  Then it is evaluated, used and gone on with: a right result, or one line and exit code 2.
+  """
+  rng, done, lost = random.Random(seed), 0, 0
+  for _ in range(tries):
+    workdir = bench.copy('damages', finished=rng.random() < 0.5)
+    files = [p for p in sorted(workdir.rglob('*')) if p.is_file() and p.name != '.lock']
+    tops = [p for p in files if p.parent == workdir]
+    path = rng.choice(tops if rng.random() < 0.6 else files)
+    kind = rng.choice(['emptied', 'cut', 'overwritten', 'removed', 'a folder', 'other JSON'])
+    content = path.read_bytes()
+    if kind in ('removed', 'a folder'):
+      path.unlink()
+      if kind == 'a folder':
+        path.mkdir()
+    else:
+      path.write_bytes(
+        {
+          'emptied': b'',
+          'cut': content[: len(content) // 2],
+          'overwritten': rng.randbytes(len(content)),
+          'other JSON': rng.choice([b'[]', b'{}', b'3', b'null', b'{"config": 3}']),
+        }[kind]
+      )
+    words = rng.choice(
+      [bench.command, ['--mode=evaluate'], ['--mode=predict', f'--images={bench.image}']]
+    )
+    code, output = bench.run(words, workdir)
+    done += 1
+    if code not in (0, 2) or 'Traceback' in output:
+      lost += 1
+      _report([f'{path.relative_to(workdir)} {kind}, {words[0]}: {code}'], workdir)
+  return Row('damaged files', done, done - lost, lost)
+
+
+def disks(bench: Bench, tries: int, seed: int = 0) -> Row:
+  """Limits of file size and of open files, and folders removed while a run writes there."""
+  rng, lost = random.Random(seed), 0
+  code: int | None
+  for trial in range(tries):
+    workdir = bench.folder / 'disks'
+    shutil.rmtree(workdir, ignore_errors=True)
+    kind = ('size', 'files', 'removed')[trial % 3]
+    if kind == 'removed':
+      process = bench.start(bench.command, workdir)
+      lines = rng.randrange(3, 40)
+      while process.poll() is None and _lines(workdir) < lines:
+        time.sleep(0.005)
+      shutil.rmtree(workdir, ignore_errors=True)
+      code, output = process.wait(120), pathlib.Path(f'{workdir}.log').read_text()
+    else:
+      limit = int(10 ** rng.uniform(3, 6)) if kind == 'size' else rng.randrange(16, 40)
+      which = resource.RLIMIT_FSIZE if kind == 'size' else resource.RLIMIT_NOFILE
+      code, output = bench.run(
+        bench.command,
+        workdir,
+        preexec_fn=lambda which=which, limit=limit: resource.setrlimit(which, (limit, limit)),
+      )
+    # Where there are too few files for Python itself, it cannot even begin.
+    if code not in (0, 2) or 'Traceback' in output:
+      lost += 1
+      _report([f'{kind}: {code}'], workdir)
+  return Row('limits of the file system', tries, tries - lost, lost)
+
+
+def neighbors(bench: Bench, tries: int, seed: int = 0) -> Row:
+  """A second process in the folder of a running one: refused, and the first ends as if alone."""
+  rng, lost = random.Random(seed), 0
+  for trial in range(tries):
+    workdir = bench.folder / f'neighbors{trial}'
+    first = bench.start(bench.command, workdir)
+    lines = rng.randrange(1, 40)
+    while first.poll() is None and _lines(workdir) < lines:
+      time.sleep(0.005)
+    second = subprocess.run(
+      [sys.executable, str(ROOT / 'main.py'), *bench.command, f'--workdir={workdir}'],
+      env=os.environ | {'PYTHONPATH': str(ROOT)},
+      capture_output=True,
+      text=True,
+    )
+    problems = [] if first.wait(300) == 0 else ['the first fails']
+    if first.returncode == 0 and second.returncode == 2:
+      if f'process {first.pid} on' not in second.stderr:
+        problems.append('the first is not named')
+    elif 'holds a finished run' not in second.stdout:
+      problems.append(f'the second: {second.returncode}')
+    problems += bench.differs(workdir)
+    lost += bool(problems)
+    _report(problems, workdir)
+    shutil.rmtree(workdir)
+  return Row('second writers', tries, tries - lost, lost)
+
+
+def processes(bench: Bench, tries: int, seed: int = 0) -> Row:
+  """One of two processes of a run is killed: the other ends and names it, and both go on."""
+  rng, lost = random.Random(seed), 0
+  whole = bench.folder / 'two'
+  if _codes(_pair(bench, whole)) != [0, 0]:
+    raise RuntimeError(pathlib.Path(f'{whole}-0.log').read_text())
+  for trial in range(tries):
+    workdir = bench.folder / f'processes{trial}'
+    pair, victim = _pair(bench, workdir), trial % 2
+    lines = rng.randrange(6, 16)
+    while all(p.poll() is None for p in pair) and _lines(workdir) < lines:
+      time.sleep(0.01)
+    pair[victim].kill()
+    began = time.monotonic()
+    _codes(pair)
+    output = pathlib.Path(f'{workdir}-{1 - victim}.log').read_text()
+    problems = ['it takes long'] if time.monotonic() - began > 60 else []
+    if f'error: process {victim} of this run has ended' not in output or ' @ 0x' in output:
+      problems.append('the lost process is not named')
+    if _codes(_pair(bench, workdir)) != [0, 0]:
+      problems.append('they do not go on')
+    elif _progress(workdir, 40)['digests'] != _progress(whole, 40)['digests']:
+      problems.append('other arrays')
+    lost += bool(problems)
+    _report(problems, workdir)
+  return Row('lost processes', tries, tries - lost, lost)
+
+
+def _codes(started: list[subprocess.Popen]) -> list[int | None]:
+  """Exit codes; a process that does not end is killed and has none."""
+  codes: list[int | None] = []
+  for process in started:
+    try:
+      codes.append(process.wait(150))
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+      codes.append(None)
+  return codes
+
+
+def _pair(bench: Bench, workdir: pathlib.Path) -> list[subprocess.Popen]:
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{probe.getsockname()[1]}'
+  started = []
+  for number in range(2):
+    words = [f'--coordinator={address}', '--num_processes=2', f'--process_id={number}']
+    words = [*bench.command, '--config.train.steps=40', *words]
+    started.append(bench.start(words, workdir, f'-{number}'))
+  return started
+
+
+PARTS = (
+  (kills, 40, 2),
+  (signals, 60, 2),
+  (flips, 200, 10),
+  (damages, 60, 3),
+  (disks, 15, 3),
+  (neighbors, 4, 1),
+  (processes, 4, 1),
+)
+
+
+def main(argv: list[str]) -> None:
+  """Measures, prints the table and writes it."""
+  del argv
+  rows: list[Row] = []
+  with tempfile.TemporaryDirectory() as folder:
+    bench = Bench(pathlib.Path(folder))
+    for part, many, few in PARTS:
+      began = time.monotonic()
+      rows.append(part(bench, few if _SMALL.value else many))
+      row = rows[-1]
+      print(
+        f'{row.what:28}{row.tries:5} tries {row.survived:5} survived {row.lost:4} lost '
+        f'({time.monotonic() - began:.0f} s)',
+        flush=True,
+      )
+  tables.write_csv(_OUT.value, 'faults', [row._asdict() for row in rows])
+
+
+if __name__ == '__main__':
+  app.run(main)
