@@ -165,6 +165,8 @@ def _read_file(path: pathlib.Path) -> object:
     ) from None
   except Exception as error:  # Each reader has its own types for a damaged file.
     reason = ' '.join(str(error).split())[:200]
+    if 'weights_only' in str(error):  # PyTorch advises to load it in a way that may run code.
+      reason = 'it holds more than tensors; save its state dict'
     raise UserError(f'{path} cannot be read ({type(error).__name__}: {reason})') from None
   raise UserError(
     f'{path} is of an unknown kind; allowed: .pth, .pth.tar, .pt, .bin, .safetensors, .npz'

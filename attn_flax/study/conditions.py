@@ -10,7 +10,7 @@ from attn_flax.study.findings import Conditions, Environment, Recipe, Run
 from attn_flax.study.groups import Member, Record
 from attn_flax.study.performance import PredictionsOfRuns, run_scores
 from attn_flax.training import run_folder
-from attn_flax.training.environment import environment
+from attn_flax.training.environment import environment, without_home
 from attn_flax.training.experiment import Experiment
 
 # Fields that `Recipe` and `Conditions` name, and those that mean nothing without others.
@@ -46,7 +46,7 @@ def run_row(
     variant=variant,
     seed=member.seed,
     folder=str(member.folder),
-    command=command,
+    command=without_home(command),
     error=member.error,
     scores={} if found is None else run_scores(task, found),
     curves=_curves(
@@ -103,7 +103,7 @@ def conditions(
       further=_further(config),
     ),
     measured=_environment(here),
-    command=here['command'],
+    command=without_home(here['command']),
     minutes=minutes,
   )
 

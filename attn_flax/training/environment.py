@@ -17,6 +17,12 @@ _PACKAGES = (
 ).split()
 
 
+def without_home(text: str) -> str:
+  """A text in which the user's home folder is '~', as what is handed to others should have it."""
+  home = os.path.expanduser('~')
+  return text.replace(home, '~') if len(home) > 1 else text
+
+
 def environment() -> dict[str, Any]:
   """Versions, device, commit, command and date, as JSON values."""
   versions = {}

@@ -165,3 +165,12 @@ def test_where_nothing_can_be_written_nothing_is_computed(mode, damaged, tmp_pat
   assert main.run(['main.py', *words]) == 2
   captured = capsys.readouterr()
   assert captured.out == '' and 'name another one with --output' in captured.err
+
+
+def test_reports_hold_no_home_folder(monkeypatch):
+  from attn_flax.training.environment import without_home
+
+  monkeypatch.setenv('HOME', '/home/ada')
+  assert without_home('main.py --workdir=/home/ada/runs') == 'main.py --workdir=~/runs'
+  monkeypatch.setenv('HOME', '/')
+  assert without_home('main.py --workdir=/a') == 'main.py --workdir=/a'

@@ -1,4 +1,4 @@
-"""Runs survive signals at drawn moments; `benchmarks/faults.py` has more faults, and counts them."""
+"""Runs survive signals at drawn moments; `benchmarks/faults.py` counts more kinds of faults."""
 
 import importlib
 import pathlib
