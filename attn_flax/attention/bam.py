@@ -83,7 +83,7 @@ class BAM(nn.Module):
 
   def __post_init__(self) -> None:
     check_range('bam ratio', self.ratio, 1, whole=True)
-    check_range('bam dilation', self.dilation, 1, whole=True)
+    check_range('bam dilation', self.dilation, 1, 1000, whole=True)
     check_range('bam depth', self.depth, 1, whole=True)
     check_choice('bam combine', self.combine, ('product', 'sum'))
     super().__post_init__()

@@ -93,7 +93,8 @@ class ECA(nn.Module):
   def __post_init__(self) -> None:
     if self.kernel_size is not None:
       check_range('eca kernel_size', self.kernel_size, 1, odd=True)
-    check_range('eca gamma', self.gamma, above=0)
+    check_range('eca gamma', self.gamma, 1e-3, 1e3)
+    check_range('eca b', self.b, -1e3, 1e3)
     super().__post_init__()
 
   @nn.compact

@@ -46,7 +46,7 @@ class StandAlone(nn.Module):
 
   def __post_init__(self) -> None:
     check_range('sasa heads', self.heads, 1, whole=True)
-    check_range('sasa kernel_size', self.kernel_size, 1, odd=True)
+    check_range('sasa kernel_size', self.kernel_size, 1, 31, odd=True)  # One shift for each place.
     check_range('sasa stride', self.stride, 1, 2, whole=True)
     super().__post_init__()
 

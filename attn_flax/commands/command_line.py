@@ -44,8 +44,7 @@ def run(argv: Sequence[str]) -> int:
       _print_help(values, argv[0])
       return 0
     check_mode(values)
-  # ml_collections raises these for a config that is missing, does not load, or has no such field.
-  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+  except Exception as error:  # A config file is a program, which may raise anything.
     return _fail(error)
 
   # Orbax and asyncio also log, with tracebacks, the errors that they raise.

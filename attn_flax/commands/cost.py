@@ -6,6 +6,7 @@ from absl import flags
 
 from attn_flax.attention import list_attention
 from attn_flax.costs import table
+from attn_flax.errors import UserError
 
 
 def run(values: flags.FlagValues) -> None:
@@ -14,6 +15,9 @@ def run(values: flags.FlagValues) -> None:
     rows = table.published_table(pathlib.Path(values.published))
   else:
     attentions = ['none', *list_attention()] if values.attentions is None else values.attentions
+    for flag, names in (('models', values.models), ('attentions', attentions)):
+      if not names:
+        raise UserError(f'--{flag} is empty; name one at least, or leave it out')
     fields = {'num_classes': values.num_classes, 'image_size': values.image_size}
     if values.stride_in:
       fields['stride_in'] = values.stride_in

@@ -85,11 +85,19 @@ def published_table(path: pathlib.Path) -> list[Row]:
   try:
     with path.open(newline='') as file:
       published = list(csv.DictReader(file))
-  except OSError as error:
-    raise UserError(
-      f'{path} cannot be read ({error.strerror}); name a CSV of printed costs'
-    ) from None
+  except (OSError, ValueError, csv.Error) as error:
+    reason = error.strerror if isinstance(error, OSError) else error
+    raise UserError(f'{path} cannot be read ({reason}); name a CSV of printed costs') from None
+  missing = [name for name in _COLUMNS if not published or name not in published[0]]
+  if missing:
+    raise UserError(f'{path} has no rows with {", ".join(missing)}; name a CSV of printed costs')
   return [_compare(row) for row in published]
+
+
+_COLUMNS = (
+  *('source', 'row', 'model', 'attention', 'fields', 'num_classes', 'image_size', 'convention'),
+  *('params', 'macs', 'not_reproduced'),
+)
 
 
 def format_table(rows: list[Row]) -> str:

@@ -5,6 +5,8 @@ import os
 import pathlib
 import stat
 
+from attn_flax.errors import UserError
+
 MOST_BYTES = 2**30  # Of one file.
 MAX_PIXELS = 178_956_970  # Of one image; beyond it Pillow opens none.
 
@@ -33,6 +35,19 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
       text = f'it has {status.st_size} bytes, and {MOST_BYTES} are the limit'
       raise OSError(errno.EFBIG, text, str(path))
     return opened.read()
+
+
+def expand_user(path: str | os.PathLike[str], what: str = 'the path') -> pathlib.Path:
+  """A path as a user writes it, with the home folder for its '~'; `what` is its name in an error.
+
+  Raises:
+    UserError: for the home of a user that is not known.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError:
+    text = f'{what} {path} names the home of an unknown user; write the whole path'
+    raise UserError(text) from None
 
 
 def describe(path: pathlib.Path) -> str:

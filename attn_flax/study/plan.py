@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.errors import UserError, check_choice, check_pair, check_range
 
 # Rows of one figure that can still be looked at.
 _MOST_PICTURES = 40
@@ -63,7 +63,9 @@ def plan(
       `study.only` names one run, no such run.
   """
   names = variants(study)
-  seeds = tuple(study.seeds)
+  seeds = _tuple('seeds', study.seeds)
+  for seed in (*seeds, study.sweep.seed):
+    check_range('seeds', seed, 0, whole=True)
   if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
     raise UserError(f'seeds={seeds} must be different numbers of 0 or more; try 0,1,2')
   runs = [
@@ -94,9 +96,8 @@ def check_report(options: ConfigDict) -> None:
   if options.images is not None:
     check_range('report.images', options.images, 1, whole=True)
   check_range('report.seed', options.seed, 0, whole=True)
-  query = tuple(options.query)
-  if len(query) != 2 or not all(0 <= share <= 1 for share in query):
-    raise UserError(f'report.query={query} must be (y, x), each in 0..1')
+  for i, share in enumerate(check_pair('report.query', options.query)):
+    check_range(f'report.query[{i}]', share, 0, 1)
 
 
 def plan_sweep(study: ConfigDict, workdir: pathlib.Path) -> list[Planned]:
@@ -108,6 +109,8 @@ def plan_sweep(study: ConfigDict, workdir: pathlib.Path) -> list[Planned]:
   rates = study.sweep.lr_per_256
   if rates is None:
     return []
+  for rate in _tuple('sweep.lr_per_256', rates):
+    check_range('sweep.lr_per_256', rate, above=0)
   if len(set(rates)) < 2:
     raise UserError(f'sweep.lr_per_256={rates} leaves nothing to choose from; give two or more')
   if study.sweep.seed in tuple(study.seeds):
@@ -126,6 +129,12 @@ def plan_sweep(study: ConfigDict, workdir: pathlib.Path) -> list[Planned]:
     if study.only is None or study.only.startswith(f'{name}/')
     for rate in rates
   ]
+
+
+def _tuple(what: str, value: object) -> tuple:
+  if not isinstance(value, tuple | list):
+    raise UserError(f'{what}={value!r} is impossible; give numbers, such as 0,1,2')
+  return tuple(value)
 
 
 def run_config(study: ConfigDict, variant: str, seed: int, rate: float | None) -> ConfigDict:

@@ -1,7 +1,6 @@
 """Builds and checks everything that a config describes, before anything runs."""
 
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -23,27 +22,34 @@ from attn_flax.training import run_folder
 from attn_flax.training.optimizer import Schedule, freeze, make_optimizer, make_schedule
 from attn_flax.training.steps import TrainState, init_state
 
-# The numbers of a config that have bounds, and these: (field, what `check_range` takes).
-_WHOLE: dict[str, int] = {
-  'seed': 0,
-  'train.batch_size': 1,
-  'train.epochs': 1,
-  'train.steps': 1,
-  'train.accumulate': 1,
-  'eval.batch_size': 1,
-  'eval.every_epochs': 1,
-  'checkpoint.every_steps': 1,
-  'log_every': 1,
-  'data.workers': 0,
-  'data.max_bad': 0,
+_MOST_STEPS = 2**31 - 1  # Updates are counted in 32 bits.
+_MOST_SEED = 2**63 - 1
+_MOST_FLOAT = 1e38  # Of 32 bits, a little less than infinity.
+# The bounds of the numbers of a config: what `check_range` takes.
+_COUNT = {'least': 1, 'most': _MOST_STEPS, 'whole': True}
+_BOUNDS: dict[str, dict[str, Any]] = {
+  'seed': {'least': 0, 'most': _MOST_SEED, 'whole': True},
+  'data.seed': {'least': 0, 'most': _MOST_SEED, 'whole': True},
+  'data.workers': {'least': 0, 'most': 4096, 'whole': True},
+  'data.max_bad': {'least': 0, 'whole': True},
+  'data.max_pixels': {'least': 1, 'most': MAX_PIXELS, 'whole': True},
+  'train.label_smoothing': {'least': 0, 'below': 1},
+  'train.ema_decay': {'least': 0, 'below': 1},
+  'train.clip_norm': {'above': 0, 'most': _MOST_FLOAT},
+  'optimizer.momentum': {'least': 0, 'below': 1},
+  'optimizer.lr_per_256': {'least': 0, 'most': _MOST_FLOAT},
+  'optimizer.weight_decay': {'least': 0, 'most': _MOST_FLOAT},
+  'optimizer.warmup_epochs': {'least': 0, 'most': _MOST_STEPS},
+  'optimizer.step_factor': {'least': 0, 'most': _MOST_FLOAT},
+  'train.batch_size': _COUNT,
+  'train.epochs': _COUNT,
+  'train.steps': _COUNT,
+  'train.accumulate': _COUNT,
+  'eval.batch_size': _COUNT,
+  'eval.every_epochs': _COUNT,
+  'checkpoint.every_steps': _COUNT,
+  'log_every': _COUNT,
 }
-_POSITIVE = (
-  'train.clip_norm',
-  'optimizer.lr_per_256',
-  'optimizer.weight_decay',
-  'optimizer.warmup_epochs',
-)
-_SHARES = ('train.label_smoothing', 'train.ema_decay', 'optimizer.momentum')
 
 
 class Experiment(NamedTuple):
@@ -172,6 +178,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
       f'{config.data.name}; choose {num_examples} at most'
     )
   updates = train.steps or train.epochs * updates_per_epoch
+  check_range('the number of updates', updates, 1, _MOST_STEPS)
   schedule = make_schedule(
     config.optimizer,
     batch_size=train.batch_size,
@@ -220,6 +227,9 @@ def make_augmentation(config: ConfigDict, dataset: data.Dataset) -> Augmentation
     UserError: for impossible values.
   """
   spec = dataset.spec
+  for name in ('crop_padding', 'cutout'):  # Of larger ones, nothing of an image would be left.
+    if config[name] is not None:
+      check_range(f'augment.{name}', config[name], 0, spec.image_size, whole=True)
   usual = {'crop_padding': spec.crop_padding, 'flip': spec.flip}
   fields: run_folder.Json = {
     key: usual.get(key) if value is None else value for key, value in config.items()
@@ -272,15 +282,11 @@ def make_model(config: ConfigDict, num_classes: int) -> Network:
 
 def _check_numbers(config: ConfigDict) -> None:
   """Checks the fields that are numbers; those that may be left out may be None."""
-  for field in (*_WHOLE, *_POSITIVE, *_SHARES):
+  for field, bounds in _BOUNDS.items():
     section, _, name = field.rpartition('.')
-    value = (config[section] if section else config)[name]
-    if value is None:
-      continue
-    if field in _WHOLE:
-      check_range(field, value, _WHOLE[field], whole=True)
-    else:
-      check_range(field, value, 0, 1 if field in _SHARES else math.inf)
+    value = (config[section] if section else config).get(name)
+    if value is not None:
+      check_range(field, value, **bounds)
 
 
 def _check_batch(what: str, size: int, mesh: Mesh) -> None:

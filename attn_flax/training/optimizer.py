@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_range
 
 OPTIMIZERS = ('sgd', 'adamw')
 # Schedules whose past does not depend on the length of the run, so that a run can be prolonged.
@@ -42,6 +42,8 @@ def make_schedule(
     warmup = min(warmup, updates // 10) if updates < 2 * warmup else warmup
     after = optax.cosine_decay_schedule(peak, max(updates - warmup, 1))
   elif config.schedule == 'step':
+    for i, epoch in enumerate(config.step_epochs):
+      check_range(f'optimizer.step_epochs[{i}]', epoch, 0, 2**31 - 1)
     drops = {
       round(epoch * updates_per_epoch) - warmup: config.step_factor for epoch in config.step_epochs
     }

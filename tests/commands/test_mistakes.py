@@ -87,7 +87,7 @@ MISTAKES = {
   'negative seed': (['{eca}', '--config.seed=-1'], 'seed=-1 is impossible'),
   'smoothing': (
     ['{eca}', '--config.train.label_smoothing=2.0'],
-    'train.label_smoothing=2.0 is impossible; choose a number from 0 to 1',
+    'train.label_smoothing=2.0 is impossible; choose a number of at least 0 and below 1',
   ),
   'run folder below a file': (
     ['{eca}', '--workdir={file}/run'],

@@ -125,7 +125,7 @@ class Augmentation:
       check_interval(name, getattr(self, name), most, above=0)
     if self.randaugment is not None:
       operations, magnitude = check_pair('randaugment', self.randaugment)
-      check_range('randaugment[0]', operations, 1, whole=True)
+      check_range('randaugment[0]', operations, 1, 100, whole=True)
       check_range('randaugment[1]', magnitude, 0, 30)
     if self.mixes and self.num_classes is None:
       raise UserError('mixup and CutMix take the number of classes: set num_classes')

@@ -21,7 +21,7 @@ from attn_flax.data.dataset import (
   fits_memory,
   unlisted,
 )
-from attn_flax.data.files import MAX_PIXELS, read_file
+from attn_flax.data.files import MAX_PIXELS, expand_user, read_file
 from attn_flax.data.records import Row, Source
 from attn_flax.data.sources.folder import check
 from attn_flax.data.sources.folder.layout import Layout, check_classes, hash_share, read_layout
@@ -123,7 +123,7 @@ def holds_imagenet(data_dir: str | None) -> bool:
   """Whether a folder holds ImageNet's class folders."""
   if data_dir is None:
     return False
-  folder = pathlib.Path(data_dir).expanduser() / 'train'
+  folder = expand_user(data_dir) / 'train'
   return folder.is_dir() and any(folder.glob('n[0-9]*[0-9]/'))
 
 
@@ -144,7 +144,7 @@ def load_imagenet(
   Raises:
     UserError: the folder does not hold all classes.
   """
-  root = pathlib.Path(data_dir).expanduser()
+  root = expand_user(data_dir)
   if not (root / 'val').is_dir():
     raise UserError(f'{str(root)!r} has no folder val, whose images are the test of imagenet2012')
   layout = read_layout(data_dir, seed, held_out=_IMAGENET_HELD_OUT, folders=_IMAGENET_FOLDERS)

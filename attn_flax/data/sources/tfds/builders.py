@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from attn_flax.data.files import expand_user
 from attn_flax.data.sources.tfds import storage
 from attn_flax.errors import UserError
 
@@ -38,7 +39,7 @@ def open_builder(
       read.
   """
   if name.startswith(('/', '.', '~')):
-    builder = _open_folder(pathlib.Path(name).expanduser())
+    builder = _open_folder(expand_user(name))
   else:
     root = storage.root(data_dir)
     builder = find_prepared(name, root, known)

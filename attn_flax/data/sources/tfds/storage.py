@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from attn_flax.data.files import expand_user
 from attn_flax.errors import UserError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -25,7 +26,7 @@ def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     import tensorflow_datasets as tfds
 
     folder = tfds.core.constants.DATA_DIR
-  return pathlib.Path(folder).expanduser()
+  return expand_user(folder)
 
 
 def lock(folder: pathlib.Path) -> TextIO:
