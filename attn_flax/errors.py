@@ -53,7 +53,7 @@ def check_range(
       return
   name = 'an odd number' if odd else 'a whole number' if whole else 'a number'
   bounds = [
-    f'{text} {bound:g}'
+    f'{text} {_plain(bound)}'
     for text, bound in (
       ('of at least', least if most == math.inf else -math.inf),
       ('above', above),
@@ -63,8 +63,13 @@ def check_range(
     if math.isfinite(bound)
   ]
   if math.isfinite(least) and math.isfinite(most):
-    bounds = [f'from {least:g} to {most:g}']
+    bounds = [f'from {_plain(least)} to {_plain(most)}']
   raise UserError(f'{what}={value!r} is impossible; choose {name} {" and ".join(bounds)}'.rstrip())
+
+
+def _plain(bound: float) -> str:
+  """A bound as a user would write it: whole numbers with all their digits."""
+  return str(bound) if isinstance(bound, int) else f'{bound:g}'
 
 
 def check_pair(what: str, value: object) -> tuple[object, object]:

@@ -195,7 +195,8 @@ def _interrupted(
       process = bench.start(bench.command, workdir)
       # Half of the moments are drawn in set-up and compilation, half while it trains.
       lines = _lines(workdir)
-      wait, trains = rng.uniform(0, 6), rng.random() < 0.6 and done < tries
+      # Python itself answers in its first moments, before any line of the command runs.
+      wait, trains = rng.uniform(0.5, 6), rng.random() < 0.6 and done < tries
       began = time.monotonic()
       while process.poll() is None and done < tries:
         if time.monotonic() - began > (60 if trains and _lines(workdir) <= lines + 2 else wait):

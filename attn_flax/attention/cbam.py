@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.attention.compose import compose
+from attn_flax.attention.compose import ORDERS, compose
 from attn_flax.attention.pools import check_pools
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_range
+from attn_flax.errors import check_choice, check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -80,6 +80,7 @@ class CBAM(nn.Module):
     check_range('cbam ratio', self.ratio, 1, whole=True)
     check_range('cbam kernel_size', self.kernel_size, 1, odd=True)
     check_pools('cbam pools', self.pools)
+    check_choice('cbam order', self.order, ORDERS)
     super().__post_init__()
 
   @nn.compact

@@ -13,7 +13,7 @@ import jax
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.bam import SpatialDilated
 from attn_flax.attention.cbam import SpatialConv
-from attn_flax.attention.compose import Part, compose
+from attn_flax.attention.compose import ACTIVATIONS, ORDERS, Part, compose
 from attn_flax.attention.dot_product import DotProductChannel
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
@@ -63,6 +63,8 @@ class Hybrid(nn.Module):
     for name in ('ratio', 'position_ratio', 'dilation', 'hidden'):
       check_range(f'hybrid {name}', getattr(self, name), 1, whole=True)
     check_range('hybrid kernel_size', self.kernel_size, 1, odd=True)
+    check_choice('hybrid order', self.order, ORDERS)
+    check_choice('hybrid activation', self.activation, ACTIVATIONS)
     super().__post_init__()
 
   @property

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
-from attn_flax.attention.compose import compose
-from attn_flax.errors import check_range
+from attn_flax.attention.compose import ACTIVATIONS, ORDERS, compose
+from attn_flax.errors import check_choice, check_range
 from attn_flax.layers.types import Dtype
 
 
@@ -45,6 +45,8 @@ class SCA(nn.Module):
   def __post_init__(self) -> None:
     check_range('sca ratio', self.ratio, 1, whole=True)
     check_range('sca hidden', self.hidden, 1, whole=True)
+    check_choice('sca order', self.order, ORDERS)
+    check_choice('sca activation', self.activation, ACTIVATIONS)
     super().__post_init__()
 
   @nn.compact

@@ -112,7 +112,7 @@ def _fail(error: Exception) -> int:
   """Prints an error as one line; returns the exit code of a user's mistake."""
   text = str(error.args[0] if isinstance(error, KeyError) else error)
   if isinstance(error, AttributeError | KeyError):
-    text = f'unknown config field {text}'
+    text = f'unknown config field {text.strip(chr(34) + chr(39))}'
   if 'Traceback' in text:  # An error in a config file comes with its traceback; keep its last line.
     text = text.strip().splitlines()[-1].partition('Error: ')[2]
   print('error: ' + ' '.join(text.replace('\\n', ' ').replace('\\', '').split()), file=sys.stderr)

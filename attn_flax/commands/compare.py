@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from attn_flax.commands import configs
 from attn_flax.commands.workdir import workdir
 from attn_flax.errors import UserError
+from attn_flax.report import pages
 from attn_flax.report.write import write_report
 from attn_flax.study import groups, measure, plan, train
 from attn_flax.training.lock import locked
@@ -33,7 +34,7 @@ def run(values: flags.FlagValues) -> None:
   else:
     if values.config is None or 'variants' not in values.config:
       raise UserError(
-        '--mode=compare needs a study, such as --config=configs/compare.py, or run folders, '
+        '--mode=compare needs a study, such as --config=compare, or run folders, '
         '--workdirs=runs/a,runs/b'
       )
     folder = workdir(values)
@@ -65,7 +66,7 @@ def compare(study: ConfigDict, folder: pathlib.Path) -> None:
 def _compare(study: ConfigDict, folder: pathlib.Path) -> None:
   rates = train.sweep(study, folder)
   planned = plan.plan(study, folder, rates)
-  train.check(planned)
+  pages.check(train.check(planned))
   errors = train.train_missing(planned)
   if study.only is not None:
     if errors:

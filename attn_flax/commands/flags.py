@@ -20,7 +20,7 @@ class Mode(NamedTuple):
 MODES = {
   'train': Mode(
     'Trains the network of a config, or goes on with the run that the folder holds.',
-    '--config=configs/eca.py:resnet18 --config.train.epochs=20',
+    '--config=eca:resnet18 --config.train.epochs=20',
   ),
   'evaluate': Mode('Scores the best checkpoint of a run again.', '--workdir=runs/eca'),
   'predict': Mode(
@@ -32,7 +32,7 @@ MODES = {
   ),
   'compare': Mode(
     'Trains the runs of a study that are missing, and writes its report.',
-    '--config=configs/compare.py:quick',
+    '--config=compare:quick',
   ),
   'import': Mode(
     'Makes a run folder of PyTorch weights.', '--torch=resnet50.pth --workdir=runs/imported'
@@ -183,7 +183,7 @@ def help_text(mode: str | None, program: str) -> str:
   if mode is None:
     lines.append('--mode=<mode> --help shows one mode.')
   if mode in (None, 'train'):
-    lines.append('--mode=train --help --config=configs/eca.py lists the fields of a config.')
+    lines.append('--mode=train --help --config=eca lists the fields of a config.')
   return '\n'.join(lines)
 
 

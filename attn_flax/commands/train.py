@@ -15,7 +15,7 @@ def run(values: flags.FlagValues) -> None:
   """Trains, or goes on, and prints the result."""
   config = values.config
   if config is None and not values.workdir:
-    raise UserError('--mode=train needs a config; try --config=configs/eca.py')
+    raise UserError('--mode=train needs a config; try --config=eca')
   if config is not None and 'variants' in config:
     raise UserError('this config is a study of many runs; add --mode=compare')
   folder = workdir(values)

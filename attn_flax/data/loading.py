@@ -4,7 +4,6 @@ They are read through `tensorflow-datasets` without TensorFlow, or from a folder
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from attn_flax.data.dataset import (
   Dataset,
@@ -14,10 +13,6 @@ from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.sources.cluttered_digits import generate
 from attn_flax.errors import UserError, check_choice
-
-if TYPE_CHECKING:
-  pass
-
 
 _LEAST_SIZE = 8
 
@@ -38,7 +33,7 @@ def load(
   """Opens splits of a dataset, and makes the dataset first if it is an embedded one.
 
   Small images of one size are read into memory (`Split`), others are decoded when they are needed
-  (`Records`); `pipeline.open_pipeline` takes both.
+  (`Records`); `pipeline.open.open_pipeline` takes both.
 
   Args:
     name: a key of `DATASETS`; a dataset of the catalog of tensorflow-datasets, such as

@@ -1,7 +1,7 @@
 """Convolution and dense layers with PyTorch's conventions.
 
 The parameters, names and values are those of `flax.linen.Conv` and `Dense`; only the formulation
-differs, where a faster one was measured (CHANGELOG, benchmarks/results).
+differs, where another one is faster.
 
 Where the faster formulation depends on the device, the program holds all of them, and the one of
 the platform that it is lowered for is compiled (`lax.platform_dependent`). The machine that traces

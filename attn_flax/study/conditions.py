@@ -64,11 +64,11 @@ def _curves(path: pathlib.Path, names: Sequence[str], updates_per_epoch: int) ->
   curves: dict[str, list] = {'train': [], 'validation': []}
   window: list[dict[str, float]] = []
   for row in rows:
-    if 'val_loss' not in row:
+    if not any(f'val_{name}' in row for name in names):
       window.append(row)
       continue
     epoch = row['step'] / updates_per_epoch
-    scores = {name: row[f'val_{name}'] for name in names}
+    scores = {name: row[f'val_{name}'] for name in names if f'val_{name}' in row}
     curves['validation'].append((epoch, scores))
     if window:
       logged = [name for name in names if all(name in one for one in window)]

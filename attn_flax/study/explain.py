@@ -159,7 +159,7 @@ def _filled(maps: np.ndarray) -> np.ndarray:
 def _shared_controls(images: Images) -> BySource:
   """Controls that depend neither on the network nor on the kind of map, by name."""
   n, height, width = len(images.image), *images.image.shape[1:3]
-  controls = {'centred Gaussian': _repeat(np.asarray(centered_gaussian(height, width)), n)}
+  controls = {'centered Gaussian': _repeat(np.asarray(centered_gaussian(height, width)), n)}
   if images.fixed is not None:
     controls['best fixed map'] = _repeat(images.fixed, n)
   return controls

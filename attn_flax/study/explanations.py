@@ -15,7 +15,7 @@ class Score:
   Attributes:
     value: mean over runs and images.
     images: (run, image) pairs that it is the mean of.
-    controls: the mean of each control by name ('random map', 'centred Gaussian', 'best fixed map',
+    controls: the mean of each control by name ('random map', 'centered Gaussian', 'best fixed map',
       'random weights').
     gains: the score minus each control's, paired on run and image; positive is better than the
       control also where lower scores are better; None where there are too few runs.

@@ -28,7 +28,7 @@ IMPOSSIBLE = [
   ('eca', {'kernel_size': 4}, f'eca kernel_size=4 is impossible; {ODD}'),
   ('eca', {'kernel_size': '3'}, "eca kernel_size='3' is impossible"),
   ('eca', {'kernel_size': (3, 5)}, 'eca kernel_size=(3, 5) is impossible'),
-  ('eca', {'gamma': 0.0}, 'eca gamma=0.0 is impossible; choose a number above 0'),
+  ('eca', {'gamma': 0.0}, 'eca gamma=0.0 is impossible; choose a number from 0.001 to 1000'),
   ('hybrid', {'channel': 'ecaa'}, "did you mean 'eca'?"),
   ('hybrid', {'spatial': 'cbm'}, "did you mean 'cbam'?"),
   ('hybrid', {'ratio': 0}, 'hybrid ratio=0'),

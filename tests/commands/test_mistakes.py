@@ -31,7 +31,7 @@ MISTAKES = {
   'mode': (['--mode=trian'], r'--mode=trian.*<train\|'),
   'flag': (['--wrokdir=x'], "Unknown command line flag 'wrokdir'.*workdir"),
   'word on the command line': (['eca'], "unknown argument 'eca'; flags begin with --"),
-  'no config': ([], r'--mode=train needs a config; try --config=configs/eca.py'),
+  'no config': ([], r'--mode=train needs a config; try --config=eca'),
   'config file': (['--config={configs}/ecaa.py'], r"did you mean '.*eca.py'"),
   'empty config': (['--config='], 'unknown config'),
   'word': (['--config={configs}/eca.py:smok'], "unknown word 'smok'.*did you mean 'smoke'"),
@@ -79,7 +79,7 @@ MISTAKES = {
   ),
   'zero epochs': (
     ['--config={configs}/eca.py', '--config.train.epochs=0'],
-    'train.epochs=0 is impossible; choose a whole number of at least 1',
+    'train.epochs=0 is impossible; choose a whole number from 1 to 2147483647',
   ),
   'zero updates': (['{eca}', '--config.train.steps=0'], 'train.steps=0 is impossible'),
   'zero log_every': (['{eca}', '--config.log_every=0'], 'log_every=0 is impossible'),

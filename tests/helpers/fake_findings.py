@@ -27,7 +27,7 @@ NAMES = ('none', 'se', 'eca', 'cbam', 'bam', PIPE, SCRIPT)
 VERDICTS = ('', 'better', 'no difference shown', 'worse', 'not enough seeds')
 CLASSES = [str(digit) for digit in range(10)]
 TEST_IMAGES = 2000
-CONTROLS = ('random map', 'centred Gaussian', 'best fixed map', 'random weights')
+CONTROLS = ('random map', 'centered Gaussian', 'best fixed map', 'random weights')
 
 
 def estimate(mean, reach, seeds=3):

@@ -155,8 +155,8 @@ def test_html_and_markdown_print_the_same_numbers(found, folder, page):
     score = variant.explanations.scores['Grad-CAM']['deletion']
     row = page.row('score-deletion', variant.name, 'Grad-CAM')
     assert row[2:4] == [f'{score.value:.3f}', formats.number(5123, 0)]
-    gain = score.gains['centred Gaussian']
-    text = f'{score.controls["centred Gaussian"]:.3f} {gain.mean:+.3f}'.replace('-', '−')
+    gain = score.gains['centered Gaussian']
+    text = f'{score.controls["centered Gaussian"]:.3f} {gain.mean:+.3f}'.replace('-', '−')
     assert row[5].startswith(text)
 
   # Markdown has the same rows as HTML, but for how a detail is set off.

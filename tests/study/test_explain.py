@@ -76,7 +76,7 @@ def test_scores_are_those_of_the_maps_and_of_every_control(explained, maps, imag
     'map': maps['map'][kind],
     'random weights': _filled(maps['random weights'][kind]),
     'random map': np.asarray(controls.random_maps(KEY, *shape)),
-    'centred Gaussian': np.broadcast_to(gaussian, (6, 8, 8)),
+    'centered Gaussian': np.broadcast_to(gaussian, (6, 8, 8)),
     'best fixed map': np.broadcast_to(images.fixed, (6, 8, 8)),
   }
   found = explained.localization[kind]

@@ -326,3 +326,14 @@ def test_scores_may_come_after_the_save(tmp_path):
   _, progress = reader.restore(1, abstract(state(0)))
   reader.close()
   assert progress == {'unscored': False}
+
+
+def test_what_a_killed_save_left_behind_is_removed(tmp_path):
+  """By the next process that writes; not by readers, beside whom the run may be saving."""
+  save_all(tmp_path, [0.5])
+  left = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp' / 'state'
+  left.mkdir(parents=True)
+  Checkpoints(tmp_path, read_only=True).close()
+  assert left.exists()
+  Checkpoints(tmp_path).close()
+  assert not left.parent.exists() and run_files.steps(tmp_path) == [1]

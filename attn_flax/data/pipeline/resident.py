@@ -46,7 +46,7 @@ class Resident:
       seed: seed of the order of the training examples, 0 or more.
       augmentation: augmentation and normalization of the batches.
       mesh: one axis, 'data', of type Auto; None: the first device alone.
-      balanced: whether training draws equally many examples of every class, see `sampling.Order`.
+      balanced: whether training draws equally many examples of every class, see `order.Order`.
 
     Raises:
       UserError: the batch size is not a positive multiple of the number of devices.

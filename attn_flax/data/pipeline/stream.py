@@ -70,7 +70,7 @@ class Stream:
       workers: processes that decode training batches; 0: threads of this one, as many as there are
         cores. Processes take seconds to start, and pay where threads wait for Python's lock:
         beyond some thousand images per second.
-      balanced: whether training draws equally many examples of every class, see `sampling.Order`.
+      balanced: whether training draws equally many examples of every class, see `order.Order`.
 
     Raises:
       UserError: the batch size is not a positive multiple of the number of devices, or a negative

@@ -18,7 +18,7 @@ from attn_flax.study.findings import Findings, Variant
 KINDS = {'Grad-CAM': 'gradcam', 'own map': 'own'}
 CONTROLS = {
   'random map': 'random',
-  'centred Gaussian': 'gaussian',
+  'centered Gaussian': 'gaussian',
   'best fixed map': 'fixed',
   'random weights': 'random_weights',
 }
@@ -69,7 +69,7 @@ def overview(findings: Findings) -> Table:
   ]
   note = (
     '↑ higher is better, ↓ lower is better. A score alone means little: “above all controls”'
-    ' means that it is better than a random map, a centred Gaussian, the best fixed map and the'
+    ' means that it is better than a random map, a centered Gaussian, the best fixed map and the'
     ' same network with random weights: the 95 % interval of each gain lies above zero. A'
     ' purely channel-wise mechanism has no map of its own: n/a. An empty map is a miss'
     ' where it should lie on the object, and a random order elsewhere; of the network with random'

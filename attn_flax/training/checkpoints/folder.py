@@ -66,6 +66,11 @@ class Checkpoints:
     self.folder = (workdir / 'checkpoints').absolute()  # Orbax refuses relative paths.
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints; name the folder of a run with --workdir')
+    if not read_only and jax.process_index() == 0:
+      for unfinished in self.folder.glob(
+        '*.orbax-checkpoint-tmp*'
+      ):  # Of a process that was killed.
+        shutil.rmtree(unfinished, ignore_errors=True)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=Preserved(self._kept), create=not read_only, read_only=read_only
     )

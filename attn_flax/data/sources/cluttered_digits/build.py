@@ -67,7 +67,7 @@ class ClutteredDigitsConfig(tfds.core.BuilderConfig):
     Args:
       size: height and width in pixels.
       seed: the dataset's seed.
-      num_examples: examples of each split; None: `cluttered_digits.SPLIT_SIZES`.
+      num_examples: examples of each split; None: `generate.SPLIT_SIZES`.
     """
     self.size = size
     self.seed = seed
@@ -149,7 +149,7 @@ def prepare(
       default of tensorflow-datasets.
     size: height and width in pixels.
     seed: the dataset's seed.
-    num_examples: examples of each split, multiples of 10; None: `cluttered_digits.SPLIT_SIZES`.
+    num_examples: examples of each split, multiples of 10; None: `generate.SPLIT_SIZES`.
 
   Returns:
     The builder, prepared.

@@ -1,6 +1,6 @@
 """Handwritten digits as glyphs: upsampled, placed by affine maps, and colored to stand out.
 
-What the generator in `cluttered_digits.py` draws with. Coordinates are (y, x) in -1..1 from edge
+What the generator in `generate.py` draws with. Coordinates are (y, x) in -1..1 from edge
 to edge, both in a glyph and in an image.
 """
 

@@ -12,7 +12,7 @@ from attn_flax.errors import UserError
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
-# Prepared without TensorFlow by `attn_flax.data.cifar`.
+# Prepared without TensorFlow by `cifar`, beside this file.
 WITHOUT_TENSORFLOW = ('cifar10', 'cifar100')
 _READABLE = ('array_record', 'parquet')
 
