@@ -5,6 +5,12 @@ import math
 import numbers
 from collections.abc import Collection
 
+# The largest width, head count and the like: a layer of more units has no room on any device.
+MOST_UNITS = 2**16
+MOST_CLASSES = 2**24
+MOST_SEED = 2**63 - 1  # Steps, epochs and seeds of NumPy and JAX are numbers of 64 bits.
+_LONGEST = 80  # Letters of a value in an error.
+
 
 class UserError(ValueError):
   """A mistake that the user can mend: its text names the value, what is allowed and the fix.
@@ -15,11 +21,17 @@ class UserError(ValueError):
 
 def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
   """Raises `UserError` with the nearest match where `value` is not among `allowed`."""
-  if value in allowed:
+  if isinstance(value, str) and value in allowed:
     return
   near = difflib.get_close_matches(str(value), allowed, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ';'
-  raise UserError(f'unknown {what} {value!r}{hint} allowed: {", ".join(sorted(allowed))}')
+  raise UserError(f'unknown {what} {shown(value)}{hint} allowed: {", ".join(sorted(allowed))}')
+
+
+def shown(value: object) -> str:
+  """A value as an error shows it: in one line, and the beginning alone of a long one."""
+  text = ' '.join(repr(value).split())
+  return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'
 
 
 def check_range(
@@ -45,9 +57,9 @@ def check_range(
     whole: whether it must be an integer; booleans are none.
     odd: whether it must be an odd integer.
   """
-  if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+  number = _finite(value)
+  if number is not None:
     is_kind = isinstance(value, numbers.Integral) or not (whole or odd)
-    number = float(value)
     within = least <= number <= most and above < number < below
     if is_kind and within and not (odd and number % 2 == 0):
       return
@@ -64,7 +76,19 @@ def check_range(
   ]
   if math.isfinite(least) and math.isfinite(most):
     bounds = [f'from {_plain(least)} to {_plain(most)}']
-  raise UserError(f'{what}={value!r} is impossible; choose {name} {" and ".join(bounds)}'.rstrip())
+  text = f'{what}={shown(value)} is impossible; choose {name} {" and ".join(bounds)}'
+  raise UserError(text.rstrip())
+
+
+def _finite(value: object) -> float | None:
+  """A value as a number; None for what is none, for infinities and for what no float holds."""
+  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    return None
+  try:
+    number = float(value)
+  except OverflowError:
+    return None
+  return number if math.isfinite(number) else None
 
 
 def _plain(bound: float) -> str:
@@ -75,7 +99,7 @@ def _plain(bound: float) -> str:
 def check_pair(what: str, value: object) -> tuple[object, object]:
   """Returns the two values of a field; raises `UserError` where it does not have two."""
   if not isinstance(value, tuple | list) or len(value) != 2:
-    raise UserError(f'{what}={value!r} is impossible; choose two numbers')
+    raise UserError(f'{what}={shown(value)} is impossible; choose two numbers')
   return value[0], value[1]
 
 
@@ -88,19 +112,44 @@ def check_interval(
   check_range(f'{what}[1]', high, float(low), most)  # type: ignore[arg-type]
 
 
-def check_counts(owner: str = '', /, **fields: object) -> None:
-  """Raises `UserError` for a field that is no whole number of at least 1, or no tuple of such.
+def check_counts(owner: str = '', /, most: int = MOST_UNITS, **fields: object) -> None:
+  """Raises `UserError` for a field that is no whole number of at least 1.
 
   Args:
     owner: whose fields they are, named before them.
+    most: the largest number that is allowed.
     **fields: values by name; None is refused, too.
   """
-  prefix = f'{owner} ' if owner else ''
   for name, value in fields.items():
-    if not isinstance(value, tuple):
-      check_range(f'{prefix}{name}', value, 1, whole=True)
-      continue
-    if not value:
-      raise UserError(f'{prefix}{name}=() is empty; name one at least')
-    for i, number in enumerate(value):
-      check_range(f'{prefix}{name}[{i}]', number, 1, whole=True)
+    check_range(f'{owner} {name}'.strip(), value, 1, most, whole=True)
+
+
+def check_tuple(what: str, value: object, least: int = 1, most: int = MOST_UNITS) -> None:
+  """Raises `UserError` unless a value is a tuple of whole numbers within bounds.
+
+  Args:
+    what: the field, as the user writes it.
+    value: what it was set to; () is refused where the numbers are counts.
+    least: the smallest number that is allowed.
+    most: the largest number that is allowed.
+  """
+  if not isinstance(value, tuple):
+    raise UserError(f'{what}={shown(value)} is impossible; give a tuple of whole numbers')
+  if not value and least:
+    raise UserError(f'{what}=() is empty; name one at least')
+  for i, number in enumerate(value):
+    check_range(f'{what}[{i}]', number, least, most, whole=True)
+
+
+def check_flags(owner: str = '', /, **fields: object) -> None:
+  """Raises `UserError` for a field that is neither True nor False; `owner` is named before it."""
+  for name, value in fields.items():
+    if not isinstance(value, bool):
+      name = f'{owner} {name}'.strip()
+      raise UserError(f'{name}={shown(value)} is impossible; choose True or False')
+
+
+def check_type(what: str, value: object, kind: type, fix: str) -> None:
+  """Raises `UserError` unless a value is of a class; `fix` says what to give."""
+  if not isinstance(value, kind):
+    raise UserError(f'{what}={shown(value)} is impossible; give {fix}')

@@ -38,6 +38,9 @@ _OUT = flags.DEFINE_string(
 )
 
 _TIMES = ('train_seconds', 'compile_seconds', 'images_per_second')
+# In the new process itself: a function between fork and exec may meet a lock that nobody releases.
+_LIMITED = 'import resource; resource.setrlimit({0}, ({1}, {1}));'
+_PROGRAM = 'import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
 _UPDATES = 150  # Of a run; 30 are an epoch.
 
 
@@ -83,9 +86,9 @@ class Bench:
       raise RuntimeError(output)
 
   def start(
-    self, words: list[str], workdir: pathlib.Path, log: str = '', **options
+    self, words: list[str], workdir: pathlib.Path, log: str = '', before: str = '', **options
   ) -> subprocess.Popen:
-    """Starts a command; its output goes to `<workdir><log>.log`."""
+    """Starts a command, behind lines of Python; its output goes to `<workdir><log>.log`."""
     environment = os.environ | {
       'JAX_COMPILATION_CACHE_DIR': str(self.folder / 'cache'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -94,7 +97,13 @@ class Bench:
     }
     with open(f'{workdir}{log}.log', 'w') as file:
       return subprocess.Popen(
-        [sys.executable, str(ROOT / 'main.py'), *words, f'--workdir={workdir}'],
+        [
+          sys.executable,
+          *(['-c', before + _PROGRAM] if before else []),
+          str(ROOT / 'main.py'),
+          *words,
+          f'--workdir={workdir}',
+        ],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=file,
@@ -325,11 +334,7 @@ def disks(bench: Bench, tries: int, seed: int = 0) -> Row:
     else:
       limit = int(10 ** rng.uniform(3, 6)) if kind == 'size' else rng.randrange(16, 40)
       which = resource.RLIMIT_FSIZE if kind == 'size' else resource.RLIMIT_NOFILE
-      code, output = bench.run(
-        bench.command,
-        workdir,
-        preexec_fn=lambda which=which, limit=limit: resource.setrlimit(which, (limit, limit)),
-      )
+      code, output = bench.run(bench.command, workdir, before=_LIMITED.format(which, limit))
     # Where there are too few files for Python itself, it cannot even begin.
     if code not in (0, 2) or 'Traceback' in output:
       lost += 1

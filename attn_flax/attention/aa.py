@@ -12,10 +12,12 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention import products
-from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.errors import UserError, check_choice, check_counts, check_flags, check_range
 from attn_flax.layers.types import Dtype
 
 IMPLEMENTATIONS = ('blocks', 'direct', 'fused')
+MOST_KERNEL = 63
+MOST_STRIDE = 64
 
 
 def augmented_dims(
@@ -83,12 +85,14 @@ class AugmentedConv(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('aa kernel', self.kernel, 1, odd=True)
-    check_range('aa heads', self.heads, 1, whole=True)
-    check_range('aa min_key_dim', self.min_key_dim, 1, whole=True)
+    check_counts('aa', features=self.features, heads=self.heads, min_key_dim=self.min_key_dim)
+    check_counts('aa', MOST_STRIDE, stride=self.stride)
+    check_flags('aa', relative=self.relative, pool=self.pool)
+    check_range('aa kernel', self.kernel, 1, MOST_KERNEL, odd=True)
     check_range('aa kappa', self.kappa, 0, 1)
     check_range('aa upsilon', self.upsilon, 0, 1)
     check_choice('aa implementation', self.implementation, IMPLEMENTATIONS)
+    layers.check_dtype('aa dtype', self.dtype)
     super().__post_init__()
 
   @nn.compact
@@ -100,6 +104,7 @@ class AugmentedConv(nn.Module):
       queries: [Q]; where given, the result is instead the weights [N, heads, Q, keys] of these
         queries, counted row by row over the map that attention works on.
     """
+    layers.check_map('augmented convolution', x)
     key_dim, value_dim = augmented_dims(
       self.features, self.heads, self.kappa, self.upsilon, self.min_key_dim
     )

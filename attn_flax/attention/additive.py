@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.attention.pools import describe_channels
-from attn_flax.errors import check_range
+from attn_flax.errors import check_counts
 from attn_flax.layers.types import Dtype
 
 
@@ -85,7 +85,8 @@ class Additive(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('additive ratio', self.ratio, 1, whole=True)
+    check_counts('additive', ratio=self.ratio)
+    layers.check_dtype('additive dtype', self.dtype)
     super().__post_init__()
 
   @nn.compact

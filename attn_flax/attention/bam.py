@@ -11,8 +11,11 @@ import jax
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice, check_range
+from attn_flax.errors import check_choice, check_counts, check_flags, check_range
 from attn_flax.layers.types import Dtype
+
+MOST_DILATION = 1000
+_MOST_DEPTH = 32
 
 
 class SpatialDilated(nn.Module):
@@ -82,10 +85,12 @@ class BAM(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('bam ratio', self.ratio, 1, whole=True)
-    check_range('bam dilation', self.dilation, 1, 1000, whole=True)
-    check_range('bam depth', self.depth, 1, whole=True)
+    check_counts('bam', ratio=self.ratio)
+    check_range('bam dilation', self.dilation, 1, MOST_DILATION, whole=True)
+    check_range('bam depth', self.depth, 1, _MOST_DEPTH, whole=True)
     check_choice('bam combine', self.combine, ('product', 'sum'))
+    check_flags('bam', end_norm=self.end_norm)
+    layers.check_dtype('bam dtype', self.dtype)
     super().__post_init__()
 
   @nn.compact

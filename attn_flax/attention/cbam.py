@@ -14,8 +14,10 @@ from attn_flax import layers
 from attn_flax.attention.compose import ORDERS, compose
 from attn_flax.attention.pools import check_pools
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice, check_range
+from attn_flax.errors import check_choice, check_counts, check_flags, check_range
 from attn_flax.layers.types import Dtype
+
+MOST_KERNEL = 63  # A CPU's program has a step for each row and column of the kernel.
 
 
 class SpatialConv(nn.Module):
@@ -77,8 +79,10 @@ class CBAM(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('cbam ratio', self.ratio, 1, whole=True)
-    check_range('cbam kernel_size', self.kernel_size, 1, odd=True)
+    check_counts('cbam', ratio=self.ratio)
+    check_range('cbam kernel_size', self.kernel_size, 1, MOST_KERNEL, odd=True)
+    check_flags('cbam', bias=self.bias, zero_init_spatial=self.zero_init_spatial)
+    layers.check_dtype('cbam dtype', self.dtype)
     check_pools('cbam pools', self.pools)
     check_choice('cbam order', self.order, ORDERS)
     super().__post_init__()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from attn_flax.attention.protocols import Gate, Mixer, traits
 from attn_flax.errors import UserError, check_choice
+from attn_flax.layers.types import check_map
 
 ORDERS = (
   'channel_first',
@@ -85,6 +86,7 @@ def compose(
     UserError: for an unknown order or activation, no part at all, or parts that the order cannot
       join.
   """
+  check_map(type(module).__name__, x)
   check_choice('attention order', order, ORDERS)
   check_choice('attention activation', activation, ACTIVATIONS)
   parts = {'channel': channel, 'spatial': spatial}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.errors import check_choice, check_range
+from attn_flax.errors import check_choice, check_counts
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -113,7 +113,9 @@ class Dual(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('dual ratio', self.ratio, 1, whole=True)
+    check_counts('dual', ratio=self.ratio)
+    check_choice('dual energy', self.energy, ENERGIES)
+    layers.check_dtype('dual dtype', self.dtype)
     super().__post_init__()
 
   @property
@@ -124,6 +126,7 @@ class Dual(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
+    layers.check_map('dual attention', x)
     position = PositionAttention(self.ratio, self.dtype, name='position')(x, train=train)
     channel = ChannelAttention(self.energy, self.dtype, name='channel')(x, train=train)
     return x + position + channel

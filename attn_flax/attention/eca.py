@@ -12,8 +12,10 @@ import jax
 
 from attn_flax import layers
 from attn_flax.attention.compose import compose
-from attn_flax.errors import check_range
+from attn_flax.errors import check_flags, check_range
 from attn_flax.layers.types import Dtype
+
+_MOST_KERNEL = 2**12 - 1
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2.0, b: float = 1.0) -> int:
@@ -91,8 +93,10 @@ class ECA(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
+    check_flags('eca', circular=self.circular)
+    layers.check_dtype('eca dtype', self.dtype)
     if self.kernel_size is not None:
-      check_range('eca kernel_size', self.kernel_size, 1, odd=True)
+      check_range('eca kernel_size', self.kernel_size, 1, _MOST_KERNEL, odd=True)
     check_range('eca gamma', self.gamma, 1e-3, 1e3)
     check_range('eca b', self.b, -1e3, 1e3)
     super().__post_init__()

@@ -11,15 +11,15 @@ import flax.linen as nn
 import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
-from attn_flax.attention.bam import SpatialDilated
-from attn_flax.attention.cbam import SpatialConv
+from attn_flax.attention.bam import MOST_DILATION, SpatialDilated
+from attn_flax.attention.cbam import MOST_KERNEL, SpatialConv
 from attn_flax.attention.compose import ACTIVATIONS, ORDERS, Part, compose
 from attn_flax.attention.dot_product import DotProductChannel
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice, check_range
-from attn_flax.layers.types import Dtype
+from attn_flax.errors import check_choice, check_counts, check_flags, check_range
+from attn_flax.layers.types import Dtype, check_dtype
 
 
 class Hybrid(nn.Module):
@@ -60,11 +60,13 @@ class Hybrid(nn.Module):
   def __post_init__(self) -> None:
     check_choice('channel gate', self.channel, (*CHANNEL, 'none'))
     check_choice('spatial gate', self.spatial, (*SPATIAL, 'none'))
-    for name in ('ratio', 'position_ratio', 'dilation', 'hidden'):
-      check_range(f'hybrid {name}', getattr(self, name), 1, whole=True)
-    check_range('hybrid kernel_size', self.kernel_size, 1, odd=True)
+    check_counts('hybrid', ratio=self.ratio, position_ratio=self.position_ratio, hidden=self.hidden)
+    check_range('hybrid dilation', self.dilation, 1, MOST_DILATION, whole=True)
+    check_range('hybrid kernel_size', self.kernel_size, 1, MOST_KERNEL, odd=True)
+    check_flags('hybrid', residual=self.residual)
     check_choice('hybrid order', self.order, ORDERS)
     check_choice('hybrid activation', self.activation, ACTIVATIONS)
+    check_dtype('hybrid dtype', self.dtype)
     super().__post_init__()
 
   @property

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention import products
 from attn_flax.attention.compose import hidden_channels
-from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.errors import UserError, check_choice, check_counts, check_flags
 from attn_flax.layers import marks
 from attn_flax.layers.types import Dtype
 
@@ -62,7 +62,9 @@ class NonLocal(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('non_local ratio', self.ratio, 1, whole=True)
+    check_counts('non_local', ratio=self.ratio)
+    check_flags('non_local', scale=self.scale, zero_init=self.zero_init)
+    layers.check_dtype('non_local dtype', self.dtype)
     check_choice('non_local kernel', self.kernel, KERNELS)
     check_choice('non_local subsample', self.subsample, SUBSAMPLES)
     super().__post_init__()
@@ -77,6 +79,7 @@ class NonLocal(nn.Module):
     self, x: jax.Array, *, train: bool = False, queries: jax.Array | None = None
   ) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C] (or weights, see `weights`)."""
+    layers.check_map('non-local attention', x)
     n, height, width, channels = x.shape
     if self.subsample != 'none' and min(height, width) < 2:
       raise UserError(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, shown
 
 # [N, H, W, C] -> [N, C]; `lp` is the 2-norm (a sum, not a mean), `lse` the log of the sum of exps.
 POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -19,6 +19,8 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def check_pools(what: str, pools: tuple[str, ...]) -> None:
   """Raises `UserError` for a pool that is none of `POOLS`, or for no pool at all."""
+  if not isinstance(pools, tuple | list):
+    raise UserError(f'{what}={shown(pools)} is impossible; give some of {", ".join(sorted(POOLS))}')
   if not pools:
     raise UserError(f'{what}=() is empty; name at least one of {", ".join(sorted(POOLS))}')
   for pool in pools:

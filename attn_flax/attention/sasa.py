@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_range
+from attn_flax.errors import UserError, check_counts, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -45,7 +45,8 @@ class StandAlone(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('sasa heads', self.heads, 1, whole=True)
+    check_counts('sasa', features=self.features, heads=self.heads)
+    layers.check_dtype('sasa dtype', self.dtype)
     check_range('sasa kernel_size', self.kernel_size, 1, 31, odd=True)  # One shift for each place.
     check_range('sasa stride', self.stride, 1, 2, whole=True)
     super().__post_init__()
@@ -59,6 +60,7 @@ class StandAlone(nn.Module):
       queries: [Q]; where given, the result is instead the weights [N, heads, Q, H * W] of these
         queries, counted row by row over x; outside the window they are 0.
     """
+    layers.check_map('stand-alone attention', x)
     if self.features % (2 * self.heads):
       raise UserError(
         f'sasa heads={self.heads} cannot share {self.features} features in even parts; choose '

@@ -11,8 +11,8 @@ import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.compose import ACTIVATIONS, ORDERS, compose
-from attn_flax.errors import check_choice, check_range
-from attn_flax.layers.types import Dtype
+from attn_flax.errors import check_choice, check_counts
+from attn_flax.layers.types import Dtype, check_dtype
 
 
 class SCA(nn.Module):
@@ -43,10 +43,10 @@ class SCA(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('sca ratio', self.ratio, 1, whole=True)
-    check_range('sca hidden', self.hidden, 1, whole=True)
+    check_counts('sca', ratio=self.ratio, hidden=self.hidden)
     check_choice('sca order', self.order, ORDERS)
     check_choice('sca activation', self.activation, ACTIVATIONS)
+    check_dtype('sca dtype', self.dtype)
     super().__post_init__()
 
   @nn.compact

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.attention.pools import POOLS, check_pools
-from attn_flax.errors import check_range
+from attn_flax.errors import check_counts, check_flags
 from attn_flax.layers.types import Dtype
 
 
@@ -79,8 +79,9 @@ class SE(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_range('se ratio', self.ratio, 1, whole=True)
-    check_range('se divisor', self.divisor, 1, whole=True)
+    check_counts('se', ratio=self.ratio, divisor=self.divisor)
+    check_flags('se', bias=self.bias)
+    layers.check_dtype('se dtype', self.dtype)
     super().__post_init__()
 
   @nn.compact

@@ -11,13 +11,15 @@ from attn_flax.layers.convolution import (
 from attn_flax.layers.marks import tap
 from attn_flax.layers.norm import BatchNorm
 from attn_flax.layers.pool import halve, interpolate, largest, max_pool
-from attn_flax.layers.types import Dtype, Initializer, Variables
+from attn_flax.layers.types import Dtype, Initializer, Variables, check_dtype, check_map
 
 __all__ = [
   'BatchNorm',
   'Dtype',
   'Initializer',
   'Variables',
+  'check_dtype',
+  'check_map',
   'conv',
   'dense',
   'depthwise_conv',

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+
+from attn_flax.errors import UserError, shown
 
 # What a compute dtype may be given as: `jnp.bfloat16`, `jnp.dtype('float32')`, 'float32'.
 Dtype = jax.typing.DTypeLike
@@ -12,6 +15,24 @@ Initializer = jax.nn.initializers.Initializer
 # What `model.init` returns: collections such as `params` and `batch_stats`, each a nested mapping
 # of arrays (or of their shapes, where nothing was computed).
 Variables = Mapping[str, Any]
+
+
+def check_dtype(what: str, dtype: Any) -> None:
+  """Raises `UserError` for what is neither None nor a dtype of floating point numbers."""
+  try:
+    if dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+      return
+  except (TypeError, ValueError):
+    pass
+  raise UserError(f'{what}={shown(dtype)} is impossible; choose float32, bfloat16 or None')
+
+
+def check_map(what: str, x: jax.Array) -> None:
+  """Raises `UserError` for what is no map [N, H, W, C] with pixels and channels."""
+  if x.ndim != 4 or not all(x.shape[1:]):
+    raise UserError(
+      f'{what} acts on maps [N, H, W, C] of one pixel and one channel at least, not on {x.shape}'
+    )
 
 
 class Model(Protocol):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from attn_flax.attention.names import find_attention, list_attention
 from attn_flax.attention.protocols import Traits, traits
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_type, shown
 from attn_flax.models.network import Network
 from attn_flax.models.placement import PLACES, STARTS, Fields, Placement, field_names
 from attn_flax.models.zoo import find_network
@@ -71,7 +71,7 @@ def create_model(
     check_choice(f'field of {name}', field, allowed)
   model = model.clone(**{field: _hashable(value) for field, value in fields.items()})
   model.check()
-  entries = _entries(attention, attention_kwargs or {})
+  entries = _entries(attention, {} if attention_kwargs is None else attention_kwargs)
   return add_attention(model, entries) if entries else model
 
 
@@ -88,6 +88,7 @@ def _entries(attention: Mechanism | Mapping[str, Fields] | None, kwargs: Fields)
     if kwargs:
       raise UserError('a mapping of places holds its own fields; leave attention_kwargs out')
     return dict(attention)
+  check_type('attention_kwargs', kwargs, Mapping, 'fields by name, such as {"ratio": 4}')
   if attention is None:
     if kwargs:
       raise UserError('attention_kwargs need an attention; name one')
@@ -98,9 +99,10 @@ def _entries(attention: Mechanism | Mapping[str, Fields] | None, kwargs: Fields)
 def _module_class(name: Mechanism) -> type[nn.Module]:
   if isinstance(name, str):
     return find_attention(name)
-  if not isinstance(name, type):
+  if not isinstance(name, type) or not issubclass(name, nn.Module):
     raise UserError(
-      f'attention must be a name, a module class or a mapping of places, not {type(name).__name__}'
+      'attention must be a name, a module class or a mapping of places, not '
+      f'{getattr(name, "__name__", type(name).__name__)}'
     )
   return name
 
@@ -108,6 +110,7 @@ def _module_class(name: Mechanism) -> type[nn.Module]:
 def _placement(model: Network, where: str, entry: Fields) -> Placement:
   """An entry of the attention mapping, checked, with what it leaves open filled in."""
   check_choice('attention place', where, PLACES)
+  check_type(f'the attention at {where!r}', entry, Mapping, 'its fields by name, {"name": "se"}')
   if entry.get('name') is None:
     raise UserError(
       f'the attention at {where!r} has no name; allowed: {", ".join(list_attention())}'
@@ -169,11 +172,11 @@ def _stages(
     # A network may know better where its convolutions can be replaced.
     own = model.conv_stages if usual.where == 'conv' else None
     asked = tuple(numbers[usual.stages if own is None else own])
-  stages = (asked,) if isinstance(asked, int) else tuple(asked)
-  if not stages or not set(stages) <= set(numbers):
+  stages = tuple(asked) if isinstance(asked, tuple | list) else (asked,)
+  if not all(type(stage) is int and stage in numbers for stage in stages) or not stages:
     raise UserError(
-      f'{label} asks for stages {stages}, but the network has stages 1..{model.num_stages}; name '
-      'some of these, or none to take the default'
+      f'{label} asks for stages {shown(stages)}, but the network has stages '
+      f'1..{model.num_stages}; name some of these, or none to take the default'
     )
   return stages
 
@@ -184,13 +187,13 @@ def _check_every(
   """That the mechanism meets a block."""
   if where == 'stage' and every != 1:
     raise UserError(
-      f'{label} every={every} counts blocks, but acts once behind a stage; leave it out'
+      f'{label} every={shown(every)} counts blocks, but acts once behind a stage; leave it out'
     )
   deepest = max(model.depths[stage - 1] for stage in stages)
-  if every not in range(1, deepest + 1):
+  if type(every) is not int or every not in range(1, deepest + 1):
     raise UserError(
-      f'{label} every={every} meets no block: its stages have {deepest} at most; choose 1 (every '
-      f'block) to {deepest}'
+      f'{label} every={shown(every)} meets no block: its stages have {deepest} at most; choose 1 '
+      f'(every block) to {deepest}'
     )
 
 

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice, check_counts, check_range
+from attn_flax.errors import UserError, check_choice, check_range, check_tuple
 from attn_flax.layers.types import Dtype
-from attn_flax.models.network import DTYPES, Output
+from attn_flax.models.network import DTYPES, MOST_BLOCKS, Output, check_classes, check_images
 from attn_flax.models.placement import PLACES, Placement, at, field_names, refine
 
 _HEAD_WIDTH = 1280  # At every width multiplier.
@@ -212,12 +212,11 @@ class MnasNet(nn.Module):
     check_choice('stem', self.stem, ('imagenet', 'cifar'))
     check_choice('padding', self.padding, ('same', 'torch'))
     check_choice('dtype', self.dtype, DTYPES)
+    check_tuple('depths', self.depths, most=MOST_BLOCKS)
     if len(self.depths) != len(_STAGES):
       raise UserError(f'depths={self.depths} must be {len(_STAGES)} numbers, the blocks per stage')
-    check_counts(depths=self.depths)
-    if self.num_classes is not None:
-      check_counts(num_classes=self.num_classes)
-    check_range('width_multiplier', self.width_multiplier, above=0)
+    check_classes(self.num_classes)
+    check_range('width_multiplier', self.width_multiplier, 0.01, 100)
     check_range('dropout', self.dropout, 0, below=1)
 
   @nn.compact
@@ -232,11 +231,7 @@ class MnasNet(nn.Module):
       UserError: for images smaller than the network's stride, or impossible fields.
     """
     self.check()
-    if min(x.shape[1:3]) < self.stride:
-      raise UserError(
-        f'images of {x.shape[1]}x{x.shape[2]} pixels are too small for this network, which takes '
-        f"{self.stride}x{self.stride} and more; use larger images or stem='cifar'"
-      )
+    check_images(x, self.stride, "use larger images or stem='cifar'")
     dtype = jnp.dtype(self.dtype)
     norm = functools.partial(_norm, train, dtype=dtype)
     small = self.stem == 'cifar'

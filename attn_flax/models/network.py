@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import jax
 
+from attn_flax.errors import MOST_CLASSES, UserError, check_counts
 from attn_flax.layers.types import Model
 from attn_flax.models.placement import Placement
 
@@ -12,6 +13,7 @@ from attn_flax.models.placement import Placement
 Output = jax.Array | dict[str, jax.Array]
 # Compute dtypes.
 DTYPES = ('float32', 'bfloat16')
+MOST_BLOCKS = 1000  # Of a stage: tracing takes some hundredths of a second for each.
 
 
 @runtime_checkable
@@ -101,3 +103,29 @@ class Network(Model, Protocol):
   def clone(self, **updates: Any) -> Self:
     """A copy with some fields replaced."""
     ...
+
+
+def check_classes(num_classes: object) -> None:
+  """Raises `UserError` for what is neither a number of classes nor None, for no head."""
+  if num_classes is not None:
+    check_counts('', MOST_CLASSES, num_classes=num_classes)
+
+
+def check_images(images: jax.Array, least: int, fix: str) -> None:
+  """Raises `UserError` for images that a network cannot take.
+
+  Args:
+    images: what it is called with.
+    least: the smallest side that it takes, in pixels.
+    fix: what to do about smaller ones.
+  """
+  if images.ndim != 4 or not images.shape[-1]:
+    raise UserError(
+      f'images of shape {images.shape} are none; give [N, H, W, 3], a batch with its channels last'
+    )
+  height, width = images.shape[1:3]
+  if min(height, width) < least:
+    raise UserError(
+      f'images of {height}x{width} pixels are too small for this network, which takes '
+      f'{least}x{least} and more; {fix}'
+    )

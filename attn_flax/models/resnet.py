@@ -19,9 +19,22 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice, check_counts, check_range
+from attn_flax.errors import (
+  UserError,
+  check_choice,
+  check_counts,
+  check_flags,
+  check_range,
+  check_tuple,
+)
 from attn_flax.models.blocks import Block, PreActivationBlock
-from attn_flax.models.network import DTYPES, Output
+from attn_flax.models.network import (
+  DTYPES,
+  MOST_BLOCKS,
+  Output,
+  check_classes,
+  check_images,
+)
 from attn_flax.models.placement import PLACES, Placement, refine
 
 
@@ -93,21 +106,18 @@ class ResNet(nn.Module):
     check_choice('shortcut', self.shortcut, ('conv', 'avg'))
     check_choice('max_pool', self.max_pool, ('torch', 'caffe'))
     check_choice('dtype', self.dtype, DTYPES)
-    check_counts(
-      depths=self.depths,
-      widths=self.widths,
-      stem_width=self.stem_width,
-      groups=self.groups,
-      base_width=self.base_width,
-    )
-    if self.num_classes is not None:
-      check_counts(num_classes=self.num_classes)
+    check_tuple('depths', self.depths, most=MOST_BLOCKS)
+    check_tuple('widths', self.widths)
+    check_counts(stem_width=self.stem_width, groups=self.groups, base_width=self.base_width)
+    check_classes(self.num_classes)
+    check_flags(branch_relu=self.branch_relu, zero_init_last=self.zero_init_last)
     check_range('dropout', self.dropout, 0, below=1)
     check_range('drop_path', self.drop_path, 0, below=1)
     if len(self.depths) != len(self.widths):
       raise UserError(
         f'depths={self.depths} and widths={self.widths} differ in length; give one of each a stage'
       )
+    check_tuple('frozen', self.frozen, 0)
     if not set(self.frozen) <= set(range(self.num_stages + 1)):
       raise UserError(
         f'frozen={self.frozen} names stages that do not exist; allowed: 0 (the stem) to '
@@ -138,11 +148,7 @@ class ResNet(nn.Module):
       UserError: for images smaller than the network's stride, or impossible fields.
     """
     self.check()
-    if min(x.shape[1:3]) < self.stride:
-      raise UserError(
-        f'images of {x.shape[1]}x{x.shape[2]} pixels are too small for this network, which takes '
-        f"{self.stride}x{self.stride} and more; use larger images, fewer stages or stem='cifar'"
-      )
+    check_images(x, self.stride, "use larger images, fewer stages or stem='cifar'")
     dtype = jnp.dtype(self.dtype)
     learns = [train and stage not in self.frozen for stage in range(self.num_stages + 1)]
     x = self._stem(x.astype(dtype), learns[0])

@@ -13,10 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax import layers
-from attn_flax.errors import UserError, check_choice, check_counts, check_range
+from attn_flax.errors import UserError, check_choice, check_counts, check_flags, check_range
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
-from attn_flax.models.network import DTYPES, Output
+from attn_flax.models.network import (
+  DTYPES,
+  MOST_BLOCKS,
+  Output,
+  check_classes,
+  check_images,
+)
 from attn_flax.models.placement import Placement
 
 _norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
@@ -169,15 +175,10 @@ class ViT(nn.Module):
     check_choice('pool', self.pool, ('token', 'mean'))
     check_choice('gelu', self.gelu, ('tanh', 'exact'))
     check_choice('dtype', self.dtype, DTYPES)
-    check_counts(
-      patch=self.patch,
-      width=self.width,
-      depth=self.depth,
-      heads=self.heads,
-      mlp_width=self.mlp_width,
-    )
-    if self.num_classes is not None:
-      check_counts(num_classes=self.num_classes)
+    check_counts(patch=self.patch, width=self.width, heads=self.heads, mlp_width=self.mlp_width)
+    check_counts('', MOST_BLOCKS, depth=self.depth)
+    check_classes(self.num_classes)
+    check_flags(zero_init_head=self.zero_init_head)
     check_range('dropout', self.dropout, 0, below=1)
     if self.width % self.heads:
       raise UserError(
@@ -194,7 +195,8 @@ class ViT(nn.Module):
         were made for, or impossible fields.
     """
     self.check()
-    self._check_images(x)
+    check_images(x, 1, 'use larger ones')
+    self._check_patches(x)
     dtype = jnp.dtype(self.dtype)
     size = (self.patch, self.patch)
     x = nn.Conv(self.width, size, size, 'VALID', dtype=dtype, name='patches')(x.astype(dtype))
@@ -240,9 +242,9 @@ class ViT(nn.Module):
         )
     return self.param('position', _position_init, (1, tokens, self.width))
 
-  def _check_images(self, x: jax.Array) -> None:
+  def _check_patches(self, x: jax.Array) -> None:
     height, width = x.shape[1:3]
-    if height % self.patch or width % self.patch or not height * width:
+    if height % self.patch or width % self.patch:
       raise UserError(
         f'images of {height}x{width} pixels do not divide into patches of side {self.patch}; use '
         f'sides that are multiples of {self.patch}, or another patch'

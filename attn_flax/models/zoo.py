@@ -75,7 +75,7 @@ def list_models() -> list[str]:
 
 def find_network(name: str) -> Network:
   """A network by name, with its own fields."""
-  if wide := re.fullmatch(r'wrn(\d+)_(\d+)', name):
+  if wide := re.fullmatch(r'wrn(\d{1,5})_(\d{1,5})', str(name)):
     depth, widen = int(wide[1]), int(wide[2])
     if depth < 10 or depth % 6 != 4 or widen < 1:
       raise UserError(

@@ -12,7 +12,8 @@ from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.pipeline.open import open_pipeline
 from attn_flax.data.pipeline.protocol import Pipeline
-from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.data.pipeline.stream import MOST_WORKERS
+from attn_flax.errors import MOST_SEED, UserError, check_choice, check_range
 from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.classification import class_weights
@@ -23,19 +24,19 @@ from attn_flax.training.optimizer import Schedule, freeze, make_optimizer, make_
 from attn_flax.training.steps import TrainState, init_state
 
 _MOST_STEPS = 2**31 - 1  # Updates are counted in 32 bits.
-_MOST_SEED = 2**63 - 1
 _MOST_FLOAT = 1e38  # Of 32 bits, a little less than infinity.
+_LEAST_FLOAT = 1e-37  # Of 32 bits; smaller ones lose digits or are 0.
 # The bounds of the numbers of a config: what `check_range` takes.
 _COUNT = {'least': 1, 'most': _MOST_STEPS, 'whole': True}
 _BOUNDS: dict[str, dict[str, Any]] = {
-  'seed': {'least': 0, 'most': _MOST_SEED, 'whole': True},
-  'data.seed': {'least': 0, 'most': _MOST_SEED, 'whole': True},
-  'data.workers': {'least': 0, 'most': 4096, 'whole': True},
+  'seed': {'least': 0, 'most': MOST_SEED, 'whole': True},
+  'data.seed': {'least': 0, 'most': MOST_SEED, 'whole': True},
+  'data.workers': {'least': 0, 'most': MOST_WORKERS, 'whole': True},
   'data.max_bad': {'least': 0, 'whole': True},
   'data.max_pixels': {'least': 1, 'most': MAX_PIXELS, 'whole': True},
   'train.label_smoothing': {'least': 0, 'below': 1},
   'train.ema_decay': {'least': 0, 'below': 1},
-  'train.clip_norm': {'above': 0, 'most': _MOST_FLOAT},
+  'train.clip_norm': {'least': _LEAST_FLOAT, 'most': _MOST_FLOAT},
   'optimizer.momentum': {'least': 0, 'below': 1},
   'optimizer.lr_per_256': {'least': 0, 'most': _MOST_FLOAT},
   'optimizer.weight_decay': {'least': 0, 'most': _MOST_FLOAT},

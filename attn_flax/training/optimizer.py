@@ -35,6 +35,8 @@ def make_schedule(
     UserError: for an unknown schedule, or steps within the warm-up.
   """
   check_choice('schedule', config.schedule, SCHEDULES)
+  for i, epoch in enumerate(config.step_epochs):
+    check_range(f'optimizer.step_epochs[{i}]', epoch, 0, 2**31 - 1)
   peak = config.lr_per_256 * batch_size / 256
   warmup = round(config.warmup_epochs * updates_per_epoch)
   if config.schedule == 'cosine':
@@ -42,8 +44,6 @@ def make_schedule(
     warmup = min(warmup, updates // 10) if updates < 2 * warmup else warmup
     after = optax.cosine_decay_schedule(peak, max(updates - warmup, 1))
   elif config.schedule == 'step':
-    for i, epoch in enumerate(config.step_epochs):
-      check_range(f'optimizer.step_epochs[{i}]', epoch, 0, 2**31 - 1)
     drops = {
       round(epoch * updates_per_epoch) - warmup: config.step_factor for epoch in config.step_epochs
     }

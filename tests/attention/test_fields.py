@@ -7,7 +7,7 @@ import pytest
 from attn_flax.attention import ATTENTION
 from attn_flax.errors import UserError
 
-WHOLE, ODD = 'choose a whole number of at least 1', 'choose an odd number of at least 1'
+WHOLE, ODD = 'choose a whole number from 1 to', 'choose an odd number from 1 to'
 IMPOSSIBLE = [
   ('aa', {'heads': 0}, f'aa heads=0 is impossible; {WHOLE}'),
   ('aa', {'kernel': 2}, f'aa kernel=2 is impossible; {ODD}'),

@@ -113,4 +113,4 @@ def test_a_study_is_not_trained_as_one_run(capsys):
   assert run('--config=configs/compare.py:smoke') == 2
   assert '--mode=compare' in capsys.readouterr().err
   assert run('--mode=compare', '--config=configs/eca.py') == 2
-  assert 'configs/compare.py' in capsys.readouterr().err
+  assert '--config=compare' in capsys.readouterr().err

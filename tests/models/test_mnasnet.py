@@ -495,7 +495,7 @@ def test_golden_counts_of_the_augmented_form():
     (
       {'width_multiplier': 0.0},
       (32, 32, 3),
-      'width_multiplier=0.0 is impossible; choose a number above 0',
+      'width_multiplier=0.0 is impossible; choose a number from 0.01',
     ),
     ({'depths': (1, 2)}, (32, 32, 3), r'depths=\(1, 2\) must be 7 numbers'),
     ({'depths': (0,) * 7}, (32, 32, 3), r'depths\[0\]=0 is impossible'),

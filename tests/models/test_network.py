@@ -124,7 +124,7 @@ def test_without_a_head_gradients_reach_every_parameter(case, randomized):
 @pytest.mark.parametrize(
   ('name', 'fields', 'message'),
   [
-    ('resnet20', {'depths': (1, 0, 1)}, r'depths\[1\]=0 is impossible.*whole number of at least 1'),
+    ('resnet20', {'depths': (1, 0, 1)}, r'depths\[1\]=0 is impossible.*whole number from 1 to'),
     ('resnet20', {'widths': ()}, r'widths=\(\) is empty'),
     ('resnet20', {'drop_path': 1.0}, 'drop_path=1.0 is impossible.*below 1'),
     ('mnasnet_a1', {'num_classes': 0}, 'num_classes=0 is impossible'),

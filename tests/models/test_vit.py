@@ -378,7 +378,7 @@ def test_dropout_needs_a_key_in_training_only():
   [
     ({}, (8, 10, 3), 'images of 8x10 pixels do not divide into patches of side 4.*multiples of 4'),
     ({'heads': 5}, IMAGE, 'width=12 cannot be split into heads=5'),
-    ({'heads': 0}, IMAGE, 'heads=0 is impossible; choose a whole number of at least 1'),
+    ({'heads': 0}, IMAGE, 'heads=0 is impossible; choose a whole number from 1 to'),
     ({'pool': 'max'}, IMAGE, "unknown pool 'max'.*mean, token"),
     ({'gelu': 'erf'}, IMAGE, "unknown gelu 'erf'.*exact, tanh"),
     ({'dtype': 'float16'}, IMAGE, "unknown dtype 'float16'.*bfloat16, float32"),

@@ -25,9 +25,21 @@ from attn_flax.data.augment.crop import (
 from attn_flax.data.augment.erase import Fill, cutout, random_erasing
 from attn_flax.data.augment.mix import mix
 from attn_flax.data.augment.randaugment import PAPER, RELEASED, randaugment
-from attn_flax.errors import UserError, check_choice, check_interval, check_pair, check_range
+from attn_flax.errors import (
+  MOST_CLASSES,
+  UserError,
+  check_choice,
+  check_counts,
+  check_flags,
+  check_interval,
+  check_pair,
+  check_range,
+  shown,
+)
 
 RandAugmentSet = Literal['released', 'paper']
+_MOST_PIXELS = 2**14  # Of the side of an image.
+_MOST_STRENGTH = 1000.0  # Beyond it, factors and weights lose their meaning.
 _NUM_KEYS = 8  # Seven for the images, the last for mixing.
 _OPERATIONS = {'released': RELEASED, 'paper': PAPER}
 
@@ -106,21 +118,34 @@ class Augmentation:
   num_classes: int | None = None
 
   def __post_init__(self) -> None:
-    check_choice('padding mode', self.padding_mode, get_args(PaddingMode))
-    check_choice('fill', self.erasing_fill, get_args(Fill))
-    check_choice('set of operations', self.randaugment_set, _OPERATIONS)
+    self._check_colors()
+    check_flags(
+      flip=self.flip,
+      resized_crop=self.resized_crop,
+      random_order=self.random_order,
+      randaugment_increasing=self.randaugment_increasing,
+      mix_per_image=self.mix_per_image,
+    )
+    if self.size is not None:
+      for i, side in enumerate(check_pair('size', self.size)):
+        check_range(f'size[{i}]', side, 1, _MOST_PIXELS, whole=True)
+    if self.num_classes is not None:
+      check_counts('', MOST_CLASSES, num_classes=self.num_classes)
+    check_choice('padding_mode', self.padding_mode, get_args(PaddingMode))
+    check_choice('erasing_fill', self.erasing_fill, get_args(Fill))
+    check_choice('randaugment_set', self.randaugment_set, _OPERATIONS)
     for name in ('crop_padding', 'cutout'):
-      check_range(name, getattr(self, name), 0, whole=True)
+      check_range(name, getattr(self, name), 0, _MOST_PIXELS, whole=True)
     for name in ('brightness', 'contrast', 'saturation', 'mixup_alpha', 'cutmix_alpha'):
-      check_range(name, getattr(self, name), 0)
+      check_range(name, getattr(self, name), 0, _MOST_STRENGTH)
     for name in ('grey', 'erasing', 'mix_probability', 'cutmix_share'):
       check_range(name, getattr(self, name), 0, 1)
     check_range('hue', self.hue, 0, 0.5)
     for name, most in (
       ('crop_scale', 1),
       ('erasing_area', 1),
-      ('crop_ratio', math.inf),
-      ('erasing_ratio', math.inf),
+      ('crop_ratio', _MOST_STRENGTH),
+      ('erasing_ratio', _MOST_STRENGTH),
     ):
       check_interval(name, getattr(self, name), most, above=0)
     if self.randaugment is not None:
@@ -129,6 +154,16 @@ class Augmentation:
       check_range('randaugment[1]', magnitude, 0, 30)
     if self.mixes and self.num_classes is None:
       raise UserError('mixup and CutMix take the number of classes: set num_classes')
+
+  def _check_colors(self) -> None:
+    for name in ('mean', 'std'):
+      values = getattr(self, name)
+      if not isinstance(values, tuple) or not values:
+        raise UserError(f'{name}={shown(values)} is impossible; give a tuple, a number a channel')
+      for i, value in enumerate(values):
+        check_range(f'{name}[{i}]', value, above=0 if name == 'std' else -math.inf)
+    if len(self.mean) != len(self.std):
+      raise UserError(f'mean={self.mean} and std={self.std} differ in length; give both a channel')
 
   @property
   def mixes(self) -> bool:

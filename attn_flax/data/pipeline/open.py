@@ -6,7 +6,7 @@ from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.examples import Split
 from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.data.pipeline.resident import Resident
-from attn_flax.data.pipeline.stream import Stream
+from attn_flax.data.pipeline.stream import Stream, check_workers
 from attn_flax.data.records import Records
 
 
@@ -35,6 +35,7 @@ def open_pipeline(
     UserError: the batch size is not a positive multiple of the number of devices, or a negative
       number of workers.
   """
+  check_workers(workers)
   if isinstance(split, Split):
     return Resident(
       split, batch_size, seed=seed, augmentation=augmentation, mesh=mesh, balanced=balanced

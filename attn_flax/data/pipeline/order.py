@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attn_flax.errors import UserError
+from attn_flax.errors import MOST_SEED, UserError, check_counts, check_range, shown
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -11,6 +11,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   Raises:
     UserError: the split is smaller than one batch.
   """
+  check_counts('', MOST_SEED, batch_size=batch_size)
   if batch_size > num_examples:
     raise UserError(
       f'a batch of {batch_size} exceeds the {num_examples} training examples: choose '
@@ -35,13 +36,22 @@ class Order:
       num_examples: n.
       balanced_labels: [n] integers; None: every example once.
     """
+    check_seed(seed)
+    check_range('num_examples', num_examples, 0, MOST_SEED, whole=True)
+    labels = None if balanced_labels is None else np.asarray(balanced_labels)
+    if labels is not None and labels.shape != (num_examples,):
+      raise UserError(
+        f'balanced_labels={shown(balanced_labels)} do not fit {num_examples} examples; give an '
+        'array of one label for each'
+      )
     self._seed = seed
     self._num_examples = num_examples
-    self._labels = balanced_labels
+    self._labels = labels
     self._latest: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
   def epoch(self, epoch: int) -> np.ndarray:
     """Indices [n] of one epoch; a pure function of its number, 0 or more."""
+    check_range('epoch', epoch, 0, MOST_SEED, whole=True)
     latest, order = self._latest  # Read as one: several threads may ask at once.
     if latest != epoch:
       rng = np.random.default_rng([self._seed, epoch])
@@ -58,8 +68,19 @@ class Order:
     Raises:
       UserError: there are fewer examples than that.
     """
+    check_range('step', step, 0, MOST_SEED, whole=True)
     epoch, position = divmod(step, steps_per_epoch(self._num_examples, batch_size))
     return self.epoch(epoch)[position * batch_size : (position + 1) * batch_size]
+
+
+def check_seed(seed: object) -> None:
+  """Raises `UserError` for what is no seed of an order."""
+  check_range('seed', seed, 0, MOST_SEED, whole=True)
+
+
+def check_start(start_step: object) -> None:
+  """Raises `UserError` for what is no step to start at."""
+  check_range('start_step', start_step, 0, MOST_SEED, whole=True)
 
 
 def _balanced(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:

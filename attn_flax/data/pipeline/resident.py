@@ -13,8 +13,9 @@ import numpy as np
 
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.examples import Split
-from attn_flax.data.pipeline.order import Order, steps_per_epoch
+from attn_flax.data.pipeline.order import Order, check_start, steps_per_epoch
 from attn_flax.data.pipeline.sharding import Arrays, abstract, check_batch, place, shardings
+from attn_flax.errors import check_flags, check_type
 
 
 class Resident:
@@ -51,6 +52,9 @@ class Resident:
     Raises:
       UserError: the batch size is not a positive multiple of the number of devices.
     """
+    check_type('split', split, Split, 'a split in memory, as `data.load` gives it')
+    check_type('augmentation', augmentation, Augmentation, 'an `Augmentation`')
+    check_flags(balanced=balanced)
     check_batch(batch_size, mesh)
     self.num_examples = len(split)
     self.batch_size = batch_size
@@ -66,6 +70,7 @@ class Resident:
 
   def batches(self, start_step: int = 0) -> Generator[Arrays, None, None]:
     """The inputs of the training steps, see `Pipeline`."""
+    check_start(start_step)
     _ = self.steps_per_epoch  # Raises at the call, not at the first `next`.
     return (self._batch(step) for step in itertools.count(start_step))
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.batches import BUFFERED, Batch, EvalBatches, TrainBatches, read_ahead
-from attn_flax.data.pipeline.order import Order, steps_per_epoch
+from attn_flax.data.pipeline.order import Order, check_seed, check_start, steps_per_epoch
 from attn_flax.data.pipeline.sharding import (
   Arrays,
   abstract,
@@ -29,10 +29,16 @@ from attn_flax.data.pipeline.sharding import (
 )
 from attn_flax.data.records import Records
 from attn_flax.data.threads import default_threads
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_flags, check_range, check_type
 
+MOST_WORKERS = 4096
 _AHEAD = 2  # Batches that are under way to the device while one is used.
 _SHARED_MEMORY = '/dev/shm'
+
+
+def check_workers(workers: object) -> None:
+  """Raises `UserError` for what is no number of workers."""
+  check_range('workers', workers, 0, MOST_WORKERS, whole=True)
 
 
 class Stream:
@@ -76,9 +82,12 @@ class Stream:
       UserError: the batch size is not a positive multiple of the number of devices, or a negative
         number of workers.
     """
+    check_type('split', records, Records, 'a split as `data.load` gives it')
+    check_type('augmentation', augmentation, Augmentation, 'an `Augmentation`')
+    check_flags(balanced=balanced)
+    check_seed(seed)
     check_batch(batch_size, mesh)
-    if workers < 0:
-      raise UserError(f'{workers} workers are impossible: choose 0, for threads, or more')
+    check_workers(workers)
     self.num_examples = len(records)
     self.batch_size = batch_size
     self.constants = {}
@@ -106,6 +115,7 @@ class Stream:
     Raises:
       UserError: also where there is too little shared memory for the workers.
     """
+    check_start(start_step)
     _ = self.steps_per_epoch  # Raises at the call, not at the first `next`.
     if self._workers:
       self._check_shared_memory()

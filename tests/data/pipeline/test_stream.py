@@ -349,7 +349,7 @@ def test_impossible_sizes_and_workers_are_refused():
   for batch_size, match in [(0, 'batch of 0'), (-1, 'batch of -1')]:
     with pytest.raises(UserError, match=match):
       Stream(records(), batch_size, seed=0, augmentation=PLAIN)
-  with pytest.raises(UserError, match='-1 workers are impossible'):
+  with pytest.raises(UserError, match='workers=-1 is impossible'):
     Stream(records(), 5, seed=0, augmentation=PLAIN, workers=-1)
   pipeline = Stream(records(), 24, seed=0, augmentation=PLAIN)
   with pytest.raises(UserError, match='24 exceeds the 23.*choose 23'):
