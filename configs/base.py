@@ -92,6 +92,8 @@ def get_config(arg=''):
   config.seed = 0
   # Fine-tuning: a run folder or a PyTorch file whose weights the run starts from.
   config.init_from = placeholder(str)
+  # What the network learns: one of `attn_flax.tasks.names.TASKS`.
+  config.task = 'classification'
 
   # The network. Where a field is none, the network's own default applies.
   config.model = ConfigDict()

@@ -1,8 +1,11 @@
-"""How the report speaks of classification."""
+"""What the report says and shows of classification."""
 
+from attn_flax.report.figures import classification as figures
+from attn_flax.report.parts import Pages, gallery
+from attn_flax.report.tables import classification as tables
 from attn_flax.report.wording import Title, Wording
 
-WORDING = Wording(
+_WORDING = Wording(
   quality='accuracy',
   best=Title('top-1', ('top1_mean', 'top1_spread')),
   best_in_full='top-1 accuracy',
@@ -17,4 +20,10 @@ WORDING = Wording(
   },
   achieves='classifies {value} % of {images} test images correctly',
   note='Calibration error: expected calibration error, 0 is best.',
+)
+
+PAGES = Pages(
+  wording=_WORDING,
+  scores=lambda findings: [tables.per_class(findings), gallery(figures.confusions(findings))],
+  published=lambda findings: [tables.published_accuracies(findings)],
 )

@@ -1,54 +1,23 @@
 """The report before it is HTML or Markdown: sections of sentences, tables and illustrations."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from attn_flax.report import formats
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots
-from attn_flax.report.figures import classification as own_figures
 from attn_flax.report.figures.style import Illustration, drawing
 from attn_flax.report.notes import notes
-from attn_flax.report.pages import wording
-from attn_flax.report.tables import classification as own_tables
+from attn_flax.report.pages import pages, wording
+from attn_flax.report.parts import Gallery, Part, Section, gallery
 from attn_flax.report.tables import results, scores
 from attn_flax.report.tables.cells import Table
 from attn_flax.study.explanations import SCORES
 from attn_flax.study.findings import Findings
 
 
-@dataclasses.dataclass(frozen=True)
-class Gallery:
-  """Illustrations that are shown side by side where there is room."""
-
-  illustrations: Sequence[Illustration]
-
-
-Part = Table | Illustration | Gallery
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A section.
-
-  Attributes:
-    id: what links name it.
-    title: its heading.
-    paragraphs: its text, before its parts.
-    parts: tables and illustrations.
-    listed: whether the paragraphs are points of a list.
-  """
-
-  id: str
-  title: str
-  paragraphs: Sequence[str] = ()
-  parts: Sequence[Part] = ()
-  listed: bool = False
-
-
 def sections(findings: Findings) -> list[Section]:
   """The whole report, drawn."""
-  quality = wording(findings).quality
+  quality, own = wording(findings).quality, pages(findings)
   with drawing():
     made = [
       Section(
@@ -59,13 +28,13 @@ def sections(findings: Findings) -> list[Section]:
         f'{quality}-section',
         quality.capitalize(),
         parts=_there(
-          [results.performance(findings), plots.curves(findings), *_of_task(findings)],
+          [results.performance(findings), plots.curves(findings), *own.scores(findings)],
         ),
       ),
       Section(
         'cost-section',
         'Cost',
-        parts=_there([results.cost(findings), _gallery(pareto.plots(findings))]),
+        parts=_there([results.cost(findings), gallery(pareto.plots(findings))]),
       ),
       _explanations(findings),
       Section(
@@ -79,7 +48,7 @@ def sections(findings: Findings) -> list[Section]:
           ]
         ),
       ),
-      Section('published-section', 'Published accuracies', parts=_there(_published(findings))),
+      Section('published-section', 'Published accuracies', parts=_there(own.published(findings))),
       Section(
         'reproduction',
         'Conditions and runs',
@@ -87,20 +56,6 @@ def sections(findings: Findings) -> list[Section]:
       ),
     ]
   return [section for section in made if section.paragraphs or section.parts]
-
-
-def _of_task(findings: Findings) -> list[Part | None]:
-  """What only the study's task has."""
-  if findings.task.pages == 'classification':
-    confusions = _gallery(own_figures.confusions(findings))
-    return [own_tables.per_class(findings), confusions]
-  return []
-
-
-def _published(findings: Findings) -> list[Part | None]:
-  """Accuracies that papers print for the same mechanisms."""
-  is_classification = findings.task.pages == 'classification'
-  return [own_tables.published_accuracies(findings)] if is_classification else []
 
 
 def _explanations(findings: Findings) -> Section:
@@ -149,10 +104,6 @@ def _explanations(findings: Findings) -> Section:
       ]
     ),
   )
-
-
-def _gallery(illustrations: list[Illustration]) -> Gallery | None:
-  return Gallery(illustrations) if illustrations else None
 
 
 def _there(parts: Iterable[Part | None]) -> list[Part]:

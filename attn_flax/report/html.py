@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jinja2
 from PIL import Image
 
-from attn_flax.report.document import Gallery, Section
 from attn_flax.report.figures.style import Illustration
+from attn_flax.report.parts import Gallery, Section
 from attn_flax.report.tables.cells import Table
 
 _TONES = {'better': 'better', 'worse': 'worse', 'no difference shown': 'open'}

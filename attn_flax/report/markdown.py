@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from attn_flax.report.document import Gallery, Section
 from attn_flax.report.figures.style import Illustration
+from attn_flax.report.parts import Gallery, Section
 from attn_flax.report.tables.cells import Cell, Table
 
 # What Markdown reads as markup; an underscore only where it is not inside a word.

@@ -2,18 +2,24 @@
 
 from attn_flax.errors import check_choice
 from attn_flax.report import classification
+from attn_flax.report.parts import Pages
 from attn_flax.report.wording import Wording
 from attn_flax.study.findings import Findings
 from attn_flax.tasks.task import Task
 
-_WORDINGS = {'classification': classification.WORDING}
+_PAGES = {'classification': classification.PAGES}
 
 
 def check(task: Task) -> None:
   """Raises `UserError` for a task that no page of a report shows, before it is trained."""
-  check_choice('report pages', task.pages, _WORDINGS)
+  check_choice('report pages', task.pages, _PAGES)
+
+
+def pages(findings: Findings) -> Pages:
+  """What the report has of its own for the study's task."""
+  return _PAGES[findings.task.pages]
 
 
 def wording(findings: Findings) -> Wording:
   """How the report speaks of the study's task."""
-  return _WORDINGS[findings.task.pages]
+  return pages(findings).wording

@@ -25,7 +25,7 @@ from attn_flax.study.groups import Groups, Member
 from attn_flax.study.performance import PredictionsOfRuns
 from attn_flax.study.pictures import Picturer, choose
 from attn_flax.study.scores import SeedImages, summarize
-from attn_flax.tasks.task import Predictions
+from attn_flax.tasks.task import Classes, Predictions
 from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.experiment import Experiment, make_model, open_experiment
 from attn_flax.training.scoring import Scorer
@@ -85,18 +85,20 @@ def measure(
   performances = performance.compare(experiment.task, predictions, baseline, class_names)
   found_costs = costs.measure(experiment, models, baseline, options.rounds)
   test = _load_test(experiment, options)
-  # Maps explain the logit of an image's one label.
-  explains = experiment.task.name == 'classification'
-  explained, images = _explain(study, test, predictions) if explains else ({}, {})
+  explained: dict[str, dict[int, Explained]] = {}
+  images: dict[int, SeedImages] = {}
+  pictured: dict[str, Pictured] = {}
+  shown = np.arange(0)
+  classes = experiment.task.classes
+  if classes is not None:  # Maps explain the output of an image's class.
+    explained, images = _explain(study, classes, test, predictions)
+    shown = choose(test.images.label, options.pictures, options.seed)
+    pictured = _picture(study, classes, test, shown, predictions)
   own_maps = {
     name: mechanisms.own_map_kinds(model, experiment.image_shape) for name, model in models.items()
   }
   test_images = len(experiment.dataset.splits['test'])
   explanations = summarize(explained, images, test_images, baseline, own_maps)
-  shown, pictured = np.arange(0), {}
-  if explains:
-    shown = choose(test.images.label, options.pictures, options.seed)
-    pictured = _picture(study, test, shown, predictions)
   picture = test.images.take(shown)
   variants = [
     Variant(
@@ -126,7 +128,7 @@ def measure(
     masks=picture.mask,
     localized_images={seed: len(one.localized) for seed, one in images.items()},
     perturbed_images={seed: len(one.perturbed) for seed, one in images.items()},
-    unexplained=sorted(seeds - images.keys()) if explains else (),
+    unexplained=sorted(seeds - images.keys()) if classes else (),
     steps=options.steps,
   )
 
@@ -215,19 +217,18 @@ def _draw(count: int, most: int, seed: int) -> np.ndarray:
 
 
 def _explain(
-  study: _Study, test: _Test, predictions: PredictionsOfRuns
+  study: _Study, classes: Classes, test: _Test, predictions: PredictionsOfRuns
 ) -> tuple[dict[str, dict[int, Explained]], dict[int, SeedImages]]:
   """Explains, for each seed, the images that all its variants answer correctly."""
   normalize = jax.jit(study.experiment.augmentation.evaluate)
   explainers = {
     name: Explainer(model, normalize, study.options.steps) for name, model in study.models.items()
   }
-  examples = study.experiment.task.examples
   explained: dict[str, dict[int, Explained]] = {}
   images: dict[int, SeedImages] = {}
   for seed in sorted({member.seed for runs in study.members.values() for member in runs}):
     runs = {name: m for name, ms in study.members.items() for m in ms if m.seed == seed}
-    right = [examples(predictions[name][seed])[test.position] == 1 for name in runs]
+    right = [classes.right(predictions[name][seed])[test.position] for name in runs]
     common = np.flatnonzero(np.all(right, axis=0))
     if not len(common):
       continue
@@ -246,6 +247,7 @@ def _explain(
 
 def _picture(
   study: _Study,
+  classes: Classes,
   test: _Test,
   shown: np.ndarray,
   predictions: PredictionsOfRuns,
@@ -258,13 +260,13 @@ def _picture(
   for name in _progress(study.members, 'picturing'):
     members = study.members[name]
     member = next((one for one in members if one.seed in common), members[0])
-    picturer = Picturer(study.models[name], normalize)
+    picturer = Picturer(study.models[name], normalize, classes)
     pictured[name] = picturer.picture(
       read_weights(member.folder),
       member.seed,
       shown,
       test.images,
-      predictions[name][member.seed]['logits'][test.position[shown]],
+      classes.outputs(predictions[name][member.seed])[test.position[shown]],
       tuple(study.options.query),
     )
   return pictured

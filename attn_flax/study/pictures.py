@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from scipy import special
 
 from attn_flax.explain import (
   attention_from,
@@ -18,6 +17,7 @@ from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 from attn_flax.study.explain import BATCH, Images
 from attn_flax.study.explanations import Gates, Pictured
+from attn_flax.tasks.task import Classes
 
 
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -35,9 +35,10 @@ def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 class Picturer:
   """The compiled functions that picture one network."""
 
-  def __init__(self, model: Network, normalize: Callable[[jax.Array], jax.Array]):
+  def __init__(self, model: Network, normalize: Callable[[jax.Array], jax.Array], classes: Classes):
     """`normalize`, compiled, turns uint8 images into what the network takes."""
     self._model = model
+    self._classes = classes
     self._normalize = normalize
 
     def channel_gates(variables, images):
@@ -52,7 +53,7 @@ class Picturer:
     seed: int,
     shown: np.ndarray,
     images: Images,
-    logits: np.ndarray,
+    outputs: np.ndarray,
     query: tuple[float, float],
   ) -> Pictured:
     """Maps (for the labels) and gates of the network on some images.
@@ -62,21 +63,21 @@ class Picturer:
       seed: of the run that they are from.
       shown: positions of the images to show, P of them.
       images: all images; channel gates are averaged over them, by class.
-      logits: the network's logits of those to show, [P, K].
+      outputs: the network's outputs for those to show, [P, K].
       query: (y, x) of the query position, as shares of height and width.
     """
     x = self._normalize(images.image[shown])
     gates = Gates(
       spatial=self._spatial(variables, x),
-      channel=self._by_class(variables, images, logits.shape[1]),
+      channel=self._by_class(variables, images, outputs.shape[1]),
       attention=jax.device_get(attention_from(self._model, variables, x, query)),
       query=query,
     )
     return Pictured(
       seed=seed,
       cams=np.asarray(grad_cam(self._model, variables, x, images.label[shown])),
-      predicted=logits.argmax(1),
-      confidence=special.softmax(logits, axis=1).max(1),
+      predicted=outputs.argmax(1),
+      confidence=np.asarray(self._classes.probabilities(outputs)).max(1),
       gates=gates,
     )
 

@@ -8,20 +8,32 @@ import numpy as np
 import optax
 from scipy import special
 
-from attn_flax.tasks.task import Batch, Options, Outputs, Predictions, Sums, Task
+from attn_flax.tasks.task import Batch, Classes, Outputs, Predictions, Setting, Sums, Task
 
 
-def classification(options: Options = Options()) -> Task:  # noqa: B008
+def make(setting: Setting | None = None) -> Task:
+  """The task, with what a config says about its loss."""
+  if setting is None:
+    return classification()
+  options, weights = setting.options, None
+  if options['class_weights']:
+    weights = class_weights(setting.labels(), len(setting.class_names))
+  return classification(options['label_smoothing'], weights)
+
+
+def classification(label_smoothing: float = 0.0, weights: np.ndarray | None = None) -> Task:
   """The task of a classifier, whose outputs are logits [N, K] float32.
 
   Its batches hold `label`, [N] int32 or, where images are mixed, [N, K] probabilities.
+
+  Args:
+    label_smoothing: share of the target that is spread over all classes.
+    weights: [K], how much each class counts in the loss; None: 1.
   """
-  weights = options.class_weights
-  class_weights = None if weights is None else jnp.asarray(weights, jnp.float32)
+  of_classes = None if weights is None else jnp.asarray(weights, jnp.float32)
 
   def loss(outputs: Outputs, batch: Batch) -> jax.Array:
-    logits = jnp.asarray(outputs)
-    return cross_entropy(logits, batch['label'], options.label_smoothing, class_weights).mean()
+    return cross_entropy(outputs, batch['label'], label_smoothing, of_classes).mean()
 
   return Task(
     name='classification',
@@ -31,19 +43,23 @@ def classification(options: Options = Options()) -> Task:  # noqa: B008
     best='top1',
     higher_is_better=True,
     logged=('top1', 'top5'),
-    predictions=lambda outputs, batch: {'logits': jnp.asarray(outputs), 'labels': batch['label']},
+    predictions=lambda outputs, batch: {'logits': outputs, 'labels': batch['label']},
     targets=('labels',),
     examples=lambda predictions: hits(predictions['logits'], predictions['labels']),
     further=_further,
     summary=_summary,
     pages='classification',
     best_range=(0.0, 1.0),
+    classes=Classes(
+      probabilities=jax.nn.softmax,
+      outputs=lambda predictions: predictions['logits'],
+      right=lambda predictions: hits(predictions['logits'], predictions['labels']) == 1,
+    ),
   )
 
 
 def _sums(outputs: Outputs, batch: Batch) -> Sums:
-  logits = jnp.asarray(outputs)
-  return score_sums(logits, batch['label'], batch.get('mask', jnp.ones(len(logits))))
+  return score_sums(outputs, batch['label'], batch.get('mask', jnp.ones(len(outputs))))
 
 
 def _further(predictions: Predictions) -> dict[str, float]:

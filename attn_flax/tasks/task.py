@@ -6,13 +6,13 @@ this record alone. To add a task, write a file beside `classification.py` and na
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-# What a network returns: logits [N, K] of a classifier, or any pytree of arrays.
-Outputs = jax.typing.ArrayLike
+# What a network returns, a pytree of arrays; of a classifier it is one, logits [N, K].
+Outputs = Any
 # What a pipeline makes for a step: `image` [N, H, W, C] float32, the targets, and in evaluation
 # `mask` [N], 1 for examples and 0 for padding.
 Batch = Mapping[str, jax.Array]
@@ -20,6 +20,20 @@ Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
 # What is stored of each example of a split, [N, ...] by name.
 Predictions = Mapping[str, np.ndarray]
+
+
+class Classes(NamedTuple):
+  """How a task's network says which one of K classes an image shows.
+
+  Attributes:
+    probabilities: outputs -> the probability of each class, [N, K].
+    outputs: predictions of a split -> the outputs that they were made from, [n, K].
+    right: predictions of a split -> whether each example's likeliest class is its own, [n] bool.
+  """
+
+  probabilities: Callable[[Outputs], jax.Array]
+  outputs: Callable[[Predictions], np.ndarray]
+  right: Callable[[Predictions], np.ndarray]
 
 
 class Task(NamedTuple):
@@ -42,6 +56,8 @@ class Task(NamedTuple):
       that are stored with the predictions.
     pages: which pages of a report show the task.
     best_range: the smallest and the largest value that `best` can have.
+    classes: how outputs name a class; None where they do not: there is then no class whose
+      probability is predicted, nor one that a map could explain.
   """
 
   name: str
@@ -58,15 +74,18 @@ class Task(NamedTuple):
   summary: Callable[[Predictions, Sequence[str]], tuple[dict[str, object], dict[str, np.ndarray]]]
   pages: str
   best_range: tuple[float, float] = (-math.inf, math.inf)
+  classes: Classes | None = None
 
 
-class Options(NamedTuple):
-  """What a config says about the loss of a task.
+class Setting(NamedTuple):
+  """What a task may be made from.
 
   Attributes:
-    label_smoothing: share of the target that is spread over all classes.
-    class_weights: [K], how much each class counts; None: 1.
+    options: what a config says about training, `config.train`.
+    class_names: of the dataset.
+    labels: () -> the labels of the training split, [N] integers; it may have to read all of it.
   """
 
-  label_smoothing: float = 0.0
-  class_weights: np.ndarray | None = None
+  options: Mapping[str, Any]
+  class_names: Sequence[str]
+  labels: Callable[[], np.ndarray]

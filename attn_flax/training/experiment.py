@@ -16,9 +16,8 @@ from attn_flax.data.pipeline.stream import MOST_WORKERS
 from attn_flax.errors import MOST_SEED, UserError, check_choice, check_range
 from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
-from attn_flax.tasks.classification import class_weights
 from attn_flax.tasks.names import find_task
-from attn_flax.tasks.task import Options, Task
+from attn_flax.tasks.task import Setting, Task
 from attn_flax.training import run_folder
 from attn_flax.training.optimizer import Schedule, freeze, make_optimizer, make_schedule
 from attn_flax.training.steps import TrainState, init_state
@@ -51,9 +50,6 @@ _BOUNDS: dict[str, dict[str, Any]] = {
   'checkpoint.every_steps': _COUNT,
   'log_every': _COUNT,
 }
-
-
-_NEWER = ('data.max_pixels',)  # Runs made before these fields existed lack them.
 
 
 class Experiment(NamedTuple):
@@ -171,8 +167,8 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
     seed=config.data.seed,
     download=config.data.download,
     max_bad=config.data.max_bad,
-    max_pixels=config.data.get('max_pixels', MAX_PIXELS),  # Runs made before this field lack it.
-    enlarge=config.data.get('enlarge', False),  # Runs made before this field existed lack it.
+    max_pixels=config.data.max_pixels,
+    enlarge=config.data.enlarge,
   )
   num_examples = len(dataset.splits['train'])
   updates_per_epoch = num_examples // train.batch_size
@@ -220,7 +216,7 @@ def resolve(config: ConfigDict, experiment: Experiment) -> ConfigDict:
     fields['augment'][name] = getattr(experiment.augmentation, name)
   fields['data']['size'] = experiment.dataset.spec.image_size
   # Where no size was asked for, what is smaller than the one found was enlarged.
-  fields['data']['enlarge'] = config.data.size is None or config.data.get('enlarge', False)
+  fields['data']['enlarge'] = config.data.size is None or config.data.enlarge
   return ConfigDict(fields)
 
 
@@ -245,10 +241,8 @@ def make_augmentation(config: ConfigDict, dataset: data.Dataset) -> Augmentation
 
 def make_task(config: ConfigDict, dataset: data.Dataset) -> Task:
   """The task of a config on a dataset."""
-  train, weights = config.train, None
-  if train.class_weights:
-    weights = class_weights(dataset.splits['train'].label, len(dataset.class_names))
-  return find_task(run_folder.task_name(config), Options(train.label_smoothing, weights))
+  setting = Setting(config.train, dataset.class_names, lambda: dataset.splits['train'].label)
+  return find_task(config.task, setting)
 
 
 def options_to_run_once(platform: str) -> dict[str, int] | None:
@@ -289,8 +283,6 @@ def _check_numbers(config: ConfigDict) -> None:
   for field, bounds in _BOUNDS.items():
     section, _, name = field.rpartition('.')
     fields = config[section] if section else config
-    if field in _NEWER and name not in fields:
-      continue
     value = fields[name]
     if value is not None:
       check_range(field, value, **bounds)

@@ -12,7 +12,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
+from attn_flax.data.files import MAX_PIXELS
 from attn_flax.errors import UserError
+from attn_flax.tasks.names import FIRST
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
 
@@ -41,6 +43,12 @@ _WRITTEN = (
 )
 # The sections of a config.
 _SECTIONS = ('augment', 'checkpoint', 'data', 'eval', 'model', 'optimizer', 'train')
+# Fields that runs made before they existed lack, with what such runs did.
+_NEWER: dict[str, Any] = {
+  'task': FIRST,
+  'data.enlarge': False,
+  'data.max_pixels': MAX_PIXELS,
+}
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
 
@@ -157,6 +165,9 @@ def _stored_config(path: pathlib.Path) -> Json:
   for name in _SECTIONS:
     if not isinstance(sections.get(name), dict):
       raise UserError(f'{path} lacks the section {name!r} of a config; {_RESTORE}')
+  for field, value in _NEWER.items():
+    section, _, name = field.rpartition('.')
+    (sections[section] if section else sections).setdefault(name, value)
   return sections
 
 
@@ -248,11 +259,6 @@ def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> No
       f'{workdir} holds the log of {last} updates and no checkpoint; restore '
       f'{workdir}/checkpoints, or begin again with --restart'
     )
-
-
-def task_name(config: ConfigDict) -> str:
-  """The name of the task of a config; configs made before the field existed have none."""
-  return config.get('task', 'classification')
 
 
 def default_workdir(

@@ -9,7 +9,6 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -17,8 +16,11 @@ from attn_flax.batching import in_batches
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.decode import BadImage, central_crop
 from attn_flax.data.files import read_file
+from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
+from attn_flax.tasks.names import find_task
+from attn_flax.tasks.task import Classes
 from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.experiment import make_model
@@ -32,6 +34,7 @@ class TrainedRun:
 
   Attributes:
     model: the network.
+    classes: how its outputs name a class.
     variables: the weights of the best checkpoint; their moving average where the run kept one.
     class_names: the name of each class; names that several classes share have the class's number
       behind them.
@@ -41,6 +44,7 @@ class TrainedRun:
   """
 
   model: Network
+  classes: Classes
   variables: Variables
   class_names: Sequence[str]
   augmentation: Augmentation
@@ -66,7 +70,9 @@ class TrainedRun:
       images: any number of them.
       batch: images of one pass, to which fewer are filled up; None: at most `BATCH`.
     """
-    function = functools.partial(_probabilities, self.model, self.augmentation, self.variables)
+    function = functools.partial(
+      _probabilities, self.model, self.augmentation, self.classes.probabilities, self.variables
+    )
     batch = batch or min(BATCH, max(len(images), 1))
     return in_batches(function, images, batch_size=batch, pad=True)
 
@@ -75,15 +81,23 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
   """Opens the network of a run folder; the dataset that it was trained on is not needed.
 
   Raises:
-    UserError: for a folder without a run, or one whose checkpoint cannot be read.
+    UserError: for a folder without a run, one whose checkpoint cannot be read, or one of a task
+      that names no classes.
   """
   config = run_folder.load_config(workdir)
+  classes = find_task(config.task).classes
+  if classes is None:
+    raise UserError(
+      f'{workdir} was trained for the task {config.task}, which names no class for an image; '
+      'choose the run of a classifier'
+    )
   described = dataset_file.load(workdir)
   class_names = _distinct(described['class_names'])
   with run_folder.reading_config(workdir):
     model = make_model(config.model, len(class_names))
   return TrainedRun(
     model=model,
+    classes=classes,
     variables=read_weights(workdir),
     class_names=class_names,
     augmentation=Augmentation(mean=tuple(described['mean']), std=tuple(described['std'])),
@@ -103,6 +117,6 @@ def batch_size(paths: Sequence[pathlib.Path]) -> int:
   return min(BATCH, len(paths))
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'augmentation'))
-def _probabilities(model, augmentation, variables, images):
-  return nn.softmax(model.apply(variables, augmentation.evaluate(images), train=False))
+@functools.partial(jax.jit, static_argnames=('model', 'augmentation', 'probabilities'))
+def _probabilities(model, augmentation, probabilities, variables, images):
+  return probabilities(model.apply(variables, augmentation.evaluate(images), train=False))

@@ -185,10 +185,10 @@ def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
 
   evaluate = trained_run._probabilities.__wrapped__
 
-  @functools.partial(jax.jit, static_argnames=('model', 'augmentation'))
-  def probabilities(model, augmentation, variables, images):
+  @functools.partial(jax.jit, static_argnames=('model', 'augmentation', 'probabilities'))
+  def probabilities(model, augmentation, probabilities, variables, images):
     traces['probabilities'] += 1
-    return evaluate(model, augmentation, variables, images)
+    return evaluate(model, augmentation, probabilities, variables, images)
 
   monkeypatch.setattr(trained_run, 'BATCH', 2)
   monkeypatch.setattr(trained_run, '_probabilities', probabilities)

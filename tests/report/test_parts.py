@@ -8,7 +8,7 @@ import numpy as np
 from fake_findings import PIPE, SCRIPT
 from PIL import Image
 
-from attn_flax.report import document, formats, html, markdown, published
+from attn_flax.report import formats, html, markdown, parts, published
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots, style
 from attn_flax.report.tables import cells, classification, results
@@ -203,7 +203,7 @@ def test_html_and_markdown_are_made_of_the_same_cells():
   cell = cells.Cell(PIPE, '<b>', {'x': 1.0}, 'none')
   column = cells.Column('*head*')
   table = cells.Table('t', 'Table', [column], [[cell]])
-  section = document.Section('s', 'Section', parts=[table])
+  section = parts.Section('s', 'Section', parts=[table])
   assert '| a\\|b (&lt;b&gt;) |' in markdown.render('title', [section])
   text = html.render('<title>', [section])
   assert 'data-key="1.0">a|b <small>&lt;b&gt;</small>' in text and '&lt;title&gt;' in text

@@ -343,7 +343,8 @@ def test_another_task_has_words_and_columns_of_its_own(tmp_path, monkeypatch):
     achieves='has a mean IoU of {value} % on {images} test images',
     note='Pixels: share of the pixels that are classified correctly.',
   )
-  monkeypatch.setitem(pages._WORDINGS, 'segmentation', words)
+  own = parts.Pages(words, scores=lambda _: [], published=lambda _: [])
+  monkeypatch.setitem(pages._PAGES, 'segmentation', own)
   found = fake_findings.findings(('none', 'se'), pictures=1)
   variants = [
     dataclasses.replace(

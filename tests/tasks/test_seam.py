@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_files
+from PIL import Image
 
 import main
 from attn_flax.tasks import names
@@ -17,7 +18,7 @@ from configs import base
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def brightness(options):
+def brightness(setting=None):
   """Regression: the first output is to be the mean of the normalized image; a low error is good."""
 
   def errors(outputs, batch):
@@ -61,8 +62,7 @@ def finished(small_dataset, quick_compilation, tmp_path_factory):
   """The folder of a run of that task, over three epochs."""
   workdir = tmp_path_factory.mktemp('brightness') / 'run'
   config = base.get_config('smoke')
-  with config.unlocked():
-    config.task = 'brightness'
+  config.task = 'brightness'
   config.model.depths, config.model.widths = (1,), (8,)
   config.train.steps, config.train.ema_decay = 15, 0.5
   with pytest.MonkeyPatch.context() as patch:
@@ -103,10 +103,18 @@ def test_it_is_scored_again(finished, capsys):
   assert again['test_error'] == pytest.approx(run_files.read(finished)['test_error'], rel=1e-5)
 
 
+@pytest.mark.parametrize('mode', ['predict', 'explain'])
+def test_without_classes_there_is_none_to_predict_or_explain(finished, tmp_path, capsys, mode):
+  Image.new('RGB', (32, 32)).save(tmp_path / 'one.png')
+  words = [f'--mode={mode}', f'--workdir={finished}', f'--images={tmp_path}/one.png']
+  assert main.run(['main.py', *words]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f'{finished} was trained for the task brightness, which names no class' in line
+
+
 def test_an_unknown_task_is_refused(small_dataset, tmp_path):
   config = base.get_config('smoke')
-  with config.unlocked():
-    config.task = 'clasification'
+  config.task = 'clasification'
   with pytest.raises(ValueError, match="unknown task 'clasification'; did you mean 'classif"):
     train(config, tmp_path / 'run')
 

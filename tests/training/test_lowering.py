@@ -9,8 +9,7 @@ from jax import export
 
 from attn_flax.attention import ATTENTION
 from attn_flax.models import create_model
-from attn_flax.tasks.names import find_task
-from attn_flax.tasks.task import Options
+from attn_flax.tasks.classification import classification
 from attn_flax.training.optimizer import make_optimizer, make_schedule
 from attn_flax.training.steps import init_state, make_train_step
 from configs import base
@@ -29,7 +28,7 @@ def test_the_training_step_lowers_for_every_platform(attention, dtype):
   config = base.get_config().optimizer
   schedule = make_schedule(config, batch_size=8, updates=20, updates_per_epoch=5)
   optimizer = make_optimizer(config, schedule, clip_norm=1.0)
-  task = find_task('classification', Options(label_smoothing=0.1))
+  task = classification(label_smoothing=0.1)
   step = make_train_step(model, optimizer, schedule, task, ema_decay=0.99)
 
   key = jax.eval_shape(lambda: jax.random.key(0))

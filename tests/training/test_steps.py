@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from attn_flax.models import create_model
+from attn_flax.tasks.classification import classification
 from attn_flax.tasks.names import find_task
-from attn_flax.tasks.task import Options
 from attn_flax.training.optimizer import make_optimizer
 from attn_flax.training.steps import init_state, make_eval_step, make_train_step
 from configs import base
@@ -57,7 +57,7 @@ def prepare(
   **options,
 ):
   """A fresh state, and the step."""
-  task = find_task('classification', Options(label_smoothing, class_weights))
+  task = classification(label_smoothing, class_weights)
   optimizer = make_optimizer(base.get_config().optimizer, schedule, accumulate=accumulate)
   init = jax.jit(lambda key: init_state(model, optimizer, key, SHAPE, ema=ema))
   step = make_train_step(model, optimizer, schedule, task, accumulate=accumulate, **options)

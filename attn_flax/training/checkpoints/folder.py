@@ -11,11 +11,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
-from attn_flax.tasks.names import find_task
+from attn_flax.tasks.names import FIRST, find_task
 from attn_flax.tasks.task import Task
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import digests
@@ -305,8 +304,6 @@ class Checkpoints:
 
 
 def _task_of(workdir: pathlib.Path) -> Task:
-  """The task of a run folder; the usual one of a folder that holds checkpoints and no config."""
+  """The task of a run folder; the first one of a folder that holds checkpoints and no config."""
   is_run = (workdir / 'config.json').exists()
-  return find_task(
-    run_folder.task_name(run_folder.load_config(workdir) if is_run else ConfigDict())
-  )
+  return find_task(run_folder.load_config(workdir).task if is_run else FIRST)
