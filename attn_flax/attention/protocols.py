@@ -28,6 +28,7 @@ class Refiner(Protocol):
     ...
 
 
+@runtime_checkable
 class ConvLike(Protocol):
   """A mechanism that replaces a convolution, made and called like one (`where = 'conv'`).
 

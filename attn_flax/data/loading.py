@@ -12,9 +12,10 @@ from attn_flax.data.dataset import (
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.sources.cluttered_digits import generate
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import MOST_SEED, UserError, check_choice, check_range
 
 _LEAST_SIZE = 8
+_MOST_SIZE = 2**14
 
 
 def load(
@@ -56,6 +57,9 @@ def load(
     UserError: an unknown dataset, size or split, a missing or unreadable dataset, annotations that
       it does not have, or a `data_dir` that cannot be written to.
   """
+  check_range('data.seed', seed, 0, MOST_SEED, whole=True)
+  check_range('data.max_bad', max_bad, 0, whole=True)
+  check_range('data.max_pixels', max_pixels, 1, MAX_PIXELS, whole=True)
   splits = tuple(splits)
   spec = DATASETS.get(name)
   for split in splits:
@@ -95,8 +99,7 @@ def load(
 def _check_size(name: str, spec: DatasetSpec | None, size: int | None) -> None:
   if size is None:
     return
-  if size < _LEAST_SIZE:
-    raise UserError(f'--config.data.size={size} is impossible: choose {_LEAST_SIZE} at least')
+  check_range('data.size', size, _LEAST_SIZE, _MOST_SIZE, whole=True)
   if spec is not None and spec.sizes and size not in spec.sizes:
     raise UserError(
       f'dataset {name!r} has no images of size {size}: choose --config.data.size from '

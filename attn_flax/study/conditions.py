@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from attn_flax.study.findings import Conditions, Environment, Recipe, Run
-from attn_flax.study.groups import Member, Record
+from attn_flax.study.groups import Member
 from attn_flax.study.performance import PredictionsOfRuns, run_scores
 from attn_flax.training import run_folder
 from attn_flax.training.environment import environment, without_home
@@ -103,7 +103,7 @@ def conditions(
       further=_further(config),
     ),
     measured=_environment(here),
-    command=without_home(here['command']),
+    command=without_home(str(here['command'])),
     minutes=minutes,
   )
 
@@ -124,7 +124,7 @@ def _further(config: ConfigDict) -> dict[str, object]:
   return {field: value for field, value in fields.items() if value and field not in idle}
 
 
-def _environment(record: Record) -> Environment:
+def _environment(record: run_folder.Json) -> Environment:
   """Where a run or a study was computed, by what its record says."""
   return Environment(
     device=record.get('device'),

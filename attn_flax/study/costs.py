@@ -15,8 +15,8 @@ from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 from attn_flax.study.findings import Cost, Ratio
 from attn_flax.training.experiment import Experiment
-from attn_flax.training.loop import compile_step
 from attn_flax.training.steps import TrainState
+from attn_flax.training.updates import compile_step
 
 
 def measure(

@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -13,10 +13,6 @@ from attn_flax.training import run_folder
 
 # The attention is what is compared; the seed is what is averaged over.
 _MAY_DIFFER = ('seed', 'model.attention')
-
-
-# What a run folder keeps in `config.json`: config, command, versions, device, ...
-Record = Mapping[str, Any]
 
 
 class Member(NamedTuple):
@@ -33,7 +29,7 @@ class Member(NamedTuple):
   seed: int
   folder: pathlib.Path
   config: ConfigDict | None
-  record: Record
+  record: run_folder.Json
   error: str = ''
 
 

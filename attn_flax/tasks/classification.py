@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from scipy import special
 
+from attn_flax.errors import check_range
 from attn_flax.tasks.task import Batch, Classes, Outputs, Predictions, Setting, Sums, Task
 
 
@@ -30,6 +31,7 @@ def classification(label_smoothing: float = 0.0, weights: np.ndarray | None = No
     label_smoothing: share of the target that is spread over all classes.
     weights: [K], how much each class counts in the loss; None: 1.
   """
+  check_range('train.label_smoothing', label_smoothing, 0, below=1)
   of_classes = None if weights is None else jnp.asarray(weights, jnp.float32)
 
   def loss(outputs: Outputs, batch: Batch) -> jax.Array:

@@ -8,7 +8,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from typing import Any
 
 import jax
 
@@ -23,7 +22,7 @@ def without_home(text: str) -> str:
   return text.replace(home, '~') if len(home) > 1 else text
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
   """Versions, device, commit, command and date, as JSON values."""
   versions = {}
   for package in _PACKAGES:

@@ -9,38 +9,29 @@ from ml_collections import ConfigDict
 
 from attn_flax import data
 from attn_flax.data.augment.augmentation import Augmentation
-from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.pipeline.open import open_pipeline
 from attn_flax.data.pipeline.protocol import Pipeline
-from attn_flax.data.pipeline.stream import MOST_WORKERS
+from attn_flax.data.pipeline.stream import check_workers
 from attn_flax.errors import MOST_SEED, UserError, check_choice, check_range
 from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Setting, Task
 from attn_flax.training import run_folder
-from attn_flax.training.optimizer import Schedule, freeze, make_optimizer, make_schedule
+from attn_flax.training.optimizer import (
+  MOST_STEPS,
+  Schedule,
+  freeze,
+  make_optimizer,
+  make_schedule,
+)
 from attn_flax.training.steps import TrainState, init_state
 
-_MOST_STEPS = 2**31 - 1  # Updates are counted in 32 bits.
-_MOST_FLOAT = 1e38  # Of 32 bits, a little less than infinity.
-_LEAST_FLOAT = 1e-37  # Of 32 bits; smaller ones lose digits or are 0.
-# The bounds of the numbers of a config: what `check_range` takes.
-_COUNT = {'least': 1, 'most': _MOST_STEPS, 'whole': True}
+_COUNT = {'least': 1, 'most': MOST_STEPS, 'whole': True}
+# The bounds of the numbers of a config that belong to no part of the run: what `check_range` takes.
 _BOUNDS: dict[str, dict[str, Any]] = {
   'seed': {'least': 0, 'most': MOST_SEED, 'whole': True},
-  'data.seed': {'least': 0, 'most': MOST_SEED, 'whole': True},
-  'data.workers': {'least': 0, 'most': MOST_WORKERS, 'whole': True},
-  'data.max_bad': {'least': 0, 'whole': True},
-  'data.max_pixels': {'least': 1, 'most': MAX_PIXELS, 'whole': True},
-  'train.label_smoothing': {'least': 0, 'below': 1},
   'train.ema_decay': {'least': 0, 'below': 1},
-  'train.clip_norm': {'least': _LEAST_FLOAT, 'most': _MOST_FLOAT},
-  'optimizer.momentum': {'least': 0, 'below': 1},
-  'optimizer.lr_per_256': {'least': 0, 'most': _MOST_FLOAT},
-  'optimizer.weight_decay': {'least': 0, 'most': _MOST_FLOAT},
-  'optimizer.warmup_epochs': {'least': 0, 'most': _MOST_STEPS},
-  'optimizer.step_factor': {'least': 0, 'most': _MOST_FLOAT},
   'train.batch_size': _COUNT,
   'train.epochs': _COUNT,
   'train.steps': _COUNT,
@@ -159,6 +150,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
   if trains:
     _check_batch('train.batch_size / train.accumulate', train.batch_size // train.accumulate, mesh)
   check_choice('train.batch_norm', train.batch_norm, ('global', 'per_device'))
+  check_workers(config.data.workers)
 
   dataset = data.load(
     config.data.name,
@@ -178,7 +170,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
       f'{config.data.name}; choose {num_examples} at most'
     )
   updates = train.steps or train.epochs * updates_per_epoch
-  check_range('the number of updates', updates, 1, _MOST_STEPS)
+  check_range('the number of updates', updates, 1, MOST_STEPS)
   schedule = make_schedule(
     config.optimizer,
     batch_size=train.batch_size,

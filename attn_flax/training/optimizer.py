@@ -14,6 +14,10 @@ OPTIMIZERS = ('sgd', 'adamw')
 OPEN_ENDED = ('constant', 'step')
 SCHEDULES = ('cosine', *OPEN_ENDED)
 
+MOST_STEPS = 2**31 - 1  # Updates are counted in 32 bits.
+MOST_FLOAT = 1e38  # Of 32 bits, a little less than infinity.
+_LEAST_FLOAT = 1e-37  # Of 32 bits; smaller ones lose digits or are 0.
+
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
@@ -32,11 +36,14 @@ def make_schedule(
     updates_per_epoch: updates per pass over the training split.
 
   Raises:
-    UserError: for an unknown schedule, or steps within the warm-up.
+    UserError: for an unknown schedule, impossible numbers, or steps within the warm-up.
   """
   check_choice('schedule', config.schedule, SCHEDULES)
+  check_range('optimizer.lr_per_256', config.lr_per_256, 0, MOST_FLOAT)
+  check_range('optimizer.warmup_epochs', config.warmup_epochs, 0, MOST_STEPS)
+  check_range('optimizer.step_factor', config.step_factor, 0, MOST_FLOAT)
   for i, epoch in enumerate(config.step_epochs):
-    check_range(f'optimizer.step_epochs[{i}]', epoch, 0, 2**31 - 1)
+    check_range(f'optimizer.step_epochs[{i}]', epoch, 0, MOST_STEPS)
   peak = config.lr_per_256 * batch_size / 256
   warmup = round(config.warmup_epochs * updates_per_epoch)
   if config.schedule == 'cosine':
@@ -79,9 +86,13 @@ def make_optimizer(
     accumulate: gradients averaged into one update.
 
   Raises:
-    UserError: for an unknown optimizer.
+    UserError: for an unknown optimizer, or impossible numbers.
   """
   check_choice('optimizer', config.name, OPTIMIZERS)
+  check_range('optimizer.momentum', config.momentum, 0, below=1)
+  check_range('optimizer.weight_decay', config.weight_decay, 0, MOST_FLOAT)
+  if clip_norm is not None:
+    check_range('train.clip_norm', clip_norm, _LEAST_FLOAT, MOST_FLOAT)
 
   def mask(params):
     return decays(params, config.decay_all)

@@ -3,8 +3,8 @@
 All of it is pure: a step's randomness comes from its key, and no step reads or writes a file.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,6 @@ from jax.sharding import Mesh, PartitionSpec
 from attn_flax.layers.types import Model, Variables
 from attn_flax.tasks.task import Batch, Sums, Task
 from attn_flax.training.optimizer import Schedule
-
-Tree = Mapping[str, Any]  # Arrays in nested mappings.
 
 
 class TrainState(NamedTuple):
@@ -30,10 +28,10 @@ class TrainState(NamedTuple):
   """
 
   step: jax.Array
-  params: Tree
-  batch_stats: Tree
+  params: Variables
+  batch_stats: Variables
   opt_state: optax.OptState
-  ema: Tree | None
+  ema: Variables | None
 
 
 def init_state(

@@ -3,7 +3,6 @@
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -61,7 +60,7 @@ class Window:
     """Begins anew, as behind a line of the log."""
     self._read, self._seconds, self._began = [], 0.0, time.perf_counter()
 
-  def store(self) -> dict[str, Any]:
+  def store(self) -> dict[str, object]:
     """What goes into a checkpoint, as JSON values."""
     metrics = [{name: float(value) for name, value in part.items()} for part in self.read()]
     return {'seconds': self._seconds, 'metrics': metrics}

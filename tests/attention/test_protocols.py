@@ -1,12 +1,14 @@
 """What a mechanism's class declares, and what is taken where it declares nothing."""
 
+import inspect
+
 import flax.linen as nn
 import pytest
 
 from attn_flax.attention import ATTENTION
 from attn_flax.attention.dual import ChannelAttention
 from attn_flax.attention.mechanisms import CONV_LIKES, REFINERS
-from attn_flax.attention.protocols import Traits, attends, starts_as_identity, traits
+from attn_flax.attention.protocols import ConvLike, Traits, attends, starts_as_identity, traits
 from attn_flax.attention.se import ChannelMLP
 
 
@@ -52,6 +54,18 @@ def test_every_mechanism_is_checked_against_its_protocol():
   """By the type checker, of whose lists none is missing; a traits' place says which it is."""
   assert {*REFINERS, *CONV_LIKES} == set(ATTENTION.values())
   assert {kind for kind in ATTENTION.values() if traits(kind).where == 'conv'} == set(CONV_LIKES)
+
+
+@pytest.mark.parametrize('kind', [*REFINERS, *CONV_LIKES], ids=lambda kind: kind.__name__)
+def test_every_mechanism_has_the_members_of_its_protocol(kind):
+  """The type checker takes any attribute of a Linen module for one."""
+  is_conv_like = kind in CONV_LIKES
+  module = kind(features=8) if is_conv_like else kind()
+  assert isinstance(module, ConvLike) == is_conv_like
+  parameters = inspect.signature(kind.__call__).parameters
+  assert is_conv_like or parameters['train'].kind is inspect.Parameter.KEYWORD_ONLY
+  extra = [p for p in list(parameters.values())[2:] if p.default is p.empty]
+  assert [p.name for p in extra] in ([], ['train'])
 
 
 def test_traits_of_built_in_mechanisms():

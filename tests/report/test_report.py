@@ -11,7 +11,7 @@ import pytest
 from fake_findings import SCRIPT
 from PIL import Image
 
-from attn_flax.report import formats, pages
+from attn_flax.report import formats, pages, parts
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import style
 from attn_flax.report.wording import Title, Wording

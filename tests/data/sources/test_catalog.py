@@ -267,7 +267,7 @@ def test_code_that_needs_tensorflow(tmp_path, monkeypatch):
 def test_sizes_and_splits(tmp_path):
   with pytest.raises(UserError, match=r'size 64.*--config\.data\.size from \[32\]'):
     data.load('cifar10', size=64)
-  with pytest.raises(UserError, match=r'--config\.data\.size=4 .*8 at least'):
+  with pytest.raises(UserError, match=r'data\.size=4 .* from 8 to 16384'):
     data.load('imagenet2012', size=4)
   with pytest.raises(UserError, match="split of mnist 'val'.*test, train, validation"):
     data.load('mnist', splits=['val'])

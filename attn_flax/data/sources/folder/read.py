@@ -21,11 +21,11 @@ from attn_flax.data.dataset import (
   fits_memory,
   unlisted,
 )
-from attn_flax.data.files import MAX_PIXELS, expand_user, read_file
+from attn_flax.data.files import expand_user, read_file
 from attn_flax.data.records import Row, Source
 from attn_flax.data.sources.folder import check
 from attn_flax.data.sources.folder.layout import Layout, check_classes, hash_share, read_layout
-from attn_flax.errors import UserError, check_range
+from attn_flax.errors import UserError
 
 _IMAGENET_HELD_OUT = {'validation': (0.0, 0.01)}
 _IMAGENET_FOLDERS = {'train': ('train',), 'test': ('val',)}
@@ -98,7 +98,6 @@ def load(
   """
   if data_dir is None:
     raise UserError('--config.data.name=folder needs the folder: --config.data.dir=/path/to/images')
-  check_range('data.max_pixels', max_pixels, 1, MAX_PIXELS, whole=True)
   whole = read_layout(data_dir, seed)
   layout = _select(whole, splits)
   check_classes(layout)
