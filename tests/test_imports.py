@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,8 @@ def module_name(path):
 
 
 MODULES = {module_name(path): path for path in sorted((ROOT / 'attn_flax').rglob('*.py'))}
+
+CONFIGS = {module_name(path): path for path in sorted((ROOT / 'configs').rglob('*.py'))}
 
 
 def imported(path, everywhere=False):
@@ -35,7 +38,7 @@ def imported(path, everywhere=False):
 
 def origin(module, name):
   """The module that a name comes from: itself one, or behind what a package hands on."""
-  if f'{module}.{name}' in MODULES:
+  if f'{module}.{name}' in MODULES | CONFIGS:
     return f'{module}.{name}'
   path = MODULES.get(module)
   if path is not None and path.name == '__init__.py':
@@ -80,6 +83,13 @@ def part_of(name):
   return name.partition('.')[2].partition('.')[0]
 
 
+def test_the_page_on_architecture_shows_the_stack():
+  table = (ROOT / 'docs' / 'architecture.md').read_text().partition('| part | holds |')[2]
+  rows = re.findall(r'^\| (`.*?) \|', table.partition('\n\n')[0], re.M)
+  found = [tuple(re.findall(r'attn_flax/(\w+)', row)) for row in rows]
+  assert [set(parts) for parts in found] == [set(parts) for parts in STACK]
+
+
 def test_every_part_has_its_place_in_the_stack():
   assert {part_of(name) for name in MODULES} == {'', *LEVEL}
 
@@ -96,10 +106,12 @@ def test_no_import_runs_up_the_stack(part):
 
 def test_the_graph_has_no_cycle():
   """Also through imports inside functions, which may be late but must not dodge a circle."""
-  graph = {name: own(imported(path, everywhere=True)) - {name} for name, path in MODULES.items()}
+  files = MODULES | CONFIGS
+  graph = {name: imported(path, everywhere=True) & set(files) for name, path in files.items()}
   # A package only names what lies inside of it.
-  graph = {name: others for name, others in graph.items() if MODULES[name].name != '__init__.py'}
+  graph = {name: others for name, others in graph.items() if files[name].name != '__init__.py'}
   assert sum(map(len, graph.values())) > 200
+  assert graph['configs.base'] == {'configs.presets.mechanisms', 'configs.presets.recipes'}
   order = list(graphlib.TopologicalSorter(graph).static_order())
   assert set(graph) <= set(order)
 

@@ -1,12 +1,18 @@
-"""A run folder of an earlier version goes on, and serves every command, for as long as this passes.
+"""Folders of an earlier version go on, and serve every command, for as long as this passes.
 
-`tests/frozen/run.tar.gz` is the folder of a run that the commit 3905b53 stopped after update 6 of
-10, and `finished.json` holds what the same commit made of it without the stop. The command is in
-the folder's `config.json`; the dataset is the reduced copy that `small_data` prepares.
+The commit 3905b53 made what `tests/frozen` holds: `run.tar.gz` is the folder of a run that was
+stopped after update 6 of 10, `imported.tar.gz` that of weights imported from PyTorch (drawn at
+random), `study.tar.gz` that of a study of two variants and two seeds, without its report.
+`finished.json` holds what the same commit made of them: the metrics and the result of the run
+without the stop, the scores of the import, and the columns of the study's `results.csv` that are
+no times. The commands are in each `config.json`; the dataset is the reduced copy that `small_data`
+prepares.
 """
 
+import csv
 import json
 import pathlib
+import shlex
 import tarfile
 
 import numpy as np
@@ -17,24 +23,30 @@ from PIL import Image
 import main
 from attn_flax import data
 
-FROZEN = pathlib.Path(__file__).parents[1] / 'frozen'
+ROOT = pathlib.Path(__file__).parents[1]
+FROZEN = ROOT / 'tests' / 'frozen'
 
 
 def run(*arguments):
   return main.run(['main.py', *map(str, arguments)])
 
 
+def unpack(name, folder):
+  """A frozen folder, as it was left."""
+  with tarfile.open(FROZEN / f'{name}.tar.gz') as archive:
+    archive.extractall(folder, filter='data')
+  return folder / name
+
+
 @pytest.fixture
 def stopped(small_dataset, tmp_path):
-  """The run folder, as it was left."""
-  with tarfile.open(FROZEN / 'run.tar.gz') as archive:
-    archive.extractall(tmp_path, filter='data')
-  return tmp_path / 'run'
+  """The folder of the run."""
+  return unpack('run', tmp_path)
 
 
 @pytest.fixture(scope='module')
 def finished():
-  """The metrics and the result of the run that was not stopped."""
+  """What became of them."""
   return json.loads((FROZEN / 'finished.json').read_text())
 
 
@@ -79,19 +91,22 @@ def test_it_is_evaluated(stopped, finished, capsys):
   assert_close(renamed, logged)
 
 
-def test_it_predicts_and_is_explained(stopped, tmp_path, capsys):
+@pytest.mark.parametrize('name', ['run', 'imported'])
+def test_it_predicts_and_is_explained(small_dataset, tmp_path, capsys, name):
+  folder = unpack(name, tmp_path)
   image = tmp_path / 'digit.png'
   Image.fromarray(data.load('cluttered_digits', splits=('test',)).splits['test'].image[0]).save(
     image
   )
-  assert run('--mode=predict', f'--workdir={stopped}', f'--images={image}') == 0
+  assert run('--mode=predict', f'--workdir={folder}', f'--images={image}') == 0
   assert capsys.readouterr().out.count('%') == 5
-  assert run('--mode=explain', f'--workdir={stopped}', f'--images={image}') == 0
-  (row,) = run_files.read(stopped, 'explanations.json')['images']
-  assert set(row['maps']) == {'grad_cam', 'own_map'}
+  assert run('--mode=explain', f'--workdir={folder}', f'--images={image}') == 0
+  (row,) = run_files.read(folder, 'explanations.json')['images']
+  # The gate of the imported network weighs channels alone.
+  assert set(row['maps']) == {'run': {'grad_cam', 'own_map'}, 'imported': {'grad_cam'}}[name]
 
 
-def test_it_stands_in_a_report(stopped, tmp_path, capsys):
+def test_it_is_reported_on(stopped, tmp_path, capsys):
   """Finished first, as a report leaves out what is not."""
   assert run(f'--workdir={stopped}') == 0
   assert (
@@ -106,3 +121,30 @@ def test_it_stands_in_a_report(stopped, tmp_path, capsys):
     == 0
   )
   assert (tmp_path / 'report' / 'results.csv').read_text().startswith('variant,')
+
+
+def test_an_import_has_its_scores(small_dataset, tmp_path, finished, capsys):
+  folder = unpack('imported', tmp_path)
+  assert run('--mode=evaluate', f'--workdir={folder}') == 0
+  assert_close(json.loads(capsys.readouterr().out), finished['imported'])
+
+
+@pytest.mark.slow
+def test_a_study_is_reported_on_as_before(small_dataset, tmp_path, finished, monkeypatch, capsys):
+  """Without a new update: the command is the one that made it."""
+  study = unpack('study', tmp_path)
+  command = shlex.split(json.loads((study / 'eca/seed0/config.json').read_text())['command'])
+  monkeypatch.chdir(ROOT)
+  words = [word for word in command[2:] if not word.startswith('--workdir=')]
+  assert run(*words, f'--workdir={study}') == 0
+  assert 'step 10/10' not in capsys.readouterr().out
+  with (study / 'results.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row['variant'] for row in rows] == ['resnet', 'eca']
+  for row, expected in zip(rows, finished['study'], strict=True):
+    for name, value in expected.items():
+      if isinstance(value, str):
+        assert row[name] == value, name
+      else:
+        # Shares of a few images and pixels: one that rounding decides moves them.
+        np.testing.assert_allclose(float(row[name]), value, rtol=0.02, atol=0.02, err_msg=name)
