@@ -4,6 +4,28 @@ import dataclasses
 from collections.abc import Mapping
 
 from attn_flax.report import formats
+from attn_flax.study.explanations import SCORES
+
+# Of the scores of explanations, see `study.explanations.SCORES`.
+_SCORE_TITLES = {
+  'pointing': 'pointing game',
+  'energy_mask': 'energy inside the mask',
+  'energy_box': 'energy inside the box',
+  'iou': 'IoU at the best threshold',
+  'insertion': 'insertion AUC',
+  'deletion': 'deletion AUC',
+  'road': 'ROAD',
+}
+
+
+def score_title(name: str) -> str:
+  """The title of a score of explanations."""
+  return _SCORE_TITLES[name]
+
+
+def score_heading(name: str) -> str:
+  """Its title with an arrow: up where higher is better."""
+  return f'{score_title(name)}\N{NO-BREAK SPACE}{"↑" if SCORES[name] else "↓"}'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,14 +67,27 @@ class Explained(NamedTuple):
 class Explainer:
   """Explains one network, whatever its weights."""
 
-  def __init__(self, model: Network, normalize: Callable[[jax.Array], jax.Array], steps: int):
-    """`normalize`, compiled, turns uint8 images into what the network takes."""
+  def __init__(
+    self,
+    model: Network,
+    normalize: Callable[[jax.Array], jax.Array],
+    steps: int,
+    platform: str,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      model: the network.
+      normalize: compiled, turns uint8 images into what the network takes.
+      steps: of insertion and deletion.
+      platform: of the devices that it runs on.
+    """
     self._model = model
     self._normalize = normalize
     self._steps = steps
     self._init = jax.jit(
       functools.partial(model.init, train=False),
-      compiler_options=options_to_run_once(jax.default_backend()),  # Where it runs.
+      compiler_options=options_to_run_once(platform),
     )
 
   def _cam(self, variables, images, labels):

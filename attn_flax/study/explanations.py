@@ -52,15 +52,15 @@ class Explanations:
   own_map: Sequence[str] = ()
 
 
-# Score: (its title, whether higher is better).
+# Each score, and whether higher is better.
 SCORES = {
-  'pointing': ('pointing game', True),
-  'energy_mask': ('energy inside the mask', True),
-  'energy_box': ('energy inside the box', True),
-  'iou': ('IoU at the best threshold', True),
-  'insertion': ('insertion AUC', True),
-  'deletion': ('deletion AUC', False),
-  'road': ('ROAD', True),
+  'pointing': True,
+  'energy_mask': True,
+  'energy_box': True,
+  'iou': True,
+  'insertion': True,
+  'deletion': False,
+  'road': True,
 }
 
 

@@ -222,7 +222,8 @@ def _explain(
   """Explains, for each seed, the images that all its variants answer correctly."""
   normalize = jax.jit(study.experiment.augmentation.evaluate)
   explainers = {
-    name: Explainer(model, normalize, study.options.steps) for name, model in study.models.items()
+    name: Explainer(model, normalize, study.options.steps, study.experiment.platform)
+    for name, model in study.models.items()
   }
   explained: dict[str, dict[int, Explained]] = {}
   images: dict[int, SeedImages] = {}

@@ -80,7 +80,7 @@ def _score(
 ) -> Score:
   """A score; `pair` is the variant's and the baseline's values, over the seeds of both."""
   values = table['map']
-  upwards = SCORES[score][1]
+  upwards = SCORES[score]
   enough = len(values) >= statistics.FEWEST_SEEDS
   gains = {
     source: statistics.paired(values - other if upwards else other - values) if enough else None

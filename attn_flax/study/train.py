@@ -38,7 +38,7 @@ def check(planned: Sequence[Planned]) -> Task:
     resolved.seed = run.seed
     resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256
     if (run.folder / 'config.json').exists():
-      run_folder.open_run(run.folder, resolved)
+      run_folder.check_same(run.folder, resolved)
   return next(iter(opened.values())).task
 
 

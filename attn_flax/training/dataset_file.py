@@ -50,8 +50,12 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def check(workdir: pathlib.Path, found: Json) -> None:
-  """Checks that classes and images are still those of the run, and writes them where it is new."""
+def write(workdir: pathlib.Path, found: Json) -> None:
+  """Writes the file.
+
+  Raises:
+    UserError: when classes or numbers of images are no longer those that it holds.
+  """
   path = workdir / 'dataset.json'
   before = read_json(path) if path.exists() else {}
   for what, name in (('classes', 'class_names'), ('numbers of images', 'examples')):

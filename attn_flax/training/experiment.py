@@ -76,6 +76,11 @@ class Experiment(NamedTuple):
     return NamedSharding(self.mesh, PartitionSpec())
 
   @property
+  def platform(self) -> str:
+    """Of the devices."""
+    return self.mesh.devices.flat[0].platform
+
+  @property
   def image_shape(self) -> tuple[int, ...]:
     """(H, W, C) of the images."""
     return self.dataset.image_shape
@@ -95,7 +100,7 @@ class Experiment(NamedTuple):
 
   def fresh_state(self, key: jax.Array) -> TrainState:
     """A new state, on every device."""
-    options = options_to_run_once(self.mesh.devices.flat[0].platform)
+    options = options_to_run_once(self.platform)
     make = jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)
     return make(key)
 

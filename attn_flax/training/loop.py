@@ -75,7 +75,7 @@ def _open_folder(
     run_folder.remove_run(workdir)
   run_folder.open_run(workdir, experiment.config)
   if not (workdir / 'result.json').exists():
-    dataset_file.check(workdir, experiment.describe_data())
+    dataset_file.write(workdir, experiment.describe_data())
 
 
 def _score(

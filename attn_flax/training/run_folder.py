@@ -207,23 +207,34 @@ def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
 def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Makes the folder of a run, or checks that the one there holds the same run.
 
-  A longer run is accepted where the schedule's past stays the same; its result is then removed.
+  Where the run is now a longer one, its result is removed.
 
   Raises:
     UserError: when the folder cannot be written, or holds another config.
   """
   path = workdir / 'config.json'
-  asked = resolved(config)
   if not path.exists():
-    write_json(path, {'config': asked, **environment()})
-    return
-  found = difference(_stored_config(path), asked)
+    write_json(path, {'config': resolved(config), **environment()})
+  elif check_same(workdir, config):
+    write_json(path, {'config': resolved(config), **environment()})
+    (workdir / 'result.json').unlink(missing_ok=True)
+
+
+def check_same(workdir: pathlib.Path, config: ConfigDict) -> bool:
+  """Checks that a folder holds the run of a config; writes nothing.
+
+  Returns:
+    Whether the config makes it a longer run, which is accepted where the schedule's past stays the
+    same.
+
+  Raises:
+    UserError: when it holds another config.
+  """
+  found = difference(_stored_config(workdir / 'config.json'), resolved(config))
   conflicts = {field: pair for field, pair in found.items() if field not in free_fields(config)}
   if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:
     if all(old is not None and new is not None and new > old for old, new in conflicts.values()):
-      write_json(path, {'config': asked, **environment()})
-      (workdir / 'result.json').unlink(missing_ok=True)
-      return
+      return True
   if conflicts:
     pairs = [f'{field}: {old!r} there, {new!r} asked' for field, (old, new) in conflicts.items()]
     shown = '; '.join(pairs[:6]) + (f'; and {len(pairs) - 6} more' if len(pairs) > 6 else '')
@@ -231,6 +242,7 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
       f'{workdir} holds a run of another config ({shown}); choose another --workdir, or ask for '
       'the same config'
     )
+  return False
 
 
 def remove_run(workdir: pathlib.Path) -> None:

@@ -77,7 +77,7 @@ def explanations(rng, index, masks, own_map):
   def score(name, kind):
     value = float(rng.uniform(0.3, 0.8))
     controls = {control: float(value * rng.uniform(0.4, 1.02)) for control in CONTROLS}
-    sign = 1 if SCORES[name][1] else -1
+    sign = 1 if SCORES[name] else -1
     gains = {c: estimate(sign * (value - v), 0.05) for c, v in controls.items()}
     compared = index > 0 and kind == 'Grad-CAM'
     return Score(

@@ -51,7 +51,7 @@ def variables(model, images):
 
 @pytest.fixture(scope='module')
 def explained(model, variables, images):
-  return Explainer(model, normalize, STEPS).explain(variables, images, FEW, KEY)
+  return Explainer(model, normalize, STEPS, 'cpu').explain(variables, images, FEW, KEY)
 
 
 @pytest.fixture(scope='module')
@@ -136,8 +136,9 @@ def test_images_that_all_variants_of_a_seed_classify_correctly_are_explained(mon
   calls = []
 
   class Fake:
-    def __init__(self, model, normalize, steps):
-      self.model, self.steps = model, steps
+    def __init__(self, model, normalize, steps, platform):
+      self.model = model
+      assert (steps, platform) == (STEPS, 'cpu')
 
     def explain(self, weights, images, few, key):
       calls.append((self.model, str(weights), images.image[:, 0, 0, 0].tolist(), few, key))
@@ -151,9 +152,10 @@ def test_images_that_all_variants_of_a_seed_classify_correctly_are_explained(mon
   test = measure._Test(position, Images(image, labels[position], None, None, None))
   options = types.SimpleNamespace(steps=STEPS, perturbed_images=2, seed=0)
   augmentation = types.SimpleNamespace(evaluate=normalize)
-  experiment = types.SimpleNamespace(augmentation=augmentation, task=classification())
+  task = classification()
+  experiment = types.SimpleNamespace(augmentation=augmentation, task=task, platform='cpu')
   study = measure._Study(experiment, {'plain': 'P', 'eca': 'E'}, members, 'plain', options)
-  explained, images = measure._explain(study, test, predictions)
+  explained, images = measure._explain(study, task.classes, test, predictions)
   assert {seed: one.localized.tolist() for seed, one in images.items()} == {
     0: [3, 5, 6, 7],
     1: [1, 2, 3, 5, 6],

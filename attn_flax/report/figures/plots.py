@@ -10,6 +10,7 @@ from attn_flax.report import formats
 from attn_flax.report.figures import style
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.scores import CONTROLS, KINDS, find
+from attn_flax.report.wording import score_heading
 from attn_flax.study.explanations import SCORES
 from attn_flax.study.findings import Findings, Run
 
@@ -144,8 +145,7 @@ def scores(findings: Findings) -> style.Illustration | None:
     ax.set_visible(False)
   controls = dict(zip(CONTROLS, ('|', 'x', '1', '+'), strict=True))
   for ax, name in zip(axes.flat, names, strict=False):
-    title, higher_is_better = SCORES[name]
-    ax.set_title(f'{title} {"↑" if higher_is_better else "↓"}')
+    ax.set_title(score_heading(name))
     ax.grid(True, axis='x')
     for y, variant in enumerate(findings.variants):
       for kind, shift, marker, color in (

@@ -11,6 +11,7 @@ from attn_flax.report.tables.cells import (
   name_cell,
   verdict_cell,
 )
+from attn_flax.report.wording import score_heading, score_title
 from attn_flax.study.explanations import SCORES, Score
 from attn_flax.study.findings import Findings, Variant
 
@@ -64,7 +65,7 @@ def overview(findings: Findings) -> Table:
   columns = [
     Column('variant', numeric=False),
     Column('map', numeric=False),
-    *(Column(f'{title}\N{NO-BREAK SPACE}{"↑" if up else "↓"}') for title, up in SCORES.values()),
+    *(Column(score_heading(name)) for name in SCORES),
     Column('empty maps, %'),
   ]
   note = (
@@ -93,7 +94,7 @@ def _summary(score: Score) -> Cell:
 
 def score_table(findings: Findings, name: str) -> Table:
   """One score of all maps, beside its controls."""
-  title, higher_is_better = SCORES[name]
+  title, higher_is_better = score_title(name), SCORES[name]
   controls = list(CONTROLS)
   rows = []
   for variant in findings.variants:
