@@ -5,15 +5,14 @@ A name is one of
   an entry point         what an installed package declares in the group `attn_flax.attention`, in
                          its pyproject.toml: `[project.entry-points.'attn_flax.attention']`, then
                          `my_gate = 'my_package.gates:MyGate'`;
-  'module:Class'         a class in a module that Python finds, also in the working directory.
+  'module:Class'         a class in a module that Python finds; a command also looks for it in the
+                         working directory.
 """
 
 import importlib
 import importlib.metadata
 import operator
-import os
 import re
-import sys
 
 import flax.linen as nn
 
@@ -73,8 +72,6 @@ def _load(path: str) -> type[nn.Module]:
   if not re.fullmatch(r'\w+(\.\w+)*:\w+(\.\w+)*', path):
     raise UserError(f"attention {path!r} is not of the form 'module:Class'; name a class so")
   module_name, _, class_name = path.partition(':')
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())  # As `python -m` does; an installed command does not.
   try:
     module = importlib.import_module(module_name)
   except Exception as error:  # A module of the user's may raise anything.
@@ -85,7 +82,7 @@ def _load(path: str) -> type[nn.Module]:
       ) from None
     raise UserError(
       f'attention {path!r}: importing {module_name!r} fails ({type(error).__name__}: {error}); '
-      'mend the module'
+      'fix the module'
     ) from error
   try:
     found = operator.attrgetter(class_name)(module)

@@ -6,6 +6,7 @@ import io
 import logging as python_logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +37,7 @@ def run(argv: Sequence[str]) -> int:
   try:
     argv = _with_paths(argv)
     values = define(argv)
+    _check_fields_have_config(argv)
     unknown = values(list(argv))[1:]
     _check_config_exists(values)
     if unknown:
@@ -59,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     return _fail(error)
   except OSError as error:
     what = error.strerror or error
-    return _fail(UserError(f'{error.filename or "a file"} cannot be used: {what}; mend that first'))
+    return _fail(UserError(f'{error.filename or "a file"} cannot be used: {what}; fix that first'))
   except Stopped as stopped:
     print(f'{stopped}; the same command goes on from there', file=sys.stderr)
     return _SIGNALED + stopped.number
@@ -91,14 +93,27 @@ def _with_paths(argv: Sequence[str]) -> list[str]:
   return found
 
 
+def _check_fields_have_config(argv: Sequence[str]) -> None:
+  """Without a config, its fields would be unknown flags."""
+  if any(re.match(r'--?config(=|$)', word) for word in argv):
+    return
+  for word in argv:
+    if field := re.match(r'--?(?:no)?config\.([\w.]+)', word):
+      raise UserError(f'{field[0]} sets a field of a config, and none is named; add --config=eca')
+
+
 def _check_config_exists(values: flags.FlagValues) -> None:
   """`config_flags` reports a missing file late, and only when the config is read."""
   if not values['config'].present:
     return
   path = pathlib.Path(config_flags.get_config_filename(values['config']).partition(':')[0])
-  if not path.is_file():
-    folder = path.parent if path.parent.is_dir() else configs.folder()
-    check_choice('config', str(path), sorted(str(p) for p in folder.glob('*.py')))
+  if path.is_file():
+    return
+  beside = sorted(str(p) for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
+  if beside and path.parent != configs.folder():
+    check_choice('config', str(path), beside)
+  check_choice('config', path.stem, sorted(p.stem for p in configs.folder().glob('*.py')))
+  raise UserError(f'there is no config {path}; a built-in one is named --config={path.stem}')
 
 
 def _print_help(values: flags.FlagValues, program: str) -> None:

@@ -4,6 +4,7 @@ In a checkout they lie in `configs/` beside the package; a wheel carries them in
 files import each other as `configs.<name>`, also a user's own that begin with one of these.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -11,7 +12,9 @@ import pathlib
 import re
 import sys
 import types
+from collections.abc import Iterator, Sequence
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from attn_flax.errors import check_choice
@@ -25,11 +28,17 @@ def folder() -> pathlib.Path:
 
 
 def provide() -> None:
-  """Makes `configs` importable, wherever the command runs; a checkout's own comes first."""
-  if importlib.util.find_spec('configs') and importlib.util.find_spec('configs.base'):
+  """Makes `configs.<name>` the built-in configs, wherever the command runs.
+
+  Files of a folder `configs` of the user's own are found behind them.
+  """
+  own = str(folder())
+  spec = importlib.util.find_spec('configs')
+  found = list(spec.submodule_search_locations or ()) if spec else []
+  if found[:1] == [own]:
     return
   package = types.ModuleType('configs', 'The built-in configs of attn_flax.')
-  package.__path__ = [str(folder())]
+  package.__path__ = [own, *(path for path in found if path != own)]
   sys.modules['configs'] = package
 
 
@@ -42,6 +51,74 @@ def find(name: str) -> str:
   return str(folder() / f'{name}.py')
 
 
+class ConfigParser(flags.ArgumentParser):
+  """Parses `--config`; an entry whose mechanism the command line renames gets the new one's fields.
+
+  So that `--config=se --config.model.attention.branch.name=cbam` works as a config with CBAM in the
+  same place would. What the config chose itself, such as a ratio that suits a thin network, stays
+  where the new mechanism has such a field.
+  """
+
+  def __init__(self, parser: flags.ArgumentParser, argv: Sequence[str]):
+    """`parser` reads the file that is named, `argv` is the whole command line."""
+    self._parser = parser
+    self._argv = list(argv)
+
+  def parse(self, argument: str) -> ConfigDict | None:
+    """The config of a file."""
+    config = self._parser.parse(argument)
+    if isinstance(config, ConfigDict):
+      for path, name in self._names():
+        _rename(config, path, name)
+    return config
+
+  def flag_type(self) -> str:
+    """See `ArgumentParser`."""
+    return self._parser.flag_type()
+
+  def _names(self) -> Iterator[tuple[str, str]]:
+    """Fields `name` that the command line sets, by the path of what holds them."""
+    for word, following in zip(self._argv, [*self._argv[1:], ''], strict=True):
+      flag, given, value = word.partition('=')
+      if match := re.fullmatch(r'--?config\.(.+)\.name', flag):
+        yield match[1], value if given else following
+
+
+# What an entry of an attention mapping holds beside its mechanism's own fields.
+_PLACEMENT = ('name', 'every', 'stages', 'start')
+
+
+def _rename(config: ConfigDict, path: str, name: str) -> None:
+  """Replaces the entry of an attention mapping by one of another mechanism at the same place."""
+  *parents, place = path.split('.')
+  holder = config
+  for part in parents:
+    holder = holder.get(part) if isinstance(holder, ConfigDict) else None
+  entry = holder.get(place) if isinstance(holder, ConfigDict) else None
+  if not isinstance(entry, ConfigDict) or not set(_PLACEMENT) <= set(entry):
+    return
+  if entry.name == name:
+    return
+  from attn_flax.attention.names import find_attention
+  from attn_flax.models.create import own_fields
+
+  base = importlib.import_module('configs.base')
+  usual = {}
+  if name not in base.ATTENTION:
+    defaults = {field: about.default for field, about in own_fields(find_attention(name)).items()}
+    usual = {field: value for field, value in defaults.items() if value is not dataclasses.MISSING}
+  renamed = base.attention(
+    name, **usual, **{field: entry[field] for field in _PLACEMENT if field != 'name'}
+  )
+  before = base.ATTENTION.get(entry.name, {})
+  for field in set(entry) & set(renamed) - set(_PLACEMENT):
+    chosen = field in before and entry[field] != before[field]
+    if chosen and type(entry[field]) is type(renamed[field]):
+      renamed[field] = entry[field]
+  with holder.unlocked():
+    holder[place] = renamed
+
+
 def load(name: str) -> ConfigDict:
   """A built-in config by its name, without an argument."""
   return importlib.import_module(f'configs.{name}').get_config()
@@ -50,8 +127,18 @@ def load(name: str) -> ConfigDict:
 def describe(config: ConfigDict) -> str:
   """The fields of a config, each with its value and the comment above it in the config files."""
   comments = {**_comments(folder() / 'presets' / 'study.py'), **_comments(folder() / 'base.py')}
+  order = {field: number for number, field in enumerate(comments)}
+
+  def rank(path: str) -> tuple[int, int]:
+    """The place of a field, or of the nearest part that holds it, in the files."""
+    field = path.rpartition('.')[2]
+    within = _PLACEMENT.index(field) if field in _PLACEMENT else len(_PLACEMENT)
+    while path and path not in order:
+      path = path.rpartition('.')[0]
+    return order.get(path, len(order)), within
+
   lines = []
-  for path, value in _flat(config):
+  for path, value in sorted(_flat(config), key=lambda field: rank(field[0].removeprefix('base.'))):
     comment = comments.get(path.removeprefix('base.')) or _of_mechanism(path, config)
     lines.append(f'--config.{path}={value}')
     lines += [f'    {comment}'] if comment else []

@@ -5,8 +5,10 @@ import pathlib
 from absl import flags
 
 from attn_flax.attention import list_attention
+from attn_flax.attention.names import find_attention
 from attn_flax.costs import table
 from attn_flax.errors import UserError
+from attn_flax.models.zoo import find_network
 
 
 def run(values: flags.FlagValues) -> None:
@@ -18,6 +20,11 @@ def run(values: flags.FlagValues) -> None:
     for flag, names in (('models', values.models), ('attentions', attentions)):
       if not names:
         raise UserError(f'--{flag} is empty; name one at least, or leave it out')
+    for name in values.models:
+      find_network(name)
+    for name in attentions:
+      if name != 'none':
+        find_attention(name)
     fields = {'num_classes': values.num_classes, 'image_size': values.image_size}
     if values.stride_in:
       fields['stride_in'] = values.stride_in

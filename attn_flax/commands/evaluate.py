@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import check_choice
@@ -13,14 +14,21 @@ from attn_flax.training.environment import environment
 from attn_flax.training.experiment import open_experiment
 from attn_flax.training.scoring import Scorer
 
+# Sections in which a run's config and that of its evaluation may differ.
+_SCORED_ALIKE = ('augment', 'data', 'eval')
+
 
 def run(values: flags.FlagValues) -> None:
   """Scores a run, and prints the scores."""
-  print(json.dumps(evaluate_run(workdir(values), values.split, output_folder(values)), indent=2))
+  folder, output = workdir(values), output_folder(values)
+  print(json.dumps(evaluate_run(folder, values.split, output, values.config), indent=2))
 
 
 def evaluate_run(
-  folder: pathlib.Path, split: str = 'test', output: pathlib.Path | None = None
+  folder: pathlib.Path,
+  split: str = 'test',
+  output: pathlib.Path | None = None,
+  config: ConfigDict | None = None,
 ) -> run_folder.Json:
   """Scores a run folder's best checkpoint again, and writes `evaluation.json`.
 
@@ -28,16 +36,21 @@ def evaluate_run(
     folder: the run folder.
     split: the split to score.
     output: the folder of the result; None: the run folder.
+    config: the config of the run, where its data has moved or other data is to be scored: its
+      fields of `data` count; None: the run's own.
 
   Returns:
     `step` of the checkpoint, `<split>_<score>` for each score of the task, `<split>_count`, and
     `<split>_ema_<score>` where the run kept a moving average.
 
   Raises:
-    UserError: for a folder without a run, an unknown split, or a folder that cannot be written.
+    UserError: for a folder without a run, or with one of another config, an unknown split, or a
+      folder that cannot be written.
   """
   with run_folder.reading_config(folder):
-    experiment = open_experiment(run_folder.load_config(folder), trains=False)
+    stored = run_folder.load_config(folder)
+    experiment = open_experiment(stored if config is None else config, trains=False)
+  run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
   check_choice('split', split, experiment.dataset.splits)
   output = output or folder
   run_folder.check_writable(output, 'name another one with --output')  # Before the work.

@@ -87,8 +87,10 @@ def explain_run(
     UserError: for a folder without a run, unknown methods, a stage that no method takes, images
       that cannot be read, or a folder that cannot be written.
   """
+  if not methods:
+    raise UserError(f'--methods is empty; name some of {", ".join(METHODS)}')
   for method in methods:
-    check_choice('methods', method, METHODS)
+    check_choice('method', method, METHODS)
   if stage is not None and not set(methods) & set(_STAGED):
     raise UserError(
       f'stage={stage} does nothing in {", ".join(methods)}; leave it out, or name one of '

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
+from attn_flax.commands import configs
 from attn_flax.errors import UserError
 
 
@@ -116,6 +117,15 @@ _CONFIG_TEXT = (
   'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words behind '
   'a colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
 )
+# Flags beside which another one does nothing, by mode.
+_EXCLUDING: dict[str, tuple[tuple[str, str], ...]] = {
+  'predict': (('workdir', 'config'),),
+  'explain': (('workdir', 'config'),),
+  'cost': tuple(
+    ('published', other)
+    for other in ('models', 'attentions', 'image_size', 'num_classes', 'stride_in')
+  ),
+}
 
 
 def define(argv: Sequence[str]) -> flags.FlagValues:
@@ -124,6 +134,7 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
   config_flags.DEFINE_config_file(
     'config', None, _CONFIG_TEXT, flag_values=values, sys_argv=list(argv)
   )
+  values['config'].parser = configs.ConfigParser(values['config'].parser, argv)
   flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.', flag_values=values)
   flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=values)
   for flag in FLAGS:
@@ -148,6 +159,9 @@ def check_mode(values: flags.FlagValues) -> None:
   mode = values.mode
   if values['config'].present and mode not in _WITH_CONFIG:
     raise UserError(f'--config does nothing in --mode={mode}; it belongs to the other modes')
+  for given, other in _EXCLUDING.get(mode, ()):
+    if values[given].present and values[other].present:
+      raise UserError(f'--{other} does nothing beside --{given} in --mode={mode}; leave one out')
   for flag in FLAGS:
     if values[flag.name].present and mode not in flag.modes:
       raise UserError(

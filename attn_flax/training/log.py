@@ -130,7 +130,7 @@ def _reporting(workdir: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-      f'the log in {workdir} cannot be written ({error.strerror}); mend that, and give the same '
+      f'the log in {workdir} cannot be written ({error.strerror}); fix that, and give the same '
       'command again'
     ) from None
 

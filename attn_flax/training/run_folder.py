@@ -6,7 +6,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -220,8 +220,13 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
     (workdir / 'result.json').unlink(missing_ok=True)
 
 
-def check_same(workdir: pathlib.Path, config: ConfigDict) -> bool:
+def check_same(workdir: pathlib.Path, config: ConfigDict, may_differ: Sequence[str] = ()) -> bool:
   """Checks that a folder holds the run of a config; writes nothing.
+
+  Args:
+    workdir: the run folder.
+    config: the config, resolved.
+    may_differ: sections that do not matter here.
 
   Returns:
     Whether the config makes it a longer run, which is accepted where the schedule's past stays the
@@ -231,7 +236,11 @@ def check_same(workdir: pathlib.Path, config: ConfigDict) -> bool:
     UserError: when it holds another config.
   """
   found = difference(_stored_config(workdir / 'config.json'), resolved(config))
-  conflicts = {field: pair for field, pair in found.items() if field not in free_fields(config)}
+  conflicts = {
+    field: pair
+    for field, pair in found.items()
+    if field not in free_fields(config) and field.partition('.')[0] not in may_differ
+  }
   if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:
     if all(old is not None and new is not None and new > old for old, new in conflicts.values()):
       return True

@@ -1,0 +1,194 @@
+"""Memory and files of a long run, and what it is worth to keep freed pages.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --small  # a minute, to see that everything works
+
+A small network trains for 20,000 updates with evaluations and checkpoints, once with the setting of
+`training/allocator.py` and once without; the resident memory of the process and the size of its run
+folder are noted on the way. Then the updates of the default network are timed in processes that
+take turns, with the setting and without. The tables also go to benchmarks/results, in CSVs whose
+names hold the conditions.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+from tables import write_csv
+
+from attn_flax.costs.table import format_table
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_SMALL = flags.DEFINE_bool('small', False, 'A few updates.')
+_OUT = flags.DEFINE_string(
+  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSVs; empty: none.'
+)
+
+_COMMAND = """
+import sys
+from attn_flax.training import allocator
+if {kept}:
+  allocator.keep_freed_pages()
+from attn_flax.commands.command_line import run
+sys.exit(run(['main.py', *sys.argv[1:]]))
+"""
+_SAMPLES = 20  # Of a run.
+# The network starts on a plateau of buffers; growth is counted from a tenth of the run on.
+_FIRST = _SAMPLES // 10
+
+
+def start(kept: bool, words: list[str], workdir: pathlib.Path) -> subprocess.Popen:
+  """Starts a training command with or without the setting."""
+  with open(f'{workdir}.log', 'w') as log:
+    return subprocess.Popen(
+      [sys.executable, '-c', _COMMAND.format(kept=kept), *words, f'--workdir={workdir}'],
+      cwd=ROOT,
+      stdout=log,
+      stderr=log,
+    )
+
+
+def resident_mb(pid: int) -> float:
+  """Resident memory of a process, 10^6 bytes."""
+  pages = int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
+
+
+def folder_mb(folder: pathlib.Path) -> float:
+  """The files of a run folder, 10^6 bytes; checkpoints come and go meanwhile."""
+  total = 0
+  for path in folder.rglob('*'):
+    try:
+      total += path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+      continue
+  return total / 1e6
+
+
+def last_update(workdir: pathlib.Path) -> int:
+  """The last update that the run's log names."""
+  try:
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    return json.loads(lines[-1])['step']
+  except (OSError, ValueError, IndexError):
+    return 0
+
+
+def long_run(kept: bool, updates: int, folder: pathlib.Path) -> list[dict]:
+  """Memory and files of one run, a row each time that it has gone on by a share of its updates."""
+  workdir = folder / f'long_{kept}'
+  every = updates // _SAMPLES
+  process = start(
+    kept,
+    [
+      f'--config={ROOT}/configs/eca.py:smoke',
+      '--config.model.depths=(1,)',
+      '--config.model.widths=(8,)',
+      '--config.train.batch_size=16',
+      '--config.train.ema_decay=0.99',
+      f'--config.train.steps={updates}',
+      f'--config.checkpoint.every_steps={max(every // 4, 1)}',
+      '--config.log_every=10',
+    ],
+    workdir,
+  )
+  rows: list[dict] = []
+  while process.poll() is None:
+    update = last_update(workdir)
+    if update >= every * (len(rows) + 1):
+      try:
+        resident = resident_mb(process.pid)
+      except (FileNotFoundError, IndexError):
+        break
+      rows.append(
+        {
+          'kept': kept,
+          'update': update,
+          'resident_mb': round(resident, 1),
+          'folder_mb': round(folder_mb(workdir), 3),
+          'log_mb': round((workdir / 'metrics.jsonl').stat().st_size / 1e6, 3),
+        }
+      )
+      print(rows[-1], flush=True)
+    time.sleep(0.05)
+  if process.wait():
+    raise RuntimeError(pathlib.Path(f'{workdir}.log').read_text()[-2000:])
+  return rows
+
+
+def growth(rows: list[dict]) -> float:
+  """By how much the last tenth of a run holds more memory than its second one, as a share."""
+  values = [row['resident_mb'] for row in rows]
+  before = statistics.mean(values[_FIRST : 2 * _FIRST] or values)
+  return statistics.mean(values[-_FIRST:] or values) / before - 1
+
+
+def update_ms(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> tuple[float, float]:
+  """Milliseconds of an update of the default network, and the memory that the process held."""
+  workdir = folder / f'timed_{kept}_{trial}'
+  process = start(
+    kept,
+    [
+      f'--config={ROOT}/configs/eca.py',
+      f'--config.train.steps={updates}',
+      f'--config.eval.every_epochs={updates}',
+      '--config.log_every=5',
+    ],
+    workdir,
+  )
+  held = 0.0
+  while process.poll() is None:
+    try:
+      held = max(held, resident_mb(process.pid))
+    except (FileNotFoundError, IndexError):
+      break
+    time.sleep(0.1)
+  if process.wait():
+    raise RuntimeError(pathlib.Path(f'{workdir}.log').read_text()[-2000:])
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  rates = [line['images_per_second'] for line in lines if 'images_per_second' in line][1:]
+  return 64e3 / statistics.median(rates), held
+
+
+def main(argv):
+  """Measures and prints the tables."""
+  del argv
+  updates, timed, turns = (60, 15, 1) if _SMALL.value else (20_000, 60, 6)
+  with tempfile.TemporaryDirectory(prefix='memory_') as name:
+    folder = pathlib.Path(name)
+    long_rows = [row for kept in (True, False) for row in long_run(kept, updates, folder)]
+    pairs = []
+    for trial in range(turns):
+      kept, held = update_ms(True, timed, folder, trial)
+      given, held_given = update_ms(False, timed, folder, trial)
+      pairs.append(
+        {
+          'trial': trial,
+          'kept_ms': round(kept, 1),
+          'given_back_ms': round(given, 1),
+          'ratio': round(kept / given, 3),
+          'kept_resident_mb': round(held),
+          'given_back_resident_mb': round(held_given),
+        }
+      )
+      print(pairs[-1], flush=True)
+  summary = []
+  for kept in (True, False):
+    rows = [row for row in long_rows if row['kept'] == kept]
+    if rows:
+      summary.append({'kept': kept, 'growth': round(growth(rows), 4), **rows[-1]})
+  print(format_table(summary))
+  print(format_table(pairs))
+  print(f'kept / given back: {statistics.median(pair["ratio"] for pair in pairs):.3f}')
+  write_csv(_OUT.value, 'memory_long', long_rows)
+  write_csv(_OUT.value, 'memory_setting', pairs)
+
+
+if __name__ == '__main__':
+  app.run(main)
