@@ -87,10 +87,15 @@ def published_table(path: pathlib.Path) -> list[Row]:
       published = list(csv.DictReader(file))
   except (OSError, ValueError, csv.Error) as error:
     reason = error.strerror if isinstance(error, OSError) else error
-    raise UserError(f'{path} cannot be read ({reason}); name a CSV of printed costs') from None
+    raise UserError(
+      f'the published costs {path} cannot be read ({reason}); name a CSV of printed costs'
+    ) from None
   missing = [name for name in _COLUMNS if not published or name not in published[0]]
   if missing:
-    raise UserError(f'{path} has no rows with {", ".join(missing)}; name a CSV of printed costs')
+    raise UserError(
+      f'the published costs {path} have no rows with {", ".join(missing)}; name a CSV of printed '
+      'costs'
+    )
   return [_compare(row) for row in published]
 
 
