@@ -3,6 +3,7 @@
 They are read through `tensorflow-datasets` without TensorFlow, or from a folder of images.
 """
 
+import os
 from collections.abc import Iterable
 
 from attn_flax.data.dataset import (
@@ -12,9 +13,17 @@ from attn_flax.data.dataset import (
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.sources.cluttered_digits import generate
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import (
+  MOST_SEED,
+  UserError,
+  check_choice,
+  check_flags,
+  check_range,
+  check_type,
+  shown,
+)
 
-_LEAST_SIZE = 8
+_LEAST_SIZE, _MOST_SIZE = 8, 2**14
 
 
 def load(
@@ -56,6 +65,15 @@ def load(
     UserError: an unknown dataset, size or split, a missing or unreadable dataset, annotations that
       it does not have, or a `data_dir` that cannot be written to.
   """
+  check_type('name', name, str, "a dataset's name")
+  if data_dir is not None and not isinstance(data_dir, os.PathLike):
+    check_type('data_dir', data_dir, str, 'the path of a folder')
+  check_range('seed', seed, 0, MOST_SEED, whole=True)
+  check_range('max_bad', max_bad, 0, whole=True)
+  check_range('max_pixels', max_pixels, 1, MAX_PIXELS, whole=True)
+  check_flags(annotations=annotations, download=download, enlarge=enlarge)
+  if isinstance(splits, str | bytes) or not isinstance(splits, Iterable):
+    raise UserError(f'splits={shown(splits)} are none; give a tuple of {", ".join(SPLITS)}')
   splits = tuple(splits)
   spec = DATASETS.get(name)
   for split in splits:
@@ -95,8 +113,7 @@ def load(
 def _check_size(name: str, spec: DatasetSpec | None, size: int | None) -> None:
   if size is None:
     return
-  if size < _LEAST_SIZE:
-    raise UserError(f'--config.data.size={size} is impossible: choose {_LEAST_SIZE} at least')
+  check_range('data.size', size, _LEAST_SIZE, _MOST_SIZE, whole=True)
   if spec is not None and spec.sizes and size not in spec.sizes:
     raise UserError(
       f'dataset {name!r} has no images of size {size}: choose --config.data.size from '
