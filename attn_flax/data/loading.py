@@ -66,8 +66,8 @@ def load(
       it does not have, or a `data_dir` that cannot be written to.
   """
   check_type('name', name, str, "a dataset's name")
-  if data_dir is not None and not isinstance(data_dir, os.PathLike):
-    check_type('data_dir', data_dir, str, 'the path of a folder')
+  if data_dir is not None:
+    check_type('data_dir', data_dir, str | os.PathLike, 'the path of a folder')
   check_range('seed', seed, 0, MOST_SEED, whole=True)
   check_range('max_bad', max_bad, 0, whole=True)
   check_range('max_pixels', max_pixels, 1, MAX_PIXELS, whole=True)

@@ -36,12 +36,12 @@ def attention_rollout(model: Network, variables: Variables, images: jax.Array) -
   Raises:
     UserError: for a network that is no vision transformer.
   """
+  check_network(model, variables, images)
   if not isinstance(model, ViT):
     raise UserError(
       f'attention rollout is defined for vision transformers (vit_*), not for '
       f'{type(model).__name__}; take attention_received or own_map'
     )
-  check_network(model, variables, images)
   return _attention_rollout(model, variables, images)
 
 

@@ -23,6 +23,9 @@ def as_array(what: str, values: object) -> np.ndarray | jax.Array:
     return values
   try:
     array = values if isinstance(values, jax.Array) else np.asarray(values)
+    if array.dtype == np.float64:
+      with np.errstate(over='ignore'):  # What 32 bits do not hold is infinite.
+        return array.astype(np.float32)
     if jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool:
       return array
   except (TypeError, ValueError, OverflowError):
@@ -83,7 +86,8 @@ def check(model: Network, variables: Variables, images: jax.Array, labels: jax.A
   wrong = values[(values < 0) | (values >= model.num_classes)]
   if wrong.size:
     raise UserError(
-      f'label {wrong[0]} is no class of this network; allowed: 0 to {model.num_classes - 1}'
+      f'labels hold {wrong[0]}, which is no class of this network; allowed: 0 to '
+      f'{model.num_classes - 1}'
     )
 
 

@@ -15,6 +15,7 @@ import tarfile
 import drawn
 import numpy as np
 import pytest
+import tiny_torch
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
@@ -96,15 +97,11 @@ def fields_of(name):
   return list(leaves(importlib.import_module(f'configs.{module}').get_config(argument)))
 
 
-def harmless(word):
-  """A word that names no place outside the working directory, for the flags that take paths."""
-  outside = word.startswith(('/', '~')) or '..' in word
-  return f'x{word}'.replace('/', '_') if outside and word != '~nouser/x' else word
-
-
 def words_of(kind):
   likely = drawn.WORDS_OF.get(kind, drawn.WORDS)
-  return st.sampled_from((drawn.WORDS, likely, likely)).flatmap(lambda words: words).map(harmless)
+  return (
+    st.sampled_from((drawn.WORDS, likely, likely)).flatmap(lambda words: words).map(drawn.harmless)
+  )
 
 
 def drawn_fields(group):
@@ -194,7 +191,7 @@ def place(small_dataset, tmp_path_factory):
   with tarfile.open(FROZEN) as archive:
     archive.extractall(folder, filter='data')
   Image.new('RGB', (40, 40), 'red').save(folder / 'image.png')
-  np.savez(folder / 'weights.npz', **torch_weights())
+  np.savez(folder / 'weights.npz', **tiny_torch.weights())
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
     patch.setattr(sys, 'path', [*sys.path])
@@ -207,27 +204,6 @@ def place(small_dataset, tmp_path_factory):
     patch.setattr('jax.distributed.initialize', start)
     patch.setattr(cifar, 'prepare', start)  # It would download.
     yield folder
-
-
-def torch_weights():
-  """The state dict of a tiny network with squeeze-and-excitation, all ones."""
-  shapes = {'conv1.weight': (8, 3, 3, 3), 'fc.weight': (10, 16), 'fc.bias': (10,)}
-  norms = {'bn1': 8}
-  for stage, (inputs, width) in enumerate(((8, 8), (8, 16)), start=1):
-    block = f'layer{stage}.0'
-    shapes[f'{block}.conv1.weight'] = (width, inputs, 3, 3)
-    shapes[f'{block}.conv2.weight'] = (width, width, 3, 3)
-    for layer, sizes in (('fc1', (width // 4, width)), ('fc2', (width, width // 4))):
-      shapes[f'{block}.se.{layer}.weight'] = (*sizes, 1, 1)
-      shapes[f'{block}.se.{layer}.bias'] = sizes[:1]
-    norms |= {f'{block}.bn1': width, f'{block}.bn2': width}
-    if inputs != width:
-      shapes[f'{block}.downsample.0.weight'] = (width, inputs, 1, 1)
-      norms[f'{block}.downsample.1'] = width
-  for norm, width in norms.items():
-    for name in ('weight', 'bias', 'running_mean', 'running_var'):
-      shapes[f'{norm}.{name}'] = (width,)
-  return {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
 
 
 def trace(experiment, workdir, restart, stack):

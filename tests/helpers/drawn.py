@@ -80,6 +80,32 @@ VALUES = st.one_of(
   st.lists(st.floats(), max_size=3).map(tuple),
 )
 
+# By the type of a field's default, values that may suit it.
+VALUES_OF = {
+  bool: st.sampled_from((True, False, 0, None)),
+  int: st.one_of(st.integers(1, 9), st.integers(0, 64), st.integers(), st.floats(0, 9)),
+  float: st.one_of(st.floats(0, 1), st.floats(0, 9), st.floats(), st.integers(0, 3)),
+  str: st.one_of(st.sampled_from(CHOICES), st.sampled_from(CHOICES), VALUES),
+  tuple: st.one_of(
+    st.lists(st.integers(0, 4), max_size=4).map(tuple),
+    st.lists(st.integers(1, 5), min_size=2, max_size=3).map(tuple),
+    st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted).map(tuple),
+    st.lists(st.integers(-3, 70000), max_size=4),
+  ),
+}
+
+
+def values_like(default):
+  """Values for a field with a default: of any kind, and twice as often of its own."""
+  likely = VALUES_OF.get(type(default), VALUES)
+  return st.sampled_from((VALUES, likely, likely)).flatmap(lambda values: values)
+
+
+def harmless(word):
+  """A word that names no place outside the working directory, for the flags that take paths."""
+  outside = word.startswith(('/', '~')) or '..' in word
+  return f'x{word}'.replace('/', '_') if outside and word != '~nouser/x' else word
+
 
 class Overdue(BaseException):
   """An example took too long; no handler of exceptions may swallow it."""
