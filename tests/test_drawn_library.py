@@ -6,6 +6,7 @@ Networks, mechanisms and explanations are traced on tiny inputs; none is compute
 import collections
 import functools
 import inspect
+from collections.abc import Hashable
 
 import drawn
 import flax.linen as nn
@@ -58,9 +59,9 @@ NETWORKS = {
 }
 # Words by which an error names a field that it calls otherwise.
 OTHERWISE = {
-  'where': ('place',),
+  'where': ('place', 'act at'),
   'splits': ('split',),
-  'name': ('attention', 'dataset'),
+  'name': ('attention', 'dataset', 'field of'),
   'network': ('model',),
   'batch_size': ('a batch of',),
   'source': ('weights', 'is not a file', 'state dict'),
@@ -69,6 +70,9 @@ OTHERWISE = {
   'labels': ('num_classes',),
   'size': ('pixels',),
   'path': ('published',),
+  'num_examples': ('examples',),
+  'input_shape': ('images of',),
+  'image_size': ('images of',),
 }
 
 
@@ -91,6 +95,7 @@ def placed(name):
 
   def call(where=None, **fields):
     fields = {'upsilon': 0.5} | fields if name == 'aa' else fields
+    where = where if isinstance(where, Hashable) else repr(where)
     if where is None and 'name' not in fields:
       model = create_model('resnet20', attention=name, attention_kwargs=fields, **make)
     else:

@@ -55,7 +55,7 @@ def occlusion(
   height, width = images.shape[1:3]
   check_range('patch', patch, 1, min(height, width), whole=True)
   # A longer step would leave pixels uncovered.
-  check_range('stride', stride, 1, patch, whole=True)
+  check_range(f'patch={patch} with stride', stride, 1, patch, whole=True)
   fill = taps.as_array('fill', fill)
   if not taps.fits(fill, images):
     raise UserError(

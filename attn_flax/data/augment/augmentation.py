@@ -6,7 +6,6 @@ batch is spread over devices. The operations, each with its paper, are in `crop`
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -39,6 +38,8 @@ from attn_flax.errors import (
 )
 
 RandAugmentSet = Literal['released', 'paper']
+_MOST_MEAN = 1000.0  # Of a channel, in 0..1 units, as are deviations.
+_LEAST_STD = 1e-6
 _NUM_KEYS = 8  # Seven for the images, the last for mixing.
 _OPERATIONS = {'released': RELEASED, 'paper': PAPER}
 
@@ -162,7 +163,7 @@ class Augmentation:
       if not isinstance(values, tuple) or not values:
         raise UserError(f'{name}={shown(values)} is impossible; give a tuple, a number a channel')
       for i, value in enumerate(values):
-        check_range(f'{name}[{i}]', value, above=0 if name == 'std' else -math.inf)
+        check_range(f'{name}[{i}]', value, _LEAST_STD if name == 'std' else -_MOST_MEAN, _MOST_MEAN)
     if len(self.mean) != len(self.std):
       raise UserError(f'mean={self.mean} and std={self.std} differ in length; give both a channel')
 

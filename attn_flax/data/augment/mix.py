@@ -125,7 +125,9 @@ def mix(
   check_range('cutmix_share', cutmix_share, 0, 1)
   check_flags(per_image=per_image)
   if not mixup_alpha and not cutmix_alpha:
-    raise UserError('nothing mixes with both alphas 0: choose a positive alpha for one of them')
+    raise UserError(
+      'mixup_alpha=0 and cutmix_alpha=0 mix nothing; choose a positive number for one'
+    )
   count = len(images) if per_image else 1
   mix_key, choice_key, mixup_key, cutmix_key = jax.random.split(key, 4)
   candidates = []
