@@ -56,7 +56,7 @@ def integrated_gradients(
   """
   taps.check(model, variables, images, labels)
   check_counts('', _MOST_PASSES, steps=steps)
-  baseline = taps.as_array('baseline', 0.0 if baseline is None else baseline)
+  baseline = taps.as_color('baseline', 0.0 if baseline is None else baseline)
   if not taps.fits(baseline, images):
     raise UserError(
       f'a baseline of shape {np.shape(baseline)} does not fit images of shape {images.shape}; give '

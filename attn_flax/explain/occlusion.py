@@ -56,7 +56,7 @@ def occlusion(
   check_range('patch', patch, 1, min(height, width), whole=True)
   # A longer step would leave pixels uncovered.
   check_range(f'patch={patch} with stride', stride, 1, patch, whole=True)
-  fill = taps.as_array('fill', fill)
+  fill = taps.as_color('fill', fill)
   if not taps.fits(fill, images):
     raise UserError(
       f'fill of shape {np.shape(fill)} does not fit images of shape {images.shape}; give a number '

@@ -17,6 +17,14 @@ from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 
 
+def as_color(what: str, values: object) -> np.ndarray | jax.Array:
+  """Pixels as an array of numbers; raises `UserError` for what is none, or not finite."""
+  array = as_array(what, values)
+  if not isinstance(array, jax.core.Tracer) and not np.isfinite(array).all():
+    raise UserError(f'{what}={shown(values)} is impossible; give finite numbers')
+  return array
+
+
 def as_array(what: str, values: object) -> np.ndarray | jax.Array:
   """Values as an array of numbers; raises `UserError` for what is none."""
   if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jnp.number):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 import main
+from attn_flax.attention import ATTENTION
 from attn_flax.models import create_model
 from attn_flax.models.placement import field_names
 
@@ -97,8 +98,12 @@ def leaves(config, prefix=''):
 
 
 def fields_of(name):
+  return list(leaves(load(name)))
+
+
+def load(name):
   module, _, argument = name.partition(':')
-  return list(leaves(importlib.import_module(f'configs.{module}').get_config(argument)))
+  return importlib.import_module(f'configs.{module}').get_config(argument)
 
 
 def words_of(kind):
@@ -138,6 +143,12 @@ def families_with(field):
   leaf = field.rpartition('.')[2]
   found = [name for name in FAMILIES if leaf in field_names(type(create_model(name)))]
   return [f'resnet:smoke,{name}' for name in found or FAMILIES]
+
+
+def mechanisms():
+  """The mechanisms of the configs."""
+  configs = [load(name) for name in CONFIGS if not name.startswith('compare')]
+  return {entry.name for config in configs for entry in config.model.attention.values()}
 
 
 def group_of(name, field):
@@ -261,7 +272,8 @@ def fault(command, named, folder, capsys):
       path = folder / name
       shutil.rmtree(path) if path.is_dir() else path.unlink()
   if code == 0:
-    return '', 'accepted'
+    wild = [word for word in command if word.startswith('--config.') and not drawn.is_finite(word)]
+    return (f'{wild} accepted' if wild else ''), 'accepted'
   if code != 2 or len(lines) != 1 or not lines[0].startswith('error: '):
     return f'code {code} and {lines}', 'refused'
   leaves_named = [field.rpartition('.')[2] for field in named]
@@ -321,4 +333,5 @@ def test_enough_is_drawn():
   assert len(fields) + len(flags) >= 500
   named = {name for _, names in fields for name in names}
   assert named >= {field for name in CONFIGS for field, _ in fields_of(name)}
+  assert mechanisms() == ATTENTION.keys()
   assert {name for _, names in flags for name in names} >= {flag.name for flag in ALL}

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import signal
 import tempfile
 import zlib
@@ -105,6 +106,15 @@ def harmless(word):
   """A word that names no place outside the working directory, for the flags that take paths."""
   outside = word.startswith(('/', '~')) or '..' in word
   return f'x{word}'.replace('/', '_') if outside and word != '~nouser/x' else word
+
+
+def is_finite(value):
+  """Whether a value, or the text of one, is or holds no infinity and no NaN."""
+  if isinstance(value, str):
+    return not re.search(r'\b(nan|inf|infinity|1e400)\b', value.lower())
+  if isinstance(value, float):
+    return math.isfinite(value)
+  return all(map(is_finite, value)) if isinstance(value, tuple | list) else True
 
 
 class Overdue(BaseException):
