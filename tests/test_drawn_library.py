@@ -421,6 +421,23 @@ TRACEBACKS = {
     ),
     'images',
   ),
+  'kwargs of weights': (
+    lambda: from_torch(tiny_torch.weights(), attention_kwargs=5),
+    'attention_kwargs',
+  ),
+  'no networks': (lambda: cost_table([], ['se'], image_size=32), 'models'),
+  'truncated dtype': (lambda: SE(dtype='float64'), 'dtype'),
+  'no model': (lambda: cam.grad_cam(None, {}, np.zeros((1, 8, 8, 3)), [0]), 'model'),
+  'texts for labels': (
+    lambda: explained(cam.grad_cam)(labels=('a', 'b')),
+    'labels',
+  ),
+  'query': (lambda: explained(attention.attention_from)(query=[1]), 'query'),
+  'huge batch': (lambda: pipeline(Stream)(batch_size=2**31), 'batch_size'),
+  'alpha of texts': (lambda: of_images(mix.mixup)(alpha='a'), 'alpha'),
+  'seed of digits': (lambda: generate.chunks('test', 10, seed='a'), 'seed'),
+  'size of a dataset': (lambda: load('cluttered_digits', size='a'), 'size'),
+  'batch of texts': (lambda: batched(batch_size='a'), 'batch_size'),
   'no gates': (lambda: mechanism('hybrid')(channel='none', spatial='none'), 'channel'),
 }
 
