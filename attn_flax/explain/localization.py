@@ -28,7 +28,7 @@ from jax import lax
 
 from attn_flax.errors import UserError, check_range
 from attn_flax.explain.maps import points_nowhere, upscale
-from attn_flax.explain.taps import as_array
+from attn_flax.explain.taps import as_array, as_floats
 
 # Values as close as this to the maximum, relative to it, are as large: rounding separates them.
 _TIE = 1e-6
@@ -102,7 +102,7 @@ def threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> j
   Raises:
     UserError: shapes that do not fit.
   """
-  shares = as_array('thresholds', thresholds)
+  shares = as_floats('thresholds', thresholds)
   if shares.ndim != 1:
     raise UserError(f'thresholds of shape {shares.shape} are no list; give [T] in 0..1')
   return _threshold_iou(*_checked(maps, masks), shares)
@@ -123,7 +123,7 @@ def _threshold_iou(maps, masks, thresholds):
 
 def _checked(maps: object, masks: object) -> tuple[jax.Array, jax.Array]:
   """Maps and masks as arrays; raises `UserError` where they do not fit each other."""
-  map_array, mask_array = as_array('maps', maps), as_array('masks', masks)
+  map_array, mask_array = as_floats('maps', maps), as_array('masks', masks)
   if map_array.ndim != 3:
     raise UserError(f'maps of shape {map_array.shape} are none; give [N, h, w]')
   if mask_array.ndim != 3 or mask_array.dtype != bool or len(mask_array) != len(map_array):
@@ -131,7 +131,7 @@ def _checked(maps: object, masks: object) -> tuple[jax.Array, jax.Array]:
       f'masks of shape {mask_array.shape} and type {mask_array.dtype} do not fit maps of shape '
       f'{map_array.shape}; give one mask [H, W] of bool for each map'
     )
-  return jnp.asarray(map_array), jnp.asarray(mask_array)
+  return map_array, jnp.asarray(mask_array)
 
 
 def _shares(maps: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:

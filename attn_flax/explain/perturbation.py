@@ -204,7 +204,7 @@ def _checked_maps(
   maps: jax.Array,
 ) -> jax.Array:
   taps.check(model, variables, images, labels)
-  maps = jnp.asarray(taps.as_array('maps', maps))
+  maps = taps.as_floats('maps', maps)
   if maps.ndim != 3:
     raise UserError(f'maps of shape {maps.shape} are none; give [N, h, w], one for each image')
   if len(maps) != len(images):

@@ -17,12 +17,19 @@ from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 
 
-def as_color(what: str, values: object) -> np.ndarray | jax.Array:
+def as_color(what: str, values: object) -> jax.Array:
   """Pixels as an array of numbers; raises `UserError` for what is none, or not finite."""
-  array = as_array(what, values)
+  array = as_floats(what, values)
   if not isinstance(array, jax.core.Tracer) and not np.isfinite(array).all():
     raise UserError(f'{what}={shown(values)} is impossible; give finite numbers')
   return array
+
+
+def as_floats(what: str, values: object) -> jax.Array:
+  """Values as an array for the device; raises `UserError` for what is none of numbers."""
+  array = as_array(what, values)
+  with np.errstate(over='ignore'):  # What 32 bits do not hold is infinite.
+    return jnp.asarray(array)
 
 
 def as_array(what: str, values: object) -> np.ndarray | jax.Array:
@@ -31,9 +38,6 @@ def as_array(what: str, values: object) -> np.ndarray | jax.Array:
     return values
   try:
     array = values if isinstance(values, jax.Array) else np.asarray(values)
-    if array.dtype == np.float64:
-      with np.errstate(over='ignore'):  # What 32 bits do not hold is infinite.
-        return array.astype(np.float32)
     if jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool:
       return array
   except (TypeError, ValueError, OverflowError):
