@@ -1,12 +1,12 @@
 """Explaining data of any size, one batch after the other."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import jax
 import numpy as np
 
-from attn_flax.errors import UserError
+from attn_flax.errors import MOST_SEED, UserError, check_counts, check_flags, shown
 
 # A pytree of arrays, or None.
 Result = TypeVar('Result')
@@ -44,6 +44,12 @@ def in_batches(
   Raises:
     UserError: for arrays of different lengths, no example, or a batch size below 1.
   """
+  check_counts('', MOST_SEED, batch_size=batch_size)
+  check_flags(pad=pad)
+  for array in arrays:
+    is_array = getattr(array, 'shape', ()) or isinstance(array, list | tuple)
+    if not is_array and not (len(arrays) == 1 and _is_stream(array)):
+      raise UserError(f'arrays={shown(array)} are none; give arrays, or one iterable over batches')
   slices: Iterator[tuple]
   if len(arrays) == 1 and not hasattr(arrays[0], 'shape'):
     slices = (batch if isinstance(batch, tuple) else (batch,) for batch in arrays[0])
@@ -71,15 +77,20 @@ def in_batches(
   return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
+def _is_stream(values: object) -> bool:
+  return isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping)
+
+
 def _slices(arrays: tuple, batch_size: int) -> Iterator[tuple]:
   """The batches of some arrays; the last may be shorter, and the first where there is but one."""
-  if batch_size < 1:
-    raise UserError(f'batch_size={batch_size} must be at least 1')
   for start in range(0, _length(arrays), batch_size):
     yield tuple(array[start : start + batch_size] for array in arrays)
 
 
 def _length(arrays: tuple) -> int:
+  for array in arrays:
+    if not hasattr(array, '__len__') or getattr(array, 'shape', None) == ():
+      raise UserError(f'arrays={shown(array)} are none; give batches of arrays')
   lengths = {len(array) for array in arrays}
   if len(lengths) != 1:
     raise UserError(

@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import types
 from collections.abc import Collection
 
 # The largest width, head count and the like: a layer of more units has no room on any device.
@@ -149,7 +150,7 @@ def check_flags(owner: str = '', /, **fields: object) -> None:
       raise UserError(f'{name}={shown(value)} is impossible; choose True or False')
 
 
-def check_type(what: str, value: object, kind: type, fix: str) -> None:
+def check_type(what: str, value: object, kind: type | types.UnionType, fix: str) -> None:
   """Raises `UserError` unless a value is of a class; `fix` says what to give."""
   if not isinstance(value, kind):
     raise UserError(f'{what}={shown(value)} is impossible; give {fix}')

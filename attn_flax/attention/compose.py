@@ -99,6 +99,7 @@ def compose(
       'gate'
     )
   if len(present) == 2 and order.startswith('parallel'):
+    check_joined(type(module).__name__, order, activation)
     y = _parallel(module, x, present, order, activation, train)
   else:
     y = x
@@ -110,6 +111,15 @@ def compose(
         else _gate(module, y, kind, part, activation, train)
       )
   return x + y if residual else y
+
+
+def check_joined(what: str, order: str, activation: str) -> None:
+  """Raises `UserError` for two softmax gates in parallel."""
+  if activation == 'softmax' and order.startswith('parallel'):
+    raise UserError(
+      f'{what} activation={activation!r} has gates that act one after the other, not in '
+      f"order={order!r}; take channel_first, spatial_first or activation='sigmoid'"
+    )
 
 
 def _mixes(part: Part) -> bool:
@@ -131,11 +141,6 @@ def _gate(module, x, kind, part, activation, train):
 
 def _parallel(module, x, parts, order, activation, train):
   """Both parts on the same input."""
-  if activation == 'softmax':
-    raise UserError(
-      f'softmax gates act one after the other, not in {order!r}; take channel_first, spatial_first '
-      "or activation='sigmoid'"
-    )
   mixers = [part for part in parts.values() if _mixes(part)]
   gates = {kind: part for kind, part in parts.items() if not _mixes(part)}
   if mixers and order == 'parallel_product':

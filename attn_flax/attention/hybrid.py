@@ -13,13 +13,15 @@ import jax
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.bam import MOST_DILATION, SpatialDilated
 from attn_flax.attention.cbam import MOST_KERNEL, SpatialConv
-from attn_flax.attention.compose import ACTIVATIONS, ORDERS, Part, compose
+from attn_flax.attention.compose import ACTIVATIONS, ORDERS, Part, check_joined, compose
 from attn_flax.attention.dot_product import DotProductChannel
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice, check_counts, check_flags, check_range
+from attn_flax.errors import UserError, check_choice, check_counts, check_flags, check_range
 from attn_flax.layers.types import Dtype, check_dtype
+
+MIXERS = ('dual', 'position')  # Parts that return a map to be added.
 
 
 class Hybrid(nn.Module):
@@ -67,14 +69,37 @@ class Hybrid(nn.Module):
     check_choice('hybrid order', self.order, ORDERS)
     check_choice('hybrid activation', self.activation, ACTIVATIONS)
     check_dtype('hybrid dtype', self.dtype)
+    self._check_parts()
     super().__post_init__()
+
+  def _check_parts(self) -> None:
+    """Raises `UserError` where no part acts, or the order cannot join those that do."""
+    only = self.order.removesuffix('_only')
+    parts = {'channel': self.channel, 'spatial': self.spatial}
+    acting = {kind: parts[kind] for kind in ([only] if only in parts else parts)}
+    present = [name for name in acting.values() if name != 'none']
+    if not present:
+      raise UserError(
+        f'hybrid channel={self.channel!r}, spatial={self.spatial!r} and order={self.order!r} leave '
+        'nothing that acts; name a channel or a spatial gate'
+      )
+    if len(present) < 2 or not self.order.startswith('parallel'):
+      return
+    check_joined('hybrid', self.order, self.activation)
+    if self.order == 'parallel_product' and set(present) & set(MIXERS):
+      raise UserError(
+        f'hybrid order={self.order!r} multiplies gates, and {" and ".join(present)} have a part '
+        'that returns a map to be added; take channel_first, spatial_first or parallel_sum'
+      )
 
   @property
   def starts_as_identity(self) -> bool:
     """Whether the fresh module returns its input: where mixers alone act, and no residual."""
     only = self.order.removesuffix('_only')
-    gates = {'channel': self.channel not in ('dual', 'none')}
-    gates['spatial'] = self.spatial not in ('position', 'none')
+    gates = {
+      'channel': self.channel not in (*MIXERS, 'none'),
+      'spatial': self.spatial not in (*MIXERS, 'none'),
+    }
     acting = [gates[only]] if only in gates else gates.values()
     return not any(acting) and not self.residual
 

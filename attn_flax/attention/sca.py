@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
-from attn_flax.attention.compose import ACTIVATIONS, ORDERS, compose
+from attn_flax.attention.compose import ACTIVATIONS, ORDERS, check_joined, compose
 from attn_flax.errors import check_choice, check_counts
 from attn_flax.layers.types import Dtype, check_dtype
 
@@ -47,6 +47,7 @@ class SCA(nn.Module):
     check_choice('sca order', self.order, ORDERS)
     check_choice('sca activation', self.activation, ACTIVATIONS)
     check_dtype('sca dtype', self.dtype)
+    check_joined('sca', self.order, self.activation)
     super().__post_init__()
 
   @nn.compact

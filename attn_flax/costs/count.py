@@ -2,12 +2,15 @@
 
 import collections
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.extend import core as jax_core
 
+from attn_flax.errors import UserError, check_tuple, check_type, shown
 from attn_flax.layers.marks import ATTENTION_SCOPE, RELATIVE_SCOPE, operations_of
 from attn_flax.layers.types import Model, Variables
 
@@ -31,13 +34,25 @@ def abstract_variables(model: Model, input_shape: tuple[int, ...]) -> Variables:
     model: a network called `model(images, train=...)`.
     input_shape: (H, W, C).
   """
-  images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  images = _abstract_image(model, input_shape)
   return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
+
+
+def _abstract_image(model: object, input_shape: object) -> jax.ShapeDtypeStruct:
+  """What stands for one image; raises `UserError` for no model and for no shape."""
+  check_type('model', model, nn.Module, 'a network, such as `create_model` makes')
+  shape = tuple(input_shape) if isinstance(input_shape, list) else input_shape
+  check_tuple('input_shape', shape)
+  return jax.ShapeDtypeStruct((1, *shape), jnp.float32)  # type: ignore[misc]
 
 
 def count_params(variables: Variables) -> int:
   """Number of trainable parameters in `variables['params']` (or in a parameter tree itself)."""
+  check_type('variables', variables, Mapping, "what the network's `init` returns")
   params = variables.get('params', variables)
+  for leaf in jax.tree.leaves(params):
+    if not hasattr(leaf, 'shape'):
+      raise UserError(f'variables hold {shown(leaf)}, which is no array; give what `init` returns')
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
@@ -71,7 +86,7 @@ def count_operations(
     and of `relative` (queries with relative positions); elements that pass an `exp` (the entries
     of softmax matrices), a `relu`, and an average `pool` of whole maps.
   """
-  images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  images = _abstract_image(model, input_shape)
   variables = abstract_variables(model, input_shape) if variables is None else variables
   program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
   return _count(program.jaxpr, 'layers')

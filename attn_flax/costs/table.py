@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.costs.count import abstract_variables, count_operations, count_params, macs
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_counts, check_type, shown
 from attn_flax.layers.types import Model, Variables
 from attn_flax.models import create_model
 
@@ -54,6 +54,8 @@ def cost_table(
   Raises:
     UserError: where no row can be made.
   """
+  models, attentions = _names('models', models), _names('attentions', attentions)
+  check_counts(image_size=image_size)
   rows: list[Row] = []
   refused = []
   for name in models:
@@ -72,6 +74,18 @@ def cost_table(
   return rows + [{**empty, **label, 'reason': str(error)} for label, error in refused]
 
 
+def _names(what: str, names: object) -> list[str]:
+  """Names as a list; raises `UserError` for what is none, and for none at all."""
+  if isinstance(names, str) or not isinstance(names, Iterable):
+    raise UserError(f'{what}={shown(names)} is impossible; give a list of names')
+  found = list(names)
+  if not found:
+    raise UserError(f'{what} is empty; name one at least')
+  for i, name in enumerate(found):
+    check_type(f'{what}[{i}]', name, str, 'a name')
+  return found
+
+
 def published_table(path: pathlib.Path) -> list[Row]:
   """Printed figures beside ours, from a CSV of rows as in `tests/data/published_costs.csv`.
 
@@ -82,15 +96,21 @@ def published_table(path: pathlib.Path) -> list[Row]:
   Raises:
     UserError: when the file cannot be read.
   """
+  check_type('published', path, pathlib.Path, 'the path of a CSV')
   try:
     with path.open(newline='') as file:
       published = list(csv.DictReader(file))
   except (OSError, ValueError, csv.Error) as error:
     reason = error.strerror if isinstance(error, OSError) else error
-    raise UserError(f'{path} cannot be read ({reason}); name a CSV of printed costs') from None
+    raise UserError(
+      f'the published costs {path} cannot be read ({reason}); name a CSV of printed costs'
+    ) from None
   missing = [name for name in _COLUMNS if not published or name not in published[0]]
   if missing:
-    raise UserError(f'{path} has no rows with {", ".join(missing)}; name a CSV of printed costs')
+    raise UserError(
+      f'the published costs {path} have no rows with {", ".join(missing)}; name a CSV of printed '
+      'costs'
+    )
   return [_compare(row) for row in published]
 
 

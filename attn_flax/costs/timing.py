@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
+from attn_flax.errors import check_counts, check_range, check_type
+
+_MOST_ROUNDS = 10**6
+
 
 def interleave(
   calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
@@ -19,7 +23,13 @@ def interleave(
 
   Returns:
     Seconds of each call, [rounds] by name. Compare two of them round by round (`ratio`).
+
+  Raises:
+    UserError: for no rounds.
   """
+  check_type('calls', calls, Mapping, 'functions by name')
+  check_counts('', _MOST_ROUNDS, rounds=rounds)
+  check_range('warmup', warmup, 0, _MOST_ROUNDS, whole=True)
   seconds: dict[str, list[float]] = {name: [] for name in calls}
   for i in range(warmup + rounds):
     for name, call in calls.items():

@@ -3,6 +3,7 @@
 They are read through `tensorflow-datasets` without TensorFlow, or from a folder of images.
 """
 
+import os
 from collections.abc import Iterable
 
 from attn_flax.data.dataset import (
@@ -12,10 +13,17 @@ from attn_flax.data.dataset import (
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.sources.cluttered_digits import generate
-from attn_flax.errors import MOST_SEED, UserError, check_choice, check_range
+from attn_flax.errors import (
+  MOST_SEED,
+  UserError,
+  check_choice,
+  check_flags,
+  check_range,
+  check_type,
+  shown,
+)
 
-_LEAST_SIZE = 8
-_MOST_SIZE = 2**14
+_LEAST_SIZE, _MOST_SIZE = 8, 2**14
 
 
 def load(
@@ -57,9 +65,15 @@ def load(
     UserError: an unknown dataset, size or split, a missing or unreadable dataset, annotations that
       it does not have, or a `data_dir` that cannot be written to.
   """
+  check_type('name', name, str, "a dataset's name")
+  if data_dir is not None:
+    check_type('data_dir', data_dir, str | os.PathLike, 'the path of a folder')
   check_range('data.seed', seed, 0, MOST_SEED, whole=True)
   check_range('data.max_bad', max_bad, 0, whole=True)
   check_range('data.max_pixels', max_pixels, 1, MAX_PIXELS, whole=True)
+  check_flags(annotations=annotations, download=download, enlarge=enlarge)
+  if isinstance(splits, str | bytes) or not isinstance(splits, Iterable):
+    raise UserError(f'splits={shown(splits)} are none; give a tuple of {", ".join(SPLITS)}')
   splits = tuple(splits)
   spec = DATASETS.get(name)
   for split in splits:

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_pair, check_range
 from attn_flax.explain import recording
 from attn_flax.explain.recording import Path
+from attn_flax.explain.taps import as_array, check_network
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 
@@ -48,6 +49,7 @@ def attention_maps(
   Raises:
     UserError: for queries outside a module's map, or an unknown path.
   """
+  check_network(model, variables, images)
   asked = {} if queries is None else _asked(model, variables, images, queries)
   return _maps(model, variables, images, asked)
 
@@ -78,7 +80,7 @@ def _asked(model, variables, images, queries) -> dict[str, jax.Array]:
   asked = {}
   for path, positions in queries.items():
     check_choice('attention between positions', path, everyone)
-    array = positions if isinstance(positions, jax.Array) else np.asarray(positions)
+    array = as_array('queries', positions)
     if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
       raise UserError(
         f'queries of shape {array.shape} and type {array.dtype} are no positions; give whole '
@@ -96,7 +98,6 @@ def _asked(model, variables, images, queries) -> dict[str, jax.Array]:
   return asked
 
 
-@functools.partial(jax.jit, static_argnames='model')
 def attention_received(
   model: Network, variables: Variables, images: jax.Array
 ) -> dict[str, jax.Array]:
@@ -119,6 +120,12 @@ def attention_received(
   Raises:
     UserError: for a user's own module whose keys form no map that is known.
   """
+  check_network(model, variables, images)
+  return _attention_received(model, variables, images)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _attention_received(model, variables, images):
   found = recording.record(model, variables, images).attention
   return {
     '/'.join(path): recording.received(attention, path, len(images))
@@ -126,7 +133,6 @@ def attention_received(
   }
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'query'))
 def attention_from(
   model: Network, variables: Variables, images: jax.Array, query: tuple[float, float]
 ) -> dict[str, jax.Array]:
@@ -146,8 +152,15 @@ def attention_from(
     UserError: for a place outside the image, or a user's own module whose queries or keys form no
       map that is known.
   """
-  if not all(0 <= share <= 1 for share in query):
-    raise UserError(f'query={query} lies outside the image; give (y, x) in 0..1')
+  check_network(model, variables, images)
+  y, x = check_pair('query', query)
+  for i, share in enumerate((y, x)):
+    check_range(f'query[{i}]', share, 0, 1)
+  return _attention_from(model, variables, images, (y, x))
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'query'))
+def _attention_from(model, variables, images, query):
   maps = {}
   for path, attention in recording.record(model, variables, images).attention.items():
     weights = attention.weights(jnp.array([recording.query_at(attention, path, query)]))
@@ -155,7 +168,6 @@ def attention_from(
   return maps
 
 
-@functools.partial(jax.jit, static_argnames='model')
 def own_map(model: Network, variables: Variables, images: jax.Array) -> jax.Array | None:
   """The network's own spatial attention as one map, or None where it has none.
 
@@ -177,6 +189,12 @@ def own_map(model: Network, variables: Variables, images: jax.Array) -> jax.Arra
   Raises:
     UserError: for a user's own module whose keys form no map that is known.
   """
+  check_network(model, variables, images)
+  return _own_map(model, variables, images)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _own_map(model, variables, images):
   found = recording.record(model, variables, images)
   kinds = {}
   for path in found.order:

@@ -43,7 +43,8 @@ def _cam(
   stage: int | None,
   rule: Rule,
 ) -> jax.Array:
-  taps.check(model, images, labels)
+  taps.check(model, variables, images, labels)
+  taps.check_stage(model, stage)
   return _compiled(model, variables, images, labels, stage, rule)
 
 

@@ -8,11 +8,21 @@ https://arxiv.org/abs/1810.03292), show why scores without controls mislead.
 import jax
 import jax.numpy as jnp
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_counts, check_range
+from attn_flax.explain.taps import as_array, check_key
+
+# Shares of a side: narrower hills miss all pixels, wider ones are flat.
+_LEAST_SIGMA, _MOST_SIGMA = 1e-3, 1e3
 
 
 def random_maps(key: jax.Array, n: int, height: int, width: int) -> jax.Array:
-  """Uniform noise in 0..1, [n, height, width] float32; equal keys give equal maps."""
+  """Uniform noise in 0..1, [n, height, width] float32; equal keys give equal maps.
+
+  Raises:
+    UserError: for no maps, or maps of no pixels.
+  """
+  check_key(key)
+  check_counts(n=n, height=height, width=width)
   return jax.random.uniform(key, (n, height, width))
 
 
@@ -28,12 +38,10 @@ def centered_gaussian(height: int, width: int, sigma: float = 0.25) -> jax.Array
     [H, W] float32, at most 1.
 
   Raises:
-    UserError: a sigma that is not positive.
+    UserError: for a map of no pixels, or a sigma that is not positive.
   """
-  if not sigma > 0:
-    raise UserError(
-      f'sigma={sigma} is not allowed; give a positive share of the side, such as 0.25'
-    )
+  check_counts(height=height, width=width)
+  check_range('sigma', sigma, _LEAST_SIGMA, _MOST_SIGMA)
   y, x = (((jnp.arange(size) + 0.5) / size - 0.5) / sigma for size in (height, width))
   return jnp.exp(-(y[:, None] ** 2 + x**2) / 2)
 
@@ -53,6 +61,7 @@ def best_fixed_map(masks: jax.Array) -> jax.Array:
   Raises:
     UserError: no masks.
   """
-  if masks.ndim != 3 or not len(masks):
-    raise UserError(f'masks have shape {masks.shape}; give at least one, [M, H, W]')
-  return masks.astype(jnp.float32).mean(0)
+  array = as_array('masks', masks)
+  if array.ndim != 3 or not len(array):
+    raise UserError(f'masks have shape {array.shape}; give at least one, [M, H, W]')
+  return jnp.asarray(array, jnp.float32).mean(0)

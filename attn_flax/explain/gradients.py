@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_counts, check_range
 from attn_flax.explain import taps
 from attn_flax.explain.loops import accumulate
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
+
+_MOST_PASSES = 10**6  # Of an image through the network; years on a CPU.
+_MOST_NOISE = 1000.0  # In ranges of an image's values: nothing of the image is left by then.
 
 
 def integrated_gradients(
@@ -51,9 +54,9 @@ def integrated_gradients(
   Raises:
     UserError: for labels outside the network's classes, no steps, or a baseline that does not fit.
   """
-  taps.check(model, images, labels)
-  _check_count('steps', steps)
-  baseline = 0.0 if baseline is None else baseline
+  taps.check(model, variables, images, labels)
+  check_counts('', _MOST_PASSES, steps=steps)
+  baseline = taps.as_color('baseline', 0.0 if baseline is None else baseline)
   if not taps.fits(baseline, images):
     raise UserError(
       f'a baseline of shape {np.shape(baseline)} does not fit images of shape {images.shape}; give '
@@ -105,10 +108,10 @@ def smooth_grad(
   Raises:
     UserError: for labels outside the network's classes, no samples, or negative noise.
   """
-  taps.check(model, images, labels)
-  _check_count('samples', samples)
-  if noise < 0:
-    raise UserError(f'noise={noise} must be at least 0; the paper takes 0.1 to 0.2')
+  taps.check(model, variables, images, labels)
+  taps.check_key(key)
+  check_counts('', _MOST_PASSES, samples=samples)
+  check_range('noise', noise, 0, _MOST_NOISE)
   images = jnp.asarray(images, jnp.float32)
   numbers = jnp.arange(samples)
   add = functools.partial(_add_gradient_nearby, model)
@@ -123,8 +126,3 @@ def _add_gradient_nearby(model, total, number, variables, images, labels, key, n
   deviation = noise * (images.max(axes, keepdims=True) - images.min(axes, keepdims=True))
   normal = jax.random.normal(jax.random.fold_in(key, number), images.shape, images.dtype)
   return total + taps.input_gradient(model, variables, images + deviation * normal, labels)
-
-
-def _check_count(name: str, value: int) -> None:
-  if value < 1:
-    raise UserError(f'{name}={value} must be at least 1')

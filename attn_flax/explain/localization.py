@@ -26,14 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_range
 from attn_flax.explain.maps import points_nowhere, upscale
+from attn_flax.explain.taps import as_array, as_floats
 
 # Values as close as this to the maximum, relative to it, are as large: rounding separates them.
 _TIE = 1e-6
+_MOST_TOLERANCE = 2**14  # The side of the largest image.
 
 
-@functools.partial(jax.jit, static_argnames='tolerance')
 def pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int = 0) -> jax.Array:
   """Whether the map's maximum lies on the object.
 
@@ -49,14 +50,17 @@ def pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int = 0) -> jax.
   Raises:
     UserError: shapes that do not fit, or a negative tolerance.
   """
-  if tolerance < 0:
-    raise UserError(f'tolerance={tolerance} is not allowed; give 0 or a number of pixels')
+  check_range('tolerance', tolerance, 0, _MOST_TOLERANCE, whole=True)
+  return _pointing_game(*_checked(maps, masks), tolerance)
+
+
+@functools.partial(jax.jit, static_argnames='tolerance')
+def _pointing_game(maps, masks, tolerance):
   is_peak = _shares(maps, masks)[0] >= 1 - _TIE
   hits = (is_peak & _grown(masks, tolerance)).sum((1, 2))
   return _scored(hits / jnp.maximum(is_peak.sum((1, 2)), 1), masks)
 
 
-@jax.jit
 def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
   """The share of the map's positive values, as a sum, that lies on the object.
 
@@ -70,13 +74,17 @@ def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
   Raises:
     UserError: shapes that do not fit.
   """
+  return _energy_inside(*_checked(maps, masks))
+
+
+@jax.jit
+def _energy_inside(maps, masks):
   energy = jnp.maximum(_shares(maps, masks)[0], 0)
   total = energy.sum((1, 2))
   inside = jnp.where(masks, energy, 0).sum((1, 2))
   return _scored(inside / jnp.where(total > 0, total, 1), masks)
 
 
-@jax.jit
 def threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> jax.Array:
   """Overlap of the object with what the map marks at each threshold: intersection over union.
 
@@ -94,6 +102,14 @@ def threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> j
   Raises:
     UserError: shapes that do not fit.
   """
+  shares = as_floats('thresholds', thresholds)
+  if shares.ndim != 1:
+    raise UserError(f'thresholds of shape {shares.shape} are no list; give [T] in 0..1')
+  return _threshold_iou(*_checked(maps, masks), shares)
+
+
+@jax.jit
+def _threshold_iou(maps, masks, thresholds):
   shares, empty = _shares(maps, masks)
 
   def iou(threshold):
@@ -105,16 +121,24 @@ def threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> j
   return lax.map(iou, jnp.asarray(thresholds, jnp.float32)).T
 
 
+def _checked(maps: object, masks: object) -> tuple[jax.Array, jax.Array]:
+  """Maps and masks as arrays; raises `UserError` where they do not fit each other."""
+  map_array, mask_array = as_floats('maps', maps), as_array('masks', masks)
+  if map_array.ndim != 3:
+    raise UserError(f'maps of shape {map_array.shape} are none; give [N, h, w]')
+  if mask_array.ndim != 3 or mask_array.dtype != bool or len(mask_array) != len(map_array):
+    raise UserError(
+      f'masks of shape {mask_array.shape} and type {mask_array.dtype} do not fit maps of shape '
+      f'{map_array.shape}; give one mask [H, W] of bool for each map'
+    )
+  return map_array, jnp.asarray(mask_array)
+
+
 def _shares(maps: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Maps as shares of their maxima, at the masks' size, zeros for empty ones; and which are empty.
 
   The latter is [N, 1, 1] bool.
   """
-  if masks.ndim != 3 or masks.dtype != bool or len(masks) != len(maps):
-    raise UserError(
-      f'masks of shape {masks.shape} and type {masks.dtype} do not fit maps of shape {maps.shape};'
-      ' give one mask [H, W] of bool for each map'
-    )
   large = upscale(maps, *masks.shape[1:])
   # Of the large map, whose maximum may lie below that of the small one, and below 0.
   peaks = large.max((1, 2), keepdims=True)

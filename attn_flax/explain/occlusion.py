@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_range
 from attn_flax.explain import taps
 from attn_flax.explain.loops import accumulate
 from attn_flax.layers.types import Variables
@@ -51,16 +51,12 @@ def occlusion(
     UserError: for labels outside the network's classes, a patch or a fill that does not fit the
       images, or a stride that leaves pixels uncovered.
   """
-  taps.check(model, images, labels)
+  taps.check(model, variables, images, labels)
   height, width = images.shape[1:3]
-  if not 1 <= patch <= min(height, width):
-    raise UserError(
-      f'patch={patch} does not fit images of {height}x{width}; allowed: 1 to {min(height, width)}'
-    )
-  if not 1 <= stride <= patch:
-    raise UserError(
-      f'stride={stride} with patch={patch} would leave pixels uncovered; allowed: 1 to {patch}'
-    )
+  check_range('patch', patch, 1, min(height, width), whole=True)
+  # A longer step would leave pixels uncovered.
+  check_range(f'patch={patch} with stride', stride, 1, patch, whole=True)
+  fill = taps.as_color('fill', fill)
   if not taps.fits(fill, images):
     raise UserError(
       f'fill of shape {np.shape(fill)} does not fit images of shape {images.shape}; give a number '

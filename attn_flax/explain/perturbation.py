@@ -23,14 +23,20 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_counts, check_range, shown
 from attn_flax.explain import taps
 from attn_flax.explain.imputation import impute
 from attn_flax.explain.loops import stack
 from attn_flax.explain.maps import upscale
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
+
+_MOST_STEPS = 2**16
+# Pixels: of a narrower blur nothing shows, of a wider one it is the mean of the image.
+_LEAST_SIGMA, _MOST_SIGMA = 1e-3, 1e6
+_MOST_NOISE = 1000.0
 
 
 def insertion_deletion(
@@ -71,9 +77,9 @@ def insertion_deletion(
     UserError: for labels outside the network's classes, maps or positions that do not fit the
       images, no steps or a blur that is not positive.
   """
-  _check(model, images, labels, maps)
-  if steps < 1 or not sigma > 0:
-    raise UserError(f'steps={steps}, sigma={sigma}: give at least one step and a positive sigma')
+  maps = _checked_maps(model, variables, images, labels, maps)
+  check_counts('', _MOST_STEPS, steps=steps)
+  check_range('sigma', sigma, _LEAST_SIGMA, _MOST_SIGMA)
   keys = _keys(key, positions, len(images))
   images = jnp.asarray(images, jnp.float32)
   pixels = images.shape[1] * images.shape[2]
@@ -127,7 +133,12 @@ def road(
     UserError: for labels outside the network's classes, maps or positions that do not fit the
       images, or shares that leave nothing to remove or to keep.
   """
-  _check(model, images, labels, maps)
+  maps = _checked_maps(model, variables, images, labels, maps)
+  check_range('noise', noise, 0, _MOST_NOISE)
+  if not isinstance(shares, Sequence | np.ndarray) or isinstance(shares, str | bytes):
+    raise UserError(f'shares={shown(shares)} are none; give a tuple such as (0.2, 0.4, 0.6, 0.8)')
+  for i, share in enumerate(shares):
+    check_range(f'shares[{i}]', share, above=0, below=1)
   images = jnp.asarray(images, jnp.float32)
   pixels = images.shape[1] * images.shape[2]
   counts = tuple(round(share * pixels) for share in shares)
@@ -185,22 +196,33 @@ def _removed(model, count, variables, images, labels, places, added):
   return without(places < count), without(places >= places[0].size - count)
 
 
-def _check(model: Network, images: jax.Array, labels: jax.Array, maps: jax.Array) -> None:
-  taps.check(model, images, labels)
+def _checked_maps(
+  model: Network,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  maps: jax.Array,
+) -> jax.Array:
+  taps.check(model, variables, images, labels)
+  maps = taps.as_floats('maps', maps)
+  if maps.ndim != 3:
+    raise UserError(f'maps of shape {maps.shape} are none; give [N, h, w], one for each image')
   if len(maps) != len(images):
     raise UserError(f'{len(maps)} maps do not fit {len(images)} images; give one for each')
+  return maps
 
 
 def _keys(key: jax.Array | None, positions: jax.Array | None, count: int) -> jax.Array:
   """A key for each of so many images."""
   key = jax.random.key(0) if key is None else key
-  positions = jnp.arange(count) if positions is None else jnp.asarray(positions)
-  if positions.shape != (count,) or not jnp.issubdtype(positions.dtype, jnp.integer):
+  taps.check_key(key)
+  numbers = taps.as_array('positions', np.arange(count) if positions is None else positions)
+  if numbers.shape != (count,) or not jnp.issubdtype(numbers.dtype, jnp.integer):
     raise UserError(
-      f'positions of shape {positions.shape} and type {positions.dtype} do not fit {count} images; '
+      f'positions of shape {numbers.shape} and type {numbers.dtype} do not fit {count} images; '
       'give one whole number for each'
     )
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
 
 
 @functools.partial(jax.jit, static_argnames='shape')

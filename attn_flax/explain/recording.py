@@ -16,7 +16,7 @@ from jax import lax
 
 from attn_flax.attention.protocols import attends, traits
 from attn_flax.errors import UserError
-from attn_flax.explain.taps import check_images, network_state
+from attn_flax.explain.taps import check_network, network_state
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 
@@ -67,7 +67,7 @@ class Records(NamedTuple):
 
 def record(model: Network, variables: Variables, images: jax.Array) -> Records:
   """Runs a network in evaluation mode and notes its gates and its attention."""
-  check_images(images)
+  check_network(model, variables, images)
   seen: dict[Path, tuple[nn.Module, Variables, jax.Array]] = {}
   order: list[Path] = []
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from attn_flax.errors import UserError
 from attn_flax.explain import recording
+from attn_flax.explain.taps import check_network
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 from attn_flax.models.vit import ViT
 
 
-@functools.partial(jax.jit, static_argnames='model')
 def attention_rollout(model: Network, variables: Variables, images: jax.Array) -> jax.Array:
   """Attention rollout: the product over the blocks of `0.5 I + 0.5 mean over heads of weights`.
 
@@ -36,11 +36,17 @@ def attention_rollout(model: Network, variables: Variables, images: jax.Array) -
   Raises:
     UserError: for a network that is no vision transformer.
   """
+  check_network(model, variables, images)
   if not isinstance(model, ViT):
     raise UserError(
       f'attention rollout is defined for vision transformers (vit_*), not for '
       f'{type(model).__name__}; take attention_received or own_map'
     )
+  return _attention_rollout(model, variables, images)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _attention_rollout(model, variables, images):
   blocks = list(recording.record(model, variables, images).attention.items())
   path, last = blocks[-1]
   row = jnp.full(last.queries, 1 / last.queries)

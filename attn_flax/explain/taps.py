@@ -5,18 +5,72 @@ what the gradient is taken with respect to. Hence no hooks, and the network is a
 """
 
 import functools
+from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_range, check_type, shown
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 
 
+def as_color(what: str, values: object) -> jax.Array:
+  """Pixels as an array of numbers; raises `UserError` for what is none, or not finite."""
+  array = as_floats(what, values)
+  if not isinstance(array, jax.core.Tracer) and not np.isfinite(array).all():
+    raise UserError(f'{what}={shown(values)} is impossible; give finite numbers')
+  return array
+
+
+def as_floats(what: str, values: object) -> jax.Array:
+  """Values as an array for the device; raises `UserError` for what is none of numbers."""
+  array = as_array(what, values)
+  with np.errstate(over='ignore'):  # What 32 bits do not hold is infinite.
+    return jnp.asarray(array)
+
+
+def as_array(what: str, values: object) -> np.ndarray | jax.Array:
+  """Values as an array of numbers; raises `UserError` for what is none."""
+  if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jnp.number):
+    return values
+  try:
+    array = values if isinstance(values, jax.Array) else np.asarray(values)
+    if jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool:
+      return array
+  except (TypeError, ValueError, OverflowError):
+    pass
+  raise UserError(f'{what}={shown(values)} is impossible; give an array of numbers')
+
+
+def check_key(key: object) -> None:
+  """Raises `UserError` for what is no random key of JAX."""
+  if isinstance(key, jax.Array):
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.ndim:
+      return
+    if key.dtype == jnp.uint32 and key.ndim == 1:
+      return
+  raise UserError(f'key={shown(key)} is impossible; give a random key, such as jax.random.key(0)')
+
+
+def check_network(model: Network, variables: Variables, images: jax.Array) -> None:
+  """Raises `UserError` for what is no network, for variables without weights, and for no images."""
+  check_type('model', model, nn.Module, 'a network, such as `create_model` makes')
+  check_images(images)
+  fix = "what the network's `init` returns"
+  check_type('variables', variables, Mapping, fix)
+  if 'params' not in variables:  # A network may have none.
+    needed = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
+    if 'params' in needed:
+      raise UserError(f'variables={shown(variables)} hold no weights; give {fix}')
+
+
 def check_images(images: jax.Array) -> None:
   """Raises `UserError` for images that are not [N, H, W, C] floats, such as unnormalized ones."""
+  if not isinstance(images, jax.Array | np.ndarray):
+    raise UserError(f'images={shown(images)} are none; give an array [N, H, W, 3] of floats')
   if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
     raise UserError(
       f'images of shape {images.shape} and type {images.dtype} cannot be explained; give the '
@@ -24,26 +78,28 @@ def check_images(images: jax.Array) -> None:
     )
 
 
-def check(model: Network, images: jax.Array, labels: jax.Array) -> None:
+def check(model: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> None:
   """Raises `UserError` for images or labels that do not fit the network or each other.
 
   The values of labels are looked at where they are known, so not inside a compiled function.
   """
+  check_network(model, variables, images)
   if model.num_classes is None:
     raise UserError('a network without a head has no logits to explain; give it num_classes')
-  check_images(images)
-  if np.shape(labels) != images.shape[:1]:
+  array = as_array('labels', labels)
+  if array.shape != images.shape[:1] or not jnp.issubdtype(array.dtype, jnp.integer):
     raise UserError(
-      f'labels of shape {np.shape(labels)} do not fit {len(images)} images; give one class number '
-      'per image, [N]'
+      f'labels of shape {array.shape} and type {array.dtype} do not fit {len(images)} images; give '
+      'one class number per image, [N]'
     )
-  if isinstance(labels, jax.core.Tracer):
+  if isinstance(array, jax.core.Tracer):
     return
-  values = np.asarray(labels)
+  values = np.asarray(array)
   wrong = values[(values < 0) | (values >= model.num_classes)]
   if wrong.size:
     raise UserError(
-      f'label {wrong[0]} is no class of this network; allowed: 0 to {model.num_classes - 1}'
+      f'labels hold {wrong[0]}, which is no class of this network; allowed: 0 to '
+      f'{model.num_classes - 1}'
     )
 
 
@@ -84,18 +140,16 @@ def input_gradient(
   return jax.grad(lambda x: at_labels(evaluate(model, variables, x), labels).sum())(images)
 
 
+def check_stage(model: Network, stage: object) -> None:
+  """Raises `UserError` for what is neither a stage of a network nor None, for the last."""
+  if stage is not None:
+    check_range('stage', stage, 1, model.num_stages, whole=True)
+
+
 def _tap_name(model: Network, stage: int | None) -> str:
-  if stage is None:
-    stage = model.num_stages
-  if not 1 <= stage <= model.num_stages:
-    raise UserError(
-      f'stage={stage} is none of this network; allowed: 1 to {model.num_stages}, or None for the '
-      'last'
-    )
-  return f'stage{stage}'
+  return f'stage{model.num_stages if stage is None else stage}'
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'stage'))
 def activations(
   model: Network, variables: Variables, images: jax.Array, *, stage: int | None = None
 ) -> jax.Array:
@@ -114,13 +168,18 @@ def activations(
   Raises:
     UserError: for a stage that the network does not have.
   """
-  check_images(images)
+  check_network(model, variables, images)
+  check_stage(model, stage)
+  return _activations(model, variables, images, stage)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'stage'))
+def _activations(model, variables, images, stage):
   name = _tap_name(model, stage)
   _, state = model.apply(network_state(variables), images, train=False, mutable=['intermediates'])
   return state['intermediates'][name][0].astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'stage'))
 def activations_and_gradients(
   model: Network,
   variables: Variables,
@@ -144,7 +203,13 @@ def activations_and_gradients(
   Raises:
     UserError: for a stage that the network does not have.
   """
-  check(model, images, labels)
+  check(model, variables, images, labels)
+  check_stage(model, stage)
+  return _activations_and_gradients(model, variables, images, labels, stage)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'stage'))
+def _activations_and_gradients(model, variables, images, labels, stage):
   name, kept = _tap_name(model, stage), network_state(variables)
 
   def run(added):

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from attn_flax.costs.count import abstract_variables
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_type, shown
 from attn_flax.interop.torch_architecture import StateDict, canonical, infer
 from attn_flax.layers.types import Variables
 from attn_flax.models.placement import Fields, Placement
@@ -109,9 +109,17 @@ def from_torch(
     UserError: for a file that cannot be read, an unknown architecture, and weights that are
       missing, unexpected or of another shape, each by name.
   """
+  kwargs = {} if attention_kwargs is None else attention_kwargs
+  check_type('attention_kwargs', kwargs, Mapping, 'fields by name, such as {"dilation": 4}')
   weights = canonical(read_state_dict(source))
-  model = infer(weights, dict(attention_kwargs or {}), fields)
-  return model, convert(weights.arrays, model)
+  try:
+    model = infer(weights, dict(kwargs), fields)
+    return model, convert(weights.arrays, model)
+  except UserError as error:
+    given = [f'{name}={shown(value)}' for name, value in {**kwargs, **fields}.items()]
+    if not given:
+      raise
+    raise UserError(f'{error}; given were {", ".join(given)}') from None
 
 
 def read_state_dict(source: str | pathlib.Path | Mapping[str, object]) -> dict[str, np.ndarray]:

@@ -20,7 +20,11 @@ Variables = Mapping[str, Any]
 def check_dtype(what: str, dtype: Any) -> None:
   """Raises `UserError` for what is neither None nor a dtype of floating point numbers."""
   try:
-    if dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+    if dtype is None:
+      return
+    found = jnp.dtype(dtype)
+    # Without `jax_enable_x64`, 64 bits would be cut off.
+    if jnp.issubdtype(found, jnp.floating) and jax.dtypes.canonicalize_dtype(found) == found:
       return
   except (TypeError, ValueError):
     pass

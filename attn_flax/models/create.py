@@ -141,7 +141,9 @@ def _check_place(model: Network, label: str, usual: Traits, where: str) -> None:
   if replaces != (where == 'conv'):
     kind = 'replaces a convolution' if replaces else 'refines a map'
     places = 'conv' if replaces else ', '.join(place for place in PLACES if place != 'conv')
-    raise UserError(f'{label} {kind}, so it cannot act at {where!r}; allowed: {places}')
+    raise UserError(
+      f'the attention {label} {kind}, so it cannot act at {where!r}; allowed: {places}'
+    )
   if where not in model.places:
     raise UserError(
       f'{type(model).__name__} takes no attention at {where!r}; allowed: '

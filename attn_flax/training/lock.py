@@ -38,16 +38,18 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     UserError: when the folder cannot be written.
   """
   path = folder / _NAME
-  is_new = not folder.exists()
+  # The folders that are made here, the innermost first.
+  new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
   file = _open(path)
   try:
     _take(file, path)
     yield
   finally:
-    if is_new and [entry.name for entry in folder.glob('*')] == [_NAME]:  # Nothing came of it.
+    if new and [entry.name for entry in folder.glob('*')] == [_NAME]:  # Nothing came of it.
       with contextlib.suppress(OSError):
         path.unlink()
-        folder.rmdir()
+        for made in new:
+          made.rmdir()
     os.close(file)
 
 

@@ -72,3 +72,14 @@ def test_a_folder_that_cannot_be_made_is_a_line(tmp_path):
   with pytest.raises(lock.UserError, match='cannot be written .*--workdir'):
     with lock.locked(tmp_path / 'file' / 'run'):
       pass
+
+
+def test_folders_that_nothing_came_of_are_removed(tmp_path):
+  """With the parents that were made for them; what was there stays."""
+  with lock.locked(tmp_path / 'runs' / 'study'):
+    assert (tmp_path / 'runs' / 'study').is_dir()
+  assert not list(tmp_path.iterdir())
+  (tmp_path / 'runs').mkdir()
+  with lock.locked(tmp_path / 'runs' / 'study'):
+    pass
+  assert [path.name for path in tmp_path.iterdir()] == ['runs']

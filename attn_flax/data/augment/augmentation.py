@@ -6,14 +6,14 @@ batch is spread over devices. The operations, each with its paper, are in `crop`
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from attn_flax.data.augment.color import color_jitter, random_gray
+from attn_flax.data.augment.boxes import MOST_PIXELS, MOST_RATIO
+from attn_flax.data.augment.color import MOST_STRENGTH, color_jitter, random_gray
 from attn_flax.data.augment.crop import (
   PaddingMode,
   Size,
@@ -23,7 +23,7 @@ from attn_flax.data.augment.crop import (
   random_resized_crop,
 )
 from attn_flax.data.augment.erase import Fill, cutout, random_erasing
-from attn_flax.data.augment.mix import mix
+from attn_flax.data.augment.mix import MOST_ALPHA, mix
 from attn_flax.data.augment.randaugment import PAPER, RELEASED, randaugment
 from attn_flax.errors import (
   MOST_CLASSES,
@@ -38,8 +38,8 @@ from attn_flax.errors import (
 )
 
 RandAugmentSet = Literal['released', 'paper']
-_MOST_PIXELS = 2**14  # Of the side of an image.
-_MOST_STRENGTH = 1000.0  # Beyond it, factors and weights lose their meaning.
+_MOST_MEAN = 1000.0  # Of a channel, in 0..1 units, as are deviations.
+_LEAST_STD = 1e-6
 _NUM_KEYS = 8  # Seven for the images, the last for mixing.
 _OPERATIONS = {'released': RELEASED, 'paper': PAPER}
 
@@ -128,24 +128,26 @@ class Augmentation:
     )
     if self.size is not None:
       for i, side in enumerate(check_pair('size', self.size)):
-        check_range(f'size[{i}]', side, 1, _MOST_PIXELS, whole=True)
+        check_range(f'size[{i}]', side, 1, MOST_PIXELS, whole=True)
     if self.num_classes is not None:
       check_counts('', MOST_CLASSES, num_classes=self.num_classes)
     check_choice('padding_mode', self.padding_mode, get_args(PaddingMode))
     check_choice('erasing_fill', self.erasing_fill, get_args(Fill))
     check_choice('randaugment_set', self.randaugment_set, _OPERATIONS)
     for name in ('crop_padding', 'cutout'):
-      check_range(name, getattr(self, name), 0, _MOST_PIXELS, whole=True)
-    for name in ('brightness', 'contrast', 'saturation', 'mixup_alpha', 'cutmix_alpha'):
-      check_range(name, getattr(self, name), 0, _MOST_STRENGTH)
+      check_range(name, getattr(self, name), 0, MOST_PIXELS, whole=True)
+    for name in ('brightness', 'contrast', 'saturation'):
+      check_range(name, getattr(self, name), 0, MOST_STRENGTH)
+    for name in ('mixup_alpha', 'cutmix_alpha'):
+      check_range(name, getattr(self, name), 0, MOST_ALPHA)
     for name in ('grey', 'erasing', 'mix_probability', 'cutmix_share'):
       check_range(name, getattr(self, name), 0, 1)
     check_range('hue', self.hue, 0, 0.5)
     for name, most in (
       ('crop_scale', 1),
       ('erasing_area', 1),
-      ('crop_ratio', _MOST_STRENGTH),
-      ('erasing_ratio', _MOST_STRENGTH),
+      ('crop_ratio', MOST_RATIO),
+      ('erasing_ratio', MOST_RATIO),
     ):
       check_interval(name, getattr(self, name), most, above=0)
     if self.randaugment is not None:
@@ -161,7 +163,7 @@ class Augmentation:
       if not isinstance(values, tuple) or not values:
         raise UserError(f'{name}={shown(values)} is impossible; give a tuple, a number a channel')
       for i, value in enumerate(values):
-        check_range(f'{name}[{i}]', value, above=0 if name == 'std' else -math.inf)
+        check_range(f'{name}[{i}]', value, _LEAST_STD if name == 'std' else -_MOST_MEAN, _MOST_MEAN)
     if len(self.mean) != len(self.std):
       raise UserError(f'mean={self.mean} and std={self.std} differ in length; give both a channel')
 

@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+MOST_PIXELS = 2**14  # Of the side of an image.
+MOST_RATIO = 1000.0  # Of the sides of a box.
 _TRIES = 10  # As torchvision's.
 
 

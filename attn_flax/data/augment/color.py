@@ -15,7 +15,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_flags, check_range
+
+MOST_STRENGTH = 1000.0  # Beyond it, factors lose their meaning.
 
 # Weights of red, green and blue in gray, ITU-R 601-2, in 1/65536 as PIL has them.
 _LUMA = (19595, 38470, 7471)
@@ -123,8 +125,16 @@ def color_jitter(
     [N, H, W, C], same dtype and range.
 
   Raises:
-    UserError: a number of channels that an operation cannot work on.
+    UserError: a strength out of range, or a number of channels that an operation cannot work on.
   """
+  for name, strength in {
+    'brightness': brightness,
+    'contrast': contrast,
+    'saturation': saturation,
+  }.items():
+    check_range(name, strength, 0, MOST_STRENGTH)
+  check_range('hue', hue, 0, 0.5)
+  check_flags(random_order=random_order)
   order_key, *keys = jax.random.split(key, 5)
   draws = ((brightness, 1.0, 0.0), (contrast, 1.0, 0.0), (saturation, 1.0, 0.0), (hue, 0.0, -1.0))
   adjusts = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
@@ -151,8 +161,9 @@ def random_gray(key: jax.Array, images: jax.Array, probability: float) -> jax.Ar
   """Makes some of images [N, H, W, C], 0..255, gray: same dtype, all channels alike.
 
   Raises:
-    UserError: neither one nor three channels.
+    UserError: no probability, or neither one nor three channels.
   """
+  check_range('probability', probability, 0, 1)
   is_gray = jax.random.bernoulli(key, float(probability), (len(images), 1, 1, 1))
   return jnp.where(is_gray, luma(images).astype(images.dtype), images)
 

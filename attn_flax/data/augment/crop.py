@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from attn_flax.data.augment.boxes import draw_boxes
-from attn_flax.errors import UserError, check_choice
+from attn_flax.data.augment.boxes import MOST_PIXELS, MOST_RATIO, draw_boxes
+from attn_flax.errors import UserError, check_choice, check_interval, check_pair, check_range
 
 PaddingMode = Literal['constant', 'reflect']
 Size = tuple[int, int]
@@ -41,7 +41,10 @@ def random_crop(
     UserError: an unknown mode, or a window larger than the padded image.
   """
   check_choice('padding mode', mode, get_args(PaddingMode))
+  check_range('padding', padding, 0, MOST_PIXELS, whole=True)
   count, height, width, channels = images.shape
+  if size is not None:
+    _check_sides(size)
   rows, columns = size or (height, width)
   _check_size((rows, columns), (height + 2 * padding, width + 2 * padding))
   if padding:
@@ -62,6 +65,7 @@ def center_crop(images: jax.Array, size: Size) -> jax.Array:
   Raises:
     UserError: a window larger than the images.
   """
+  _check_sides(size)
   _, height, width, _ = images.shape
   _check_size(size, (height, width))
   top, left = (height - size[0]) // 2, (width - size[1]) // 2
@@ -90,6 +94,10 @@ def random_resized_crop(
   Returns:
     [N, h, w, C], same dtype; integers are rounded.
   """
+  if size is not None:
+    _check_sides(size)
+  check_interval('scale', scale, MOST_RATIO, above=0)
+  check_interval('ratio', ratio, MOST_RATIO, above=0)
   count, height, width, _ = images.shape
   boxes, found = draw_boxes(key, count, (height, width), (height, width), scale, ratio)
   rows, columns = height, width
@@ -156,3 +164,9 @@ def _check_size(size: Size, available: Size) -> None:
       f'a window of {size[0]} x {size[1]} pixels does not fit into images of '
       f'{available[0]} x {available[1]}: choose a smaller one'
     )
+
+
+def _check_sides(size: object) -> None:
+  """Raises `UserError` for what is no height and width in pixels."""
+  for i, side in enumerate(check_pair('size', size)):
+    check_range(f'size[{i}]', side, 1, MOST_PIXELS, whole=True)

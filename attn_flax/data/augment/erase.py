@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from attn_flax.data.augment.boxes import draw_boxes, inside
-from attn_flax.errors import UserError, check_choice
+from attn_flax.data.augment.boxes import MOST_PIXELS, MOST_RATIO, draw_boxes, inside
+from attn_flax.errors import UserError, check_choice, check_interval, check_range
 
 Fill = Literal['zeros', 'noise']
 
@@ -45,6 +45,9 @@ def random_erasing(
   Raises:
     UserError: an unknown fill, or noise in images that are not floating point.
   """
+  check_range('probability', probability, 0, 1)
+  check_interval('area', area, 1, above=0)
+  check_interval('ratio', ratio, MOST_RATIO, above=0)
   check_choice('fill', fill, get_args(Fill))
   if fill == 'noise' and not jnp.issubdtype(images.dtype, jnp.floating):
     raise UserError(f'normal noise has no place in {images.dtype} images: normalize them first')
@@ -70,7 +73,11 @@ def cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
 
   Returns:
     [N, H, W, C], same dtype.
+
+  Raises:
+    UserError: a side that is no number of pixels.
   """
+  check_range('side', side, 0, MOST_PIXELS, whole=True)
   count, height, width, _ = images.shape
   center = jax.random.randint(key, (count, 2), 0, jnp.array([height, width]))
   boxes = jnp.concatenate([center - side // 2, jnp.full((count, 2), side)], axis=1)

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax.data.augment.boxes import inside
-from attn_flax.errors import UserError
+from attn_flax.errors import MOST_CLASSES, UserError, check_counts, check_flags, check_range
 
 Mixed = tuple[jax.Array, jax.Array]
+MOST_ALPHA = 1000.0  # Of larger ones all weights are one half.
 
 
 def mixup(
@@ -48,6 +49,7 @@ def mixup(
   Raises:
     UserError: labels [N] without `num_classes`, or an alpha that is not positive.
   """
+  check_flags(per_image=per_image)
   count = len(images) if per_image else 1
   return _mixed(images, labels, num_classes, _mixup_weights(key, count, alpha))
 
@@ -81,6 +83,7 @@ def cutmix(
   Raises:
     UserError: labels [N] without `num_classes`, or an alpha that is not positive.
   """
+  check_flags(per_image=per_image)
   count = len(images) if per_image else 1
   return _mixed(images, labels, num_classes, _cutmix_weights(key, count, images.shape[1:3], alpha))
 
@@ -116,8 +119,15 @@ def mix(
   Raises:
     UserError: labels [N] without `num_classes`, a negative alpha, or both 0.
   """
+  check_range('mixup_alpha', mixup_alpha, 0, MOST_ALPHA)
+  check_range('cutmix_alpha', cutmix_alpha, 0, MOST_ALPHA)
+  check_range('probability', probability, 0, 1)
+  check_range('cutmix_share', cutmix_share, 0, 1)
+  check_flags(per_image=per_image)
   if not mixup_alpha and not cutmix_alpha:
-    raise UserError('nothing mixes with both alphas 0: choose a positive alpha for one of them')
+    raise UserError(
+      'mixup_alpha=0 and cutmix_alpha=0 mix nothing; choose a positive number for one'
+    )
   count = len(images) if per_image else 1
   mix_key, choice_key, mixup_key, cutmix_key = jax.random.split(key, 4)
   candidates = []
@@ -140,6 +150,7 @@ def _mixed(
   if labels.ndim == 1:
     if num_classes is None:
       raise UserError('to mix labels [N] takes the number of classes: set num_classes')
+    check_counts('', MOST_CLASSES, num_classes=num_classes)
     labels = jax.nn.one_hot(labels, num_classes)
   labels = labels.astype(jnp.float32)
   if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -170,8 +181,7 @@ def _cutmix_weights(key: jax.Array, count: int, size: tuple[int, ...], alpha: fl
 
 def _beta(key: jax.Array, count: int, what: str, alpha: float) -> jax.Array:
   """[count] numbers of the distribution Beta(alpha, alpha)."""
-  if alpha <= 0:
-    raise UserError(f'alpha={alpha} of {what} is impossible; choose a number above 0')
+  check_range(f'{what} alpha', alpha, most=MOST_ALPHA, above=0)
   if alpha == 1:  # The same distribution, and a second less to compile.
     return jax.random.uniform(key, (count,))
   return jax.random.beta(key, float(alpha), float(alpha), (count,))

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.data.augment.distort import OPERATIONS, distort
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, check_counts, check_flags, check_range, shown
 
 PAPER = tuple(op for op in OPERATIONS if op not in ('invert', 'solarize_add', 'cutout'))
 RELEASED = tuple(op for op in OPERATIONS if op != 'identity')
+_MOST_OPERATIONS = 100  # One after the other on an image.
 
 
 def randaugment(
@@ -48,10 +49,15 @@ def randaugment(
   Raises:
     UserError: an unknown operation, or a magnitude out of range.
   """
+  check_counts('', _MOST_OPERATIONS, num_ops=num_ops)
+  if not isinstance(operations, list | tuple):
+    raise UserError(
+      f'operations={shown(operations)} are none; give names of {", ".join(OPERATIONS)}'
+    )
   if not operations:
     raise UserError(f'RandAugment needs operations: choose from {", ".join(OPERATIONS)}')
   for operation in operations:
-    check_choice('operation', operation, OPERATIONS)
+    check_choice('operations', operation, OPERATIONS)
   count, height, width, _ = images.shape
   names = list(OPERATIONS)
   codes = jnp.array([names.index(operation) for operation in operations])
@@ -88,8 +94,8 @@ def arguments(
   Raises:
     UserError: a magnitude outside of 0..30.
   """
-  if not 0 <= magnitude <= 30:
-    raise UserError(f'magnitude {magnitude} is impossible; choose a number from 0 to 30')
+  check_range('magnitude', magnitude, 0, 30)
+  check_flags(increasing=increasing)
   level = magnitude / 10
   end = min(level, 1.0)
   enhancement = (1.0, 0.9 * end) if increasing else (0.1 + 1.8 * level, 0.0)

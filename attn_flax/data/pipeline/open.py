@@ -8,6 +8,7 @@ from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.data.pipeline.resident import Resident
 from attn_flax.data.pipeline.stream import Stream, check_workers
 from attn_flax.data.records import Records
+from attn_flax.errors import check_type
 
 
 def open_pipeline(
@@ -36,6 +37,7 @@ def open_pipeline(
       number of workers.
   """
   check_workers(workers)
+  check_type('split', split, Split | Records, 'a split as `data.load` gives it')
   if isinstance(split, Split):
     return Resident(
       split, batch_size, seed=seed, augmentation=augmentation, mesh=mesh, balanced=balanced

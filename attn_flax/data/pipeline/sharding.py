@@ -8,6 +8,7 @@ import numpy as np
 from attn_flax.errors import UserError, check_range, check_type
 
 Arrays = dict[str, jax.Array]
+_MOST_BATCH = 2**20
 
 
 def check_batch(batch_size: int, mesh: jax.sharding.Mesh | None) -> None:
@@ -15,7 +16,7 @@ def check_batch(batch_size: int, mesh: jax.sharding.Mesh | None) -> None:
   if mesh is not None:
     check_type('mesh', mesh, jax.sharding.Mesh, 'a mesh of the axis data, or None')
   num_devices = 1 if mesh is None else mesh.size
-  check_range('batch_size', batch_size, whole=True)
+  check_range('batch_size', batch_size, most=_MOST_BATCH, whole=True)
   if batch_size <= 0 or batch_size % num_devices:
     raise UserError(
       f'a batch of {batch_size} cannot be spread over {num_devices} device(s): choose a '

@@ -82,7 +82,7 @@ class Stream:
       UserError: the batch size is not a positive multiple of the number of devices, or a negative
         number of workers.
     """
-    check_type('split', records, Records, 'a split as `data.load` gives it')
+    check_type('records', records, Records, 'a split as `data.load` gives it')
     check_type('augmentation', augmentation, Augmentation, 'an `Augmentation`')
     check_flags(balanced=balanced)
     check_seed(seed)

@@ -188,9 +188,15 @@ def test_the_center_is_in_the_center():
   np.testing.assert_array_equal(crop.center_crop(images, (7, 6)), images)
 
 
-@pytest.mark.parametrize('size', [(7, 5), (6, 6), (0, 3)])
+@pytest.mark.parametrize('size', [(7, 5), (6, 6)])
 def test_a_window_larger_than_the_image_is_refused(size):
   with pytest.raises(UserError, match=f'{size[0]} x {size[1]} pixels.*6 x 5'):
     crop.center_crop(_images(1), size)
   with pytest.raises(UserError, match=f'{size[0]} x {size[1]} pixels.*6 x 5'):
     crop.random_crop(jax.random.key(0), _images(1), 0, 'constant', size)
+
+
+@pytest.mark.parametrize('size', [(0, 3), (3,), (2.5, 3), 'ab', None])
+def test_a_window_that_is_none_is_refused(size):
+  with pytest.raises(UserError, match='size'):
+    crop.center_crop(_images(1), size)

@@ -304,8 +304,8 @@ def test_the_key_decides():
   [
     ({'operations': ('rotat',)}, "'rotat'; did you mean 'rotate'"),
     ({'operations': ()}, 'needs operations'),
-    ({'magnitude': 31}, 'magnitude 31 .* 0 to 30'),
-    ({'magnitude': -1}, 'magnitude -1'),
+    ({'magnitude': 31}, 'magnitude=31 .* 0 to 30'),
+    ({'magnitude': -1}, 'magnitude=-1'),
   ],
 )
 def test_what_cannot_be_is_refused(fields, text):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from attn_flax.data.sources.cluttered_digits import glyphs
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import MOST_SEED, UserError, check_choice, check_range, check_type, shown
 
 NUM_CLASSES = 10
 SPLIT_SIZES = {'train': 8000, 'validation': 1000, 'test': 2000}
@@ -32,6 +32,7 @@ DEFAULT_SEED = 2014
 DIGIT_BLOCKS = {'train': (0, 1097), 'validation': (1097, 1297), 'test': (1297, 1797)}
 PHOTO_STRIPS = {'train': (0.0, 0.60), 'validation': (0.60, 0.75), 'test': (0.75, 1.0)}
 
+_MOST_EXAMPLES = 2**31 - 1
 _CHUNK = 100  # Examples made at once, a multiple of the ten classes; part of the random stream.
 _FRAGMENT_SIDE = 14  # Window of an upsampled digit that becomes a distractor.
 
@@ -111,18 +112,20 @@ def chunks(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Like `generate`, but yields the split in pieces of up to 100 examples, in order."""
   check_choice('split of cluttered_digits', split, SPLIT_SIZES)
-  if size not in DIFFICULTIES:
+  if not isinstance(size, int) or size not in DIFFICULTIES:
     raise UserError(
-      f'cluttered_digits has no images of size {size}: choose from {list(DIFFICULTIES)}'
+      f'cluttered_digits has no images of size {shown(size)}: choose from {list(DIFFICULTIES)}'
     )
-  if seed < 0:
-    raise UserError(f'cluttered_digits has no seed {seed}: choose 0 or more')
+  check_range('cluttered_digits seed', seed, 0, MOST_SEED, whole=True)
+  if difficulty is not None:
+    check_type('difficulty', difficulty, Difficulty, 'a `Difficulty`, or None')
   if num_examples is None:
     num_examples = SPLIT_SIZES[split]
-  if num_examples <= 0 or num_examples % NUM_CLASSES:
+  check_range('num_examples', num_examples, 1, _MOST_EXAMPLES, whole=True)
+  if num_examples % NUM_CLASSES:
     raise UserError(
-      f'{num_examples} examples of {split} cannot balance {NUM_CLASSES} classes: choose a '
-      f'positive multiple of {NUM_CLASSES}'
+      f'num_examples={num_examples} of {split} cannot balance {NUM_CLASSES} classes: choose a '
+      f'multiple of {NUM_CLASSES}'
     )
   # A function of its own, so that the checks above run at the call, not at the first `next`.
   return _chunks(split, num_examples, size, seed, difficulty or DIFFICULTIES[size])
