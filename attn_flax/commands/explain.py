@@ -90,7 +90,7 @@ def explain_run(
   if not methods:
     raise UserError(f'--methods is empty; name some of {", ".join(METHODS)}')
   for method in methods:
-    check_choice('method', method, METHODS)
+    check_choice('methods', method, METHODS)
   if stage is not None and not set(methods) & set(_STAGED):
     raise UserError(
       f'stage={stage} does nothing in {", ".join(methods)}; leave it out, or name one of '

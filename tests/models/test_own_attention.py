@@ -54,7 +54,7 @@ TINY = {'depths': (1, 1), 'widths': (4, 8), 'num_classes': 3}
 def folder(tmp_path, monkeypatch):
   """A working directory that holds the module, under a name that no other test has."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(sys, 'path', list(sys.path))
+  monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
   (tmp_path / 'own_gates.py').write_text(SOURCE)
   (tmp_path / 'own_broken.py').write_text('import no_such_package\n')
   (tmp_path / 'own_failing.py').write_text('1 / 0\n')
