@@ -23,6 +23,12 @@ from attn_flax.errors import UserError, check_choice
 GROUP = 'attn_flax.attention'
 
 
+def look_in_working_directory() -> None:
+  """Has Python find the user's own modules there: `python -m` does, an installed command not."""
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
+
+
 def list_attention() -> list[str]:
   """The names of the attention mechanisms that `create_model` knows, those of packages included.
 
@@ -73,8 +79,7 @@ def _load(path: str) -> type[nn.Module]:
   if not re.fullmatch(r'\w+(\.\w+)*:\w+(\.\w+)*', path):
     raise UserError(f"attention {path!r} is not of the form 'module:Class'; name a class so")
   module_name, _, class_name = path.partition(':')
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())  # As `python -m` does; an installed command does not.
+  look_in_working_directory()
   try:
     module = importlib.import_module(module_name)
   except Exception as error:  # A module of the user's may raise anything.
@@ -85,7 +90,7 @@ def _load(path: str) -> type[nn.Module]:
       ) from None
     raise UserError(
       f'attention {path!r}: importing {module_name!r} fails ({type(error).__name__}: {error}); '
-      'mend the module'
+      'fix the module'
     ) from error
   try:
     found = operator.attrgetter(class_name)(module)

@@ -4,17 +4,16 @@ import contextlib
 import importlib
 import io
 import logging as python_logging
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import flags, logging
-from ml_collections import config_flags
 
+from attn_flax.attention.names import look_in_working_directory
 from attn_flax.commands import configs
 from attn_flax.commands.flags import MODES, check_mode, define, help_text
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError
 
 # The module of each mode; its function `run` takes the flags.
 _MODULES = {mode: mode for mode in MODES} | {'import': 'import_torch'}
@@ -28,16 +27,14 @@ def run(argv: Sequence[str]) -> int:
   Returns:
     The exit code: 0, 2 for a user's mistake, 128 and the signal's number when stopped.
   """
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())  # Where modules of the user's own are looked for.
-  configs.provide()
+  look_in_working_directory()
   if isinstance(sys.stdout, io.TextIOWrapper):  # File names may hold what the terminal cannot show.
     sys.stdout.reconfigure(errors='backslashreplace')
   try:
-    argv = _with_paths(argv)
+    argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    configs.check_given(argv)
     values = define(argv)
-    unknown = values(list(argv))[1:]
-    _check_config_exists(values)
+    unknown = values(argv)[1:]
     if unknown:
       raise UserError(f'unknown argument {unknown[0]!r}; flags begin with --, see --help')
     if values.help:
@@ -59,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
     return _fail(error)
   except OSError as error:
     what = error.strerror or error
-    return _fail(UserError(f'{error.filename or "a file"} cannot be used: {what}; mend that first'))
+    return _fail(UserError(f'{error.filename or "a file"} cannot be used: {what}; fix that first'))
   except Stopped as stopped:
     print(f'{stopped}; the same command goes on from there', file=sys.stderr)
     return _SIGNALED + stopped.number
@@ -76,31 +73,6 @@ def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextMana
   return processes.joined(*given)
 
 
-def _with_paths(argv: Sequence[str]) -> list[str]:
-  """The command line with the paths of built-in configs for their names: `--config=eca`."""
-  found = list(argv)
-  for i, word in enumerate(found):
-    flag, given, value = word.partition('=')
-    if flag not in ('--config', '-config'):
-      continue
-    at = i if given else i + 1
-    value = value if given else ''.join(found[at : at + 1])
-    name, colon, argument = value.partition(':')
-    if name:
-      found[at] = f'{flag}=' * bool(given) + configs.find(name) + colon + argument
-  return found
-
-
-def _check_config_exists(values: flags.FlagValues) -> None:
-  """`config_flags` reports a missing file late, and only when the config is read."""
-  if not values['config'].present:
-    return
-  path = pathlib.Path(config_flags.get_config_filename(values['config']).partition(':')[0])
-  if not path.is_file():
-    folder = path.parent if path.parent.is_dir() else configs.folder()
-    check_choice('config', str(path), sorted(str(p) for p in folder.glob('*.py')))
-
-
 def _print_help(values: flags.FlagValues, program: str) -> None:
   program = 'python main.py' if program.endswith('main.py') else pathlib.Path(program).name
   print(help_text(values.mode if values['mode'].present else None, program))
@@ -110,6 +82,8 @@ def _print_help(values: flags.FlagValues, program: str) -> None:
 
 def _fail(error: Exception) -> int:
   """Prints an error as one line; returns the exit code of a user's mistake."""
+  if isinstance(error.__context__, UserError):  # Flags wrap what goes wrong when they are read.
+    error = error.__context__
   text = str(error.args[0] if isinstance(error, KeyError) else error)
   if isinstance(error, AttributeError | KeyError):
     text = f'unknown config field {text.strip(chr(34) + chr(39))}'

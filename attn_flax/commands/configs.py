@@ -1,9 +1,11 @@
-"""Where the built-in configs are, and what their fields mean.
+"""Where configs are, how a command line's becomes one, and what its fields mean.
 
-In a checkout they lie in `configs/` beside the package; a wheel carries them inside of it. Config
-files import each other as `configs.<name>`, also a user's own that begin with one of these.
+In a checkout the built-in ones lie in `configs/` beside the package; a wheel carries them inside of
+it. Config files import each other as `configs.<name>`, also a user's own that begin with one of
+these.
 """
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -11,10 +13,25 @@ import pathlib
 import re
 import sys
 import types
+from collections.abc import Sequence
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
-from attn_flax.errors import check_choice
+from attn_flax.errors import UserError, shown
+
+# A field of an entry of the attention mapping: of a run's config, or of a study's.
+_OF_ENTRY = re.compile(
+  r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.(\w+)'
+)
+# What an entry says beside the fields of its mechanism; a mechanism leaves it to its successor.
+_OF_EVERY_ENTRY = {
+  'name': 'The mechanism.',
+  'stages': "Stages where it acts, from 1; none: the mechanism's own.",
+  'every': 'It acts in every so many blocks of a stage.',
+  'start': "'paper', or 'identity' to begin as the network without it.",
+}
 
 
 def folder() -> pathlib.Path:
@@ -24,34 +41,187 @@ def folder() -> pathlib.Path:
   return inside if inside.is_dir() else package.parent / 'configs'
 
 
-def provide() -> None:
-  """Makes `configs` importable, wherever the command runs; a checkout's own comes first."""
-  if importlib.util.find_spec('configs') and importlib.util.find_spec('configs.base'):
-    return
-  package = types.ModuleType('configs', 'The built-in configs of attn_flax.')
-  package.__path__ = [str(folder())]
-  sys.modules['configs'] = package
-
-
-def find(name: str) -> str:
-  """The path of a config: itself, or that of a built-in one for a bare name such as 'eca'."""
-  if pathlib.Path(name).exists() or not re.fullmatch(r'\w+', name):
-    return name
-  names = [path.stem for path in folder().glob('*.py')]
-  check_choice('config', name, names)
-  return str(folder() / f'{name}.py')
-
-
 def load(name: str) -> ConfigDict:
   """A built-in config by its name, without an argument."""
-  return importlib.import_module(f'configs.{name}').get_config()
+  return _built_in(name).get_config()
+
+
+def find(name: str) -> pathlib.Path:
+  """The file of a config: a path, or the name of a built-in one such as 'eca'.
+
+  Raises:
+    UserError: where there is none; the hint is what to type.
+  """
+  path, built_in = pathlib.Path(name), folder()
+  if path.is_file():
+    return path
+  names = sorted(file.stem for file in built_in.glob('*.py'))
+  if name in names:
+    return built_in / f'{name}.py'
+  beside = sorted(map(str, path.parent.glob('*.py')))
+  if path.parent.resolve() == built_in.resolve():
+    beside = []
+  near = difflib.get_close_matches(name, beside, 1) or difflib.get_close_matches(
+    path.stem, names, 1
+  )
+  hint = f'; did you mean --config={near[0]}?' if near else ';'
+  raise UserError(f'unknown config {shown(name)}{hint} allowed: {", ".join(names)}, or a file')
+
+
+def overrides(argv: Sequence[str]) -> dict[str, str]:
+  """What a command line sets, `--config.<field>=<value>`: the last value of each field."""
+  found: dict[str, str] = {}
+  for word, after in zip(argv, [*argv[1:], ''], strict=True):
+    if match := re.match(r'--?(?:no)?config\.([^=]+)(=?)', word):
+      found[match[1]] = word[match.end() :] if match[2] else after
+  return found
+
+
+def check_given(argv: Sequence[str]) -> None:
+  """Raises `UserError` for fields of a config that the command line does not name."""
+  fields = overrides(argv)
+  if fields and not any(re.match(r'--?config(=|$)', word) for word in argv):
+    raise UserError(
+      f'--config.{next(iter(fields))} needs a config whose field it sets, such as --config=eca; a '
+      'run folder alone goes on with its own'
+    )
+
+
+def check_fields(values: flags.FlagValues, kept: str, why: str) -> None:
+  """Raises `UserError` for a field that the command line sets and that the mode does not read.
+
+  Args:
+    values: the flags.
+    kept: a regular expression of the fields that it reads.
+    why: the end of the sentence that the field does nothing.
+  """
+  given = values.config is not None
+  for field in config_flags.get_override_values(values['config']) if given else ():
+    if not re.fullmatch(kept, field):
+      raise UserError(f'--config.{field} does nothing {why}')
+
+
+def define(values: flags.FlagValues, text: str, argv: Sequence[str]) -> None:
+  """Defines the flag `--config`, whose fields the rest of the command line may set.
+
+  Args:
+    values: where the flag goes.
+    text: its help.
+    argv: the command line.
+  """
+  config_flags.DEFINE_config_file('config', None, text, flag_values=values, sys_argv=list(argv))
+  flag = values['config']
+  flag.parser = _Parser(inner=flag.parser, fields=overrides(argv))
+
+
+class _Parser(flags.ArgumentParser):
+  """Makes a config of a path or name, before its single fields are set."""
+
+  def __init__(self, inner: flags.ArgumentParser, fields: dict[str, str]):
+    """`inner` runs the file at a path; `fields` are set afterwards."""
+    self._inner = inner
+    self._fields = fields
+
+  def parse(self, argument: str) -> ConfigDict:
+    name, colon, words = argument.partition(':')
+    path = find(name)
+    _provide(path)
+    config = self._inner.parse(f'{path}{colon}{words}')
+    if isinstance(config, ConfigDict):
+      _make_room(config, self._fields)
+    return config
+
+
+def _make_room(config: ConfigDict, fields: dict[str, str]) -> None:
+  """Gives each entry of an attention mapping the fields that the command line sets in it.
+
+  Where it sets the name, the fields of the mechanism before go; those of a built-in mechanism come
+  with their defaults. A class of the user's own gets the fields that are set: which of them it has
+  is checked when the network is built.
+  """
+  for path in fields:
+    match = _OF_ENTRY.fullmatch(path)
+    if match is None:
+      continue
+    where, place, field = match.groups()
+    holder = config
+    for part in (*where.split('.'), place):
+      if not isinstance(holder, ConfigDict) or part not in holder:
+        break
+      parent, holder = holder, holder[part]
+    else:
+      if not isinstance(holder, ConfigDict):
+        continue
+      name = fields.get(f'{where}.{place}.name', holder.get('name'))
+      known = _built_in('presets.mechanisms').ATTENTION
+      if name != holder.get('name'):
+        kept = {key: holder[key] for key in _OF_EVERY_ENTRY if key in holder and key != 'name'}
+        holder = _built_in('base').attention(name, **kept)
+        with parent.unlocked():
+          parent[place] = holder
+      if name not in known and field not in holder:
+        with holder.unlocked():
+          holder[field] = placeholder(object)
+
+
+def _built_in(name: str) -> types.ModuleType:
+  """A built-in config file as a module."""
+  _provide(folder() / 'base.py')
+  return importlib.import_module(f'configs.{name}')
+
+
+def _provide(path: pathlib.Path) -> None:
+  """Makes `configs` mean what the config at a path means by it.
+
+  To a built-in one that is the folder of the built-in ones, whatever the working directory holds;
+  to a user's own, first the folder `configs` that it lies in or beside.
+  """
+  built_in = folder().resolve()
+  folders = [built_in]
+  if path.resolve().parent != built_in:
+    inside = path.parent.name == 'configs'
+    own = path.parent.resolve() if inside else pathlib.Path('configs').resolve()
+    others = [pathlib.Path(entry, 'configs').resolve() for entry in sys.path]
+    folders = [entry for entry in (own, built_in, *others) if entry.is_dir()]
+  wanted = list(dict.fromkeys(map(str, folders)))
+  if list(getattr(sys.modules.get('configs'), '__path__', ())) == wanted:
+    return
+  for name in [name for name in sys.modules if name.partition('.')[0] == 'configs']:
+    del sys.modules[name]
+  init = pathlib.Path(wanted[0], '__init__.py')
+  spec = (
+    importlib.util.spec_from_file_location('configs', init, submodule_search_locations=wanted)
+    if init.is_file()
+    else None
+  )
+  if spec is None or spec.loader is None:
+    package = types.ModuleType('configs', 'Configs, those of attn_flax among them.')
+    package.__path__ = wanted
+    sys.modules['configs'] = package
+  else:
+    sys.modules['configs'] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
 
 
 def describe(config: ConfigDict) -> str:
-  """The fields of a config, each with its value and the comment above it in the config files."""
+  """The fields of a config, each with its value and the comment above it in the config files.
+
+  They come in the order of these files, those of a study before what its runs share.
+  """
   comments = {**_comments(folder() / 'presets' / 'study.py'), **_comments(folder() / 'base.py')}
+  places = {field: place for place, field in enumerate(comments)}
+
+  def place(path: str) -> tuple[bool, int, str, int]:
+    """Where a field comes: with its section, and in an entry first what all entries have."""
+    holder, _, name = path.rpartition('.')
+    field = path.removeprefix('base.')
+    while field and field not in places:
+      field = field.rpartition('.')[0]
+    usual = [*_OF_EVERY_ENTRY, name].index(name)
+    return path.startswith('base.'), places.get(field, len(places)), holder, usual
+
   lines = []
-  for path, value in _flat(config):
+  for path, value in sorted(_flat(config), key=lambda field: place(field[0])):
     comment = comments.get(path.removeprefix('base.')) or _of_mechanism(path, config)
     lines.append(f'--config.{path}={value}')
     lines += [f'    {comment}'] if comment else []
@@ -89,14 +259,8 @@ def _of_mechanism(path: str, config: ConfigDict) -> str:
   entry, _, field = path.rpartition('.')
   if '.attention.' not in f'.{path}' or 'variants.' in path:
     return ''
-  usual = {
-    'name': 'The mechanism.',
-    'every': 'It acts in every so many blocks of a stage.',
-    'stages': "Stages where it acts, from 1; none: the mechanism's own.",
-    'start': "'paper', or 'identity' to begin as the network without it.",
-  }
-  if field in usual:
-    return usual[field]
+  if field in _OF_EVERY_ENTRY:
+    return _OF_EVERY_ENTRY[field]
   from attn_flax.attention.names import find_attention
 
   holder: ConfigDict = config

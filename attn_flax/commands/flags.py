@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
 
+from attn_flax.commands import configs
 from attn_flax.errors import UserError
 
 
@@ -67,6 +67,20 @@ class Flag(NamedTuple):
 # Where a run exists, its config names the folder.
 _WITH_CONFIG = ('train', 'evaluate', 'predict', 'explain', 'compare', 'import')
 _WITH_FOLDER = _WITH_CONFIG
+# Flags that decide what others would have said: the mode, the flag, the others, and why.
+_DECIDING = (
+  *(
+    (mode, 'workdir', ('config',), 'the folder holds the config of its run')
+    for mode in ('evaluate', 'predict', 'explain')
+  ),
+  ('train', 'coordinator', ('distributed',), 'the processes are named by hand'),
+  (
+    'cost',
+    'published',
+    ('models', 'attentions', 'image_size', 'num_classes', 'stride_in'),
+    'the file names its networks',
+  ),
+)
 
 FLAGS = (
   Flag(
@@ -121,9 +135,7 @@ _CONFIG_TEXT = (
 def define(argv: Sequence[str]) -> flags.FlagValues:
   """The flags, on values of their own, so that a command line may be run more than once."""
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', None, _CONFIG_TEXT, flag_values=values, sys_argv=list(argv)
-  )
+  configs.define(values, _CONFIG_TEXT, argv)
   flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.', flag_values=values)
   flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=values)
   for flag in FLAGS:
@@ -144,7 +156,10 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
 
 
 def check_mode(values: flags.FlagValues) -> None:
-  """Raises `UserError` for a flag that was given and belongs to another mode."""
+  """Raises `UserError` for a flag that was given and says nothing.
+
+  It belongs to another mode, is empty, or another flag decides what it is about.
+  """
   mode = values.mode
   if values['config'].present and mode not in _WITH_CONFIG:
     raise UserError(f'--config does nothing in --mode={mode}; it belongs to the other modes')
@@ -153,6 +168,15 @@ def check_mode(values: flags.FlagValues) -> None:
       raise UserError(
         f'--{flag.name} does nothing in --mode={mode}; it belongs to {_modes(flag.modes)}'
       )
+    value = values[flag.name].value
+    if value == '' or isinstance(value, list) and not all([*map(str.strip, value), value]):
+      raise UserError(f'--{flag.name} names nothing, or an empty name; name one, or leave it out')
+  for of, deciding, others, reason in _DECIDING:
+    for other in others:
+      if mode == of and values[deciding].present and values[other].present:
+        raise UserError(
+          f'--{other} does nothing beside --{deciding}, for {reason}; leave one of the two out'
+        )
 
 
 def _modes(names: Sequence[str]) -> str:

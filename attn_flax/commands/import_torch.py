@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from attn_flax import data
-from attn_flax.attention import ATTENTION
+from attn_flax.attention.names import attention_name
 from attn_flax.commands import configs
 from attn_flax.costs.count import count_params
 from attn_flax.errors import UserError
@@ -31,6 +31,13 @@ def run(values: flags.FlagValues) -> None:
   if not values.torch or not values.workdir:
     raise UserError('--mode=import needs --torch=<weights> and --workdir=<folder>')
   config = configs.load('base') if values.config is None else values.config
+  if 'variants' in config:
+    raise UserError('--mode=import takes the config of one run, and this is a study of many')
+  configs.check_fields(
+    values,
+    r'(?!model\.).*|model\.dtype',
+    'in --mode=import, where the weights decide the network; leave it out',
+  )
   try:
     kwargs = json.loads(values.attention_kwargs)
   except ValueError:
@@ -132,9 +139,8 @@ def model_config(model: ResNet) -> dict[str, Any]:
 
 def _entry(placement: Placement) -> dict[str, Any]:
   """The entry of the attention mapping that makes a placement."""
-  names = [name for name, module in ATTENTION.items() if module is placement.module]
   return {
-    'name': names[0],
+    'name': attention_name(placement.module),
     'stages': placement.stages,
     'every': placement.every,
     'start': placement.start,

@@ -6,7 +6,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from attn_flax.attention import ATTENTION
+from attn_flax.attention.names import attention_name
 from attn_flax.costs import count
 from attn_flax.explain import attention_maps, attention_received, own_map
 from attn_flax.models.network import Network
@@ -21,7 +21,7 @@ def mechanisms(model: Network) -> list[Mechanism]:
   """What a network attends with and where, and the fields that are not the usual ones."""
   return [
     Mechanism(
-      name=_name(placement),
+      name=attention_name(placement.module),
       where=placement.where,
       stages=placement.stages,
       every=placement.every,
@@ -45,11 +45,6 @@ def _unusual(placement: Placement) -> dict[str, object]:
     if name in _ALWAYS_LISTED
     or (value != usual[name] and not (isinstance(value, tuple) and set(value) == {usual[name]}))
   }
-
-
-def _name(placement: Placement) -> str:
-  names = [name for name, module in ATTENTION.items() if module is placement.module]
-  return names[0] if names else placement.module.__name__
 
 
 def own_map_kinds(model: Network, image_shape: tuple[int, ...]) -> tuple[str, ...]:
