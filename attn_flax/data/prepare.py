@@ -86,7 +86,7 @@ def _prepare_with_tensorflow(
   ) as error:
     reason = ' '.join(str(error).split())
     raise UserError(
-      f'{name!r} could not be prepared ({reason}): mend that and run the command again; archives '
+      f'{name!r} could not be prepared ({reason}): fix that and run the command again; archives '
       'fetched by hand are looked for in --manual_dir'
     ) from error
 

@@ -188,7 +188,7 @@ class Records:
           fill(i, row)
         except decode.BadImage as error:
           raise UserError(
-            f'{self.source.name(wanted[i])} cannot be used: {error}; mend it or leave it out'
+            f'{self.source.name(wanted[i])} cannot be used: {error}; fix it or leave it out'
           ) from error
 
     starts = range(0, len(wanted), _CHUNK)

@@ -191,7 +191,7 @@ def _without_broken(
     more = f'; and {len(broken) - _NAMED} more' if len(broken) > _NAMED else ''
     raise UserError(
       f'{len(broken)} of {len(checked)} images cannot be used ({"; ".join(described[:_NAMED])}'
-      f'{more}): mend or remove them, or pass them over with --config.data.max_bad={len(broken)}'
+      f'{more}): fix or remove them, or pass them over with --config.data.max_bad={len(broken)}'
     )
   splits = {
     split: {

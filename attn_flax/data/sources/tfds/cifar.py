@@ -139,7 +139,7 @@ def _check_reachable(url: str, downloads: pathlib.Path) -> None:
     requests.head(url, timeout=_TIMEOUT_S)
   except requests.RequestException as error:
     raise UserError(
-      f'{url} cannot be reached ({type(error).__name__}): mend the connection, or put the file '
+      f'{url} cannot be reached ({type(error).__name__}): fix the connection, or put the file '
       f'into {str(downloads / "manual")!r} by other means'
     ) from error
 
