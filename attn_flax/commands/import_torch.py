@@ -41,10 +41,12 @@ def run(values: flags.FlagValues) -> None:
   try:
     kwargs = json.loads(values.attention_kwargs)
   except ValueError:
+    kwargs = None
+  if not isinstance(kwargs, dict):
     raise UserError(
-      f'--attention_kwargs={values.attention_kwargs} is no JSON; write '
+      f'--attention_kwargs={values.attention_kwargs} is no mapping in JSON; write '
       '\'{"pools": ["avg", "max"]}\''
-    ) from None
+    )
   found = import_run(pathlib.Path(values.torch), config, pathlib.Path(values.workdir), kwargs)
   print(json.dumps(found, indent=2))
 

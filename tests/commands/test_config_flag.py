@@ -241,9 +241,9 @@ def test_a_variant_of_a_study_takes_another_mechanism():
 
 @pytest.fixture
 def gates(outside, monkeypatch):
-  write(outside / 'own_gates.py', GATE)
+  write(outside / 'own_branch_gates.py', GATE)
   monkeypatch.syspath_prepend(outside)
-  return 'own_gates:MyGate'
+  return 'own_branch_gates:MyGate'
 
 
 def test_an_own_class_takes_the_place_of_a_mechanism(gates):
@@ -263,7 +263,9 @@ def test_an_own_class_takes_the_fields_that_are_given(gates):
 def test_an_own_class_refuses_fields_that_it_lacks(gates):
   """Those of the mechanism before among them."""
   config = read('--config=eca', f'{BRANCH}.name={gates}', f'{BRANCH}.gamma=2.0')
-  with pytest.raises(UserError, match="unknown field of own_gates:MyGate 'gamma'.*kind, ratio"):
+  with pytest.raises(
+    UserError, match="unknown field of own_branch_gates:MyGate 'gamma'.*kind, ratio"
+  ):
     make_model(config.model, 10)
 
 

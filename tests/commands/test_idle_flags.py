@@ -103,5 +103,10 @@ def test_a_mechanism_that_a_network_does_not_take_is_a_row(capsys):
   assert len(rows) == 5 and 'takes no attention' in rows[-1]
 
 
+@pytest.mark.parametrize('text', ['[]', 'null', '3', '{'])
+def test_fields_that_are_no_mapping_are_refused(text, capsys):
+  assert 'is no mapping in JSON' in error_of(capsys, *WEIGHTS, f'--attention_kwargs={text}')
+
+
 def test_a_study_is_not_imported(capsys):
   assert 'this is a study of many' in error_of(capsys, *WEIGHTS, '--config=compare')
