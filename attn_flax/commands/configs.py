@@ -58,13 +58,11 @@ def find(name: str) -> pathlib.Path:
   names = sorted(file.stem for file in built_in.glob('*.py'))
   if name in names:
     return built_in / f'{name}.py'
-  beside = sorted(map(str, path.parent.glob('*.py')))
-  if path.parent.resolve() == built_in.resolve():
-    beside = []
-  near = difflib.get_close_matches(name, beside, 1) or difflib.get_close_matches(
-    path.stem, names, 1
-  )
-  hint = f'; did you mean --config={near[0]}?' if near else ';'
+  typed = {name: name for name in names}
+  if path.parent.resolve() != built_in.resolve():
+    typed |= {file.stem: str(file) for file in path.parent.glob('*.py')}
+  near = difflib.get_close_matches(path.stem, typed, 1)
+  hint = f'; did you mean --config={typed[near[0]]}?' if near else ';'
   raise UserError(f'unknown config {shown(name)}{hint} allowed: {", ".join(names)}, or a file')
 
 

@@ -132,6 +132,7 @@ def test_an_own_config_imports_what_lies_in_the_working_directory(outside):
   [
     ('--config=ecaa', '--config=eca?'),
     ('--config=configs/ecaa.py', '--config=eca?'),
+    ('--config=configs/cbam.py', '--config=cbam?'),
     (f'--config={ROOT}/configs/ecaa.py', '--config=eca?'),
     ('--config=mien.py', '--config=mine.py?'),
     ('--config=nothing_like_it.py', 'allowed: aa, additive'),
@@ -140,6 +141,7 @@ def test_an_own_config_imports_what_lies_in_the_working_directory(outside):
 )
 def test_hints_are_what_a_user_types(flag, typed, outside, capsys):
   write(outside / 'mine.py', '')
+  write(outside / 'configs' / 'cbam_of_mine.py', '')
   assert run(flag) == 2
   line = error_of(capsys)
   assert typed in line and 'attn_flax/configs' not in line
