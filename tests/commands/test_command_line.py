@@ -6,8 +6,9 @@ import sys
 import pytest
 
 import main
-from attn_flax.commands import configs, entry
+from attn_flax.commands import command_line, configs, entry
 from attn_flax.commands.flags import FLAGS, MODES, define
+from attn_flax.training import allocator, stopping
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -131,7 +132,11 @@ def test_errors_that_nothing_can_catch_are_reported_but_for_those_of_orbax(monke
     Collected(error)
     return capsys.readouterr().err
 
-  monkeypatch.setattr(sys, 'unraisablehook', entry._report)
+  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # So that it is put back.
+  monkeypatch.setattr(command_line, 'run', lambda argv: 0)
+  for module, name in ((allocator, 'keep_freed_pages'), (stopping, 'watch_process')):
+    monkeypatch.setattr(module, name, lambda: None)
+  assert entry.main() == 0
 
   assert report(RuntimeError('Event loop is closed')) == ''
   assert 'RuntimeError: out of order' in report(RuntimeError('out of order'))

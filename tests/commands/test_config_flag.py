@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+import run_files
 
 import main
 from attn_flax import UserError
@@ -288,3 +289,29 @@ def test_an_own_class_that_a_config_names_takes_fields_that_the_config_leaves_ou
 def test_a_place_without_attention_is_named(capsys):
   assert run('--config=resnet', f'{BRANCH}.name=se') == 2
   assert 'branch' in error_of(capsys)
+
+
+def test_a_run_with_another_mechanism_goes_on_and_is_scored(
+  gates, outside, small_dataset, quick_compilation, capsys
+):
+  """The run folder records the mechanism with its own fields alone."""
+  command = [
+    '--config=eca:smoke', f'{BRANCH}.name={gates}', f'{BRANCH}.ratio=4',
+    '--config.train.steps=2', '--config.model.depths=(1,)', '--config.model.widths=(8,)',
+  ]  # fmt: skip
+  assert run(*command, '--workdir=run') == 0
+  assert run(*command, '--workdir=run') == 0
+  assert 'nothing to do' in capsys.readouterr().out
+  entry = run_files.read(outside / 'run', 'config.json')['config']['model']['attention']['branch']
+  assert entry['name'] == gates and entry['ratio'] == 4 and 'gamma' not in entry
+  assert run('--mode=evaluate', '--workdir=run') == 0
+  assert run(*command[:2], f'{BRANCH}.ratio=5', *command[3:], '--workdir=run') == 2
+  assert 'ratio: 4 there, 5 asked' in error_of(capsys)
+
+
+def test_flags_may_lie_in_a_file(outside, capsys):
+  write(outside / 'flags.txt', '--config=se\n--config.model.attention.branch.name=cbam\n')
+  assert run('--mode=train', '--help', '--flagfile=flags.txt') == 0
+  assert f'{BRANCH}.name=cbam' in capsys.readouterr().out
+  assert run('--flagfile=nowhere.txt') == 2
+  assert 'nowhere.txt' in error_of(capsys)
