@@ -137,29 +137,30 @@ def _make_room(config: ConfigDict, fields: dict[str, str]) -> None:
   with their defaults. A class of the user's own gets the fields that are set: which of them it has
   is checked when the network is built.
   """
-  for path in fields:
-    match = _OF_ENTRY.fullmatch(path)
-    if match is None:
-      continue
+  built_in = _built_in('presets.mechanisms').ATTENTION
+  for match in filter(None, map(_OF_ENTRY.fullmatch, fields)):
     where, place, field = match.groups()
-    holder = config
-    for part in (*where.split('.'), place):
-      if not isinstance(holder, ConfigDict) or part not in holder:
-        break
-      parent, holder = holder, holder[part]
-    else:
-      if not isinstance(holder, ConfigDict):
-        continue
-      name = fields.get(f'{where}.{place}.name', holder.get('name'))
-      known = _built_in('presets.mechanisms').ATTENTION
-      if name != holder.get('name'):
-        kept = {key: holder[key] for key in _OF_EVERY_ENTRY if key in holder and key != 'name'}
-        holder = _built_in('base').attention(name, **kept)
-        with parent.unlocked():
-          parent[place] = holder
-      if name not in known and field not in holder:
-        with holder.unlocked():
-          holder[field] = placeholder(object)
+    places = _at(config, where)
+    entry = _at(places, place)
+    if places is None or entry is None:
+      continue  # Said by what sets the field.
+    name = fields.get(f'{where}.{place}.name', entry.get('name'))
+    if name != entry.get('name'):
+      kept = {key: entry[key] for key in _OF_EVERY_ENTRY if key in entry and key != 'name'}
+      entry = _built_in('base').attention(name, **kept)
+      with places.unlocked():
+        places[place] = entry
+    if name not in built_in and field not in entry:
+      with entry.unlocked():
+        entry[field] = placeholder(object)
+
+
+def _at(config: ConfigDict | None, path: str) -> ConfigDict | None:
+  """The section at a dotted path; None where there is none."""
+  for part in path.split('.'):
+    found = None if config is None else config.get(part)
+    config = found if isinstance(found, ConfigDict) else None
+  return config
 
 
 def _built_in(name: str) -> types.ModuleType:
@@ -171,16 +172,13 @@ def _built_in(name: str) -> types.ModuleType:
 def _provide(path: pathlib.Path) -> None:
   """Makes `configs` mean what the config at a path means by it.
 
-  To a built-in one that is the folder of the built-in ones, whatever the working directory holds;
-  to a user's own, first the folder `configs` that it lies in or beside.
+  That is the folder of this name which it lies in, so that a built-in one imports built-in ones
+  whatever the working directory holds, or else lies beside; then the built-in one.
   """
-  built_in = folder().resolve()
-  folders = [built_in]
-  if path.resolve().parent != built_in:
-    inside = path.parent.name == 'configs'
-    own = path.parent.resolve() if inside else pathlib.Path('configs').resolve()
-    others = [pathlib.Path(entry, 'configs').resolve() for entry in sys.path]
-    folders = [entry for entry in (own, built_in, *others) if entry.is_dir()]
+  inside = path.resolve().parent
+  own = inside if inside.name == 'configs' else pathlib.Path('configs').resolve()
+  others = [pathlib.Path(entry, 'configs').resolve() for entry in sys.path]
+  folders = [entry for entry in (own, folder().resolve(), *others) if entry.is_dir()]
   wanted = list(dict.fromkeys(map(str, folders)))
   if list(getattr(sys.modules.get('configs'), '__path__', ())) == wanted:
     return
@@ -209,14 +207,14 @@ def describe(config: ConfigDict) -> str:
   comments = {**_comments(folder() / 'presets' / 'study.py'), **_comments(folder() / 'base.py')}
   places = {field: place for place, field in enumerate(comments)}
 
-  def place(path: str) -> tuple[bool, int, str, int]:
+  def place(path: str) -> tuple[int, str, int]:
     """Where a field comes: with its section, and in an entry first what all entries have."""
     holder, _, name = path.rpartition('.')
     field = path.removeprefix('base.')
     while field and field not in places:
       field = field.rpartition('.')[0]
     usual = [*_OF_EVERY_ENTRY, name].index(name)
-    return path.startswith('base.'), places.get(field, len(places)), holder, usual
+    return places.get(field, len(places)), holder, usual
 
   lines = []
   for path, value in sorted(_flat(config), key=lambda field: place(field[0])):
