@@ -169,7 +169,8 @@ def check_mode(values: flags.FlagValues) -> None:
         f'--{flag.name} does nothing in --mode={mode}; it belongs to {_modes(flag.modes)}'
       )
     value = values[flag.name].value
-    if value == '' or isinstance(value, list) and not all([*map(str.strip, value), value]):
+    names = value if isinstance(value, list) else [str(value)]
+    if not names or not all(name.strip() for name in names):
       raise UserError(f'--{flag.name} names nothing, or an empty name; name one, or leave it out')
   for of, deciding, others, reason in _DECIDING:
     for other in others:
