@@ -4,6 +4,7 @@ import sys
 
 import jax
 import numpy as np
+import weights
 
 import attn_flax
 
@@ -15,14 +16,7 @@ assert attn_flax.count_params(variables) and attn_flax.count_macs(model, (32, 32
 assert len(attn_flax.attention_maps(model, variables, images)) == 18
 assert attn_flax.grad_cam(model, variables, images, np.zeros(2, int)).shape == (2, 8, 8)
 
-# A PyTorch network of one block, under torchvision's names.
-state = {'conv1.weight': np.ones((8, 3, 3, 3)), 'fc.weight': np.ones((5, 8)), 'fc.bias': np.ones(5)}
-for name in ('conv1', 'conv2'):
-  state[f'layer1.0.{name}.weight'] = np.ones((8, 8, 3, 3))
-for name in ('bn1', 'layer1.0.bn1', 'layer1.0.bn2'):
-  for leaf in ('weight', 'bias', 'running_mean', 'running_var'):
-    state[f'{name}.{leaf}'] = np.ones(8)
-network, _ = attn_flax.from_torch({k: v.astype(np.float32) for k, v in state.items()})
+network, _ = attn_flax.from_torch(weights.state(classes=5))
 assert network.num_classes == 5
 
 apart = {'PIL', 'grain', 'matplotlib', 'ml_collections', 'tensorflow_datasets', 'torch', 'tqdm'}

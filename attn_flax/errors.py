@@ -14,7 +14,7 @@ _LONGEST = 80  # Letters of a value in an error.
 
 
 class UserError(ValueError):
-  """A mistake that the user can fix: its text names the value, what is allowed and the fix.
+  """A mistake that the user can fix: its text names the value, what is allowed and what to do.
 
   The command line prints it as one line and exits with code 2; anything else keeps its traceback.
   """

@@ -20,8 +20,8 @@ from ml_collections.config_dict import placeholder
 from configs.presets.mechanisms import ATTENTION
 from configs.presets.recipes import DATASETS, RECIPES
 
-# Names of these forms are networks; `attn_flax.create_model` knows which exist. Behind each form
-# stands what `smoke` makes of them.
+# Names of these forms are networks; `attn_flax.create_model` knows which exist. Each form comes
+# with the fields of the tiny network that `smoke` makes of them.
 _NETWORKS = {
   r'resnet(20|32|44|56|110)|wrn\d+_\d+': {'depths': (1, 1, 1), 'widths': (8, 16, 32)},
   r'(wide_)?resnet\d+(_[\d.]+)?': {
@@ -180,7 +180,7 @@ def get_config(arg=''):
   config.data.balanced = False
 
   # Augmentation of training images, on the device. Where a field is none, the dataset's value
-  # stands.
+  # applies.
   config.augment = ConfigDict()
   # Pixels of padding on each side before a random crop.
   config.augment.crop_padding = placeholder(int)

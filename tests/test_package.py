@@ -41,3 +41,8 @@ def test_the_hooks_are_what_ci_lints():
 def test_the_library_alone_takes_three_packages():
   names = {re.match(r'[\w-]+', line)[0] for line in PROJECT['project']['dependencies']}
   assert names == {'flax', 'jax', 'numpy'}
+
+
+def test_the_extra_that_runs_a_command_brings_what_commands_take():
+  extras = PROJECT['project']['optional-dependencies']
+  assert 'attn_flax[train]' in extras['prepare'] and 'attn_flax[train]' in extras['test']

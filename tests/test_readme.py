@@ -91,3 +91,10 @@ def test_explanations_in_a_few_lines():
     'all_labels': labels,
   }
   exec(_listing('explain.grad_cam'), namespace)
+
+
+def test_no_line_of_prose_is_long():
+  """Tables, commands and what a program writes apart."""
+  prose = README.partition('<!-- example -->')[0] + README.partition('<!-- end of the example')[2]
+  lines = [line for line in prose.splitlines() if line[:1] not in ('|', ' ')]
+  assert len(lines) > 200 and [line for line in lines if len(line) > 100] == []

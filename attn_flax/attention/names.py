@@ -5,14 +5,15 @@ A name is one of
   an entry point         what an installed package declares in the group `attn_flax.attention`, in
                          its pyproject.toml: `[project.entry-points.'attn_flax.attention']`, then
                          `my_gate = 'my_package.gates:MyGate'`;
-  'module:Class'         a class in a module that Python finds; a command also looks for it in the
-                         working directory.
+  'module:Class'         a class in a module that Python finds, also in the working directory.
 """
 
 import importlib
 import importlib.metadata
 import operator
+import os
 import re
+import sys
 
 import flax.linen as nn
 
@@ -20,6 +21,12 @@ from attn_flax.attention.mechanisms import ATTENTION
 from attn_flax.errors import UserError, check_choice
 
 GROUP = 'attn_flax.attention'
+
+
+def look_in_working_directory() -> None:
+  """Has Python find the user's own modules there: `python -m` does, an installed command not."""
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
 
 
 def list_attention() -> list[str]:
@@ -72,6 +79,7 @@ def _load(path: str) -> type[nn.Module]:
   if not re.fullmatch(r'\w+(\.\w+)*:\w+(\.\w+)*', path):
     raise UserError(f"attention {path!r} is not of the form 'module:Class'; name a class so")
   module_name, _, class_name = path.partition(':')
+  look_in_working_directory()
   try:
     module = importlib.import_module(module_name)
   except Exception as error:  # A module of the user's may raise anything.

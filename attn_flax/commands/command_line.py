@@ -4,18 +4,16 @@ import contextlib
 import importlib
 import io
 import logging as python_logging
-import os
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 
 from absl import flags, logging
-from ml_collections import config_flags
 
+from attn_flax.attention.names import look_in_working_directory
 from attn_flax.commands import configs
 from attn_flax.commands.flags import MODES, check_mode, define, help_text
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError
 
 # The module of each mode; its function `run` takes the flags.
 _MODULES = {mode: mode for mode in MODES} | {'import': 'import_torch'}
@@ -29,17 +27,14 @@ def run(argv: Sequence[str]) -> int:
   Returns:
     The exit code: 0, 2 for a user's mistake, 128 and the signal's number when stopped.
   """
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())  # Where modules of the user's own are looked for.
-  configs.provide()
+  look_in_working_directory()
   if isinstance(sys.stdout, io.TextIOWrapper):  # File names may hold what the terminal cannot show.
     sys.stdout.reconfigure(errors='backslashreplace')
   try:
-    argv = _with_paths(argv)
+    argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    configs.check_given(argv)
     values = define(argv)
-    _check_fields_have_config(argv)
-    unknown = values(list(argv))[1:]
-    _check_config_exists(values)
+    unknown = values(argv)[1:]
     if unknown:
       raise UserError(f'unknown argument {unknown[0]!r}; flags begin with --, see --help')
     if values.help:
@@ -78,44 +73,6 @@ def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextMana
   return processes.joined(*given)
 
 
-def _with_paths(argv: Sequence[str]) -> list[str]:
-  """The command line with the paths of built-in configs for their names: `--config=eca`."""
-  found = list(argv)
-  for i, word in enumerate(found):
-    flag, given, value = word.partition('=')
-    if flag not in ('--config', '-config'):
-      continue
-    at = i if given else i + 1
-    value = value if given else ''.join(found[at : at + 1])
-    name, colon, argument = value.partition(':')
-    if name:
-      found[at] = f'{flag}=' * bool(given) + configs.find(name) + colon + argument
-  return found
-
-
-def _check_fields_have_config(argv: Sequence[str]) -> None:
-  """Without a config, its fields would be unknown flags."""
-  if any(re.match(r'--?config(=|$)', word) for word in argv):
-    return
-  for word in argv:
-    if field := re.match(r'--?(?:no)?config\.([\w.]+)', word):
-      raise UserError(f'{field[0]} sets a field of a config, and none is named; add --config=eca')
-
-
-def _check_config_exists(values: flags.FlagValues) -> None:
-  """`config_flags` reports a missing file late, and only when the config is read."""
-  if not values['config'].present:
-    return
-  path = pathlib.Path(config_flags.get_config_filename(values['config']).partition(':')[0])
-  if path.is_file():
-    return
-  beside = sorted(str(p) for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
-  if beside and path.parent != configs.folder():
-    check_choice('config', str(path), beside)
-  check_choice('config', path.stem, sorted(p.stem for p in configs.folder().glob('*.py')))
-  raise UserError(f'there is no config {path}; a built-in one is named --config={path.stem}')
-
-
 def _print_help(values: flags.FlagValues, program: str) -> None:
   program = 'python main.py' if program.endswith('main.py') else pathlib.Path(program).name
   print(help_text(values.mode if values['mode'].present else None, program))
@@ -125,6 +82,8 @@ def _print_help(values: flags.FlagValues, program: str) -> None:
 
 def _fail(error: Exception) -> int:
   """Prints an error as one line; returns the exit code of a user's mistake."""
+  if isinstance(error.__context__, UserError):  # Flags wrap what goes wrong when they are read.
+    error = error.__context__
   text = str(error.args[0] if isinstance(error, KeyError) else error)
   if isinstance(error, AttributeError | KeyError):
     text = f'unknown config field {text.strip(chr(34) + chr(39))}'

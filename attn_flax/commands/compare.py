@@ -28,8 +28,11 @@ def run(values: flags.FlagValues) -> None:
     if 'report' not in options:
       raise UserError(
         '--workdirs takes the options of the report from a study; leave out --config, or name one '
-        'such as configs/compare.py'
+        'such as --config=compare'
       )
+    configs.check_fields(
+      values, r'report\..*', 'beside --workdirs, whose runs are there; leave one of the two out'
+    )
     compare_runs([pathlib.Path(name) for name in values.workdirs], options.report, folder)
   else:
     if values.config is None or 'variants' not in values.config:

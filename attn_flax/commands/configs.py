@@ -1,10 +1,11 @@
-"""Where the built-in configs are, and what their fields mean.
+"""Where configs are, how a command line's becomes one, and what its fields mean.
 
-In a checkout they lie in `configs/` beside the package; a wheel carries them inside of it. Config
-files import each other as `configs.<name>`, also a user's own that begin with one of these.
+In a checkout the built-in ones lie in `configs/` beside the package; a wheel carries them inside of
+it. Config files import each other as `configs.<name>`, also a user's own that begin with one of
+these.
 """
 
-import dataclasses
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -12,12 +13,25 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
-from attn_flax.errors import check_choice
+from attn_flax.errors import UserError, shown
+
+# A field of an entry of the attention mapping: of a run's config, or of a study's.
+_OF_ENTRY = re.compile(
+  r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.(\w+)'
+)
+# What an entry says beside the fields of its mechanism; a mechanism leaves it to its successor.
+_OF_EVERY_ENTRY = {
+  'name': 'The mechanism.',
+  'stages': "Stages where it acts, from 1; none: the mechanism's own.",
+  'every': 'It acts in every so many blocks of a stage.',
+  'start': "'paper', or 'identity' to begin as the network without it.",
+}
 
 
 def folder() -> pathlib.Path:
@@ -27,118 +41,183 @@ def folder() -> pathlib.Path:
   return inside if inside.is_dir() else package.parent / 'configs'
 
 
-def provide() -> None:
-  """Makes `configs.<name>` the built-in configs, wherever the command runs.
-
-  Files of a folder `configs` of the user's own are found behind them.
-  """
-  own = str(folder())
-  spec = importlib.util.find_spec('configs')
-  found = list(spec.submodule_search_locations or ()) if spec else []
-  if found[:1] == [own]:
-    return
-  package = types.ModuleType('configs', 'The built-in configs of attn_flax.')
-  package.__path__ = [own, *(path for path in found if path != own)]
-  sys.modules['configs'] = package
-
-
-def find(name: str) -> str:
-  """The path of a config: itself, or that of a built-in one for a bare name such as 'eca'."""
-  if pathlib.Path(name).exists() or not re.fullmatch(r'\w+', name):
-    return name
-  names = [path.stem for path in folder().glob('*.py')]
-  check_choice('config', name, names)
-  return str(folder() / f'{name}.py')
-
-
-class ConfigParser(flags.ArgumentParser):
-  """Parses `--config`; an entry whose mechanism the command line renames gets the new one's fields.
-
-  So that `--config=se --config.model.attention.branch.name=cbam` works as a config with CBAM in the
-  same place would. What the config chose itself, such as a ratio that suits a thin network, stays
-  where the new mechanism has such a field.
-  """
-
-  def __init__(self, parser: flags.ArgumentParser, argv: Sequence[str]):
-    """`parser` reads the file that is named, `argv` is the whole command line."""
-    self._parser = parser
-    self._argv = list(argv)
-
-  def parse(self, argument: str) -> ConfigDict | None:
-    """The config of a file."""
-    config = self._parser.parse(argument)
-    if isinstance(config, ConfigDict):
-      for path, name in self._names():
-        _rename(config, path, name)
-    return config
-
-  def flag_type(self) -> str:
-    """See `ArgumentParser`."""
-    return self._parser.flag_type()
-
-  def _names(self) -> Iterator[tuple[str, str]]:
-    """Fields `name` that the command line sets, by the path of what holds them."""
-    for word, following in zip(self._argv, [*self._argv[1:], ''], strict=True):
-      flag, given, value = word.partition('=')
-      if match := re.fullmatch(r'--?config\.(.+)\.name', flag):
-        yield match[1], value if given else following
-
-
-# What an entry of an attention mapping holds beside its mechanism's own fields.
-_PLACEMENT = ('name', 'every', 'stages', 'start')
-
-
-def _rename(config: ConfigDict, path: str, name: str) -> None:
-  """Replaces the entry of an attention mapping by one of another mechanism at the same place."""
-  *parents, place = path.split('.')
-  holder = config
-  for part in parents:
-    holder = holder.get(part) if isinstance(holder, ConfigDict) else None
-  entry = holder.get(place) if isinstance(holder, ConfigDict) else None
-  if not isinstance(entry, ConfigDict) or not set(_PLACEMENT) <= set(entry):
-    return
-  if entry.name == name:
-    return
-  from attn_flax.attention.names import find_attention
-  from attn_flax.models.create import own_fields
-
-  base = importlib.import_module('configs.base')
-  usual = {}
-  if name not in base.ATTENTION:
-    defaults = {field: about.default for field, about in own_fields(find_attention(name)).items()}
-    usual = {field: value for field, value in defaults.items() if value is not dataclasses.MISSING}
-  renamed = base.attention(
-    name, **usual, **{field: entry[field] for field in _PLACEMENT if field != 'name'}
-  )
-  before = base.ATTENTION.get(entry.name, {})
-  for field in set(entry) & set(renamed) - set(_PLACEMENT):
-    chosen = field in before and entry[field] != before[field]
-    if chosen and type(entry[field]) is type(renamed[field]):
-      renamed[field] = entry[field]
-  with holder.unlocked():
-    holder[place] = renamed
-
-
 def load(name: str) -> ConfigDict:
   """A built-in config by its name, without an argument."""
-  return importlib.import_module(f'configs.{name}').get_config()
+  return _built_in(name).get_config()
+
+
+def find(name: str) -> pathlib.Path:
+  """The file of a config: a path, or the name of a built-in one such as 'eca'.
+
+  Raises:
+    UserError: where there is none; the hint is what to type.
+  """
+  path, built_in = pathlib.Path(name), folder()
+  if path.is_file():
+    return path
+  names = sorted(file.stem for file in built_in.glob('*.py'))
+  if name in names:
+    return built_in / f'{name}.py'
+  typed = {name: name for name in names}
+  if path.parent.resolve() != built_in.resolve():
+    typed |= {file.stem: str(file) for file in path.parent.glob('*.py')}
+  near = difflib.get_close_matches(path.stem, typed, 1)
+  hint = f'; did you mean --config={typed[near[0]]}?' if near else ';'
+  raise UserError(f'unknown config {shown(name)}{hint} allowed: {", ".join(names)}, or a file')
+
+
+def overrides(argv: Sequence[str]) -> dict[str, str]:
+  """What a command line sets, `--config.<field>=<value>`: the last value of each field."""
+  found: dict[str, str] = {}
+  for word, after in zip(argv, [*argv[1:], ''], strict=True):
+    if match := re.match(r'--?(?:no)?config\.([^=]+)(=?)', word):
+      found[match[1]] = word[match.end() :] if match[2] else after
+  return found
+
+
+def check_given(argv: Sequence[str]) -> None:
+  """Raises `UserError` for fields of a config that the command line does not name."""
+  fields = overrides(argv)
+  if fields and not any(re.match(r'--?config(=|$)', word) for word in argv):
+    raise UserError(
+      f'--config.{next(iter(fields))} needs a config whose field it sets, such as --config=eca; a '
+      'run folder alone goes on with its own'
+    )
+
+
+def check_fields(values: flags.FlagValues, kept: str, why: str) -> None:
+  """Raises `UserError` for a field that the command line sets and that the mode does not read.
+
+  Args:
+    values: the flags.
+    kept: a regular expression of the fields that it reads.
+    why: the end of the sentence that the field does nothing.
+  """
+  given = values.config is not None
+  for field in config_flags.get_override_values(values['config']) if given else ():
+    if not re.fullmatch(kept, field):
+      raise UserError(f'--config.{field} does nothing {why}')
+
+
+def define(values: flags.FlagValues, text: str, argv: Sequence[str]) -> None:
+  """Defines the flag `--config`, whose fields the rest of the command line may set.
+
+  Args:
+    values: where the flag goes.
+    text: its help.
+    argv: the command line.
+  """
+  config_flags.DEFINE_config_file('config', None, text, flag_values=values, sys_argv=list(argv))
+  flag = values['config']
+  flag.parser = _Parser(inner=flag.parser, fields=overrides(argv))
+
+
+class _Parser(flags.ArgumentParser):
+  """Makes a config of a path or name, before its single fields are set."""
+
+  def __init__(self, inner: flags.ArgumentParser, fields: dict[str, str]):
+    """`inner` runs the file at a path; `fields` are set afterwards."""
+    self._inner = inner
+    self._fields = fields
+
+  def parse(self, argument: str) -> ConfigDict:
+    name, colon, words = argument.partition(':')
+    path = find(name)
+    _provide(path)
+    config = self._inner.parse(f'{path}{colon}{words}')
+    if isinstance(config, ConfigDict):
+      _make_room(config, self._fields)
+    return config
+
+
+def _make_room(config: ConfigDict, fields: dict[str, str]) -> None:
+  """Gives each entry of an attention mapping the fields that the command line sets in it.
+
+  Where it sets the name, the fields of the mechanism before go; those of a built-in mechanism come
+  with their defaults. A class of the user's own gets the fields that are set: which of them it has
+  is checked when the network is built.
+  """
+  built_in = _built_in('presets.mechanisms').ATTENTION
+  for match in filter(None, map(_OF_ENTRY.fullmatch, fields)):
+    where, place, field = match.groups()
+    places = _at(config, where)
+    entry = _at(places, place)
+    if places is None or entry is None:
+      continue  # Said by what sets the field.
+    name = fields.get(f'{where}.{place}.name', entry.get('name'))
+    if name != entry.get('name'):
+      kept = {key: entry[key] for key in _OF_EVERY_ENTRY if key in entry and key != 'name'}
+      entry = _built_in('base').attention(name, **kept)
+      with places.unlocked():
+        places[place] = entry
+    if name not in built_in and field not in entry:
+      with entry.unlocked():
+        entry[field] = placeholder(object)
+
+
+def _at(config: ConfigDict | None, path: str) -> ConfigDict | None:
+  """The section at a dotted path; None where there is none."""
+  for part in path.split('.'):
+    found = None if config is None else config.get(part)
+    config = found if isinstance(found, ConfigDict) else None
+  return config
+
+
+def _built_in(name: str) -> types.ModuleType:
+  """A built-in config file as a module."""
+  _provide(folder() / 'base.py')
+  return importlib.import_module(f'configs.{name}')
+
+
+def _provide(path: pathlib.Path) -> None:
+  """Makes `configs` mean what the config at a path means by it.
+
+  That is the folder of this name which it lies in, so that a built-in one imports built-in ones
+  whatever the working directory holds, or else lies beside; then the built-in one.
+  """
+  inside = path.resolve().parent
+  own = inside if inside.name == 'configs' else pathlib.Path('configs').resolve()
+  others = [pathlib.Path(entry, 'configs').resolve() for entry in sys.path]
+  folders = [entry for entry in (own, folder().resolve(), *others) if entry.is_dir()]
+  wanted = list(dict.fromkeys(map(str, folders)))
+  if list(getattr(sys.modules.get('configs'), '__path__', ())) == wanted:
+    return
+  for name in [name for name in sys.modules if name.partition('.')[0] == 'configs']:
+    del sys.modules[name]
+  init = pathlib.Path(wanted[0], '__init__.py')
+  spec = (
+    importlib.util.spec_from_file_location('configs', init, submodule_search_locations=wanted)
+    if init.is_file()
+    else None
+  )
+  if spec is None or spec.loader is None:
+    package = types.ModuleType('configs', 'Configs, those of attn_flax among them.')
+    package.__path__ = wanted
+    sys.modules['configs'] = package
+  else:
+    sys.modules['configs'] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
 
 
 def describe(config: ConfigDict) -> str:
-  """The fields of a config, each with its value and the comment above it in the config files."""
-  comments = {**_comments(folder() / 'presets' / 'study.py'), **_comments(folder() / 'base.py')}
-  order = {field: number for number, field in enumerate(comments)}
+  """The fields of a config, each with its value and the comment above it in the config files.
 
-  def rank(path: str) -> tuple[int, int]:
-    """The place of a field, or of the nearest part that holds it, in the files."""
-    field = path.rpartition('.')[2]
-    within = _PLACEMENT.index(field) if field in _PLACEMENT else len(_PLACEMENT)
-    while path and path not in order:
-      path = path.rpartition('.')[0]
-    return order.get(path, len(order)), within
+  They come in the order of these files, those of a study before what its runs share.
+  """
+  comments = {**_comments(folder() / 'presets' / 'study.py'), **_comments(folder() / 'base.py')}
+  places = {field: place for place, field in enumerate(comments)}
+
+  def place(path: str) -> tuple[int, str, int]:
+    """Where a field comes: with its section, and in an entry first what all entries have."""
+    holder, _, name = path.rpartition('.')
+    field = path.removeprefix('base.')
+    while field and field not in places:
+      field = field.rpartition('.')[0]
+    usual = [*_OF_EVERY_ENTRY, name].index(name)
+    return places.get(field, len(places)), holder, usual
 
   lines = []
-  for path, value in sorted(_flat(config), key=lambda field: rank(field[0].removeprefix('base.'))):
+  for path, value in sorted(_flat(config), key=lambda field: place(field[0])):
     comment = comments.get(path.removeprefix('base.')) or _of_mechanism(path, config)
     lines.append(f'--config.{path}={value}')
     lines += [f'    {comment}'] if comment else []
@@ -176,14 +255,8 @@ def _of_mechanism(path: str, config: ConfigDict) -> str:
   entry, _, field = path.rpartition('.')
   if '.attention.' not in f'.{path}' or 'variants.' in path:
     return ''
-  usual = {
-    'name': 'The mechanism.',
-    'every': 'It acts in every so many blocks of a stage.',
-    'stages': "Stages where it acts, from 1; none: the mechanism's own.",
-    'start': "'paper', or 'identity' to begin as the network without it.",
-  }
-  if field in usual:
-    return usual[field]
+  if field in _OF_EVERY_ENTRY:
+    return _OF_EVERY_ENTRY[field]
   from attn_flax.attention.names import find_attention
 
   holder: ConfigDict = config

@@ -4,8 +4,7 @@ import pathlib
 
 from absl import flags
 
-from attn_flax.attention import list_attention
-from attn_flax.attention.names import find_attention
+from attn_flax.attention.names import find_attention, list_attention
 from attn_flax.costs import table
 from attn_flax.errors import UserError
 from attn_flax.models.zoo import find_network
@@ -17,16 +16,18 @@ def run(values: flags.FlagValues) -> None:
     rows = table.published_table(pathlib.Path(values.published))
   else:
     attentions = ['none', *list_attention()] if values.attentions is None else values.attentions
-    for flag, names in (('models', values.models), ('attentions', attentions)):
-      if not names:
-        raise UserError(f'--{flag} is empty; name one at least, or leave it out')
-    for name in values.models:
-      find_network(name)
+    # What a network does not take is a row with the reason; what nobody knows is a mistake.
+    models = [find_network(name) for name in values.models]
     for name in attentions:
       if name != 'none':
         find_attention(name)
     fields = {'num_classes': values.num_classes, 'image_size': values.image_size}
     if values.stride_in:
+      if all(getattr(model, 'block', None) != 'bottleneck' for model in models):
+        networks = ', '.join(values.models)
+        raise UserError(
+          f'--stride_in does nothing without bottlenecks, as in {networks}; leave it out'
+        )
       fields['stride_in'] = values.stride_in
     rows = table.cost_table(values.models, attentions, **fields)
   print(table.format_table(rows))

@@ -1,6 +1,7 @@
 """The command `attn_flax` of an installed package."""
 
 import sys
+from typing import Any
 
 
 def main() -> int:
@@ -18,6 +19,16 @@ def main() -> int:
     )
     return 2
   allocator.keep_freed_pages()  # Before the first thread starts.
-  sys.unraisablehook = lambda _: None  # What Orbax leaves behind after an error that it raises.
+  sys.unraisablehook = _report
   stopping.watch_process()
   return run(sys.argv)
+
+
+def _report(unraisable: Any) -> None:
+  """Reports an error that no code can catch, but not those after an error that Orbax raises.
+
+  It then leaves coroutines behind, which find their event loop closed when they are collected.
+  """
+  error = unraisable.exc_value
+  if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+    sys.__unraisablehook__(unraisable)

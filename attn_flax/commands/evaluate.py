@@ -50,7 +50,8 @@ def evaluate_run(
   with run_folder.reading_config(folder):
     stored = run_folder.load_config(folder)
     experiment = open_experiment(stored if config is None else config, trains=False)
-  run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
+  if config is not None:
+    run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
   check_choice('split', split, experiment.dataset.splits)
   output = output or folder
   run_folder.check_writable(output, 'name another one with --output')  # Before the work.

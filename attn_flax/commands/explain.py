@@ -84,11 +84,12 @@ def explain_run(
     The content of `explanations.json`.
 
   Raises:
-    UserError: for a folder without a run, unknown methods, a stage that no method takes, images
-      that cannot be read, or a folder that cannot be written.
+    UserError: for a folder without a run, no method, unknown ones, or those without a map of the
+      network, a stage that no method takes, images that cannot be read, or a folder that cannot be
+      written.
   """
   if not methods:
-    raise UserError(f'--methods is empty; name some of {", ".join(METHODS)}')
+    raise UserError(f'methods names nothing; allowed: {", ".join(METHODS)}')
   for method in methods:
     check_choice('methods', method, METHODS)
   if stage is not None and not set(methods) & set(_STAGED):
@@ -167,6 +168,11 @@ class _Explainer:
         continue
       maps[name] = found
       scores[name] = in_batches(self._scores, images, labels, found, positions)
+    if not maps:
+      raise UserError(
+        f'{" and ".join(self._methods)} has no map of this network; name another one in --methods, '
+        'such as grad_cam'
+      )
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for i, path in enumerate(paths):

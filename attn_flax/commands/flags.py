@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
 
 from attn_flax.commands import configs
 from attn_flax.errors import UserError
@@ -68,6 +67,20 @@ class Flag(NamedTuple):
 # Where a run exists, its config names the folder.
 _WITH_CONFIG = ('train', 'evaluate', 'predict', 'explain', 'compare', 'import')
 _WITH_FOLDER = _WITH_CONFIG
+# Flags that decide what others would have said: the mode, the flag, the others, and why.
+_DECIDING = (
+  *(
+    (mode, 'workdir', ('config',), 'the folder holds the config of its run')
+    for mode in ('predict', 'explain')
+  ),
+  ('train', 'coordinator', ('distributed',), 'the processes are named by hand'),
+  (
+    'cost',
+    'published',
+    ('models', 'attentions', 'image_size', 'num_classes', 'stride_in'),
+    'the file names its networks',
+  ),
+)
 
 FLAGS = (
   Flag(
@@ -117,24 +130,12 @@ _CONFIG_TEXT = (
   'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words behind '
   'a colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
 )
-# Flags beside which another one does nothing, by mode.
-_EXCLUDING: dict[str, tuple[tuple[str, str], ...]] = {
-  'predict': (('workdir', 'config'),),
-  'explain': (('workdir', 'config'),),
-  'cost': tuple(
-    ('published', other)
-    for other in ('models', 'attentions', 'image_size', 'num_classes', 'stride_in')
-  ),
-}
 
 
 def define(argv: Sequence[str]) -> flags.FlagValues:
   """The flags, on values of their own, so that a command line may be run more than once."""
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', None, _CONFIG_TEXT, flag_values=values, sys_argv=list(argv)
-  )
-  values['config'].parser = configs.ConfigParser(values['config'].parser, argv)
+  configs.define(values, _CONFIG_TEXT, argv)
   flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.', flag_values=values)
   flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=values)
   for flag in FLAGS:
@@ -155,18 +156,28 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
 
 
 def check_mode(values: flags.FlagValues) -> None:
-  """Raises `UserError` for a flag that was given and belongs to another mode."""
+  """Raises `UserError` for a flag that was given and says nothing.
+
+  It belongs to another mode, is empty, or another flag decides what it is about.
+  """
   mode = values.mode
   if values['config'].present and mode not in _WITH_CONFIG:
     raise UserError(f'--config does nothing in --mode={mode}; it belongs to the other modes')
-  for given, other in _EXCLUDING.get(mode, ()):
-    if values[given].present and values[other].present:
-      raise UserError(f'--{other} does nothing beside --{given} in --mode={mode}; leave one out')
   for flag in FLAGS:
     if values[flag.name].present and mode not in flag.modes:
       raise UserError(
         f'--{flag.name} does nothing in --mode={mode}; it belongs to {_modes(flag.modes)}'
       )
+    value = values[flag.name].value
+    names = value if isinstance(value, list) else [str(value)]
+    if not names or not all(name.strip() for name in names):
+      raise UserError(f'--{flag.name} names nothing, or an empty name; name one, or leave it out')
+  for of, deciding, others, reason in _DECIDING:
+    for other in others:
+      if mode == of and values[deciding].present and values[other].present:
+        raise UserError(
+          f'--{other} does nothing beside --{deciding}, for {reason}; leave one of the two out'
+        )
 
 
 def _modes(names: Sequence[str]) -> str:

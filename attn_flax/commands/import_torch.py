@@ -31,13 +31,22 @@ def run(values: flags.FlagValues) -> None:
   if not values.torch or not values.workdir:
     raise UserError('--mode=import needs --torch=<weights> and --workdir=<folder>')
   config = configs.load('base') if values.config is None else values.config
+  if 'variants' in config:
+    raise UserError('--mode=import takes the config of one run, and this is a study of many')
+  configs.check_fields(
+    values,
+    r'(?!model\.).*|model\.dtype',
+    'in --mode=import, where the weights decide the network; leave it out',
+  )
   try:
     kwargs = json.loads(values.attention_kwargs)
   except ValueError:
+    kwargs = None
+  if not isinstance(kwargs, dict):
     raise UserError(
-      f'--attention_kwargs={values.attention_kwargs} is no JSON; write '
+      f'--attention_kwargs={values.attention_kwargs} is no mapping in JSON; write '
       '\'{"pools": ["avg", "max"]}\''
-    ) from None
+    )
   found = import_run(pathlib.Path(values.torch), config, pathlib.Path(values.workdir), kwargs)
   print(json.dumps(found, indent=2))
 

@@ -41,6 +41,7 @@ def counted_as(function: Callable[..., jax.Array], **operations: int) -> Callabl
   def named(*args):
     return function(*args)
 
+  # The name is all that the traced program keeps of a function, and what `operations_of` reads.
   named.__name__ = '__'.join((_COUNTED, *(f'{kind}_{n}' for kind, n in operations.items())))
   return jax.jit(named)
 

@@ -21,7 +21,7 @@ def mechanisms(model: Network) -> list[Mechanism]:
   """What a network attends with and where, and the fields that are not the usual ones."""
   return [
     Mechanism(
-      name=attention_name(placement.module).rpartition(':')[2],
+      name=attention_name(placement.module),
       where=placement.where,
       stages=placement.stages,
       every=placement.every,

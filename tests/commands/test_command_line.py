@@ -6,8 +6,9 @@ import sys
 import pytest
 
 import main
-from attn_flax.commands import configs, entry
+from attn_flax.commands import command_line, configs, entry
 from attn_flax.commands.flags import FLAGS, MODES, define
+from attn_flax.training import allocator, stopping
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -85,9 +86,8 @@ def test_the_fields_of_a_config_are_explained(capsys):
 
 
 def test_built_in_configs_have_names():
-  path = str(ROOT / 'configs' / 'eca.py')
-  assert configs.find('eca') == path
-  assert configs.find(path) == path and configs.find('mine/eca.py') == 'mine/eca.py'
+  path = ROOT / 'configs' / 'eca.py'
+  assert configs.find('eca') == configs.find(str(path)) == path
   assert configs.load('eca').model.attention.branch.name == 'eca'
 
 
@@ -112,7 +112,32 @@ def test_configs_are_found_where_no_checkout_is(monkeypatch, tmp_path):
 
 def test_the_installed_command_names_the_extra_that_is_missing(monkeypatch, capsys):
   monkeypatch.delitem(sys.modules, 'attn_flax.commands.command_line')
-  monkeypatch.setitem(sys.modules, 'ml_collections', None)
+  monkeypatch.setitem(sys.modules, 'absl', None)
   assert entry.main() == 2
   err = capsys.readouterr().err
   assert err.count('\n') == 1 and "pip install 'attn_flax[train]'" in err
+
+
+def test_errors_that_nothing_can_catch_are_reported_but_for_those_of_orbax(monkeypatch, capsys):
+  """Those that it leaves behind when it cannot save, each of a coroutine of its own."""
+
+  class Collected:
+    def __init__(self, error):
+      self.error = error
+
+    def __del__(self):
+      raise self.error
+
+  def report(error):
+    Collected(error)
+    return capsys.readouterr().err
+
+  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # So that it is put back.
+  monkeypatch.setattr(command_line, 'run', lambda argv: 0)
+  for module, name in ((allocator, 'keep_freed_pages'), (stopping, 'watch_process')):
+    monkeypatch.setattr(module, name, lambda: None)
+  assert entry.main() == 0
+
+  assert report(RuntimeError('Event loop is closed')) == ''
+  assert 'RuntimeError: out of order' in report(RuntimeError('out of order'))
+  assert 'OSError: Event loop is closed' in report(OSError('Event loop is closed'))

@@ -32,7 +32,7 @@ MISTAKES = {
   'flag': (['--wrokdir=x'], "Unknown command line flag 'wrokdir'.*workdir"),
   'word on the command line': (['eca'], "unknown argument 'eca'; flags begin with --"),
   'no config': ([], r'--mode=train needs a config; try --config=eca'),
-  'config file': (['--config={configs}/ecaa.py'], r"did you mean '.*eca.py'"),
+  'config file': (['--config={configs}/ecaa.py'], r"did you mean --config=eca\?"),
   'empty config': (['--config='], 'unknown config'),
   'word': (['--config={configs}/eca.py:smok'], "unknown word 'smok'.*did you mean 'smoke'"),
   'field': (['{eca}', '--config.model.nmae=x'], 'nmae.*"name"'),

@@ -105,6 +105,7 @@ def test_a_folder_is_read_in_natural_order_and_what_is_broken_is_named(workdir, 
       "did you mean 'grad_cam'",
     ),
     (['--mode=explain', '--images={photos}/b9.png', '--methods=attention_rollout'], 'transformer'),
+    (['--mode=explain', '--images={photos}/b9.png', '--methods='], '--methods names nothing'),
     (['--mode=explain', '--images={photos}/b9.png', '--stage=9'], 'stage'),
     (
       ['--mode=explain', '--images={photos}/b9.png', '--stage=2', '--methods=own_map,occlusion'],
@@ -118,6 +119,17 @@ def test_mistakes_are_one_line(workdir, photos, capsys, arguments, message):
   lines = [line for line in capsys.readouterr().err.splitlines() if 'left out' not in line]
   assert len(lines) == 1 and lines[0].startswith('error: ')
   assert message in lines[0]
+
+
+def test_what_explains_nothing_is_refused(workdir, photos, monkeypatch, tmp_path):
+  """No method, and those that have no map of the network: none is told to be explained."""
+  images = [str(photos / 'b9.png')]
+  with pytest.raises(UserError, match='methods names nothing; allowed: grad_cam'):
+    explain_run.explain_run(workdir, images, [])
+  monkeypatch.setitem(METHODS, 'own_map', lambda *args: None)
+  with pytest.raises(UserError, match='own_map has no map of this network; .* such as grad_cam'):
+    explain_run.explain_run(workdir, images, ['own_map'], output=tmp_path / 'out')
+  assert not list((tmp_path / 'out').rglob('*.png'))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, photos):

@@ -14,6 +14,7 @@ from attn_flax import UserError, create_model, list_attention
 from attn_flax.attention import ATTENTION, SE
 from attn_flax.attention.names import attention_name, find_attention
 from attn_flax.models.create import add_attention
+from attn_flax.study.mechanisms import mechanisms
 from configs import base
 
 SOURCE = '''
@@ -90,6 +91,8 @@ def test_what_its_class_declares_counts():
 @pytest.mark.usefixtures('folder')
 def test_a_class_has_one_name():
   assert attention_name(find_attention('own_gates:MyGate')) == 'own_gates:MyGate'
+  model = create_model('resnet20', attention='own_gates:MyGate', **TINY)
+  assert [mechanism.name for mechanism in mechanisms(model)] == ['own_gates:MyGate']
   assert all(attention_name(module) == name for name, module in ATTENTION.items())
 
 

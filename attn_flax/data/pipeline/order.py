@@ -24,8 +24,8 @@ class Order:
   """The order of the examples, epoch by epoch.
 
   By default an epoch visits every example once. A balanced epoch draws as many examples in total,
-  and equally many of every
-  class: rare classes are repeated evenly, and frequent classes are subsampled in turn.
+  and equally many of every class: rare classes are repeated evenly, and frequent classes are
+  subsampled in turn.
   """
 
   def __init__(self, seed: int, num_examples: int, balanced_labels: np.ndarray | None = None):

@@ -367,7 +367,7 @@ def test_too_little_shared_memory_for_the_workers(monkeypatch):
 
 def test_a_broken_image_is_named():
   pipeline = Stream(records(bad=11), 5, seed=0, augmentation=PLAIN)
-  with pytest.raises(UserError, match='picture 11 cannot be used: .*mend it'):
+  with pytest.raises(UserError, match='picture 11 cannot be used: .*fix it'):
     taken(pipeline, 0, 5)
   with pytest.raises(UserError, match='picture 11 cannot be used'):
     list(pipeline.eval_batches())
@@ -486,7 +486,7 @@ def test_workers_change_nothing():
 @pytest.mark.slow
 def test_a_broken_image_is_named_by_a_worker():
   pipeline = Stream(records(bad=11), 5, seed=0, augmentation=PLAIN, workers=1)
-  with pytest.raises(UserError, match='picture 11 cannot be used: .*mend it'):
+  with pytest.raises(UserError, match='picture 11 cannot be used: .*fix it'):
     taken(pipeline, 0, 5)
 
 
