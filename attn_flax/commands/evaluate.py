@@ -7,16 +7,18 @@ from absl import flags
 
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import check_choice
-from attn_flax.training import run_folder
+from attn_flax.training import processes, run_folder
 from attn_flax.training.checkpoints import restore_best
 from attn_flax.training.environment import environment
-from attn_flax.training.experiment import open_experiment
+from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.scoring import Scorer
 
 
 def run(values: flags.FlagValues) -> None:
   """Scores a run, and prints the scores."""
-  print(json.dumps(evaluate_run(workdir(values), values.split, output_folder(values)), indent=2))
+  result = evaluate_run(workdir(values), values.split, output_folder(values))
+  if processes.is_first():
+    print(json.dumps(result, indent=2))
 
 
 def evaluate_run(
@@ -36,13 +38,21 @@ def evaluate_run(
   Raises:
     UserError: for a folder without a run, an unknown split, or a folder that cannot be written.
   """
-  with run_folder.reading_config(folder):
-    experiment = open_experiment(run_folder.load_config(folder), trains=False)
-  check_choice('split', split, experiment.dataset.splits)
-  output = output or folder
-  run_folder.check_writable(output, 'name another one with --output')  # Before the work.
-  state, step = restore_best(folder, experiment.abstract_state())
+
+  def open_checked() -> Experiment:
+    with run_folder.reading_config(folder):
+      experiment = open_experiment(run_folder.load_config(folder), trains=False)
+    check_choice('split', split, experiment.dataset.splits)
+    if processes.is_first():  # Before the work.
+      run_folder.check_writable(output or folder, 'name another one with --output')
+    return experiment
+
+  experiment = processes.together(open_checked)
+  processes.check_sees(folder / 'config.json')
+  processes.check_same('the dataset', experiment.describe_data())
+  state, step = processes.together(lambda: restore_best(folder, experiment.abstract_state()))
   scores, _ = Scorer(experiment, split).score_state(state, split)
   result = {'step': step, **scores}
-  run_folder.write_json(output / 'evaluation.json', {**result, **environment()})
+  if processes.is_first():
+    run_folder.write_json((output or folder) / 'evaluation.json', {**result, **environment()})
   return result
