@@ -36,7 +36,7 @@ class Shared(UserError):
 _DEAD_SECONDS = 20  # Without a sign of life for so long, a process counts as ended.
 _DAY_MS = 24 * 3600 * 1000  # Datasets may be prepared meanwhile; a process that dies ends the wait.
 _TELL_SECONDS = 10  # For a process that does not come, to let the others know.
-_SEEN_SECONDS = 30  # After which a shared file system shows a new file everywhere.
+_SEEN_SECONDS = 20  # After which a shared file system shows a new file everywhere.
 _numbers = itertools.count()
 _shared_stop: SharedStop | None = None
 
@@ -169,7 +169,8 @@ def joined(place: Place, about: Mapping[str, Any]) -> Iterator[None]:
     # A collective fails as soon as another process is gone. JAX's service knows which it was, and
     # ends this process when it is sure; `last_words` then names it.
     time.sleep(3 * _DEAD_SECONDS)
-    _leave(f'error: another process of this run has ended ({type(error).__name__})', 1)
+    reason = ' '.join(str(error).split())[:200]
+    _leave(f'error: this process cannot go on, as when another one has ended ({reason})', 1)
   except (UserError, OSError) as error:
     _leave('error: ' + ' '.join(str(error).split()), 2)
   except BaseException:
@@ -179,6 +180,14 @@ def joined(place: Place, about: Mapping[str, Any]) -> Iterator[None]:
     if _shared_stop is not None:
       _shared_stop.close()
       _shared_stop = None
+
+
+def raise_lost(error: BaseException) -> None:
+  """Raises the error of a collective that is behind another error: see `joined` for its answer."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+    raise error
 
 
 def _leave(line: str, code: int) -> NoReturn:

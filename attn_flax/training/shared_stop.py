@@ -52,7 +52,7 @@ class SharedStop:
     self._woken.set()
     if now:
       self._is_told.wait(_LINGER)
-      self._linger()
+      time.sleep(_LINGER if self._process == 0 else 2 * _PAUSE)  # The others leave before it.
 
   def reached(self, update: int) -> bool:
     """Whether the run stops after an update: the same answer in all processes."""
@@ -119,10 +119,7 @@ class SharedStop:
       self._last = 1 + max(map(int, made.values()))
 
   def _leave(self, number: int | None) -> None:
-    self._linger()
-    if not self._closed:
-      self._stop.leave(number)
-
-  def _linger(self) -> None:
     if self._process == 0:
       time.sleep(_LINGER)
+    if not self._closed:
+      self._stop.leave(number)

@@ -138,6 +138,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # Orbax raises many types, by what the file system refuses.
+      processes.raise_lost(error)
       why = reason(error)
     else:
       return
@@ -284,6 +285,7 @@ class Checkpoints:
       try:
         yield
       except Exception as error:  # Orbax raises many types, by what is damaged.
+        processes.raise_lost(error)
         why = reason(error)
       else:
         return
