@@ -113,8 +113,9 @@ def _listen(address: str, end: float, bind: bool) -> socket.socket:
     except OSError as error:
       # That of a run that is just ending is free again soon.
       if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+        reason = str(error.strerror).partition(' (while')[0]  # Python repeats the address.
         raise UserError(
-          f'process 0 cannot listen at {address} ({error.strerror}); choose an address of its '
+          f'process 0 cannot listen at {address} ({reason}); choose an address of its '
           'machine and a free port for --coordinator'
         ) from None
     time.sleep(_PAUSE)
