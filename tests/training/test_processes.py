@@ -111,19 +111,48 @@ def free_address():
     return f'127.0.0.1:{probe.getsockname()[1]}'
 
 
-def start(workdir, *flags, each=((), ()), only=(0, 1), config=TINY, folders=(ROOT, ROOT)):
-  """Two processes of two devices each, on loopback; `each`: flags of one of them alone."""
+def start(
+  workdir, *flags, each=((), ()), only=(0, 1), config=TINY, folders=(ROOT, ROOT), slurm=False
+):
+  """Two processes of two devices each, on loopback.
+
+  Args:
+    workdir: the run folder.
+    *flags: flags of all.
+    each: flags of one of them alone.
+    only: those that are started.
+    config: the flags of the config.
+    folders: where they are started.
+    slurm: whether they are told their place as SLURM tells it, and not by flags.
+  """
   address = free_address()
+  port = address.rpartition(':')[2]
+
+  def place(number):
+    if slurm:
+      return ['--distributed']
+    return [f'--coordinator={address}', '--num_processes=2', f'--process_id={number}']
+
+  def environment(number):
+    if not slurm:
+      return {}
+    return {
+      'SLURM_JOB_ID': '1',
+      'SLURM_STEP_NODELIST': 'localhost',
+      'SLURM_NTASKS': '2',
+      'SLURM_PROCID': str(number),
+      'SLURM_LOCALID': str(number),
+      'JAX_COORDINATOR_PORT': port,
+    }
+
   return [
     subprocess.Popen(
       [
-        sys.executable,
-        str(ROOT / 'main.py'),
-        *(f'--coordinator={address}', '--num_processes=2', f'--process_id={number}'),
+        *(sys.executable, str(ROOT / 'main.py'), *place(number)),
         *(*config, f'--workdir={workdir}', *flags, *each[number]),
       ],
       cwd=folders[number],
-      env=_environment(2),
+      env=_environment(2) | environment(number),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -315,8 +344,9 @@ def test_the_second_signal_ends_all_at_once(asked, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one_does(two, tmp_path):
+  """And find each other as under SLURM."""
   workdir, _ = two
-  run = ended(start(workdir, '--mode=evaluate', f'--output={tmp_path}', config=()))
+  run = ended(start(workdir, '--mode=evaluate', f'--output={tmp_path}', config=(), slurm=True))
   assert run.codes == [0, 0], run.err
   scores = json.loads(run.out[0])
   assert run.out[1] == run.err[0] == run.err[1] == ''
