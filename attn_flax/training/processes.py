@@ -160,7 +160,7 @@ def joined(place: Place, about: Mapping[str, Any]) -> Iterator[None]:
   join(place, about)
   stop = stopping.watching()
   if stop is not None and jax.process_count() > 1:
-    _shared_stop = SharedStop(_client(), jax.process_index(), jax.process_count(), stop)
+    _shared_stop = SharedStop(_client(), jax.process_index(), jax.process_count(), stop, _leave)
   try:
     yield
   except (Shared, Stopped):
@@ -172,14 +172,22 @@ def joined(place: Place, about: Mapping[str, Any]) -> Iterator[None]:
     reason = ' '.join(str(error).split())[:200]
     _leave(f'error: this process cannot go on, as when another one has ended ({reason})', 1)
   except (UserError, OSError) as error:
-    _leave('error: ' + ' '.join(str(error).split()), 2)
-  except BaseException:
+    _leave_all('error: ' + ' '.join(str(error).split()), 2)
+  except BaseException as error:
     traceback.print_exc()
-    _leave('error: this process ends, and so do the others', 1)
+    name = f'process {jax.process_index()}'
+    _leave_all(f'error: {name} has failed ({type(error).__name__}), and so ends the run', 1)
   finally:
     if _shared_stop is not None:
       _shared_stop.close()
       _shared_stop = None
+
+
+def _leave_all(line: str, code: int) -> NoReturn:
+  """Ends all processes with a line."""
+  if _shared_stop is not None:
+    _shared_stop.fail(line, code)
+  _leave(line, code)
 
 
 def raise_lost(error: BaseException) -> None:

@@ -1,12 +1,14 @@
-"""A stop of several processes: each hears of it within a second, and all stop at one update.
+"""The end of several processes: each hears of it within a second, and all stop at one update.
 
 A thread of each process asks JAX's coordination service for news. Once one process is asked to
 stop, the threads tell each other how many updates theirs has made, while no process begins another;
-the update behind the latest of these is the last one of all.
+the update behind the latest of these is the last one of all. The failure of one ends all at once.
 """
 
+import json
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,8 +25,19 @@ _NOTHING = 'nothing'  # Is unsaved.
 class SharedStop:
   """This process's part in the stop of a run."""
 
-  def __init__(self, client: Any, process: int, count: int, stop: Stop):
-    """`client` is that of the coordination service; `stop` hears the signals of this process."""
+  def __init__(
+    self, client: Any, process: int, count: int, stop: Stop, end: Callable[[str, int], object]
+  ):
+    """Begins to listen.
+
+    Args:
+      client: that of the coordination service.
+      process: the number of this one.
+      count: how many there are.
+      stop: hears the signals of this process.
+      end: ends it with a line and an exit code.
+    """
+    self._end = end
     self._client = client
     self._process = process
     self._count = count
@@ -35,6 +48,7 @@ class SharedStop:
     self._answered = False
     self._asked: int | None = None
     self._leaving: int | None = None
+    self._failure: str | None = None
     self._told: set[str] = set()
     self._is_told = threading.Event()
     self._woken = threading.Event()
@@ -47,12 +61,15 @@ class SharedStop:
     """Lets the other processes know of a signal; `now`: and returns when they do, as to leave."""
     if now:
       self._leaving = number
+      self._tell_and_wait()
     else:
       self._asked = number
+      self._woken.set()
+
+  def _tell_and_wait(self) -> None:
     self._woken.set()
-    if now:
-      self._is_told.wait(_LINGER)
-      time.sleep(_LINGER if self._process == 0 else 2 * _PAUSE)  # The others leave before it.
+    self._is_told.wait(_LINGER)
+    time.sleep(_LINGER if self._process == 0 else 2 * _PAUSE)  # The others end before it.
 
   def reached(self, update: int) -> bool:
     """Whether the run stops after an update: the same answer in all processes."""
@@ -64,6 +81,11 @@ class SharedStop:
   def answer(self) -> None:
     """Notes that the processes have agreed to stop by other means."""
     self._answered = True
+
+  def fail(self, line: str, code: int) -> None:
+    """Has the other processes end as this one is about to, and waits until they do."""
+    self._failure = json.dumps([line, code])
+    self._tell_and_wait()
 
   def close(self) -> None:
     """Ends the thread, before the client is shut down."""
@@ -90,14 +112,23 @@ class SharedStop:
       self._tell('asked', str(self._asked))
     if self._leaving is not None:
       self._tell('leaves', str(self._leaving))
+    if self._failure is not None:
+      self._tell('failed', self._failure)
+    if self._is_leaving:
       self._is_told.set()
     found: dict[str, dict[int, str]] = {}
     for key, value in self._client.key_value_dir_get(f'{_FOLDER}/'):
       what, process = key.split('/')[-2:]
       found.setdefault(what, {})[int(process)] = value
-    if 'leaves' in found and self._leaving is None:
+    if 'failed' in found and not self._is_leaving:
+      self._end(*json.loads(next(iter(found['failed'].values()))))
+    if 'leaves' in found and not self._is_leaving:
       self._leave(int(next(iter(found['leaves'].values()))))
     return found
+
+  @property
+  def _is_leaving(self) -> bool:
+    return self._leaving is not None or self._failure is not None
 
   def _tell(self, what: str, value: str) -> None:
     if what not in self._told:

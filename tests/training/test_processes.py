@@ -292,6 +292,17 @@ def test_processes_that_are_told_different_things_end_with_one_line(each, text, 
 
 
 @pytest.mark.slow
+def test_what_fails_in_process_0_alone_ends_all_with_its_line(tmp_path):
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  (workdir / 'tensorboard').write_text('where the log would have a folder')
+  run = ended(start(workdir))
+  assert run.codes == [2, 2]
+  assert run.err[0] == run.err[1] and run.err[0].count('\n') == 1
+  assert f'error: the log in {workdir} cannot be written (File exists)' in run.err[0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('here', [0, 1])
 def test_a_process_that_does_not_come_is_named(here, tmp_path):
   run = ended(start(tmp_path / 'run', '--join_seconds=2', only=[here]), 60)

@@ -44,9 +44,16 @@ def run(monkeypatch):
 
     return leave
 
+  def ender(process):
+    def end(line, code):
+      left[process] = line, code
+      raise Left
+
+    return end
+
   for process in range(COUNT):
     stop = Stop(leaver(process))
-    processes.append((stop, SharedStop(service, process, COUNT, stop)))
+    processes.append((stop, SharedStop(service, process, COUNT, stop, ender(process))))
   yield processes, left
   for _, shared in processes:
     shared.close()
@@ -109,6 +116,15 @@ def test_the_second_signal_has_all_leave(run):
   for _, shared in processes[:2]:
     shared._thread.join(10)
   assert left == dict.fromkeys(range(COUNT), signal.SIGINT)
+
+
+@leaves
+def test_the_failure_of_one_ends_the_others_with_its_line(run):
+  processes, left = run
+  processes[1][1].fail('error: the disk is full', 2)
+  for process in (0, 2):
+    processes[process][1]._thread.join(10)
+  assert left == dict.fromkeys((0, 2), ('error: the disk is full', 2))
 
 
 def test_the_first_signal_of_each_is_no_second_one(run):
