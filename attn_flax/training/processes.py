@@ -89,43 +89,54 @@ def join(place: Place, about: Mapping[str, Any]) -> None:
   place.check()
   coordinator, count, process, local_devices = _find_out(place)
   is_given = place.coordinator is not None
+  meeting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
   if count > 1:
-    about = {'num_processes': count, **about}
-    rendezvous.meet(coordinator, process, count, about, seconds=place.join_seconds, bind=is_given)
-  _filter_outputs()
-  jax.config.update('jax_enable_preemption_service', False)  # It takes SIGTERM over.
-  try:
-    jax.distributed.initialize(
-      coordinator_address=coordinator,
-      num_processes=count,
-      process_id=process,
-      local_device_ids=local_devices,
-      # By default it would listen on every address of the machine.
-      coordinator_bind_address=coordinator if is_given else None,
-      initialization_timeout=int(place.join_seconds),
-      heartbeat_timeout_seconds=_DEAD_SECONDS,
+    meeting = rendezvous.met(
+      coordinator,
+      process,
+      count,
+      {'num_processes': count, **about},
+      seconds=place.join_seconds,
+      bind=is_given,
+      end=lambda text: _leave(f'error: {text}', 1),
     )
-  except (ValueError, RuntimeError) as error:
-    reason = ' '.join(str(error).split())[:200]
-    raise UserError(
-      f'the processes did not find each other at {coordinator} ({reason}); start all of them, with '
-      'the same --coordinator and --num_processes'
-    ) from None
+  with meeting:
+    _filter_outputs()
+    jax.config.update('jax_enable_preemption_service', False)  # It takes SIGTERM over.
+    try:
+      jax.distributed.initialize(
+        coordinator_address=coordinator,
+        num_processes=count,
+        process_id=process,
+        local_device_ids=local_devices,
+        # By default it would listen on every address of the machine.
+        coordinator_bind_address=coordinator if is_given else None,
+        initialization_timeout=int(place.join_seconds),
+        heartbeat_timeout_seconds=_DEAD_SECONDS,
+      )
+    except (ValueError, RuntimeError) as error:
+      reason = ' '.join(str(error).split())[:200]
+      raise UserError(
+        f'the processes did not find each other at {coordinator} ({reason}); start all of them, '
+        'with the same --coordinator and --num_processes'
+      ) from None
 
 
 def tell(place: Place, error: str) -> None:
   """Lets the other processes of a run know that this one does not come, and why."""
   with contextlib.suppress(UserError):
     place.check()
-    if place.coordinator is not None and place.num_processes is not None:
-      rendezvous.meet(
-        place.coordinator,
-        place.process_id or 0,
-        place.num_processes,
-        {},
-        seconds=_TELL_SECONDS,
-        error=error,
-      )
+    if place.coordinator is None or place.num_processes is None or place.process_id is None:
+      return
+    with rendezvous.met(
+      place.coordinator,
+      place.process_id,
+      place.num_processes,
+      {},
+      seconds=_TELL_SECONDS,
+      error=error,
+    ):
+      pass
 
 
 def _find_out(place: Place) -> tuple[str, int, int, Sequence[int] | None]:

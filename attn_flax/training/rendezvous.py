@@ -3,7 +3,7 @@
 JAX waits there for minutes, and then aborts with a stack trace that names nobody. Here each process
 sends one line of JSON to process 0, at the coordinator's address: its number, what it was told to
 do, and the mistake that it found in that, if any. Process 0 answers all of them at once: go on, or
-the error that ends them.
+the error that ends them. The connections stay until JAX has made its own, and show who ends before.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import errno
 import json
 import select
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attn_flax.errors import UserError, shown
@@ -25,7 +26,12 @@ _MOST_SHOWN = 6
 _ALL = 'start all of them, with the same --coordinator and --num_processes'
 
 
-def meet(
+# Connections to other processes, by their number.
+_Others = dict[int, socket.socket]
+
+
+@contextlib.contextmanager
+def met(
   address: str,
   process: int,
   count: int,
@@ -34,7 +40,8 @@ def meet(
   seconds: float,
   error: str = '',
   bind: bool = True,
-) -> None:
+  end: Callable[[str], object] = lambda line: None,
+) -> Iterator[None]:
   """Waits until all processes of a run have come, and checks that all are told the same.
 
   Args:
@@ -45,6 +52,7 @@ def meet(
     seconds: how long one waits for the others.
     error: the mistake of this process, which ends them all.
     bind: whether process 0 listens on that address alone, and not on all of its machine.
+    end: ends this process with an error, where another one ends before it has left the context.
 
   Raises:
     UserError: on all of them with the same text: for such an error, for a process that did not
@@ -52,11 +60,51 @@ def meet(
   """
   about = json.loads(json.dumps(about, default=str))
   if process:
-    text = _visit(address, {'process': process, 'about': about, 'error': error}, seconds)
+    text, others = _visit(address, {'process': process, 'about': about, 'error': error}, seconds)
   else:
-    text = _host(address, count, about, seconds, error, bind)
-  if text:
-    raise UserError(text)
+    text, others = _host(address, count, about, seconds, error, bind)
+  closed = threading.Event()
+  thread = threading.Thread(target=_watch, args=(others, end, closed), daemon=True)
+  try:
+    if text:
+      raise UserError(text)
+    thread.start()
+    yield
+    for connection in others.values():
+      with contextlib.suppress(OSError):
+        _send(connection, {'error': ''})
+    thread.join(_AFTER_ERROR_SECONDS)
+  finally:
+    closed.set()
+    for connection in others.values():
+      with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)  # Wakes the thread.
+    if thread.is_alive():
+      thread.join(_READ_SECONDS)
+    for connection in others.values():
+      connection.close()
+
+
+def _watch(others: _Others, end: Callable[[str], object], closed: threading.Event) -> None:
+  """Waits until the other processes have taken leave; ends this one where one has not."""
+  left = dict(others)
+  while left:
+    ready, _, _ = select.select(list(left.values()), [], [])
+    for process, connection in list(left.items()):
+      if connection not in ready:
+        continue
+      try:
+        text = str(_receive(connection, _READ_SECONDS)['error'])
+      except (OSError, ValueError, KeyError, TypeError):
+        text = f'process {process} of this run has ended, and so does this one; {_ALL}'
+      if closed.is_set():
+        return
+      del left[process]
+      if text:
+        for other in left.values():
+          with contextlib.suppress(OSError):
+            _send(other, {'error': text})
+        end(text)
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -64,9 +112,9 @@ def _split(address: str) -> tuple[str, int]:
   return host.strip('[]'), int(port)
 
 
-def _host(address, count, about, seconds, text, bind) -> str:
+def _host(address, count, about, seconds, text, bind) -> tuple[str, _Others]:
   """Process 0: waits for the others, and gives them the answer, which it returns."""
-  came: dict[int, socket.socket] = {}
+  came: _Others = {}
   end = time.monotonic() + seconds
   with contextlib.ExitStack() as stack:
     listener = stack.enter_context(_listen(address, end, bind))
@@ -81,15 +129,16 @@ def _host(address, count, about, seconds, text, bind) -> str:
         break
       for process, connection in list(came.items()):
         if connection in ready:  # Nothing is sent there but the end: it may come once more.
-          del came[process]
+          came.pop(process).close()
       if listener not in ready:
         continue
-      connection = stack.enter_context(listener.accept()[0])
+      connection = listener.accept()[0]
       try:
         visitor = _receive(connection, _READ_SECONDS)
         process = int(visitor['process'])
         problem = str(visitor['error']) or _difference(about, visitor['about'], process)
       except (OSError, ValueError, KeyError, TypeError):  # Somebody else.
+        connection.close()
         continue
       if process in came:
         problem = problem or f'two processes have --process_id={process}; give each its own'
@@ -99,7 +148,7 @@ def _host(address, count, about, seconds, text, bind) -> str:
     for connection in came.values():
       with contextlib.suppress(OSError):
         _send(connection, {'error': text})
-  return text
+  return text, came
 
 
 def _listen(address: str, end: float, bind: bool) -> socket.socket:
@@ -121,21 +170,25 @@ def _listen(address: str, end: float, bind: bool) -> socket.socket:
     time.sleep(_PAUSE)
 
 
-def _visit(address: str, content: Mapping[str, Any], seconds: float) -> str:
+def _visit(address: str, content: Mapping[str, Any], seconds: float) -> tuple[str, _Others]:
   """Every other process: the answer of process 0."""
   end = time.monotonic() + seconds
   while True:
+    connection = None
     try:
-      with socket.create_connection(_split(address), timeout=_READ_SECONDS) as connection:
-        _send(connection, content)
-        # It may have begun to wait only now.
-        return str(_receive(connection, seconds + 2 * _AFTER_ERROR_SECONDS)['error'])
+      connection = socket.create_connection(_split(address), timeout=_READ_SECONDS)
+      _send(connection, content)
+      # It may have begun to wait only now.
+      answer = _receive(connection, seconds + 2 * _AFTER_ERROR_SECONDS)
+      return str(answer['error']), {0: connection}
     except (OSError, ValueError, KeyError, TypeError) as error:
       reason = getattr(error, 'strerror', None) or 'no answer'
+      if connection is not None:
+        connection.close()
     if time.monotonic() > end:
       break
     time.sleep(_PAUSE)
-  return f'process 0 did not come to {address} within {seconds:g} s ({reason}); {_ALL}'
+  return f'process 0 did not come to {address} within {seconds:g} s ({reason}); {_ALL}', {}
 
 
 def _send(connection: socket.socket, content: Mapping[str, Any]) -> None:
@@ -143,8 +196,9 @@ def _send(connection: socket.socket, content: Mapping[str, Any]) -> None:
 
 
 def _receive(connection: socket.socket, seconds: float) -> Any:
+  """The next line, and nothing behind it, which may be another one."""
   connection.settimeout(seconds)
-  with connection.makefile('rb') as file:
+  with connection.makefile('rb', buffering=0) as file:
     return json.loads(file.readline(_MOST_BYTES))
 
 

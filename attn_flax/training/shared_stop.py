@@ -147,6 +147,7 @@ class SharedStop:
       # Updates are made by all processes together: where one has none to save, neither has another.
       if _NOTHING in made.values():
         self._leave(number)
+        return
       self._last = 1 + max(map(int, made.values()))
 
   def _leave(self, number: int | None) -> None:

@@ -25,10 +25,10 @@ def meet(address, visitors, count=3, seconds=1.0):
   def one(visitor):
     process, about, error = visitor
     try:
-      rendezvous.meet(address, process, count, about, seconds=seconds, error=error)
+      with rendezvous.met(address, process, count, about, seconds=seconds, error=error):
+        return ''
     except UserError as raised:
       return str(raised)
-    return ''
 
   with concurrent.futures.ThreadPoolExecutor(len(visitors)) as pool:
     return list(pool.map(one, visitors))
@@ -107,6 +107,33 @@ def test_strangers_and_processes_that_leave_are_passed_over(address):
   assert meet(address, [(0, {}, '')], seconds=10) == ['']
   thread.join()
   assert errors == ['', '']
+
+
+@pytest.mark.parametrize('lost', range(3))
+def test_who_ends_before_all_are_connected_is_named(lost, address):
+  """Its connections close, and it takes no leave."""
+  ended, barrier, known = {}, threading.Barrier(3), threading.Event()
+
+  def one(process):
+    def end(text):
+      ended[process] = text
+      if len(ended) == 2:
+        known.set()
+
+    class Lost(Exception):
+      pass
+
+    with contextlib.suppress(Lost):
+      with rendezvous.met(address, process, 3, SAME, seconds=5, end=end):
+        barrier.wait(5)
+        if process == lost:
+          raise Lost
+        known.wait(5)
+
+  with concurrent.futures.ThreadPoolExecutor(3) as pool:
+    list(pool.map(one, range(3)))
+  assert ended.keys() == set(range(3)) - {lost}
+  assert all(text.startswith(f'process {lost} of this run has ended') for text in ended.values())
 
 
 def test_an_address_of_another_machine_or_a_taken_port_is_one_line(address):
