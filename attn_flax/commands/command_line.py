@@ -5,19 +5,23 @@ import importlib
 import io
 import logging as python_logging
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
 from attn_flax.attention.names import look_in_working_directory
 from attn_flax.commands import configs
-from attn_flax.commands.flags import MODES, check_mode, define, help_text
+from attn_flax.commands.flags import FLAGS, MODES, check_mode, define, help_text
 from attn_flax.errors import UserError
 
 # The module of each mode; its function `run` takes the flags.
 _MODULES = {mode: mode for mode in MODES} | {'import': 'import_torch'}
-_JOINING = ('coordinator', 'num_processes', 'process_id')
+_JOINING = ('coordinator', 'num_processes', 'process_id', 'join_seconds')
+# Each machine may have the data at a place of its own.
+_OF_ONE_PROCESS = ('config.data.dir', 'config.data.download', 'config.data.workers')
 _SIGNALED = 128  # A shell adds the number of the signal.
 
 
@@ -42,7 +46,9 @@ def run(argv: Sequence[str]) -> int:
       return 0
     check_mode(values)
   except Exception as error:  # A config file is a program, which may raise anything.
-    return _fail(error)
+    code = _fail(error)
+    _tell_others(argv, _one_line(error))
+    return code
 
   # Orbax and asyncio also log, with tracebacks, the errors that they raise.
   logging.set_verbosity(logging.FATAL)
@@ -65,12 +71,43 @@ def run(argv: Sequence[str]) -> int:
 
 def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
   """The other processes of the run, where the command line speaks of any."""
-  given = [values[flag].value for flag in _JOINING]
-  if not values.distributed and all(value is None for value in given):
+  given: dict[str, Any] = {flag: values[flag].value for flag in _JOINING}
+  if not values.distributed and all(values[flag].value is None for flag in _JOINING[:-1]):
+    if values['join_seconds'].present:
+      raise UserError('--join_seconds does nothing in a run of one process; leave it out')
     return contextlib.nullcontext()
   from attn_flax.training import processes
 
-  return processes.joined(*given)
+  return processes.joined(processes.Place(**given), _about(values))
+
+
+def _tell_others(argv: Sequence[str], text: str) -> None:
+  """Lets the other processes of a run know that this command line is no use."""
+  found = re.findall(r'--?(coordinator|num_processes|process_id)[= ](\S+)', ' '.join(argv))
+  given: dict[str, Any] = dict(found)
+  if len(given) != len(_JOINING) - 1:
+    return
+  from attn_flax.training import processes
+
+  for name in ('num_processes', 'process_id'):
+    if not given[name].isdecimal():
+      return
+    given[name] = int(given[name])
+  processes.tell(processes.Place(**given), text)
+
+
+def _about(values: flags.FlagValues) -> dict[str, object]:
+  """What a command line asks for, by name: it must be the same in all processes of a run."""
+  from attn_flax.commands.workdir import workdir
+  from attn_flax.training.run_folder import flatten
+
+  about = {f'--{flag.name}': values[flag.name].value for flag in FLAGS if flag.name not in _JOINING}
+  about['--mode'] = values.mode
+  if values.config is not None:
+    fields = flatten(values.config.to_dict(), 'config.')
+    about |= {name: value for name, value in fields.items() if name not in _OF_ONE_PROCESS}
+    about['--workdir'] = str(workdir(values))
+  return about
 
 
 def _print_help(values: flags.FlagValues, program: str) -> None:
@@ -82,6 +119,11 @@ def _print_help(values: flags.FlagValues, program: str) -> None:
 
 def _fail(error: Exception) -> int:
   """Prints an error as one line; returns the exit code of a user's mistake."""
+  print(f'error: {_one_line(error)}', file=sys.stderr, flush=True)
+  return 2
+
+
+def _one_line(error: Exception) -> str:
   if isinstance(error.__context__, UserError):  # Flags wrap what goes wrong when they are read.
     error = error.__context__
   text = str(error.args[0] if isinstance(error, KeyError) else error)
@@ -89,5 +131,4 @@ def _fail(error: Exception) -> int:
     text = f'unknown config field {text.strip(chr(34) + chr(39))}'
   if 'Traceback' in text:  # An error in a config file comes with its traceback; keep its last line.
     text = text.strip().splitlines()[-1].partition('Error: ')[2]
-  print('error: ' + ' '.join(text.replace('\\n', ' ').replace('\\', '').split()), file=sys.stderr)
-  return 2
+  return ' '.join(text.replace('\\n', ' ').replace('\\', '').split())

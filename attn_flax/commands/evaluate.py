@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import check_choice
-from attn_flax.training import run_folder
+from attn_flax.training import processes, run_folder
 from attn_flax.training.checkpoints import restore_best
 from attn_flax.training.environment import environment
-from attn_flax.training.experiment import open_experiment
+from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.scoring import Scorer
 
 # Sections in which a run's config and that of its evaluation may differ.
@@ -21,7 +21,9 @@ _SCORED_ALIKE = ('augment', 'data', 'eval')
 def run(values: flags.FlagValues) -> None:
   """Scores a run, and prints the scores."""
   folder, output = workdir(values), output_folder(values)
-  print(json.dumps(evaluate_run(folder, values.split, output, values.config), indent=2))
+  result = evaluate_run(folder, values.split, output, values.config)
+  if processes.is_first():
+    print(json.dumps(result, indent=2))
 
 
 def evaluate_run(
@@ -47,16 +49,24 @@ def evaluate_run(
     UserError: for a folder without a run, or with one of another config, an unknown split, or a
       folder that cannot be written.
   """
-  with run_folder.reading_config(folder):
-    stored = run_folder.load_config(folder)
-    experiment = open_experiment(stored if config is None else config, trains=False)
-  if config is not None:
-    run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
-  check_choice('split', split, experiment.dataset.splits)
-  output = output or folder
-  run_folder.check_writable(output, 'name another one with --output')  # Before the work.
-  state, step = restore_best(folder, experiment.abstract_state())
+
+  def open_checked() -> Experiment:
+    with run_folder.reading_config(folder):
+      stored = run_folder.load_config(folder)
+      experiment = open_experiment(stored if config is None else config, trains=False)
+    if config is not None:
+      run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
+    check_choice('split', split, experiment.dataset.splits)
+    if processes.is_first():  # Before the work.
+      run_folder.check_writable(output or folder, 'name another one with --output')
+    return experiment
+
+  experiment = processes.together(open_checked)
+  processes.check_sees(folder / 'config.json')
+  processes.check_same('the dataset', experiment.describe_data())
+  state, step = processes.together(lambda: restore_best(folder, experiment.abstract_state()))
   scores, _ = Scorer(experiment, split).score_state(state, split)
   result = {'step': step, **scores}
-  run_folder.write_json(output / 'evaluation.json', {**result, **environment()})
+  if processes.is_first():
+    run_folder.write_json((output or folder) / 'evaluation.json', {**result, **environment()})
   return result

@@ -81,6 +81,13 @@ _DECIDING = (
     'the file names its networks',
   ),
 )
+# The modes that several processes can share; and what to do instead in others.
+_SHARED = ('train', 'evaluate')
+_INSTEAD = {
+  'compare': (
+    'a study is spread over machines by its runs, such as --config.only=eca/seed1 on one of them'
+  ),
+}
 
 FLAGS = (
   Flag(
@@ -94,11 +101,12 @@ FLAGS = (
     'distributed',
     False,
     'Join the other processes of a pod or cluster, as JAX finds them; see docs/clusters.md.',
-    ('train',),
+    _SHARED,
   ),
-  Flag('coordinator', None, 'Address of process 0, <host>:<port>, to join by hand.', ('train',)),
-  Flag('num_processes', None, 'Number of processes, to join by hand.', ('train',), kind=int),
-  Flag('process_id', None, 'Number of this process, from 0.', ('train',), kind=int),
+  Flag('coordinator', None, 'Address of process 0, <host>:<port>, to join by hand.', _SHARED),
+  Flag('num_processes', None, 'Number of processes, to join by hand.', _SHARED, kind=int),
+  Flag('process_id', None, 'Number of this process, from 0.', _SHARED, kind=int),
+  Flag('join_seconds', 60, 'How long a process waits for the others to come.', _SHARED),
   Flag('split', 'test', 'Split to score: train, validation or test.', ('evaluate',)),
   Flag('output', None, 'Folder of the results; default: the run folder.', ('evaluate', 'explain')),
   Flag('images', None, 'Image files and folders.', ('predict', 'explain'), kind=tuple),
@@ -165,8 +173,10 @@ def check_mode(values: flags.FlagValues) -> None:
     raise UserError(f'--config does nothing in --mode={mode}; it belongs to the other modes')
   for flag in FLAGS:
     if values[flag.name].present and mode not in flag.modes:
+      instead = 'leave it out, and start one process'
+      fix = f'; {_INSTEAD.get(mode, instead)}' if flag.modes is _SHARED else ''
       raise UserError(
-        f'--{flag.name} does nothing in --mode={mode}; it belongs to {_modes(flag.modes)}'
+        f'--{flag.name} does nothing in --mode={mode}; it belongs to {_modes(flag.modes)}{fix}'
       )
     value = values[flag.name].value
     names = value if isinstance(value, list) else [str(value)]

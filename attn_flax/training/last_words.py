@@ -7,7 +7,10 @@ from a thread in C++, with a stack trace, and no Python code of that process can
 import re
 import sys
 
-_NOISE = re.compile(rb'\[Gloo\]|[IW]\d{4} \d\d:\d\d:\d\d')
+_NOISE = re.compile(rb'[IW]\d{4} \d\d:\d\d:\d\d')
+# Gloo's threads write into each other's lines.
+_GLOO = re.compile(rb'.*(\[Gloo\]|peer ranks)')
+_REST_OF_GLOO = re.compile(rb'[\d\s]*$')
 _FATAL = re.compile(
   rb'[EF]\d{4} \d\d:\d\d:\d\d.*(coordination|preemption|client\.h)|terminate called'
 )
@@ -29,7 +32,11 @@ def lost(lines: list[bytes]) -> str:
 def main() -> None:
   """Copies stdin to stderr line by line."""
   last: list[bytes] = []
+  in_gloo = False
   for line in sys.stdin.buffer:
+    in_gloo = bool(_GLOO.match(line) or (in_gloo and _REST_OF_GLOO.match(line)))
+    if in_gloo:
+      continue
     if last or _FATAL.match(line):
       last.append(line)
       if not line.startswith(_OWN):

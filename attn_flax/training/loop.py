@@ -35,7 +35,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
   with run_folder.reading_config(workdir) if is_stored else contextlib.nullcontext():
     experiment = processes.together(lambda: open_experiment(config))
   config = experiment.config
-  if not restart and run_folder.is_finished(workdir, config):  # Nothing is written, nor locked.
+  processes.check_same('the dataset', experiment.describe_data())
+  # Where it is, nothing is written, nor locked.
+  if not restart and processes.as_first(lambda: run_folder.is_finished(workdir, config)):
     return _finished(workdir)
   # Traced before the folder is made: a network that cannot be built leaves nothing behind.
   costs = {
@@ -47,7 +49,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
     weights = processes.together(lambda: read_source(config.init_from))
   with contextlib.ExitStack() as stack:
     processes.together(lambda: _open_folder(experiment, workdir, restart, stack))
-    if (workdir / 'result.json').exists():  # Another process was faster.
+    processes.check_sees(workdir / 'config.json')
+    if processes.as_first((workdir / 'result.json').exists):  # Another process was faster.
       return _finished(workdir)
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=saving_steps(experiment))
     try:
@@ -60,7 +63,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
 def _finished(workdir: pathlib.Path) -> run_folder.Json:
   result = run_folder.read_result(workdir)
   path = workdir / 'result.json'
-  print(f'{workdir} holds a finished run, nothing to do; its result is in {path}')
+  if processes.is_first():
+    print(f'{workdir} holds a finished run, nothing to do; its result is in {path}')
   return result
 
 

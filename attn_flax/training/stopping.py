@@ -37,36 +37,52 @@ class Stop:
   """One request to stop.
 
   Attributes:
-    asked: number of the first signal, or None.
-    forward: called at the first signal, to let the other processes of a run know; or None.
+    asked: number of the first signal, of this process or another one of its run; or None.
+    is_deferring: whether the loop answers the first signal.
+    forward: lets the other processes of a run know of a signal: called with its number, and with
+      whether this process leaves now. After the first signal it is left to it how the run stops.
+      None where there are no others.
   """
 
   asked: int | None = None
-  forward: Callable[[], None] | None = None
+  is_deferring = False
+  forward: Callable[[int, bool], None] | None = None
 
   def __init__(self, leave: Callable[[int], None]):
     """`leave` is called with the number of a signal that shall end the process now."""
     self._leave = leave
-    self._deferring = False
-    self._at = 0.0
+    self._at: float | None = None  # When the first signal came to this process.
     self._lock = threading.RLock()  # A handler may interrupt the thread that holds it.
 
   def hear(self, number: int) -> None:
     """Notes a signal, or leaves."""
     with self._lock:
-      first, now = self.asked is None, time.monotonic()
-      if first:
-        self.asked, self._at = number, now
+      first, now = self._at is None, time.monotonic()
+      if self._at is None:
+        self._at = now
       # A person who presses Ctrl-C twice means it; a scheduler repeats itself.
       elif number == self.asked != signal.SIGINT and now - self._at < _SAME_REQUEST_SECONDS:
         return
-      leaves = not (first and self._deferring)
-    if leaves:
-      self._leave(number)
-    else:
+      stays = first and (self.is_deferring or self.forward is not None)
+    if stays or self.forward is None:
+      self.note(number, aloud=stays)
+    if self.forward is not None:
+      self.forward(number, not stays)
+    if not stays:
+      self.leave(number)
+
+  def note(self, number: int, *, aloud: bool = True) -> None:
+    """Notes the first request, whichever process it came to; `aloud`: and says so."""
+    with self._lock:
+      if self.asked is not None:
+        return
+      self.asked = number
+    if aloud:
       _say('stopping after this update; once more to leave now')
-      if self.forward is not None:
-        self.forward()
+
+  def leave(self, number: int | None) -> None:
+    """Ends the process now."""
+    self._leave(number or signal.SIGTERM)
 
   def answer(self, message: str) -> Stopped:
     """What to raise once all is saved."""
@@ -77,16 +93,16 @@ class Stop:
     """Leaves the answer to the first signal to the body, which asks for `asked`.
 
     Raises:
-      Stopped: after the body, where it has not answered.
+      Stopped: after the body, where it has not answered; of several processes, none does so alone.
     """
     with self._lock:
-      self._deferring = True
+      self.is_deferring = True
     try:
       yield self
     finally:
       with self._lock:
-        self._deferring = False
-    if self.asked is not None:
+        self.is_deferring = False
+    if self.asked is not None and self.forward is None:
       raise self.answer('stopped')
 
 
@@ -113,10 +129,9 @@ def watch_process() -> None:
   threading.Thread(target=listen, daemon=True, name='stop').start()
 
 
-def forward(function: Callable[[], None]) -> None:
-  """Has the watching thread call a function at the first signal that is left to the loop."""
-  if _watching is not None:
-    _watching.forward = function
+def watching() -> Stop | None:
+  """What hears the signals of this process; None where no command watches."""
+  return _watching
 
 
 @contextlib.contextmanager

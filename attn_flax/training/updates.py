@@ -105,7 +105,7 @@ class Updates:
         self._log.advance(update)
         self._finish(update, stop)
       self._checkpoints.wait()
-      if stop.asked is not None:  # During the last save.
+      if processes.any_asked_to_stop(stop):  # During the last save.
         raise self._stopped(stop, total)
     return self._times
 

@@ -16,7 +16,7 @@ WEIGHTS = ('--mode=import', '--torch=x.npz', RUN)
 BESIDE = {
   **{
     (f'--mode={mode}', RUN, '--config=eca'): '--config does nothing beside --workdir'
-    for mode in ('evaluate', 'predict', 'explain')
+    for mode in ('predict', 'explain')
   },
   ('--config=eca', '--distributed', '--coordinator=a:1'): '--distributed does nothing beside --coo',
   **{

@@ -1,14 +1,17 @@
 """One run on several processes."""
 
 import contextlib
+import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import pytest
 import run_files
@@ -41,12 +44,29 @@ TINY = (
 def test_what_is_missing_is_one_line(flags, text, tmp_path, capfd, monkeypatch):
   from attn_flax.training import processes
 
-  monkeypatch.setattr(processes, '_filter_stderr', lambda: None)
+  monkeypatch.setattr(processes, '_filter_outputs', lambda: None)
   assert main.run(['main.py', *TINY, *flags, f'--workdir={tmp_path}/run']) == 2
   (line,) = capfd.readouterr().err.splitlines()
 
   assert re.search(text, line), line
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('mode', 'text'),
+  [
+    ('compare', '--config.only=eca/seed1'),
+    ('predict', 'leave it out, and start one process'),
+    ('explain', 'leave it out, and start one process'),
+    ('import', 'leave it out, and start one process'),
+    ('cost', 'leave it out, and start one process'),
+  ],
+)
+def test_modes_of_one_process_say_what_to_do(mode, text, tmp_path, capfd):
+  assert main.run(['main.py', f'--mode={mode}', '--distributed']) == 2
+  (line,) = capfd.readouterr().err.splitlines()
+  assert f'does nothing in --mode={mode}; it belongs to --mode=train and --mode=evaluate' in line
+  assert text in line
 
 
 LOST = b"""E1126 15:44:44.7 1 coordination_service.cc:1549] Use error polling to propagate:
@@ -72,6 +92,8 @@ F1126 15:44:49.9 1 client.h:80] Failed to send RPC. Either the leader task was p
     (LEADER, 'error: process 0 of this run has ended'),
     (b'warning: something\nstep 3\n', 'warning: something\nstep 3\n'),
     (b'[Gloo] Rank 0 is connected\nerror: a line\n', 'error: a line\n'),
+    (b'[Gloo] Rank [Gloo] Rank 01 is\n peer ranks. : 3\n3\n\n7 of 7\n', '7 of 7\n'),
+    (b'3\n', '3\n'),
   ],
 )
 def test_the_log_of_a_lost_peer_becomes_a_line(written, passed_on):
@@ -83,29 +105,60 @@ def test_the_log_of_a_lost_peer_becomes_a_line(written, passed_on):
   assert text.count('\n') == passed_on.count('\n') or text.count('\n') == 1
 
 
-def start(workdir, *flags):
-  """Two processes of two devices each, on loopback; their outputs are in `<workdir>.<number>`."""
+def free_address():
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{probe.getsockname()[1]}'
-  started = []
-  for number in range(2):
-    output = pathlib.Path(f'{workdir}.{number}').open('w')
-    started.append(
-      subprocess.Popen(
-        [
-          sys.executable,
-          str(ROOT / 'main.py'),
-          *(f'--coordinator={address}', '--num_processes=2', f'--process_id={number}'),
-          *(*TINY, *flags, f'--workdir={workdir}'),
-        ],
-        env=_environment(2),
-        stdout=output,
-        stderr=subprocess.STDOUT,
-      )
+    return f'127.0.0.1:{probe.getsockname()[1]}'
+
+
+def start(
+  workdir, *flags, each=((), ()), only=(0, 1), config=TINY, folders=(ROOT, ROOT), slurm=False
+):
+  """Two processes of two devices each, on loopback.
+
+  Args:
+    workdir: the run folder.
+    *flags: flags of all.
+    each: flags of one of them alone.
+    only: those that are started.
+    config: the flags of the config.
+    folders: where they are started.
+    slurm: whether they are told their place as SLURM tells it, and not by flags.
+  """
+  address = free_address()
+  port = address.rpartition(':')[2]
+
+  def place(number):
+    if slurm:
+      return ['--distributed']
+    return [f'--coordinator={address}', '--num_processes=2', f'--process_id={number}']
+
+  def environment(number):
+    if not slurm:
+      return {}
+    return {
+      'SLURM_JOB_ID': '1',
+      'SLURM_STEP_NODELIST': 'localhost',
+      'SLURM_NTASKS': '2',
+      'SLURM_PROCID': str(number),
+      'SLURM_LOCALID': str(number),
+      'JAX_COORDINATOR_PORT': port,
+    }
+
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, str(ROOT / 'main.py'), *place(number)),
+        *(*config, f'--workdir={workdir}', *flags, *each[number]),
+      ],
+      cwd=folders[number],
+      env=_environment(2) | environment(number),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
     )
-    output.close()
-  return started
+    for number in only
+  ]
 
 
 def _environment(devices):
@@ -115,16 +168,30 @@ def _environment(devices):
   }
 
 
-def codes(started, seconds=150):
-  """The exit codes; processes that do not end in time are killed, and have none."""
+class Ended(NamedTuple):
+  """How processes ended: codes (None: it did not end in time), and what they printed."""
+
+  codes: list[int | None]
+  out: list[str]
+  err: list[str]
+
+  def last_line(self, number):
+    return self.err[number].strip().splitlines()[-1]
+
+
+def ended(started, seconds=150):
+  """Waits for processes to end, and kills those that do not."""
   end = time.monotonic() + seconds
-  found = []
+  found = Ended([], [], [])
   for process in started:
     with contextlib.suppress(subprocess.TimeoutExpired):
       process.wait(max(end - time.monotonic(), 0.1))
-    found.append(process.poll())
+    found.codes.append(process.poll())
     process.kill()
-    process.wait()
+    # To the end of what others write for it.
+    out, err = process.communicate()
+    found.out.append(out)
+    found.err.append(err)
   return found
 
 
@@ -138,10 +205,6 @@ def until_logged(workdir, step, started):
   raise AssertionError(f'step {step} was not logged')
 
 
-def last_line(workdir, number):
-  return pathlib.Path(f'{workdir}.{number}').read_text().strip().splitlines()[-1]
-
-
 def assert_same_run(actual, expected):
   assert run_files.steps(actual) == run_files.steps(expected)
   for step in run_files.steps(expected):
@@ -151,15 +214,17 @@ def assert_same_run(actual, expected):
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-  """The finished run of two processes."""
+  """The finished run of two processes, and what they printed."""
   workdir = tmp_path_factory.mktemp('two') / 'run'
-  assert codes(start(workdir)) == [0, 0], last_line(workdir, 0)
-  return workdir
+  run = ended(start(workdir))
+  assert run.codes == [0, 0], run.err
+  return workdir, run
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(two, tmp_path):
-  """Of four devices; the log and the result are written once."""
+  """Of four devices; the log and the result are written once, and nothing beside them."""
+  workdir, run = two
   one = subprocess.run(
     [sys.executable, str(ROOT / 'main.py'), *TINY, f'--workdir={tmp_path}/one'],
     env=_environment(4),
@@ -167,38 +232,95 @@ def test_two_processes_train_as_one_does(two, tmp_path):
     check=True,
   )
   assert one.returncode == 0
-  lines = [run_files.metrics(folder) for folder in (two, tmp_path / 'one')]
+  lines = [run_files.metrics(folder) for folder in (workdir, tmp_path / 'one')]
   assert [line['step'] for line in lines[0]] == [line['step'] for line in lines[1]]
   for line, expected in zip(*lines, strict=True):
     for name in expected.keys() & {'loss', 'val_loss'}:
       assert line[name] == pytest.approx(expected[name], rel=2e-5)
-  assert '"test_loss"' in pathlib.Path(f'{two}.0').read_text()
-  assert '"test_loss"' not in pathlib.Path(f'{two}.1').read_text()
+  assert '"test_loss"' in run.out[0] and 'Gloo' not in run.out[0]
+  assert run.out[1] == run.err[0] == run.err[1] == ''
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('victim', [1, 0])
 def test_a_lost_process_ends_the_other_and_is_named(victim, two, tmp_path):
-  workdir = tmp_path / 'run'
+  workdir, other = tmp_path / 'run', 1 - victim
   started = start(workdir)
   until_logged(workdir, 11, started)
   started[victim].kill()
   began = time.monotonic()
-  ended = codes(started)
-  assert ended[victim] == -signal.SIGKILL
-  assert ended[1 - victim] not in (None, 0) and time.monotonic() - began < 60
-  line = last_line(workdir, 1 - victim)
+  run = ended(started)
+  assert run.codes[victim] == -signal.SIGKILL
+  assert run.codes[other] not in (None, 0) and time.monotonic() - began < 60
+  line = run.last_line(other)
   assert line.startswith(f'error: process {victim} of this run has ended'), line
-  assert '0x' not in pathlib.Path(f'{workdir}.{1 - victim}').read_text()
-  assert codes(start(workdir)) == [0, 0]
-  assert_same_run(workdir, two)
+  assert '0x' not in run.err[other]
+  run = ended(start(workdir))
+  assert run.codes == [0, 0], run.err
+  assert_same_run(workdir, two[0])
 
 
 @pytest.mark.slow
 def test_a_mistake_ends_all_with_one_line(two):
-  assert codes(start(two, '--config.seed=5')) == [2, 2]
-  for number in range(2):
-    assert 'holds a run of another config (seed: 0 there, 5 asked)' in last_line(two, number)
+  run = ended(start(two[0], '--config.seed=5'))
+  assert run.codes == [2, 2]
+  assert run.err[0] == run.err[1] and run.err[0].count('\n') == 1
+  assert 'holds a run of another config (seed: 0 there, 5 asked)' in run.err[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('each', 'text'),
+  [
+    (
+      (['--workdir=/a'], ['--workdir=/b']),
+      "differ (--workdir: '/a' in process 0, '/b' in process 1); start all of them with the same",
+    ),
+    (([], ['--config.seed=3']), 'differ (config.seed: 0 in process 0, 3 in process 1)'),
+    (([], ['--num_processes=3']), 'differ (num_processes: 2 in process 0, 3 in process 1)'),
+    (([], ['--restrat']), "Unknown command line flag 'restrat'"),
+    ((['--restrat'], []), "Unknown command line flag 'restrat'"),
+  ],
+)
+def test_processes_that_are_told_different_things_end_with_one_line(each, text, tmp_path):
+  began = time.monotonic()
+  run = ended(start(tmp_path / 'run', each=each))
+  assert run.codes == [2, 2] and time.monotonic() - began < 60
+  assert run.err[0] == run.err[1] and run.err[0].count('\n') == 1
+  assert text in run.err[0]
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_what_fails_in_process_0_alone_ends_all_with_its_line(tmp_path):
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  (workdir / 'tensorboard').write_text('where the log would have a folder')
+  run = ended(start(workdir))
+  assert run.codes == [2, 2]
+  assert run.err[0] == run.err[1] and run.err[0].count('\n') == 1
+  assert f'error: the log in {workdir} cannot be written (File exists)' in run.err[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('here', [0, 1])
+def test_a_process_that_does_not_come_is_named(here, tmp_path):
+  run = ended(start(tmp_path / 'run', '--join_seconds=2', only=[here]), 60)
+  assert run.codes == [2] and run.err[0].count('\n') == 1
+  assert f'error: process {1 - here} did not come to 127.0.0.1:' in run.err[0]
+  assert 'within 2 s' in run.err[0]
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared_is_one_line(tmp_path):
+  """As one of each machine's own would be."""
+  folders = [tmp_path / 'a', tmp_path / 'b']
+  for folder in folders:
+    folder.mkdir()
+  run = ended(start('run', folders=folders))
+  assert run.codes == [2, 2]
+  assert run.err[0] == run.err[1] and run.err[0].count('\n') == 1
+  assert 'process 1 does not see the run/config.json of process 0' in run.err[0]
 
 
 @pytest.mark.slow
@@ -207,8 +329,68 @@ def test_sigterm_to_one_stops_all_at_the_same_update(two, tmp_path):
   started = start(workdir)
   until_logged(workdir, 11, started)
   started[1].send_signal(signal.SIGTERM)
-  assert codes(started) == [143, 143]
-  lines = {last_line(workdir, number) for number in range(2)}
-  assert len(lines) == 1 and 'saved in' in lines.pop()
-  assert codes(start(workdir)) == [0, 0]
-  assert_same_run(workdir, two)
+  run = ended(started)
+  assert run.codes == [143, 143], run.err
+  assert run.last_line(0) == run.last_line(1) and 'saved in' in run.last_line(0)
+  run = ended(start(workdir))
+  assert run.codes == [0, 0], run.err
+  assert_same_run(workdir, two[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('asked', [1, 0])
+def test_the_second_signal_ends_all_at_once(asked, tmp_path):
+  workdir = tmp_path / 'run'
+  started = start(workdir, '--config.train.steps=500')
+  until_logged(workdir, 3, started)
+  for _ in range(2):
+    started[asked].send_signal(signal.SIGINT)
+    time.sleep(0.02)
+  began = time.monotonic()
+  run = ended(started)
+  assert run.codes == [130, 130] and time.monotonic() - began < 10, run.err
+  for number in range(2):
+    assert run.last_line(number) == 'stopped by SIGINT; what was saved before is whole'
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does(two, tmp_path):
+  """And find each other as under SLURM."""
+  workdir, _ = two
+  run = ended(start(workdir, '--mode=evaluate', f'--output={tmp_path}', config=(), slurm=True))
+  assert run.codes == [0, 0], run.err
+  scores = json.loads(run.out[0])
+  assert run.out[1] == run.err[0] == run.err[1] == ''
+  assert {name: scores[name] for name in run_files.scores(workdir)} == run_files.scores(workdir)
+  assert run_files.read(tmp_path, 'evaluation.json')['test_loss'] == scores['test_loss']
+  alone = tmp_path / 'alone'
+  arguments = ['--mode=evaluate', f'--workdir={workdir}', f'--output={alone}']
+  assert main.run(['main.py', *arguments]) == 0
+  one = run_files.read(alone, 'evaluation.json')
+  assert one['test_loss'] == pytest.approx(scores['test_loss'], rel=1e-5)
+  assert (one['test_top1'], one['test_count']) == (scores['test_top1'], scores['test_count'])
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over_by_all(two, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(two[0], workdir)
+  (workdir / 'result.json').unlink()
+  flip_bytes(workdir / 'checkpoints' / '24' / 'state')
+  run = ended(start(workdir))
+  assert run.codes == [0, 0], run.err
+  (line,) = run.err[0].splitlines()
+  assert re.fullmatch(
+    r'warning: .*/checkpoints/24 .*damaged.*; checkpoint 16 is used instead', line
+  )
+  assert run.err[1] == ''
+  assert 'step 16/24' not in run.out[0] and 'step 17/24' in run.out[0]
+  assert_same_run(workdir, two[0])
+
+
+def flip_bytes(folder):
+  """A bit of each file of arrays."""
+  for path in [path for path in folder.rglob('d/*') if path.is_file()]:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))

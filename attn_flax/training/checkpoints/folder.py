@@ -10,13 +10,12 @@ from typing import TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
 from attn_flax.tasks.names import FIRST, find_task
 from attn_flax.tasks.task import Task
-from attn_flax.training import run_folder
+from attn_flax.training import processes, run_folder
 from attn_flax.training.checkpoints import digests
 from attn_flax.training.checkpoints import progress as progress_file
 from attn_flax.training.checkpoints.upstream import Preserved, draining_loops, reason
@@ -138,6 +137,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # Orbax raises many types, by what the file system refuses.
+      processes.raise_lost(error)
       why = reason(error)
     else:
       return
@@ -176,7 +176,7 @@ class Checkpoints:
     try:
       return self._read_progress(step)['scores']
     except Damaged as error:
-      if not is_gone(self.folder / str(step)):
+      if not is_gone(self.folder / str(step)) and processes.is_first():
         print(f'warning: {error}; it is left out', file=sys.stderr)
       return None
 
@@ -204,6 +204,13 @@ class Checkpoints:
     self._check_arrays(step, state, progress)
     return state, {k: v for k, v in progress.items() if k not in ('scores', 'digests')}
 
+  def restore_together(self, step: int, like: State) -> tuple[State, run_folder.Json]:
+    """What `restore` returns or raises: where it fails in one process of a run, it does in all."""
+    try:
+      return processes.together(lambda: self.restore(step, like))
+    except processes.Shared as error:
+      raise Damaged(str(error)) from None
+
   def restore_latest(self, like: State) -> tuple[int, State, run_folder.Json] | None:
     """The latest checkpoint that is whole: its step, state and progress; None: there is none yet.
 
@@ -215,7 +222,7 @@ class Checkpoints:
     if not self.steps():
       return None
     (state, progress), step = first_whole(
-      self.folder, self.steps()[::-1], lambda step: self.restore(step, like)
+      self.folder, self.steps()[::-1], lambda step: self.restore_together(step, like)
     )
     behind = [later for later in self.steps() if later > step]
     for later in behind:
@@ -224,7 +231,7 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
         (self.folder / str(later)).rename(path)
     if behind:
-      multihost_utils.sync_global_devices('damaged checkpoints')
+      processes.wait_for_all()
       self._manager.reload()
     return step, state, progress
 
@@ -277,6 +284,7 @@ class Checkpoints:
       try:
         yield
       except Exception as error:  # Orbax raises many types, by what is damaged.
+        processes.raise_lost(error)
         why = reason(error)
       else:
         return

@@ -45,7 +45,7 @@ def restore_best(workdir: pathlib.Path, like: State) -> tuple[State, int]:
   """
   checkpoints = Checkpoints(workdir, read_only=True)
   try:
-    (state, _), best = checkpoints.read_best(lambda step: checkpoints.restore(step, like))
+    (state, _), best = checkpoints.read_best(lambda step: checkpoints.restore_together(step, like))
   finally:
     checkpoints.close()
   return state, best

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from attn_flax.errors import UserError
+from attn_flax.training import processes
 
 _Read = TypeVar('_Read')
 _PAUSE = 0.5  # Seconds after which a folder that is being deleted is gone.
@@ -31,7 +32,7 @@ def first_whole(
 ) -> tuple[_Read, int]:
   """What `read` makes of the first of some checkpoints that is whole, and its step.
 
-  Each damaged one before it is reported on stderr.
+  Each damaged one before it is reported on stderr, of several processes by the first.
 
   Args:
     folder: where the checkpoints are.
@@ -51,7 +52,7 @@ def first_whole(
         raise Gone from None
       damages.append(str(error))
       continue
-    for damage in damages:
+    for damage in damages if processes.is_first() else ():
       print(f'warning: {damage}; checkpoint {step} is used instead', file=sys.stderr)
     return found, step
   raise UserError(

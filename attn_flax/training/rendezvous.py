@@ -1,0 +1,224 @@
+"""Where the processes of a run meet before JAX connects them, and learn who is missing.
+
+JAX waits there for minutes, and then aborts with a stack trace that names nobody. Here each process
+sends one line of JSON to process 0, at the coordinator's address: its number, what it was told to
+do, and the mistake that it found in that, if any. Process 0 answers all of them at once: go on, or
+the error that ends them. The connections stay until JAX has made its own, and show who ends before.
+"""
+
+import contextlib
+import errno
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from attn_flax.errors import UserError, shown
+
+_MOST_BYTES = 2**20  # Of a line.
+_READ_SECONDS = 5  # For the line of a process that has connected.
+_PAUSE = 0.2  # Between two tries to reach process 0.
+_AFTER_ERROR_SECONDS = 10  # Time for the others to come, so that they hear of it too.
+_MOST_SHOWN = 6
+_ALL = 'start all of them, with the same --coordinator and --num_processes'
+
+
+# Connections to other processes, by their number.
+_Others = dict[int, socket.socket]
+
+
+@contextlib.contextmanager
+def met(
+  address: str,
+  process: int,
+  count: int,
+  about: Mapping[str, Any],
+  *,
+  seconds: float,
+  error: str = '',
+  bind: bool = True,
+  end: Callable[[str], object] = lambda line: None,
+) -> Iterator[None]:
+  """Waits until all processes of a run have come, and checks that all are told the same.
+
+  Args:
+    address: '<host>:<port>' of process 0.
+    process: the number of this one.
+    count: how many there are.
+    about: what each is told to do, JSON values by name.
+    seconds: how long one waits for the others.
+    error: the mistake of this process, which ends them all.
+    bind: whether process 0 listens on that address alone, and not on all of its machine.
+    end: ends this process with an error, where another one ends before it has left the context.
+
+  Raises:
+    UserError: on all of them with the same text: for such an error, for a process that did not
+      come, for two of one number, and where they are told different things.
+  """
+  about = json.loads(json.dumps(about, default=str))
+  if process:
+    text, others = _visit(address, {'process': process, 'about': about, 'error': error}, seconds)
+  else:
+    text, others = _host(address, count, about, seconds, error, bind)
+  closed = threading.Event()
+  thread = threading.Thread(target=_watch, args=(others, end, closed), daemon=True)
+  try:
+    if text:
+      raise UserError(text)
+    thread.start()
+    yield
+    for connection in others.values():
+      with contextlib.suppress(OSError):
+        _send(connection, {'error': ''})
+    thread.join(_AFTER_ERROR_SECONDS)
+  finally:
+    closed.set()
+    for connection in others.values():
+      with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)  # Wakes the thread.
+    if thread.is_alive():
+      thread.join(_READ_SECONDS)
+    for connection in others.values():
+      connection.close()
+
+
+def _watch(others: _Others, end: Callable[[str], object], closed: threading.Event) -> None:
+  """Waits until the other processes have taken leave; ends this one where one has not."""
+  left = dict(others)
+  while left:
+    ready, _, _ = select.select(list(left.values()), [], [])
+    for process, connection in list(left.items()):
+      if connection not in ready:
+        continue
+      try:
+        text = str(_receive(connection, _READ_SECONDS)['error'])
+      except (OSError, ValueError, KeyError, TypeError):
+        text = f'process {process} of this run has ended, and so does this one; {_ALL}'
+      if closed.is_set():
+        return
+      del left[process]
+      if text:
+        for other in left.values():
+          with contextlib.suppress(OSError):
+            _send(other, {'error': text})
+        end(text)
+
+
+def _split(address: str) -> tuple[str, int]:
+  host, _, port = address.rpartition(':')
+  return host.strip('[]'), int(port)
+
+
+def _host(address, count, about, seconds, text, bind) -> tuple[str, _Others]:
+  """Process 0: waits for the others, and gives them the answer, which it returns."""
+  came: _Others = {}
+  end = time.monotonic() + seconds
+  with contextlib.ExitStack() as stack:
+    listener = stack.enter_context(_listen(address, end, bind))
+    while len(came) < count - 1:
+      if text:
+        end = min(end, time.monotonic() + _AFTER_ERROR_SECONDS)
+      ready, _, _ = select.select(
+        [listener, *came.values()], [], [], max(end - time.monotonic(), 0)
+      )
+      if not ready:
+        text = text or _missing(set(range(1, count)) - came.keys(), address, seconds)
+        break
+      for process, connection in list(came.items()):
+        if connection in ready:  # Nothing is sent there but the end: it may come once more.
+          came.pop(process).close()
+      if listener not in ready:
+        continue
+      connection = listener.accept()[0]
+      try:
+        visitor = _receive(connection, _READ_SECONDS)
+        process = int(visitor['process'])
+        problem = str(visitor['error']) or _difference(about, visitor['about'], process)
+      except (OSError, ValueError, KeyError, TypeError):  # Somebody else.
+        connection.close()
+        continue
+      if process in came:
+        problem = problem or f'two processes have --process_id={process}; give each its own'
+        process = -len(came)  # Both get the answer.
+      came[process] = connection
+      text = text or problem
+    for connection in came.values():
+      with contextlib.suppress(OSError):
+        _send(connection, {'error': text})
+  return text, came
+
+
+def _listen(address: str, end: float, bind: bool) -> socket.socket:
+  host, port = _split(address)
+  while True:
+    try:
+      if not bind:
+        return socket.create_server(('', port))
+      family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+      return socket.create_server((host, port), family=family)
+    except OSError as error:
+      # That of a run that is just ending is free again soon.
+      if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+        reason = str(error.strerror).partition(' (while')[0]  # Python repeats the address.
+        raise UserError(
+          f'process 0 cannot listen at {address} ({reason}); choose an address of its '
+          'machine and a free port for --coordinator'
+        ) from None
+    time.sleep(_PAUSE)
+
+
+def _visit(address: str, content: Mapping[str, Any], seconds: float) -> tuple[str, _Others]:
+  """Every other process: the answer of process 0."""
+  end = time.monotonic() + seconds
+  while True:
+    connection = None
+    try:
+      connection = socket.create_connection(_split(address), timeout=_READ_SECONDS)
+      _send(connection, content)
+      # It may have begun to wait only now.
+      answer = _receive(connection, seconds + 2 * _AFTER_ERROR_SECONDS)
+      return str(answer['error']), {0: connection}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      reason = getattr(error, 'strerror', None) or 'no answer'
+      if connection is not None:
+        connection.close()
+    if time.monotonic() > end:
+      break
+    time.sleep(_PAUSE)
+  return f'process 0 did not come to {address} within {seconds:g} s ({reason}); {_ALL}', {}
+
+
+def _send(connection: socket.socket, content: Mapping[str, Any]) -> None:
+  connection.sendall(json.dumps(content).encode() + b'\n')
+
+
+def _receive(connection: socket.socket, seconds: float) -> Any:
+  """The next line, and nothing behind it, which may be another one."""
+  connection.settimeout(seconds)
+  with connection.makefile('rb', buffering=0) as file:
+    return json.loads(file.readline(_MOST_BYTES))
+
+
+def _missing(processes: set[int], address: str, seconds: float) -> str:
+  numbers = ', '.join(map(str, sorted(processes)))
+  name = 'processes' if len(processes) > 1 else 'process'
+  return f'{name} {numbers} did not come to {address} within {seconds:g} s; {_ALL}'
+
+
+def _difference(first: Mapping[str, Any], other: Mapping[str, Any], process: int) -> str:
+  """What another process is told that process 0 is not; '' where there is nothing."""
+  pairs = [
+    f'{name}: {shown(first.get(name))} in process 0, {shown(other.get(name))} in process {process}'
+    for name in sorted(first.keys() | other.keys())
+    if first.get(name) != other.get(name)
+  ]
+  if not pairs:
+    return ''
+  more = f'; and {len(pairs) - _MOST_SHOWN} more' if len(pairs) > _MOST_SHOWN else ''
+  return (
+    f'the processes of a run differ ({"; ".join(pairs[:_MOST_SHOWN])}{more}); start all of them '
+    'with the same command'
+  )

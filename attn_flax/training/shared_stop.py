@@ -1,0 +1,157 @@
+"""The end of several processes: each hears of it within a second, and all stop at one update.
+
+A thread of each process asks JAX's coordination service for news. Once one process is asked to
+stop, the threads tell each other how many updates theirs has made, while no process begins another;
+the update behind the latest of these is the last one of all. The failure of one ends all at once.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from attn_flax.training.stopping import Stop
+
+_PAUSE = 0.5  # Seconds between two questions.
+_SHORT_PAUSE = 0.05  # While the processes agree.
+_LINGER = 2.0  # Process 0 answers the questions of the others, and leaves behind them.
+_FOLDER = 'attn_flax/stop'
+_NOTHING = 'nothing'  # Is unsaved.
+
+
+class SharedStop:
+  """This process's part in the stop of a run."""
+
+  def __init__(
+    self, client: Any, process: int, count: int, stop: Stop, end: Callable[[str, int], object]
+  ):
+    """Begins to listen.
+
+    Args:
+      client: that of the coordination service.
+      process: the number of this one.
+      count: how many there are.
+      stop: hears the signals of this process.
+      end: ends it with a line and an exit code.
+    """
+    self._end = end
+    self._client = client
+    self._process = process
+    self._count = count
+    self._stop = stop
+    self._lock = threading.Lock()
+    self._update = 0  # The last one made.
+    self._last: int | None = None  # The update to stop at.
+    self._answered = False
+    self._asked: int | None = None
+    self._leaving: int | None = None
+    self._failure: str | None = None
+    self._told: set[str] = set()
+    self._is_told = threading.Event()
+    self._woken = threading.Event()
+    self._closed = False
+    self._thread = threading.Thread(target=self._watch, daemon=True, name='shared stop')
+    stop.forward = self.forward
+    self._thread.start()
+
+  def forward(self, number: int, now: bool) -> None:
+    """Lets the other processes know of a signal; `now`: and returns when they do, as to leave."""
+    if now:
+      self._leaving = number
+      self._tell_and_wait()
+    else:
+      self._asked = number
+      self._woken.set()
+
+  def _tell_and_wait(self) -> None:
+    self._woken.set()
+    self._is_told.wait(_LINGER)
+    time.sleep(_LINGER if self._process == 0 else 2 * _PAUSE)  # The others end before it.
+
+  def reached(self, update: int) -> bool:
+    """Whether the run stops after an update: the same answer in all processes."""
+    with self._lock:
+      self._update = update
+      self._answered = self._last is not None and update >= self._last
+      return self._answered
+
+  def answer(self) -> None:
+    """Notes that the processes have agreed to stop by other means."""
+    self._answered = True
+
+  def fail(self, line: str, code: int) -> None:
+    """Has the other processes end as this one is about to, and waits until they do."""
+    self._failure = json.dumps([line, code])
+    self._tell_and_wait()
+
+  def close(self) -> None:
+    """Ends the thread, before the client is shut down."""
+    self._closed = True
+    self._woken.set()
+    self._thread.join(_LINGER)
+
+  def _watch(self) -> None:
+    try:
+      while not self._closed:
+        self._woken.wait(_PAUSE)
+        self._woken.clear()
+        if asked := self._news().get('asked'):
+          if self._last is None:
+            self._agree(int(next(iter(asked.values()))))
+          elif not (self._answered or self._stop.is_deferring):  # Behind the last update.
+            self._leave(self._stop.asked)
+    except jax.errors.JaxRuntimeError:
+      pass  # Process 0 is gone, and JAX ends this one.
+
+  def _news(self) -> dict[str, dict[int, str]]:
+    """Tells what is to be told, and returns what all have told: {what: {process: value}}."""
+    if self._asked is not None:
+      self._tell('asked', str(self._asked))
+    if self._leaving is not None:
+      self._tell('leaves', str(self._leaving))
+    if self._failure is not None:
+      self._tell('failed', self._failure)
+    if self._is_leaving:
+      self._is_told.set()
+    found: dict[str, dict[int, str]] = {}
+    for key, value in self._client.key_value_dir_get(f'{_FOLDER}/'):
+      what, process = key.split('/')[-2:]
+      found.setdefault(what, {})[int(process)] = value
+    if 'failed' in found and not self._is_leaving:
+      self._end(*json.loads(next(iter(found['failed'].values()))))
+    if 'leaves' in found and not self._is_leaving:
+      self._leave(int(next(iter(found['leaves'].values()))))
+    return found
+
+  @property
+  def _is_leaving(self) -> bool:
+    return self._leaving is not None or self._failure is not None
+
+  def _tell(self, what: str, value: str) -> None:
+    if what not in self._told:
+      self._client.key_value_set(f'{_FOLDER}/{what}/{self._process}', value)
+      self._told.add(what)
+
+  def _agree(self, number: int) -> None:
+    """Finds the update to stop at; leaves where a process is not training."""
+    self._stop.note(number)
+    with self._lock:
+      self._tell('made', str(self._update) if self._stop.is_deferring else _NOTHING)
+      while len(made := self._news().get('made', {})) < self._count:
+        if self._closed:
+          return
+        time.sleep(_SHORT_PAUSE)
+      # Updates are made by all processes together: where one has none to save, neither has another.
+      if _NOTHING in made.values():
+        self._leave(number)
+        return
+      self._last = 1 + max(map(int, made.values()))
+
+  def _leave(self, number: int | None) -> None:
+    if self._process == 0:
+      time.sleep(_LINGER)
+    if not self._closed:
+      self._stop.leave(number)
