@@ -1,0 +1,73 @@
+"""`--mode=evaluate` on data that has moved, or on other data."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(*words):
+  return main.run(['main.py', *map(str, words)])
+
+
+def paint(folder, seed):
+  """A folder of images of two classes, drawn at random."""
+  rng = np.random.default_rng(seed)
+  for split in ('train', 'val', 'test'):
+    for name in ('cat', 'dog'):
+      (folder / split / name).mkdir(parents=True)
+      for i in range(8):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / split / name / f'{i}.png')
+
+
+@pytest.fixture(scope='module')
+def trained(quick_compilation, tmp_path_factory):
+  """A finished run, whose images have moved; and its command without their folder."""
+  folder = tmp_path_factory.mktemp('moved')
+  paint(folder / 'images', seed=0)
+  paint(folder / 'others', seed=1)
+  command = [
+    f'--config={ROOT}/configs/resnet.py:smoke',
+    f'--workdir={folder}/run',
+    '--config.data.name=folder',
+    '--config.model.depths=(1,)',
+    '--config.model.widths=(8,)',
+    '--config.train.batch_size=8',
+    '--config.train.steps=2',
+  ]
+  assert run(*command, f'--config.data.dir={folder}/images') == 0
+  (folder / 'images').rename(folder / 'elsewhere')
+  return folder, command
+
+
+def test_images_that_have_moved_are_scored_where_they_are(trained, capsys):
+  folder, command = trained
+  assert run('--mode=evaluate', f'--workdir={folder}/run') == 2
+  assert f'{folder}/images' in capsys.readouterr().err
+  assert run('--mode=evaluate', *command, f'--config.data.dir={folder}/elsewhere') == 0
+  scores = json.loads(capsys.readouterr().out)
+  result = json.loads((folder / 'run' / 'result.json').read_text())
+  assert scores['test_loss'] == pytest.approx(result['test_loss'], rel=1e-5)
+
+
+def test_other_images_are_scored(trained, capsys):
+  folder, command = trained
+  assert run('--mode=evaluate', *command, f'--config.data.dir={folder}/others') == 0
+  scores = json.loads(capsys.readouterr().out)
+  result = json.loads((folder / 'run' / 'result.json').read_text())
+  assert scores['test_count'] == 16 and scores['test_loss'] != result['test_loss']
+
+
+def test_the_config_of_another_run_is_refused(trained, capsys):
+  folder, command = trained
+  words = [*command, f'--config.data.dir={folder}/elsewhere', '--config.optimizer.momentum=0.5']
+  assert run('--mode=evaluate', *words) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'optimizer.momentum: 0.9 there, 0.5 asked' in line
