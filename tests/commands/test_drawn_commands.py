@@ -62,7 +62,16 @@ FLAGS = {
   ),
   'train': (
     ('--config=eca:smoke',),
-    ('workdir', 'restart', 'distributed', 'coordinator', 'num_processes', 'process_id', 'config'),
+    (
+      'workdir',
+      'restart',
+      'distributed',
+      'coordinator',
+      'num_processes',
+      'process_id',
+      'join_seconds',
+      'config',
+    ),
   ),
   'evaluate': (('--workdir=run',), ('workdir', 'split', 'output', 'config')),
   'predict': (('--workdir=run', '--images=image.png'), ('workdir', 'images', 'config')),
@@ -165,7 +174,13 @@ def drawn_flags(mode):
   usual, flags = FLAGS[mode]
   found = []
   for flag in flags:
-    kinds = {'image_size': int, 'num_classes': int, 'stage': int, 'process_id': int}
+    kinds = {
+      'image_size': int,
+      'num_classes': int,
+      'stage': int,
+      'process_id': int,
+      'join_seconds': int,
+    }
     kind = {'num_processes': int, 'restart': bool, 'distributed': bool}.get(
       flag, kinds.get(flag, str)
     )
@@ -215,7 +230,7 @@ def place(small_dataset, tmp_path_factory):
     patch.setattr(evaluate, 'Scorer', start)
     patch.setattr(import_torch, 'locked', start)
     patch.setattr(trained_run.TrainedRun, 'probabilities', start)
-    patch.setattr(processes, '_filter_stderr', lambda: None)
+    patch.setattr(processes, '_filter_outputs', lambda: None)
     patch.setattr('jax.distributed.initialize', start)
     patch.setattr(cifar, 'prepare', start)  # It would download.
     yield folder
