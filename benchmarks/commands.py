@@ -10,7 +10,6 @@ whose name holds the conditions.
 """
 
 import pathlib
-import runpy
 
 from attn_flax.training import allocator
 
@@ -20,6 +19,7 @@ if __name__ == '__main__':
 from absl import app, flags, logging
 from tables import write_csv
 
+from attn_flax.commands.configs import load
 from attn_flax.costs.table import format_table
 from attn_flax.study import costs
 from attn_flax.training.experiment import open_experiment
@@ -44,10 +44,7 @@ def main(argv):
   words = 'smoke' if _SMALL.value else ''
   stems = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
   names = _CONFIGS.value or [name for name in stems if name not in (BASELINE, *STUDIES)]
-  configs = {
-    name: runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config'](words)
-    for name in [BASELINE, *names]
-  }
+  configs = {name: load(name, words) for name in [BASELINE, *names]}
   results = {
     name: train(config, pathlib.Path(_RUNS.value) / name) for name, config in configs.items()
   }

@@ -41,9 +41,9 @@ def folder() -> pathlib.Path:
   return inside if inside.is_dir() else package.parent / 'configs'
 
 
-def load(name: str) -> ConfigDict:
-  """A built-in config by its name, without an argument."""
-  return _built_in(name).get_config()
+def load(name: str, argument: str = '') -> ConfigDict:
+  """A built-in config by its name; `argument` is what a command writes behind the colon."""
+  return _built_in(name).get_config(argument)
 
 
 def find(name: str) -> pathlib.Path:
