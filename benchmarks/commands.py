@@ -5,8 +5,7 @@
 
 Trains every config in `configs/` as `python main.py --config=configs/<name>.py` does, with seed 0;
 runs that are there already are not trained again. Then the training steps of all of them are timed
-in turn. The heads of the configs quote the table, which also goes to benchmarks/results, in a CSV
-whose name holds the conditions.
+in turn. The table also goes to benchmarks/results, in a CSV whose name holds the conditions.
 """
 
 import pathlib

@@ -10,7 +10,6 @@ table also goes to benchmarks/results, in a CSV whose name holds the conditions.
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import random
@@ -18,7 +17,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,22 +24,19 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import fault_bench
 import numpy as np
 import tables
 from absl import app, flags
-from PIL import Image
+from fault_bench import ROOT, Bench
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SMALL = flags.DEFINE_bool('small', False, 'A few tries of each.')
 _OUT = flags.DEFINE_string(
   'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSV; empty: none.'
 )
 
-_TIMES = ('train_seconds', 'compile_seconds', 'images_per_second')
 # In the new process itself: a function between fork and exec may meet a lock that nobody releases.
 _LIMITED = 'import resource; resource.setrlimit({0}, ({1}, {1}));'
-_PROGRAM = 'import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
-_UPDATES = 150  # Of a run; 30 are an epoch.
 
 
 class Row(NamedTuple):
@@ -51,123 +46,6 @@ class Row(NamedTuple):
   tries: int
   survived: int
   lost: int
-
-
-class Bench:
-  """A folder with made images, a finished run to compare with, and the command that made it."""
-
-  def __init__(self, folder: pathlib.Path):
-    """Makes the images and the run."""
-    self.folder = folder
-    images = folder / 'images'
-    rng = np.random.default_rng(0)
-    for split, count in (('train', 160), ('val', 40), ('test', 40)):
-      for label in range(3):
-        place = images / split / f'class{label}'
-        place.mkdir(parents=True)
-        for i in range(count):
-          pixels = rng.integers(0, 195, (16, 16, 3), dtype=np.uint8)
-          pixels[:, :, label] += 60
-          Image.fromarray(pixels).save(place / f'{i}.png')
-    self.image = images / 'test' / 'class0' / '0.png'
-    self.command = [
-      f'--config={ROOT}/configs/eca.py:folder,smoke',
-      f'--config.data.dir={images}',
-      '--config.data.size=16',
-      '--config.train.batch_size=16',
-      f'--config.train.steps={_UPDATES}',
-      '--config.checkpoint.every_steps=5',
-      '--config.log_every=3',
-      '--config.train.ema_decay=0.9',
-    ]
-    self.whole = folder / 'whole'
-    code, output = self.run(self.command, self.whole)
-    if code:
-      raise RuntimeError(output)
-
-  def start(
-    self, words: list[str], workdir: pathlib.Path, log: str = '', before: str = '', **options
-  ) -> subprocess.Popen:
-    """Starts a command, behind lines of Python; its output goes to `<workdir><log>.log`."""
-    environment = os.environ | {
-      'JAX_COMPILATION_CACHE_DIR': str(self.folder / 'cache'),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'PYTHONPATH': str(ROOT),
-      **options.pop('env', {}),
-    }
-    with open(f'{workdir}{log}.log', 'w') as file:
-      return subprocess.Popen(
-        [
-          sys.executable,
-          *(['-c', before + _PROGRAM] if before else []),
-          str(ROOT / 'main.py'),
-          *words,
-          f'--workdir={workdir}',
-        ],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=file,
-        stderr=file,
-        **options,
-      )
-
-  def run(self, words: list[str], workdir: pathlib.Path, **options) -> tuple[int | None, str]:
-    """The exit code of a command, None where it hangs; and what it printed."""
-    process = self.start(words, workdir, **options)
-    try:
-      code: int | None = process.wait(300)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
-      code = None
-    return code, pathlib.Path(f'{workdir}.log').read_text()
-
-  def copy(self, name: str, *, finished: bool = True) -> pathlib.Path:
-    """A copy of the finished run; without its result, one that was killed before the last test."""
-    workdir = self.folder / name
-    shutil.rmtree(workdir, ignore_errors=True)
-    shutil.copytree(self.whole, workdir)
-    if not finished:
-      (workdir / 'result.json').unlink()
-    return workdir
-
-  def differs(self, workdir: pathlib.Path) -> list[str]:
-    """What differs between a run and the one that nothing happened to, times aside."""
-    found = []
-    if _steps(workdir) != _steps(self.whole):
-      found.append(f'checkpoints {_steps(workdir)}')
-    for step in set(_steps(workdir)) & set(_steps(self.whole)):
-      digests = [_progress(run, step)['digests'] for run in (workdir, self.whole)]
-      found += [f'arrays of {step}'] if digests[0] != digests[1] else []
-    results = [json.loads((run / 'result.json').read_text()) for run in (workdir, self.whole)]
-    logs = [
-      [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
-      for run in (workdir, self.whole)
-    ]
-    for content in (*results, *logs[0], *logs[1]):
-      for name in _TIMES:
-        content.pop(name, None)
-    found += ['the result'] if results[0] != results[1] else []
-    found += ['the log'] if logs[0] != logs[1] else []
-    strays = [p.name for p in workdir.rglob('*') if 'tmp' in p.name or 'partial' in p.name]
-    return found + strays
-
-
-def _steps(workdir: pathlib.Path) -> list[int]:
-  folder = workdir / 'checkpoints'
-  return (
-    sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-  )
-
-
-def _progress(workdir: pathlib.Path, step: int) -> dict:
-  path = workdir / 'checkpoints' / str(step) / 'progress' / 'metadata'
-  return json.loads(path.read_text())
-
-
-def _lines(workdir: pathlib.Path) -> int:
-  path = workdir / 'metrics.jsonl'
-  return path.read_text().count('\n') if path.exists() else 0
 
 
 def signals(bench: Bench, tries: int, seed: int = 0) -> Row:
@@ -203,12 +81,14 @@ def _interrupted(
     for _ in range(40):
       process = bench.start(bench.command, workdir)
       # Half of the moments are drawn in set-up and compilation, half while it trains.
-      lines = _lines(workdir)
+      lines = fault_bench.lines(workdir)
       # Python itself answers in its first moments, before any line of the command runs.
       wait, trains = rng.uniform(0.5, 6), rng.random() < 0.6 and done < tries
       began = time.monotonic()
       while process.poll() is None and done < tries:
-        if time.monotonic() - began > (60 if trains and _lines(workdir) <= lines + 2 else wait):
+        if time.monotonic() - began > (
+          60 if trains and fault_bench.lines(workdir) <= lines + 2 else wait
+        ):
           time.sleep(rng.uniform(0, 0.3))
           interrupt(process, rng)
           done += 1
@@ -218,25 +98,20 @@ def _interrupted(
       output = pathlib.Path(f'{workdir}.log').read_text()
       saved = re.search(r'stopped after update (\d+) of \d+, saved in', output)
       problems = ['a traceback'] if 'Traceback' in output else []
-      if saved and int(saved[1]) not in _steps(workdir):
+      if saved and int(saved[1]) not in fault_bench.steps(workdir):
         problems.append(f'{saved[0]} and is not there')
       # A signal before the first line of Python is answered by the kernel.
       if code not in (0, -9, 130, 143, 138, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1):
         problems.append(f'exit code {code}')
       lost += bool(problems)
-      _report(problems, workdir)
+      fault_bench.report(problems, workdir)
       if code == 0:
         break
     problems = bench.differs(workdir) if code == 0 else ['it never ends']
     lost += bool(problems)
-    _report(problems, workdir)
+    fault_bench.report(problems, workdir)
     shutil.rmtree(workdir)
   return Row(what, done, done - lost, lost)
-
-
-def _report(problems: list[str], workdir: pathlib.Path) -> None:
-  if problems:
-    print(f'{workdir.name}: {"; ".join(problems)}', flush=True)
 
 
 def flips(bench: Bench, tries: int, seed: int = 0) -> Row:
@@ -248,7 +123,7 @@ def flips(bench: Bench, tries: int, seed: int = 0) -> Row:
 
   rng, lost = random.Random(seed), 0
   workdir = bench.copy('flips')
-  step = _steps(workdir)[-1]
+  step = fault_bench.steps(workdir)[-1]
   folder = workdir / 'checkpoints' / str(step)
   files = [p for p in folder.rglob('*') if p.is_file() and p.stat().st_size]
   weights = [p.stat().st_size for p in files]
@@ -312,7 +187,7 @@ def damages(bench: Bench, tries: int, seed: int = 0) -> Row:
     done += 1
     if code not in (0, 2) or 'Traceback' in output:
       lost += 1
-      _report([f'{path.relative_to(workdir)} {kind}, {words[0]}: {code}'], workdir)
+      fault_bench.report([f'{path.relative_to(workdir)} {kind}, {words[0]}: {code}'], workdir)
   return Row('damaged files', done, done - lost, lost)
 
 
@@ -327,7 +202,7 @@ def disks(bench: Bench, tries: int, seed: int = 0) -> Row:
     if kind == 'removed':
       process = bench.start(bench.command, workdir)
       lines = rng.randrange(3, 40)
-      while process.poll() is None and _lines(workdir) < lines:
+      while process.poll() is None and fault_bench.lines(workdir) < lines:
         time.sleep(0.005)
       shutil.rmtree(workdir, ignore_errors=True)
       code, output = process.wait(120), pathlib.Path(f'{workdir}.log').read_text()
@@ -338,7 +213,7 @@ def disks(bench: Bench, tries: int, seed: int = 0) -> Row:
     # Where there are too few files for Python itself, it cannot even begin.
     if code not in (0, 2) or 'Traceback' in output:
       lost += 1
-      _report([f'{kind}: {code}'], workdir)
+      fault_bench.report([f'{kind}: {code}'], workdir)
   return Row('limits of the file system', tries, tries - lost, lost)
 
 
@@ -349,7 +224,7 @@ def neighbors(bench: Bench, tries: int, seed: int = 0) -> Row:
     workdir = bench.folder / f'neighbors{trial}'
     first = bench.start(bench.command, workdir)
     lines = rng.randrange(1, 40)
-    while first.poll() is None and _lines(workdir) < lines:
+    while first.poll() is None and fault_bench.lines(workdir) < lines:
       time.sleep(0.005)
     second = subprocess.run(
       [sys.executable, str(ROOT / 'main.py'), *bench.command, f'--workdir={workdir}'],
@@ -365,7 +240,7 @@ def neighbors(bench: Bench, tries: int, seed: int = 0) -> Row:
       problems.append(f'the second: {second.returncode}')
     problems += bench.differs(workdir)
     lost += bool(problems)
-    _report(problems, workdir)
+    fault_bench.report(problems, workdir)
     shutil.rmtree(workdir)
   return Row('second writers', tries, tries - lost, lost)
 
@@ -374,53 +249,28 @@ def processes(bench: Bench, tries: int, seed: int = 0) -> Row:
   """One of two processes of a run is killed: the other ends and names it, and both go on."""
   rng, lost = random.Random(seed), 0
   whole = bench.folder / 'two'
-  if _codes(_pair(bench, whole)) != [0, 0]:
+  if fault_bench.codes(fault_bench.pair(bench, whole)) != [0, 0]:
     raise RuntimeError(pathlib.Path(f'{whole}-0.log').read_text())
   for trial in range(tries):
     workdir = bench.folder / f'processes{trial}'
-    pair, victim = _pair(bench, workdir), trial % 2
+    pair, victim = fault_bench.pair(bench, workdir), trial % 2
     lines = rng.randrange(6, 16)
-    while all(p.poll() is None for p in pair) and _lines(workdir) < lines:
+    while all(p.poll() is None for p in pair) and fault_bench.lines(workdir) < lines:
       time.sleep(0.01)
     pair[victim].kill()
     began = time.monotonic()
-    _codes(pair)
+    fault_bench.codes(pair)
     output = pathlib.Path(f'{workdir}-{1 - victim}.log').read_text()
     problems = ['it takes long'] if time.monotonic() - began > 60 else []
     if f'error: process {victim} of this run has ended' not in output or ' @ 0x' in output:
       problems.append('the lost process is not named')
-    if _codes(_pair(bench, workdir)) != [0, 0]:
+    if fault_bench.codes(fault_bench.pair(bench, workdir)) != [0, 0]:
       problems.append('they do not go on')
-    elif _progress(workdir, 40)['digests'] != _progress(whole, 40)['digests']:
+    elif fault_bench.progress(workdir, 40)['digests'] != fault_bench.progress(whole, 40)['digests']:
       problems.append('other arrays')
     lost += bool(problems)
-    _report(problems, workdir)
+    fault_bench.report(problems, workdir)
   return Row('lost processes', tries, tries - lost, lost)
-
-
-def _codes(started: list[subprocess.Popen]) -> list[int | None]:
-  """Exit codes; a process that does not end is killed and has none."""
-  codes: list[int | None] = []
-  for process in started:
-    try:
-      codes.append(process.wait(150))
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
-      codes.append(None)
-  return codes
-
-
-def _pair(bench: Bench, workdir: pathlib.Path) -> list[subprocess.Popen]:
-  with socket.socket() as probe:
-    probe.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{probe.getsockname()[1]}'
-  started = []
-  for number in range(2):
-    words = [f'--coordinator={address}', '--num_processes=2', f'--process_id={number}']
-    words = [*bench.command, '--config.train.steps=40', *words]
-    started.append(bench.start(words, workdir, f'-{number}'))
-  return started
 
 
 PARTS = (

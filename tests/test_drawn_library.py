@@ -3,7 +3,6 @@
 Networks, mechanisms and explanations are traced on tiny inputs; none is computed.
 """
 
-import collections
 import functools
 import inspect
 from collections.abc import Hashable
@@ -368,15 +367,11 @@ def fault(call, fields):
 @pytest.mark.parametrize('group', GROUPS)
 def test_drawn_calls(group, small_dataset, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
-  faults, counts = [], collections.Counter()
-  for label, call, fields in drawn_calls(group):
-    found, answer = fault(call, fields)
-    counts[answer] += 1
-    if found:
-      faults.append(f'{label} {drawn_shown(fields)}: {found[:300]}')
-  with capsys.disabled():
-    print(f'\n{sum(counts.values())} calls: {dict(counts)}')
-  assert not faults, '\n'.join(faults)
+  answers = [
+    (f'{label} {drawn_shown(fields)}', *fault(call, fields))
+    for label, call, fields in drawn_calls(group)
+  ]
+  counts = drawn.answered(answers, 'calls', capsys)
   assert counts['refused'] and counts['accepted']
 
 

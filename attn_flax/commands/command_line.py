@@ -76,9 +76,9 @@ def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextMana
     if values['join_seconds'].present:
       raise UserError('--join_seconds does nothing in a run of one process; leave it out')
     return contextlib.nullcontext()
-  from attn_flax.training import processes
+  from attn_flax.training import joining
 
-  return processes.joined(processes.Place(**given), _about(values))
+  return joining.joined(joining.Place(**given), _about(values))
 
 
 def _tell_others(argv: Sequence[str], text: str) -> None:
@@ -87,13 +87,13 @@ def _tell_others(argv: Sequence[str], text: str) -> None:
   given: dict[str, Any] = dict(found)
   if len(given) != len(_JOINING) - 1:
     return
-  from attn_flax.training import processes
+  from attn_flax.training import joining
 
   for name in ('num_processes', 'process_id'):
     if not given[name].isdecimal():
       return
     given[name] = int(given[name])
-  processes.tell(processes.Place(**given), text)
+  joining.tell(joining.Place(**given), text)
 
 
 def _about(values: flags.FlagValues) -> dict[str, object]:

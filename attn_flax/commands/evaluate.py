@@ -1,5 +1,6 @@
 """Scores a run folder again, by `--mode=evaluate`."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -7,8 +8,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from attn_flax.commands.workdir import output_folder, workdir
-from attn_flax.errors import check_choice
-from attn_flax.training import processes, run_folder
+from attn_flax.errors import UserError, check_choice
+from attn_flax.training import dataset_file, processes, run_folder
 from attn_flax.training.checkpoints import restore_best
 from attn_flax.training.environment import environment
 from attn_flax.training.experiment import Experiment, open_experiment
@@ -46,8 +47,8 @@ def evaluate_run(
     `<split>_ema_<score>` where the run kept a moving average.
 
   Raises:
-    UserError: for a folder without a run, or with one of another config, an unknown split, or a
-      folder that cannot be written.
+    UserError: for a folder without a run, or with one of another config, data of other classes, an
+      unknown split, or a folder that cannot be written.
   """
 
   def open_checked() -> Experiment:
@@ -56,6 +57,7 @@ def evaluate_run(
       experiment = open_experiment(stored if config is None else config, trains=False)
     if config is not None:
       run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
+      experiment = _as_trained(experiment, folder)
     check_choice('split', split, experiment.dataset.splits)
     if processes.is_first():  # Before the work.
       run_folder.check_writable(output or folder, 'name another one with --output')
@@ -70,3 +72,16 @@ def evaluate_run(
   if processes.is_first():
     run_folder.write_json((output or folder) / 'evaluation.json', {**result, **environment()})
   return result
+
+
+def _as_trained(experiment: Experiment, folder: pathlib.Path) -> Experiment:
+  """Has other data seen as the run's own was; raises `UserError` where its classes are others."""
+  described = dataset_file.load(folder)
+  if list(experiment.dataset.class_names) != described['class_names']:
+    raise UserError(
+      f'{experiment.config.data.name} has other classes than those that {folder} was trained on; '
+      'choose data of the same classes, in the same order'
+    )
+  mean, std = (tuple(described[name]) for name in ('mean', 'std'))
+  augmentation = dataclasses.replace(experiment.augmentation, mean=mean, std=std)
+  return experiment._replace(augmentation=augmentation)

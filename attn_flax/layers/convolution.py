@@ -88,7 +88,7 @@ def depthwise_conv(
 ) -> jax.Array:
   """`lax.conv_general_dilated` for one filter per channel, as in MnasNet's blocks.
 
-  A CPU adds up shifted maps instead, which is faster there.
+  A CPU adds up shifted maps instead.
   """
 
   def shifted(x, kernel):

@@ -203,7 +203,13 @@ def _module_fields(
   label: str, module: type[nn.Module], own: Fields, num_stages: int
 ) -> dict[str, Any]:
   """The fields of a module that an entry gives, those of `per_stage` as one value per stage."""
-  usual, known = traits(module), own_fields(module)
+  usual = traits(module)
+  given = ('dtype', *(CONV_FIELDS if usual.where == 'conv' else ()))
+  known = {
+    field.name: field
+    for field in dataclasses.fields(module)
+    if field.name in field_names(module) and field.name not in given
+  }
   for name in own:
     check_choice(f'field of {label}', name, known)
   for name, field in known.items():
@@ -215,13 +221,6 @@ def _module_fields(
     value = fields.get(name, known[name].default)
     fields[name] = _one_per_stage(label, name, value, num_stages)
   return fields
-
-
-def own_fields(module: type[nn.Module]) -> dict[str, dataclasses.Field]:
-  """The fields of a mechanism's class that an entry may give, by name; the network gives others."""
-  given = ('dtype', *(CONV_FIELDS if traits(module).where == 'conv' else ()))
-  names = [name for name in field_names(module) if name not in given]
-  return {field.name: field for field in dataclasses.fields(module) if field.name in names}
 
 
 def _one_per_stage(label: str, field: str, value: object, num_stages: int) -> tuple:

@@ -13,7 +13,7 @@ from attn_flax.models.placement import Placement
 Output = jax.Array | dict[str, jax.Array]
 # Compute dtypes.
 DTYPES = ('float32', 'bfloat16')
-MOST_BLOCKS = 256  # Of a stage: tracing takes a tenth of a second for each; ResNet-1202 has 200.
+MOST_BLOCKS = 256  # Of a stage, each of which is traced; ResNet-1202 has 200.
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from attn_flax.errors import UserError, check_choice, check_pair, check_range
+from attn_flax.errors import MOST_SEED, UserError, check_choice, check_pair, check_range
 
 # Rows of one figure that can still be looked at.
 _MOST_PICTURES = 40
@@ -64,8 +64,9 @@ def plan(
   """
   names = variants(study)
   seeds = _tuple('seeds', study.seeds)
-  for seed in (*seeds, study.sweep.seed):
-    check_range('seeds', seed, 0, whole=True)
+  for seed in seeds:
+    check_range('seeds', seed, 0, MOST_SEED, whole=True)
+  check_range('sweep.seed', study.sweep.seed, 0, MOST_SEED, whole=True)
   if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
     raise UserError(f'seeds={seeds} must be different numbers of 0 or more; try 0,1,2')
   runs = [
@@ -95,7 +96,7 @@ def check_report(options: ConfigDict) -> None:
   check_range('report.pictures', options.pictures, 1, _MOST_PICTURES, whole=True)
   if options.images is not None:
     check_range('report.images', options.images, 1, whole=True)
-  check_range('report.seed', options.seed, 0, whole=True)
+  check_range('report.seed', options.seed, 0, MOST_SEED, whole=True)
   for i, share in enumerate(check_pair('report.query', options.query)):
     check_range(f'report.query[{i}]', share, 0, 1)
 

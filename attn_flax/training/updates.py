@@ -218,7 +218,19 @@ def compile_step(
   inputs: Mapping[str, jax.ShapeDtypeStruct],
   key: jax.Array,
 ) -> jax.stages.Compiled:
-  """Compiles one training step: gather, augment, forward, backward, update."""
+  """Compiles one training step."""
+  step = training_step(experiment, pipeline)
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=experiment.replicated)
+  return jitted.lower(state, pipeline.constants, inputs, key).compile()
+
+
+def training_step(
+  experiment: Experiment, pipeline: Pipeline
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """The function of one training step: gather, augment, forward, backward, update.
+
+  It takes the state, the pipeline's constants, the inputs of the step, and the key of the run.
+  """
   train = experiment.config.train
   train_step = make_train_step(
     experiment.model,
@@ -234,5 +246,4 @@ def compile_step(
     augment_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
     return train_step(state, pipeline.train_batch(constants, inputs, augment_key), model_key)
 
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=experiment.replicated)
-  return jitted.lower(state, pipeline.constants, inputs, key).compile()
+  return step

@@ -4,7 +4,6 @@ A run ends where its folder would be made: its network, pipelines and training s
 then, and nothing is computed.
 """
 
-import collections
 import importlib
 import json
 import pathlib
@@ -215,7 +214,7 @@ def place(small_dataset, tmp_path_factory):
   from attn_flax.commands import evaluate, import_torch
   from attn_flax.data.sources.tfds import cifar
   from attn_flax.study import train as study
-  from attn_flax.training import loop, processes, trained_run
+  from attn_flax.training import joining, loop, trained_run
 
   folder = tmp_path_factory.mktemp('place')
   with tarfile.open(FROZEN) as archive:
@@ -230,7 +229,7 @@ def place(small_dataset, tmp_path_factory):
     patch.setattr(evaluate, 'Scorer', start)
     patch.setattr(import_torch, 'locked', start)
     patch.setattr(trained_run.TrainedRun, 'probabilities', start)
-    patch.setattr(processes, '_filter_outputs', lambda: None)
+    patch.setattr(joining, '_filter_outputs', lambda: None)
     patch.setattr('jax.distributed.initialize', start)
     patch.setattr(cifar, 'prepare', start)  # It would download.
     yield folder
@@ -240,24 +239,12 @@ def trace(experiment, workdir, restart, stack):
   """In place of opening the run folder: traces a training step and an evaluation step."""
   import jax
 
-  from attn_flax.training.steps import make_eval_step, make_train_step
+  from attn_flax.training.steps import make_eval_step
+  from attn_flax.training.updates import training_step
 
-  train, state = experiment.config.train, experiment.abstract_state()
-  train_step = make_train_step(
-    experiment.model,
-    experiment.optimizer,
-    experiment.schedule,
-    experiment.task,
-    ema_decay=train.ema_decay,
-    accumulate=train.accumulate,
-    per_device=experiment.mesh if train.batch_norm == 'per_device' else None,
-  )
-  pipeline, key = experiment.train_pipeline(), jax.random.key(0)
-
-  def step(state, constants, inputs, key):
-    return train_step(state, pipeline.train_batch(constants, inputs, key), key)
-
-  jax.eval_shape(step, state, pipeline.constants, pipeline.abstract_batch(), key)
+  state, pipeline = experiment.abstract_state(), experiment.train_pipeline()
+  step, inputs = training_step(experiment, pipeline), pipeline.abstract_batch()
+  jax.eval_shape(step, state, pipeline.constants, inputs, jax.random.key(0))
   experiment.eval_pipeline('validation')
   size = experiment.augmentation.size or experiment.image_shape[:2]
   images = jax.ShapeDtypeStruct((2, *size, 3), 'float32')
@@ -300,16 +287,10 @@ def fault(command, named, folder, capsys):
 
 
 def assert_answered(commands, place, capsys):
-  faults, counts = [], collections.Counter()
-  for command, named in commands:
-    found, answer = fault(command, named, place, capsys)
-    counts[answer] += 1
-    if found:
-      faults.append(f'{" ".join(command)!r}: {found[:400]}')
-  with capsys.disabled():
-    print(f'\n{sum(counts.values())} commands: {dict(counts)}')
-  assert not faults, '\n'.join(faults)
-  assert counts['refused'] and sum(counts.values()) == len(commands)
+  answers = [
+    (repr(' '.join(command)), *fault(command, named, place, capsys)) for command, named in commands
+  ]
+  assert drawn.answered(answers, 'commands', capsys)['refused']
 
 
 GROUPS = (

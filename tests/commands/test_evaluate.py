@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -63,6 +64,31 @@ def test_other_images_are_scored(trained, capsys):
   scores = json.loads(capsys.readouterr().out)
   result = json.loads((folder / 'run' / 'result.json').read_text())
   assert scores['test_count'] == 16 and scores['test_loss'] != result['test_loss']
+
+
+def test_other_images_are_normalized_as_those_of_the_run(trained, tmp_path, capsys):
+  folder, command = trained
+  copied = tmp_path / 'run'
+  shutil.copytree(folder / 'run', copied)
+  described = json.loads((copied / 'dataset.json').read_text())
+  (copied / 'dataset.json').write_text(json.dumps(described | {'mean': [0.9, 0.1, 0.5]}))
+  words = [word for word in command if 'workdir' not in word]
+  losses = []
+  for workdir in (folder / 'run', copied):
+    where = (f'--workdir={workdir}', f'--config.data.dir={folder}/others')
+    assert run('--mode=evaluate', *words, *where) == 0
+    losses.append(json.loads(capsys.readouterr().out)['test_loss'])
+  assert abs(losses[0] - losses[1]) > 1e-4
+
+
+def test_images_of_other_classes_are_refused(trained, tmp_path, capsys):
+  folder, command = trained
+  shutil.copytree(folder / 'others', tmp_path / 'wild')
+  for split in ('train', 'val', 'test'):
+    (tmp_path / 'wild' / split / 'cat').rename(tmp_path / 'wild' / split / 'wolf')
+  assert run('--mode=evaluate', *command, f'--config.data.dir={tmp_path}/wild') == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f'other classes than those that {folder}/run was trained on' in line
 
 
 def test_the_config_of_another_run_is_refused(trained, capsys):

@@ -23,6 +23,7 @@ model.depths=(None,1,1)
 """.split()
 STEPS = ['("a","b")', '(None,)', '(1e400,)', '(-1,)']
 OF_STUDY = """
+seeds=(9223372036854775808,) sweep.seed=9223372036854775808 report.seed=9223372036854775808
 seeds=abc seeds=("a",) seeds=(None,) seeds=(1.5,) seeds=(-1,) sweep.seed=-3
 sweep.lr_per_256=(None,1.0) sweep.lr_per_256=("a","b") sweep.lr_per_256=(0.0,1.0)
 report.query=("a","b") report.query=(0.5,) report.images=0 report.steps=0 only=3

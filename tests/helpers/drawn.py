@@ -1,5 +1,6 @@
 """Values that nobody means, drawn at random, and what every answer to them has to be."""
 
+import collections
 import contextlib
 import math
 import re
@@ -157,3 +158,19 @@ def examples(name, strategy, count):
   with mock.patch.object(providers, '_get_local_constants', providers.Constants, create=True):
     collect()
   return found[1:]  # The first is always the simplest.
+
+
+def answered(answers, what, capsys):
+  """Prints how often there was which answer, and returns that; fails where one is wrong.
+
+  Args:
+    answers: (the question, what is wrong with its answer or '', the answer).
+    what: the questions are.
+    capsys: pytest's.
+  """
+  counts = collections.Counter(answer for _, _, answer in answers)
+  with capsys.disabled():
+    print(f'\n{len(answers)} {what}: {dict(counts)}')
+  faults = [f'{question}: {found[:400]}' for question, found, _ in answers if found]
+  assert not faults, '\n'.join(faults)
+  return counts

@@ -42,9 +42,9 @@ TINY = (
   ],
 )
 def test_what_is_missing_is_one_line(flags, text, tmp_path, capfd, monkeypatch):
-  from attn_flax.training import processes
+  from attn_flax.training import joining
 
-  monkeypatch.setattr(processes, '_filter_outputs', lambda: None)
+  monkeypatch.setattr(joining, '_filter_outputs', lambda: None)
   assert main.run(['main.py', *TINY, *flags, f'--workdir={tmp_path}/run']) == 2
   (line,) = capfd.readouterr().err.splitlines()
 

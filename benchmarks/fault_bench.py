@@ -1,0 +1,171 @@
+"""What the faults of `faults.py` happen to: a small run, as processes of their own."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+_TIMES = ('train_seconds', 'compile_seconds', 'images_per_second')
+# In the new process itself: a function between fork and exec may meet a lock that nobody releases.
+_PROGRAM = 'import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
+_UPDATES = 150  # Of a run; 30 are an epoch.
+
+
+class Bench:
+  """A folder with made images, a finished run to compare with, and the command that made it."""
+
+  def __init__(self, folder: pathlib.Path):
+    """Makes the images and the run."""
+    self.folder = folder
+    images = folder / 'images'
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 160), ('val', 40), ('test', 40)):
+      for label in range(3):
+        place = images / split / f'class{label}'
+        place.mkdir(parents=True)
+        for i in range(count):
+          pixels = rng.integers(0, 195, (16, 16, 3), dtype=np.uint8)
+          pixels[:, :, label] += 60
+          Image.fromarray(pixels).save(place / f'{i}.png')
+    self.image = images / 'test' / 'class0' / '0.png'
+    self.command = [
+      f'--config={ROOT}/configs/eca.py:folder,smoke',
+      f'--config.data.dir={images}',
+      '--config.data.size=16',
+      '--config.train.batch_size=16',
+      f'--config.train.steps={_UPDATES}',
+      '--config.checkpoint.every_steps=5',
+      '--config.log_every=3',
+      '--config.train.ema_decay=0.9',
+    ]
+    self.whole = folder / 'whole'
+    code, output = self.run(self.command, self.whole)
+    if code:
+      raise RuntimeError(output)
+
+  def start(
+    self, words: list[str], workdir: pathlib.Path, log: str = '', before: str = '', **options
+  ) -> subprocess.Popen:
+    """Starts a command, behind lines of Python; its output goes to `<workdir><log>.log`."""
+    environment = os.environ | {
+      'JAX_COMPILATION_CACHE_DIR': str(self.folder / 'cache'),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      'PYTHONPATH': str(ROOT),
+      **options.pop('env', {}),
+    }
+    with open(f'{workdir}{log}.log', 'w') as file:
+      return subprocess.Popen(
+        [
+          sys.executable,
+          *(['-c', before + _PROGRAM] if before else []),
+          str(ROOT / 'main.py'),
+          *words,
+          f'--workdir={workdir}',
+        ],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=file,
+        **options,
+      )
+
+  def run(self, words: list[str], workdir: pathlib.Path, **options) -> tuple[int | None, str]:
+    """The exit code of a command, None where it hangs; and what it printed."""
+    process = self.start(words, workdir, **options)
+    try:
+      code: int | None = process.wait(300)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+      code = None
+    return code, pathlib.Path(f'{workdir}.log').read_text()
+
+  def copy(self, name: str, *, finished: bool = True) -> pathlib.Path:
+    """A copy of the finished run; without its result, one that was killed before the last test."""
+    workdir = self.folder / name
+    shutil.rmtree(workdir, ignore_errors=True)
+    shutil.copytree(self.whole, workdir)
+    if not finished:
+      (workdir / 'result.json').unlink()
+    return workdir
+
+  def differs(self, workdir: pathlib.Path) -> list[str]:
+    """What differs between a run and the one that nothing happened to, times aside."""
+    found = []
+    if steps(workdir) != steps(self.whole):
+      found.append(f'checkpoints {steps(workdir)}')
+    for step in set(steps(workdir)) & set(steps(self.whole)):
+      digests = [progress(run, step)['digests'] for run in (workdir, self.whole)]
+      found += [f'arrays of {step}'] if digests[0] != digests[1] else []
+    results = [json.loads((run / 'result.json').read_text()) for run in (workdir, self.whole)]
+    logs = [
+      [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+      for run in (workdir, self.whole)
+    ]
+    for content in (*results, *logs[0], *logs[1]):
+      for name in _TIMES:
+        content.pop(name, None)
+    found += ['the result'] if results[0] != results[1] else []
+    found += ['the log'] if logs[0] != logs[1] else []
+    strays = [p.name for p in workdir.rglob('*') if 'tmp' in p.name or 'partial' in p.name]
+    return found + strays
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+  """The checkpoints of a run folder."""
+  folder = workdir / 'checkpoints'
+  return (
+    sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+  )
+
+
+def progress(workdir: pathlib.Path, step: int) -> dict:
+  """The JSON of a checkpoint."""
+  path = workdir / 'checkpoints' / str(step) / 'progress' / 'metadata'
+  return json.loads(path.read_text())
+
+
+def lines(workdir: pathlib.Path) -> int:
+  """The lines of a run's log."""
+  path = workdir / 'metrics.jsonl'
+  return path.read_text().count('\n') if path.exists() else 0
+
+
+def report(problems: list[str], workdir: pathlib.Path) -> None:
+  """Prints what is wrong with a run, if anything."""
+  if problems:
+    print(f'{workdir.name}: {"; ".join(problems)}', flush=True)
+
+
+def codes(started: list[subprocess.Popen]) -> list[int | None]:
+  """Exit codes; a process that does not end is killed and has none."""
+  codes: list[int | None] = []
+  for process in started:
+    try:
+      codes.append(process.wait(150))
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+      codes.append(None)
+  return codes
+
+
+def pair(bench: Bench, workdir: pathlib.Path) -> list[subprocess.Popen]:
+  """Starts one run on two processes."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{probe.getsockname()[1]}'
+  started = []
+  for number in range(2):
+    words = [f'--coordinator={address}', '--num_processes=2', f'--process_id={number}']
+    words = [*bench.command, '--config.train.steps=40', *words]
+    started.append(bench.start(words, workdir, f'-{number}'))
+  return started
