@@ -17,6 +17,7 @@ import pytest
 import run_files
 
 import main
+from attn_flax.data.sources.cluttered_digits import build
 from attn_flax.training import last_words
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -214,7 +215,8 @@ def assert_same_run(actual, expected):
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-  """The finished run of two processes, and what they printed."""
+  """The finished run of two processes, and what they printed; its dataset is there before it."""
+  build.prepare()
   workdir = tmp_path_factory.mktemp('two') / 'run'
   run = ended(start(workdir))
   assert run.codes == [0, 0], run.err
