@@ -1,12 +1,15 @@
-"""What the faults of `faults.py` happen to: a small run, as processes of their own."""
+"""What the faults of `faults.py` happen to: a small run, as processes of their own; and tests."""
 
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,6 +20,15 @@ _TIMES = ('train_seconds', 'compile_seconds', 'images_per_second')
 # In the new process itself: a function between fork and exec may meet a lock that nobody releases.
 _PROGRAM = 'import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
 _UPDATES = 150  # Of a run; 30 are an epoch.
+
+
+class Row(NamedTuple):
+  """One line of the table."""
+
+  what: str
+  tries: int
+  survived: int
+  lost: int
 
 
 class Bench:
@@ -169,3 +181,14 @@ def pair(bench: Bench, workdir: pathlib.Path) -> list[subprocess.Popen]:
     words = [*bench.command, '--config.train.steps=40', *words]
     started.append(bench.start(words, workdir, f'-{number}'))
   return started
+
+
+def answered(what: str, tests: Sequence[str]) -> Row:
+  """Adds up what tests of drawn values print, see `tests/helpers/drawn.py`."""
+  command = [sys.executable, '-m', 'pytest', '-q', '-m', '', *tests]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  counts = re.findall(r'^(\d+) [a-z ]+: \{.*\}, (\d+) wrong$', done.stdout, re.MULTILINE)
+  tries, lost = (sum(map(int, column)) for column in zip(*counts, strict=True))
+  if done.returncode and not lost:
+    raise RuntimeError(done.stdout)
+  return Row(what, tries, tries - lost, lost)

@@ -5,8 +5,9 @@
 
 Runs of a small network on made images, as processes of their own, meet signals and kills at drawn
 moments, flipped bits, damaged files, limits of the file system, second writers and lost processes;
-the seeds are fixed. What survives ends as if nothing had happened, or is refused in one line. The
-table also goes to benchmarks/results, in a CSV whose name holds the conditions.
+then the tests of drawn command lines, library calls and malformed images are counted. The seeds
+are fixed. What survives ends as if nothing had happened, or is refused in one line. The table also
+goes to benchmarks/results, in a CSV whose name holds the conditions.
 """
 
 import contextlib
@@ -21,14 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import fault_bench
 import numpy as np
 import tables
 from absl import app, flags
-from fault_bench import ROOT, Bench
+from fault_bench import ROOT, Bench, Row
 
 _SMALL = flags.DEFINE_bool('small', False, 'A few tries of each.')
 _OUT = flags.DEFINE_string(
@@ -37,15 +37,7 @@ _OUT = flags.DEFINE_string(
 
 # In the new process itself: a function between fork and exec may meet a lock that nobody releases.
 _LIMITED = 'import resource; resource.setrlimit({0}, ({1}, {1}));'
-
-
-class Row(NamedTuple):
-  """One line of the table."""
-
-  what: str
-  tries: int
-  survived: int
-  lost: int
+_COMMANDS, _IMAGES = 'tests/commands/test_drawn_commands.py', ('tests/data/test_drawn_images.py',)
 
 
 def signals(bench: Bench, tries: int, seed: int = 0) -> Row:
@@ -273,6 +265,19 @@ def processes(bench: Bench, tries: int, seed: int = 0) -> Row:
   return Row('lost processes', tries, tries - lost, lost)
 
 
+def inputs(bench: Bench, tests: Sequence[str], seed: int = 0) -> Row:
+  """Drawn command lines and library calls: each works, or ends in one line that names the field."""
+  del bench, seed
+  return fault_bench.answered('command lines and calls', tests)
+
+
+def images(bench: Bench, tests: Sequence[str], seed: int = 0) -> Row:
+  """Malformed images: each is decoded, or refused with a reason."""
+  del bench, seed
+  return fault_bench.answered('malformed images', tests)
+
+
+# What each part is given: how often to try, or which tests hold what is drawn.
 PARTS = (
   (kills, 40, 2),
   (signals, 60, 2),
@@ -281,6 +286,8 @@ PARTS = (
   (disks, 15, 3),
   (neighbors, 4, 1),
   (processes, 4, 1),
+  (inputs, (_COMMANDS, 'tests/test_drawn_library.py'), (f'{_COMMANDS}::test_drawn_fields[run]',)),
+  (images, _IMAGES, _IMAGES),
 )
 
 

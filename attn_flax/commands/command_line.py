@@ -7,6 +7,7 @@ import logging as python_logging
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ def run(argv: Sequence[str]) -> int:
   # Orbax and asyncio also log, with tracebacks, the errors that they raise.
   logging.set_verbosity(logging.FATAL)
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
+  # What Pillow says of images that it can read names no file; what it cannot is an error.
+  warnings.filterwarnings('ignore', module=r'PIL\.')
   from attn_flax.training.stopping import Stopped
 
   try:

@@ -48,7 +48,7 @@ def _commit() -> str | None:
   """The commit of the source, with '+' where files differ from it; None outside a checkout."""
   here = pathlib.Path(__file__).parent
   try:
-    git = ['git', '-C', str(here)]
+    git = ['git', '--no-optional-locks', '-C', str(here)]
     head = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True, check=True)
     status = subprocess.run(
       [*git, 'status', '--porcelain', '--untracked-files=no'],

@@ -83,6 +83,14 @@ def test_the_likeliest_classes_are_printed(workdir, photos, capsys):
     assert float(percent.rstrip('%')) == pytest.approx(100 * expected[label], abs=0.02)
 
 
+def test_what_pillow_says_of_a_readable_image_is_not_shown(workdir, tmp_path, recwarn, capfd):
+  """As the text names no file and no remedy."""
+  path = tmp_path / 'short_exif.jpg'
+  Image.new('RGB', (40, 40)).save(path, exif=b'Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01')
+  assert run('--mode=predict', f'--workdir={workdir}', f'--images={path}') == 0
+  assert not recwarn.list and 'EXIF' not in capfd.readouterr().err
+
+
 def test_a_folder_is_read_in_natural_order_and_what_is_broken_is_named(workdir, photos, capsys):
   assert run('--mode=predict', f'--workdir={workdir}', f'--images={photos}') == 0
   printed = capsys.readouterr()

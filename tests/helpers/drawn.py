@@ -169,8 +169,8 @@ def answered(answers, what, capsys):
     capsys: pytest's.
   """
   counts = collections.Counter(answer for _, _, answer in answers)
-  with capsys.disabled():
-    print(f'\n{len(answers)} {what}: {dict(counts)}')
   faults = [f'{question}: {found[:400]}' for question, found, _ in answers if found]
+  with capsys.disabled():
+    print(f'\n{len(answers)} {what}: {dict(counts)}, {len(faults)} wrong')
   assert not faults, '\n'.join(faults)
   return counts

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Generator
 
 import numpy as np
@@ -123,8 +124,9 @@ def _begin_worker(index: int, count: int) -> None:
   """Prepares a new worker process."""
   del index, count
   # Signals that reach the whole group are the parent's to answer: it may need one more batch.
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
+  warnings.filterwarnings('ignore', module=r'PIL\.')  # As in the parent.
   if 'jax' in sys.modules:
     # A worker must never take the accelerator.
     sys.modules['jax'].config.update('jax_platforms', 'cpu')

@@ -495,7 +495,8 @@ import signal, sys, time
 from tests.data.pipeline import test_stream
 
 def main():
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
   pipeline = test_stream.Stream(
     test_stream.records(), 8, seed=7, augmentation=test_stream.PLAIN, workers=1
   )
@@ -516,7 +517,7 @@ if __name__ == '__main__':
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
-def test_workers_outlive_an_interrupt_but_not_their_parent(tmp_path):
+def test_workers_outlive_signals_but_not_their_parent(tmp_path):
   script = tmp_path / 'streaming.py'
   script.write_text(STREAMING)
   child = subprocess.Popen(
@@ -529,7 +530,9 @@ def test_workers_outlive_an_interrupt_but_not_their_parent(tmp_path):
   )
   with child:
     worker = int(child.stdout.readline())
-    os.killpg(child.pid, signal.SIGINT)  # As Ctrl-C in a terminal; the parent goes on for a while.
+    # As Ctrl-C in a terminal and schedulers do; the parent goes on for a while.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+      os.killpg(child.pid, number)
     assert [child.stdout.readline() for _ in range(20)] == ['more\n'] * 20
     child.kill()
   deadline = time.monotonic() + 20
