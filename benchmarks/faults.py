@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 import fault_bench
 import numpy as np
 import tables
-from absl import app, flags
+from absl import app, flags, logging
 from fault_bench import ROOT, Bench, Row
 
 _SMALL = flags.DEFINE_bool('small', False, 'A few tries of each.')
@@ -294,6 +294,7 @@ PARTS = (
 def main(argv: list[str]) -> None:
   """Measures, prints the table and writes it."""
   del argv
+  logging.set_verbosity(logging.FATAL)
   rows: list[Row] = []
   with tempfile.TemporaryDirectory() as folder:
     bench = Bench(pathlib.Path(folder))

@@ -15,7 +15,7 @@ from absl import flags, logging
 
 from attn_flax.attention.names import look_in_working_directory
 from attn_flax.commands import configs
-from attn_flax.commands.flags import FLAGS, MODES, check_mode, define, help_text
+from attn_flax.commands.flags import FLAGS, MODES, check_mode, define, expand_paths, help_text
 from attn_flax.errors import UserError
 
 # The module of each mode; its function `run` takes the flags.
@@ -46,6 +46,7 @@ def run(argv: Sequence[str]) -> int:
       _print_help(values, argv[0])
       return 0
     check_mode(values)
+    expand_paths(values)
   except Exception as error:  # A config file is a program, which may raise anything.
     code = _fail(error)
     _tell_others(argv, _one_line(error))

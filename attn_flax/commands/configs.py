@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from attn_flax.data.files import local_path
 from attn_flax.errors import UserError, shown
 
 # A field of an entry of the attention mapping: of a run's config, or of a study's.
@@ -52,7 +53,7 @@ def find(name: str) -> pathlib.Path:
   Raises:
     UserError: where there is none; the hint is what to type.
   """
-  path, built_in = pathlib.Path(name), folder()
+  path, built_in = local_path(name, '--config'), folder()
   if path.is_file():
     return path
   names = sorted(file.stem for file in built_in.glob('*.py'))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from absl import flags
 
 from attn_flax.commands import configs
+from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
 
 
@@ -54,6 +55,7 @@ class Flag(NamedTuple):
     modes: the modes that it belongs to.
     choices: what is allowed; (): anything.
     kind: the type of a value whose default is None.
+    is_path: whether it names files or folders.
   """
 
   name: str
@@ -62,6 +64,7 @@ class Flag(NamedTuple):
   modes: tuple[str, ...]
   choices: tuple[str, ...] = ()
   kind: type = str
+  is_path: bool = False
 
 
 # Where a run exists, its config names the folder.
@@ -95,6 +98,7 @@ FLAGS = (
     None,
     'Run folder; default: runs/<config>, with a hash of the fields that are set.',
     _WITH_FOLDER,
+    is_path=True,
   ),
   Flag('restart', False, 'Remove the run that the folder holds, and begin again.', ('train',)),
   Flag(
@@ -108,8 +112,14 @@ FLAGS = (
   Flag('process_id', None, 'Number of this process, from 0.', _SHARED, kind=int),
   Flag('join_seconds', 60, 'How long a process waits for the others to come.', _SHARED),
   Flag('split', 'test', 'Split to score: train, validation or test.', ('evaluate',)),
-  Flag('output', None, 'Folder of the results; default: the run folder.', ('evaluate', 'explain')),
-  Flag('images', None, 'Image files and folders.', ('predict', 'explain'), kind=tuple),
+  Flag(
+    'output',
+    None,
+    'Folder of the results; default: the run folder.',
+    ('evaluate', 'explain'),
+    is_path=True,
+  ),
+  Flag('images', None, 'Image files and folders.', ('predict', 'explain'), (), tuple, is_path=True),
   Flag('methods', ('grad_cam', 'own_map'), 'Maps to make.', ('explain',)),
   Flag('stage', None, 'Stage whose maps are made; default: the last.', ('explain',), kind=int),
   Flag(
@@ -118,8 +128,15 @@ FLAGS = (
     'Folders of runs, variants or studies to report on, instead of a study.',
     ('compare',),
     kind=tuple,
+    is_path=True,
   ),
-  Flag('torch', None, 'PyTorch weights: .pth, .pth.tar, .safetensors or .npz.', ('import',)),
+  Flag(
+    'torch',
+    None,
+    'PyTorch weights: .pth, .pth.tar, .safetensors or .npz.',
+    ('import',),
+    is_path=True,
+  ),
   Flag('attention_kwargs', '{}', 'JSON: fields that leave no trace in the weights.', ('import',)),
   Flag('models', ('resnet50',), 'Networks to count.', ('cost',)),
   Flag('attentions', None, 'Mechanisms to count; default: none and all.', ('cost',), kind=tuple),
@@ -132,7 +149,7 @@ FLAGS = (
     ('cost',),
     ('3x3', '1x1'),
   ),
-  Flag('published', None, 'CSV of printed costs to compare with.', ('cost',)),
+  Flag('published', None, 'CSV of printed costs to compare with.', ('cost',), is_path=True),
 )
 _CONFIG_TEXT = (
   'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words behind '
@@ -188,6 +205,16 @@ def check_mode(values: flags.FlagValues) -> None:
         raise UserError(
           f'--{other} does nothing beside --{deciding}, for {reason}; leave one of the two out'
         )
+
+
+def expand_paths(values: flags.FlagValues) -> None:
+  """Puts the home folder in the place of `~`, and raises `UserError` for what is no local path."""
+  for flag in FLAGS:
+    value = values[flag.name].value
+    if flag.is_path and value is not None:
+      names = value if isinstance(value, list) else [value]
+      paths = [str(local_path(name, f'--{flag.name}')) for name in names]
+      values[flag.name].value = paths if isinstance(value, list) else paths[0]
 
 
 def _modes(names: Sequence[str]) -> str:

@@ -3,10 +3,12 @@
 import errno
 import os
 import pathlib
+import re
 import stat
 
 from attn_flax.errors import UserError
 
+_SCHEME = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')  # Of buckets: gs://, s3://.
 MOST_BYTES = 2**30  # Of one file.
 MAX_PIXELS = 178_956_970  # Of one image; beyond it Pillow opens none.
 
@@ -37,17 +39,23 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     return opened.read()
 
 
-def expand_user(path: str | os.PathLike[str], what: str = 'the path') -> pathlib.Path:
+def local_path(path: str | os.PathLike[str], what: str = 'the path') -> pathlib.Path:
   """A path as a user writes it, with the home folder for its '~'; `what` is its name in an error.
 
   Raises:
-    UserError: for the home of a user that is not known.
+    UserError: for a bucket, and for the home of a user that is not known.
   """
+  text = os.fspath(path)
+  if _SCHEME.match(text):
+    raise UserError(
+      f'{what} {text} is no path of a file system; mount the bucket as a folder, and name that'
+    )
+  if '\0' in text:
+    raise UserError(f'{what} {text!r} holds a null character; leave it out')
   try:
-    return pathlib.Path(path).expanduser()
+    return pathlib.Path(text).expanduser()
   except RuntimeError:
-    text = f'{what} {path} names the home of an unknown user; write the whole path'
-    raise UserError(text) from None
+    raise UserError(f'{what} {text} names an unknown home folder; write the whole path') from None
 
 
 def describe(path: pathlib.Path) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from attn_flax.errors import MOST_SEED, UserError, check_choice, check_pair, check_range
+from attn_flax.training.run_folder import check_name
 
 # Rows of one figure that can still be looked at.
 _MOST_PICTURES = 40
@@ -79,6 +80,8 @@ def plan(
     for seed in seeds
     for name in names
   ]
+  for run in runs:
+    check_name(run.folder)
   if study.only is None:
     return runs
   check_choice('only', study.only, [run.name for run in runs])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.data.files import expand_user
+from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
 from attn_flax.interop.torch_weights import from_torch
 from attn_flax.training.checkpoints import read_weights
@@ -52,7 +52,7 @@ def read_source(source: str) -> FlatWeights:
   Raises:
     UserError: when the source is neither, or cannot be read.
   """
-  path = expand_user(source, '--config.init_from')
+  path = local_path(source, '--config.init_from')
   if not path.exists():
     raise UserError(
       f'--config.init_from={source} does not exist; name a run folder, or a PyTorch, safetensors '

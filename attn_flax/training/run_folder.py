@@ -204,6 +204,20 @@ def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
   return not set(found) - set(free_fields(config))
 
 
+def check_name(workdir: pathlib.Path, *, read_only: bool = False) -> None:
+  """Raises `UserError` for a run folder whose checkpoints could not be read again.
+
+  Orbax finds the files that it has written by a pattern that holds the path of the folder, and
+  takes a backslash for a slash.
+  """
+  for character in '\\' if read_only else '\\[*?':
+    if character in str(workdir.absolute()):
+      raise UserError(
+        f'checkpoints in {workdir.absolute()} could not be read again, for its path holds '
+        f'{character}; choose or rename the folder without it'
+      )
+
+
 def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Makes the folder of a run, or checks that the one there holds the same run.
 
@@ -212,6 +226,7 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
   Raises:
     UserError: when the folder cannot be written, or holds another config.
   """
+  check_name(workdir)
   path = workdir / 'config.json'
   if not path.exists():
     write_json(path, {'config': resolved(config), **environment()})

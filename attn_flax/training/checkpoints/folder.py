@@ -62,6 +62,7 @@ class Checkpoints:
     self._is_regular = is_regular
     self._scores: dict[int, dict[str, float] | None] = {}
     self.folder = (workdir / 'checkpoints').absolute()  # Orbax refuses relative paths.
+    run_folder.check_name(workdir, read_only=read_only)
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints; name the folder of a run with --workdir')
     if not read_only and jax.process_index() == 0:

@@ -97,22 +97,29 @@ def _state(path: pathlib.Path) -> list[int]:
   return [found.st_size, found.st_mtime_ns]
 
 
-def _store(root: pathlib.Path) -> pathlib.Path:
-  """The file that stores the results for a folder."""
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+def _store(root: pathlib.Path) -> pathlib.Path | None:
+  """The file that stores the results for a folder; None for a user without a home."""
+  try:
+    base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  except RuntimeError:
+    return None
   digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
   return pathlib.Path(base) / 'attn_flax' / f'images-{digest}.json'
 
 
-def _read(store: pathlib.Path) -> dict[str, list]:
+def _read(store: pathlib.Path | None) -> dict[str, list]:
+  if store is None:
+    return {}
   try:
     return json.loads(store.read_text())
   except (OSError, ValueError):  # Missing or cut short: then every file is checked again.
     return {}
 
 
-def _write(store: pathlib.Path, entries: Mapping[str, list]) -> None:
+def _write(store: pathlib.Path | None, entries: Mapping[str, list]) -> None:
   """Replaces the file in one step; if it cannot be written, nothing is stored."""
+  if store is None:
+    return
   try:
     store.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile('w', dir=store.parent, delete=False) as file:

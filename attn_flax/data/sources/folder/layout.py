@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from attn_flax.data.files import expand_user
+from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
 
 # Where a split lies, in shares of the hash's range, that is cut off from the training images.
@@ -59,7 +59,7 @@ def read_layout(
     UserError: there is no such folder, no training images, fewer than two classes, or a class
       that only another split has.
   """
-  root = expand_user(data_dir)
+  root = local_path(data_dir, '--config.data.dir')
   if not root.is_dir():
     what = 'is no folder' if root.exists() else 'does not exist'
     raise UserError(f'{str(root)!r} {what}: name the folder of the images with --config.data.dir')

@@ -21,7 +21,7 @@ from attn_flax.data.dataset import (
   fits_memory,
   unlisted,
 )
-from attn_flax.data.files import expand_user, read_file
+from attn_flax.data.files import local_path, read_file
 from attn_flax.data.records import Row, Source
 from attn_flax.data.sources.folder import check
 from attn_flax.data.sources.folder.layout import Layout, check_classes, hash_share, read_layout
@@ -122,7 +122,7 @@ def holds_imagenet(data_dir: str | None) -> bool:
   """Whether a folder holds ImageNet's class folders."""
   if data_dir is None:
     return False
-  folder = expand_user(data_dir) / 'train'
+  folder = local_path(data_dir, '--config.data.dir') / 'train'
   return folder.is_dir() and any(folder.glob('n[0-9]*[0-9]/'))
 
 
@@ -143,7 +143,7 @@ def load_imagenet(
   Raises:
     UserError: the folder does not hold all classes.
   """
-  root = expand_user(data_dir)
+  root = local_path(data_dir, '--config.data.dir')
   if not (root / 'val').is_dir():
     raise UserError(f'{str(root)!r} has no folder val, whose images are the test of imagenet2012')
   layout = read_layout(data_dir, seed, held_out=_IMAGENET_HELD_OUT, folders=_IMAGENET_FOLDERS)

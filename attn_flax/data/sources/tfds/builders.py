@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from attn_flax.data.files import expand_user
+from attn_flax.data.files import local_path
 from attn_flax.data.sources.tfds import storage
 from attn_flax.errors import UserError
 
@@ -39,7 +39,7 @@ def open_builder(
       read.
   """
   if name.startswith(('/', '.', '~')):
-    builder = _open_folder(expand_user(name))
+    builder = _open_folder(local_path(name, '--config.data.name'))
   else:
     root = storage.root(data_dir)
     builder = find_prepared(name, root, known)

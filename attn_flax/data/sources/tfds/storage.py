@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from attn_flax.data.files import expand_user
+from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -26,7 +26,7 @@ def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     import tensorflow_datasets as tfds
 
     folder = tfds.core.constants.DATA_DIR
-  return expand_user(folder)
+  return local_path(folder, '--config.data.dir')
 
 
 def lock(folder: pathlib.Path) -> TextIO:
