@@ -10,36 +10,39 @@ from jax import lax
 from attn_flax.layers.types import Dtype, Initializer
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _batch_normalize(x, scale, bias, pivot, epsilon):
-  """Normalizes `x` [..., C] with its own statistics; returns it with mean and variance [C]."""
-  return _batch_normalize_fwd(x, scale, bias, pivot, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_normalize(x, scale, bias, epsilon):
+  """Normalizes `x` [N, ..., C] with its own statistics; returns it with mean and variance [C]."""
+  return _batch_normalize_fwd(x, scale, bias, epsilon)[0]
 
 
-def _batch_normalize_fwd(x, scale, bias, pivot, epsilon):
+def _batch_normalize_fwd(x, scale, bias, epsilon):
   axes = tuple(range(x.ndim - 1))
-  # One pass over the data; the pivot (the running mean) keeps E[x^2] - E[x]^2 from cancelling.
-  shifted = x.astype(jnp.float32) - pivot
-  mean = shifted.mean(axes)
-  var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(mean), 0.0)
+  x32 = x.astype(jnp.float32)
+  # One pass over the data: E[d^2] - E[d]^2 of the differences from the mean of the first example.
+  # That mean is at most sqrt(N) standard deviations off, so that no more than a factor N of the
+  # precision cancels, whatever the data: d = pivot - mean adds d^2 / N to the variance.
+  pivot = x32[0].mean(axes[:-1])
+  shifted = x32 - pivot
+  offset = shifted.mean(axes)
+  var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(offset), 0.0)
   inverse = lax.rsqrt(var + epsilon)
-  y = ((shifted - mean) * (inverse * scale) + bias).astype(x.dtype)
-  mean = mean + pivot
-  return (y, mean, var), (x, scale, mean, inverse)
+  y = ((shifted - offset) * (inverse * scale) + bias).astype(x.dtype)
+  return (y, pivot + offset, var), (x, scale, pivot, offset, inverse)
 
 
 def _batch_normalize_bwd(epsilon, residuals, cotangents):
   """The closed form, which stores `x` alone; the statistics returned feed running averages only."""
   del epsilon
-  x, scale, mean, inverse = residuals
+  x, scale, pivot, offset, inverse = residuals
   dy = cotangents[0].astype(jnp.float32)
   axes = tuple(range(x.ndim - 1))
-  normalized = (x.astype(jnp.float32) - mean) * inverse
+  normalized = (x.astype(jnp.float32) - pivot - offset) * inverse
   dbias = dy.sum(axes)
   dscale = (dy * normalized).sum(axes)
   count = x.size // x.shape[-1]
   dx = (scale * inverse) * (dy - dbias / count - normalized * (dscale / count))
-  return dx.astype(x.dtype), dscale, dbias, jnp.zeros_like(mean)
+  return dx.astype(x.dtype), dscale, dbias
 
 
 _batch_normalize.defvjp(_batch_normalize_fwd, _batch_normalize_bwd)
@@ -79,9 +82,7 @@ class BatchNorm(nn.Module):
     if not self.train:
       inverse = lax.rsqrt(var.value + self.epsilon) * scale
       return (x.astype(jnp.float32) * inverse + (bias - mean.value * inverse)).astype(x.dtype)
-    y, batch_mean, batch_var = _batch_normalize(
-      x, scale, bias, lax.stop_gradient(mean.value), self.epsilon
-    )
+    y, batch_mean, batch_var = _batch_normalize(x, scale, bias, self.epsilon)
     if not self.is_initializing():
       count = x.size // x.shape[-1]
       batch_var = batch_var * (count / max(count - 1, 1))

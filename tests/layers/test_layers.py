@@ -127,19 +127,41 @@ def test_batch_norm_leaves_its_statistics_alone_at_initialization_and_in_evaluat
   chex.assert_trees_all_equal(updated['batch_stats'], variables['batch_stats'])
 
 
-def test_batch_norm_of_large_means_does_not_cancel_once_the_running_mean_is_near():
-  """At mean 1e4 and variance 1, E[x^2] - E[x]^2 in float32 would be off by several units."""
-  x = _normal(8, 6, 6, 3) + np.float32(1e4)
+@pytest.mark.parametrize('shape', [(8, 6, 6, 3), (64, 3)])
+@pytest.mark.parametrize('mean', [0.0, 1e4])
+@pytest.mark.parametrize('first', ['as the others', 'black', 'far off'])
+def test_batch_norm_of_shifted_data_is_exact_from_the_first_step_on(shape, mean, first):
+  """At 1e4 standard deviations, E[x^2] - E[x]^2 in float32 would be off by several variances.
+
+  The oracle is float64 on the same values. A first example unlike all others is the worst case.
+  """
+  x = _normal(*shape) + np.float32(mean)
+  x[0] = {'as the others': x[0], 'black': np.zeros(shape[1:]), 'far off': x[0] + 1e4}[first]
   variables = {
-    'params': {'scale': np.ones(3, np.float32), 'bias': np.zeros(3, np.float32)},
-    'batch_stats': {'mean': np.full(3, 1e4 + 0.5, np.float32), 'var': np.ones(3, np.float32)},
+    'params': {'scale': np.full(3, 1.5, np.float32), 'bias': np.full(3, 0.5, np.float32)},
+    'batch_stats': {'mean': np.zeros(3, np.float32), 'var': np.ones(3, np.float32)},
   }
-  y, updated = _apply(layers.BatchNorm(True), variables, x)
+  cotangent = _normal(*shape, seed=1)
+
+  def apply(params):
+    y, updated = layers.BatchNorm(True).apply(
+      {**variables, 'params': params}, x, mutable=['batch_stats']
+    )
+    return (y * cotangent).sum(), (y, updated)
+
+  dparams, (y, updated) = jax.jit(jax.grad(apply, has_aux=True))(variables['params'])
   rows = x.reshape(-1, 3).astype(np.float64)
-  expected = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
-  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+  normalized = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+  np.testing.assert_allclose(y, 1.5 * normalized + 0.5, rtol=1e-4, atol=1e-4)
   var = 0.9 + 0.1 * rows.var(0, ddof=1)
-  np.testing.assert_allclose(updated['batch_stats']['var'], var, rtol=1e-5)
+  # Where the first example is unlike the others, a factor as large as the batch may cancel.
+  rtol = 1e-5 + (0 if first == 'as the others' else 1e-6 * shape[0])
+  np.testing.assert_allclose(updated['batch_stats']['var'], var, rtol=rtol)
+  expected = 0.1 * rows.mean(0)
+  atol = 1e-6 * rows.std(0).max()
+  np.testing.assert_allclose(updated['batch_stats']['mean'], expected, rtol=1e-6, atol=atol)
+  dscale = (normalized * cotangent).reshape(-1, 3).sum(0)
+  np.testing.assert_allclose(dparams['scale'], dscale, rtol=1e-4, atol=2e-3)
 
 
 # --- convolutions
