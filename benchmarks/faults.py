@@ -199,7 +199,7 @@ def disks(bench: Bench, tries: int, seed: int = 0) -> Row:
       shutil.rmtree(workdir, ignore_errors=True)
       code, output = process.wait(120), pathlib.Path(f'{workdir}.log').read_text()
     else:
-      limit = int(10 ** rng.uniform(3, 6)) if kind == 'size' else rng.randrange(16, 40)
+      limit = int(10 ** rng.uniform(3, 6)) if kind == 'size' else rng.randrange(12, 40)
       which = resource.RLIMIT_FSIZE if kind == 'size' else resource.RLIMIT_NOFILE
       code, output = bench.run(bench.command, workdir, before=_LIMITED.format(which, limit))
     # Where there are too few files for Python itself, it cannot even begin.

@@ -57,6 +57,8 @@ def run(argv: Sequence[str]) -> int:
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   # What Pillow says of images that it can read names no file; what it cannot is an error.
   warnings.filterwarnings('ignore', module=r'PIL\.')
+  # Where a save has failed, its error says why; what Orbax leaves behind ends as garbage.
+  warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
   from attn_flax.training.stopping import Stopped
 
   try:

@@ -1,7 +1,11 @@
 """The command `attn_flax` of an installed package."""
 
+import asyncio
+import atexit
+import contextlib
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 
 def main() -> int:
@@ -21,14 +25,31 @@ def main() -> int:
   allocator.keep_freed_pages()  # Before the first thread starts.
   sys.unraisablehook = _report
   stopping.watch_process()
-  return run(sys.argv)
+  code = run(sys.argv)
+  if code:
+    _leave(code)
+  return code
+
+
+def _leave(code: int) -> NoReturn:
+  """Ends the process without waiting for its threads.
+
+  Where a save has failed, those of Orbax wait for minutes for signals that nobody gives.
+  """
+  atexit._run_exitfuncs()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):  # Its reader may be gone.
+      stream.flush()
+  os._exit(code)
 
 
 def _report(unraisable: Any) -> None:
   """Reports an error that no code can catch, but not those after an error that Orbax raises.
 
-  It then leaves coroutines behind, which find their event loop closed when they are collected.
+  It then leaves coroutines behind, which find their event loop closed when they are collected, or
+  a loop for which there were too few files to begin with.
   """
   error = unraisable.exc_value
-  if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+  is_closed = isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'
+  if not is_closed and unraisable.object is not asyncio.BaseEventLoop.__del__:
     sys.__unraisablehook__(unraisable)

@@ -18,7 +18,7 @@ from attn_flax.tasks.task import Task
 from attn_flax.training import processes, run_folder
 from attn_flax.training.checkpoints import digests
 from attn_flax.training.checkpoints import progress as progress_file
-from attn_flax.training.checkpoints.upstream import Preserved, draining_loops, reason
+from attn_flax.training.checkpoints.upstream import Preserved, draining_loops, reason, remedy
 from attn_flax.training.checkpoints.whole import Damaged, Gone, first_whole, is_gone
 
 # A pytree of arrays, or of what stands for them.
@@ -139,14 +139,14 @@ class Checkpoints:
       yield
     except Exception as error:  # Orbax raises many types, by what the file system refuses.
       processes.raise_lost(error)
-      why = reason(error)
+      why, fix = reason(error), remedy(error)
     else:
       return
     saved = [int(p.name) for p in self.folder.glob('*') if p.name.isdigit()]
     before = f'the one before it, {max(saved)}, is whole' if saved else 'there is none before it'
     raise UserError(
-      f'a checkpoint could not be saved in {self.folder} ({why}); {before}; make room there, and '
-      'give the same command again'
+      f'a checkpoint could not be saved in {self.folder} ({why}); {before}; {fix}, and give the '
+      'same command again'
     )
 
   def steps(self) -> list[int]:
