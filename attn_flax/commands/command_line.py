@@ -45,6 +45,7 @@ def run(argv: Sequence[str]) -> int:
     if values.help:
       _print_help(values, argv[0])
       return 0
+    configs.settle(values)
     check_mode(values)
     expand_paths(values)
   except Exception as error:  # A config file is a program, which may raise anything.

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from attn_flax.commands import field_values
 from attn_flax.data.files import local_path
 from attn_flax.errors import UserError, shown
 
@@ -108,9 +109,22 @@ def define(values: flags.FlagValues, text: str, argv: Sequence[str]) -> None:
     text: its help.
     argv: the command line.
   """
+  field_values.register()
   config_flags.DEFINE_config_file('config', None, text, flag_values=values, sys_argv=list(argv))
   flag = values['config']
   flag.parser = _Parser(inner=flag.parser, fields=overrides(argv))
+
+
+def settle(values: flags.FlagValues) -> None:
+  """Makes none what the command line has set to none; raises `UserError` where it may not be."""
+  if values.config is not None:
+    is_study = 'variants' in values.config
+    field_values.settle_nones(
+      values.config,
+      config_flags.get_override_values(values['config']),
+      load('compare' if is_study else 'base'),
+      _built_in('presets.mechanisms').ATTENTION,
+    )
 
 
 class _Parser(flags.ArgumentParser):

@@ -80,15 +80,15 @@ def joined(place: Place, about: Mapping[str, Any]) -> Iterator[None]:
       yield
     except (processes.Shared, Stopped):
       raise  # By all of them: they take leave of each other.
-    except jax.errors.JaxRuntimeError as error:
-      # A collective fails as soon as another process is gone. JAX's service knows which it was, and
-      # ends this process when it is sure; `last_words` then names it.
-      time.sleep(3 * _DEAD_SECONDS)
-      reason = ' '.join(str(error).split())[:200]
-      _leave(f'error: this process cannot go on, as when another one has ended ({reason})', 1)
     except (UserError, OSError) as error:
       leave_all('error: ' + ' '.join(str(error).split()), 2)
     except BaseException as error:
+      if processes.is_lost(error):
+        # A collective fails as soon as another process is gone. JAX's service knows which it was,
+        # and ends this process when it is sure; `last_words` then names it.
+        time.sleep(3 * _DEAD_SECONDS)
+        reason = ' '.join(str(error).split())[:200]
+        _leave(f'error: this process cannot go on, as when another one has ended ({reason})', 1)
       traceback.print_exc()
       name = f'process {jax.process_index()}'
       leave_all(f'error: {name} has failed ({type(error).__name__}), and so ends the run', 1)

@@ -115,7 +115,10 @@ def make_optimizer(
 def freeze(
   optimizer: optax.GradientTransformation, stages: Sequence[int]
 ) -> optax.GradientTransformation:
-  """An optimizer that leaves the parameters of some stages of a network alone; 0 is the stem."""
+  """An optimizer that leaves the parameters of some stages of a network alone; 0 is the stem.
+
+  Their gradients are zero to it, so that they do not count in the norm that is clipped.
+  """
   if not stages:
     return optimizer
   prefixes = tuple(f'stage{stage}_' if stage else 'stem_' for stage in stages)
@@ -126,4 +129,12 @@ def freeze(
 
     return jax.tree_util.tree_map_with_path(of, params)
 
-  return optax.chain(optimizer, optax.masked(optax.set_to_zero(), is_frozen))
+  zero = optax.masked(optax.set_to_zero(), is_frozen)
+  # Weight decay moves also what has no gradient.
+  chained = optax.chain(optimizer, zero)
+
+  def update(updates, state, params=None):
+    learned, _ = zero.update(updates, zero.init(updates))
+    return chained.update(learned, state, params)
+
+  return optax.GradientTransformation(chained.init, update)

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ class Shared(UserError):
 
 DAY_MS = 24 * 3600 * 1000  # Datasets may be prepared meanwhile; a process that dies ends the wait.
 _SEEN_SECONDS = 20  # After which a shared file system shows a new file everywhere.
+_COLLECTIVE = re.compile('Gloo|NCCL|AllGather|AllReduce|coordination service', re.IGNORECASE)
 _numbers = itertools.count()
 _shared_stop: SharedStop | None = None
 
@@ -48,11 +50,22 @@ def stopping_together(stop: SharedStop | None) -> Iterator[None]:
       stop.close()
 
 
-def raise_lost(error: BaseException) -> None:
-  """Raises the error of a collective behind another error, which `joining.joined` answers."""
+def is_lost(error: BaseException) -> bool:
+  """Whether an error, or one behind it, is that of a collective whose other processes are gone.
+
+  JAX raises some as `ValueError`, with nothing but their text to tell them by.
+  """
   while error.__cause__ is not None:
     error = error.__cause__
-  if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+  if jax.process_count() == 1:
+    return False
+  is_named = isinstance(error, ValueError) and _COLLECTIVE.search(str(error)) is not None
+  return isinstance(error, jax.errors.JaxRuntimeError) or is_named
+
+
+def raise_lost(error: BaseException) -> None:
+  """Raises an error that `is_lost`, which `joining.joined` answers, and no other."""
+  if is_lost(error):
     raise error
 
 

@@ -14,6 +14,7 @@ import run_files
 
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import find_task
+from attn_flax.training import processes
 from attn_flax.training.checkpoints import (
   Checkpoints,
   Damaged,
@@ -337,3 +338,25 @@ def test_what_a_killed_save_left_behind_is_removed(tmp_path):
   assert left.exists()
   Checkpoints(tmp_path).close()
   assert not left.parent.exists() and run_files.steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+  ('error', 'is_lost'),
+  [
+    (ValueError('UNKNOWN: Gloo AllGather failed: Read error'), True),
+    (jax.errors.JaxRuntimeError('UNAVAILABLE: heartbeat'), True),
+    (OSError(28, 'No space left on device'), False),
+    (ValueError('RESOURCE_EXHAUSTED: Error writing local file'), False),
+  ],
+)
+def test_a_save_that_a_lost_process_has_failed_is_no_matter_of_the_disk(
+  error, is_lost, tmp_path, monkeypatch
+):
+  checkpoints = Checkpoints(tmp_path)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises((RuntimeError, UserError)) as caught, checkpoints._reporting():
+    raise RuntimeError('Orbax wraps it') from error
+  assert isinstance(caught.value, UserError) != is_lost
+  assert processes.is_lost(caught.value) == is_lost
+  monkeypatch.undo()
+  checkpoints.close()

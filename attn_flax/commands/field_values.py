@@ -1,0 +1,98 @@
+"""What a command line may write into a field of a config: numbers, and none where it has a meaning.
+
+ml_collections knows a field by its type alone; the built-in configs know which can be none.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path
+
+from attn_flax.errors import UserError, shown
+
+_OF_MECHANISM = re.compile(
+  r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.\w+'
+)
+
+
+class _Number(flags.ArgumentParser):
+  """Reads a number, or none; of an integer also the form `2.0`."""
+
+  def __init__(self, kind: type[int] | type[float]):
+    """`kind` is the type of the field."""
+    self._kind = kind
+    self.syntactic_help = 'a whole number' if kind is int else 'a number'
+
+  def flag_type(self) -> str:
+    return self._kind.__name__
+
+  def parse(self, argument: object) -> int | float | None:
+    if not isinstance(argument, str):
+      return argument  # type: ignore[return-value]  # The default.
+    if _is_none(argument):
+      return None
+    try:
+      return self._kind(argument)
+    except ValueError:
+      pass
+    try:
+      number = float(argument)
+    except ValueError:
+      number = float('nan')
+    if not number.is_integer():
+      raise ValueError(f'{shown(argument)} is not {self.syntactic_help}')
+    return int(number)
+
+
+def register() -> None:
+  """Has `--config.<field>` read numbers so."""
+  for kind in (int, float):
+    config_flags.register_flag_parser_for_type(kind, _Number(kind))
+
+
+def settle_nones(
+  config: ConfigDict,
+  given: dict[str, Any],
+  defaults: ConfigDict,
+  mechanisms: Mapping[str, Mapping[str, object]],
+) -> None:
+  """Makes none what a command line has set to none, and refuses it where it means nothing.
+
+  Args:
+    config: the config, with what the command line sets.
+    given: the fields that it sets, with their values; texts become None here.
+    defaults: the built-in config like it: what is none there may be none.
+    mechanisms: the fields of the built-in mechanisms, likewise.
+
+  Raises:
+    UserError: for none in a field that needs a value.
+  """
+  for field, value in given.items():
+    if value is not None and not (isinstance(value, str) and _is_none(value)):
+      continue
+    if _OF_MECHANISM.fullmatch(field):
+      entry, _, name = field.rpartition('.')
+      fields = mechanisms.get(config_path.get_value(f'{entry}.name', config), {})
+      usual = fields.get(name, 1 if name == 'every' else None)
+    else:
+      usual = _default(field, defaults)
+    if usual is None:
+      given[field] = None
+      config_path.set_value(field, config, None)
+    elif value is None:
+      raise UserError(f'--config.{field} cannot be none; its default is {shown(usual)}')
+
+
+def _default(field: str, defaults: ConfigDict) -> object:
+  """The default of a field; None also for one that the built-in config does not have."""
+  found: object = defaults
+  for part in field.split('.'):
+    found = found.get(part) if isinstance(found, ConfigDict) else None
+  return found
+
+
+def _is_none(text: str) -> bool:
+  return text.strip().lower() == 'none'
