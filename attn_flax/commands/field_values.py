@@ -30,10 +30,10 @@ class _Number(flags.ArgumentParser):
     return self._kind.__name__
 
   def parse(self, argument: object) -> int | float | None:
-    if not isinstance(argument, str):
-      return argument  # type: ignore[return-value]  # The default.
     if _is_none(argument):
       return None
+    if not isinstance(argument, str):
+      return argument  # type: ignore[return-value]  # The default.
     try:
       return self._kind(argument)
     except ValueError:
@@ -47,8 +47,16 @@ class _Number(flags.ArgumentParser):
     return int(number)
 
 
+class _Switch(flags.BooleanParser):
+  """Reads true or false, or none."""
+
+  def parse(self, argument: str | int) -> bool | None:  # type: ignore[override]
+    return None if _is_none(argument) else super().parse(argument)
+
+
 def register() -> None:
-  """Has `--config.<field>` read numbers so."""
+  """Has `--config.<field>` read its values so."""
+  config_flags.register_flag_parser_for_type(bool, _Switch())
   for kind in (int, float):
     config_flags.register_flag_parser_for_type(kind, _Number(kind))
 
@@ -71,7 +79,8 @@ def settle_nones(
     UserError: for none in a field that needs a value.
   """
   for field, value in given.items():
-    if value is not None and not (isinstance(value, str) and _is_none(value)):
+    # A tuple is made of what is read for it.
+    if not _is_none(value[0] if isinstance(value, tuple) and len(value) == 1 else value):
       continue
     if _OF_MECHANISM.fullmatch(field):
       entry, _, name = field.rpartition('.')
@@ -82,7 +91,7 @@ def settle_nones(
     if usual is None:
       given[field] = None
       config_path.set_value(field, config, None)
-    elif value is None:
+    elif not isinstance(value, str):
       raise UserError(f'--config.{field} cannot be none; its default is {shown(usual)}')
 
 
@@ -94,5 +103,5 @@ def _default(field: str, defaults: ConfigDict) -> object:
   return found
 
 
-def _is_none(text: str) -> bool:
-  return text.strip().lower() == 'none'
+def _is_none(value: object) -> bool:
+  return value is None or (isinstance(value, str) and value.strip().lower() == 'none')

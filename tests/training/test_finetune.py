@@ -119,6 +119,15 @@ def test_weights_that_fit_nothing_are_refused():
     start_from(target, {'params/other': np.zeros(3, np.float32)})
 
 
+def test_frozen_stages_do_not_count_in_the_norm_that_is_clipped():
+  params = {'stem_conv': jnp.zeros(2), 'stage1_block1': jnp.zeros(2), 'head': jnp.zeros(2)}
+  grads = {'stem_conv': jnp.full(2, 1e3), 'stage1_block1': jnp.full(2, 1e3), 'head': jnp.ones(2)}
+  optimizer = freeze(optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(0.1)), (0, 1))
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  np.testing.assert_allclose(updates['head'], [-0.1, -0.1])
+  assert not updates['stem_conv'].any() and not updates['stage1_block1'].any()
+
+
 def test_frozen_stages_keep_weights_and_statistics():
   model, _ = _state(frozen=(0, 1))
   optimizer = freeze(optax.sgd(0.1), model.frozen)

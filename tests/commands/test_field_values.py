@@ -1,0 +1,110 @@
+"""Numbers and none, as people write them, in the fields of a config."""
+
+import math
+
+import pytest
+
+import main
+from attn_flax.commands import configs
+from attn_flax.commands.flags import define
+from configs.presets.recipes import RECIPES
+
+# Fields that are none by default, of each type and in each kind of section.
+NULLABLE = (
+  *('init_from', 'model.num_classes', 'model.depths', 'model.block', 'model.dropout'),
+  *('model.branch_relu', 'data.dir', 'data.size', 'augment.crop_padding', 'augment.flip'),
+  *('augment.randaugment', 'train.steps', 'train.clip_norm', 'train.ema_decay'),
+  *('checkpoint.every_steps', 'model.attention.branch.stages'),
+)
+
+
+def parsed(*words, config='eca'):
+  command = ['main.py', f'--config={config}', *words]
+  values = define(command)
+  values(command)
+  configs.settle(values)
+  return values.config
+
+
+def field(config, path):
+  for part in path.split('.'):
+    config = config[part]
+  return config
+
+
+@pytest.mark.parametrize('path', NULLABLE)
+@pytest.mark.parametrize('word', ['None', 'none'])
+def test_what_is_none_by_default_can_be_made_none(path, word):
+  assert field(parsed(f'--config.{path}={word}'), path) is None
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_none_switches_off_what_a_recipe_has_set(recipe):
+  """But for what needs a value, which the recipes leave none of without an error."""
+  default = configs.load('base')
+  for path in RECIPES[recipe]:
+    if field(default, path) is None:
+      assert field(parsed(f'--config.{path}=none', config=f'resnet:{recipe}'), path) is None
+
+
+@pytest.mark.parametrize(
+  'path',
+  ['train.epochs', 'train.batch_size', 'optimizer.momentum', 'data.workers', 'log_every', 'seed'],
+)
+def test_none_in_a_field_that_needs_a_value_names_its_default(path, capsys):
+  assert main.run(['main.py', '--config=eca', f'--config.{path}=none']) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  default = field(configs.load('base'), path)
+  assert line == f'error: --config.{path} cannot be none; its default is {default}'
+
+
+def test_none_is_a_word_where_a_mechanism_has_it():
+  config = parsed('--config.model.attention.branch.spatial=none', config='eca_cbam')
+  assert config.model.attention.branch.spatial == 'none'
+
+
+def test_none_in_a_study():
+  config = parsed(
+    '--config.base.train.clip_norm=none',
+    '--config.report.images=none',
+    '--config.select=none',
+    config='compare:smoke',
+  )
+  assert config.base.train.clip_norm is config.report.images is config.select is None
+
+
+@pytest.mark.parametrize(
+  ('path', 'word', 'value'),
+  [
+    ('train.epochs', '2.0', 2),
+    ('train.epochs', '2', 2),
+    ('train.steps', '1e3', 1000),
+    ('seed', str(2**63 - 1), 2**63 - 1),
+    ('data.size', '64.0', 64),
+    ('train.label_smoothing', '0', 0.0),
+    ('optimizer.lr_per_256', '1e-3', 1e-3),
+    ('optimizer.lr_per_256', 'inf', math.inf),
+  ],
+)
+def test_numbers_are_read_in_every_form(path, word, value):
+  found = field(parsed(f'--config.{path}={word}'), path)
+  assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+  ('path', 'word', 'text'),
+  [
+    ('train.epochs', '2.5', "'2.5' is not a whole number"),
+    ('train.epochs', 'two', "'two' is not a whole number"),
+    ('train.epochs', '1e400', "'1e400' is not a whole number"),
+    ('train.label_smoothing', 'a', "'a' is not a number"),
+    ('seed', str(2**63), 'seed=9223372036854775808 is impossible'),
+    ('train.clip_norm', '0', 'train.clip_norm=0.0 is impossible'),
+  ],
+)
+def test_other_numbers_are_refused_in_a_line(path, word, text, small_dataset, capsys, tmp_path):
+  command = ['--config=eca:smoke', f'--config.{path}={word}', f'--workdir={tmp_path}/run']
+  assert main.run(['main.py', *command]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert text in line and path in line
+  assert not (tmp_path / 'run').exists()
