@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from attn_flax.attention.names import find_attention, list_attention
 from attn_flax.attention.protocols import Traits, traits
 from attn_flax.errors import UserError, check_choice, check_type, shown
-from attn_flax.models.network import Network
+from attn_flax.models.network import Network, dtype_name
 from attn_flax.models.placement import PLACES, STARTS, Fields, Placement, field_names
 from attn_flax.models.zoo import find_network
 
@@ -69,6 +69,8 @@ def create_model(
   allowed = [field for field in field_names(type(model)) if field != 'attention']
   for field in fields:
     check_choice(f'field of {name}', field, allowed)
+  if 'dtype' in fields:
+    fields['dtype'] = dtype_name(fields['dtype'])
   model = model.clone(**{field: _hashable(value) for field, value in fields.items()})
   model.check()
   entries = _entries(attention, {} if attention_kwargs is None else attention_kwargs)

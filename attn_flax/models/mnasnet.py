@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from attn_flax import layers
 from attn_flax.errors import UserError, check_choice, check_range, check_tuple
 from attn_flax.layers.types import Dtype
-from attn_flax.models.network import DTYPES, MOST_BLOCKS, Output, check_classes, check_images
+from attn_flax.models.network import MOST_BLOCKS, Output, check_classes, check_images, dtype_name
 from attn_flax.models.placement import PLACES, Placement, at, field_names, refine
 
 _HEAD_WIDTH = 1280  # At every width multiplier.
@@ -211,7 +211,7 @@ class MnasNet(nn.Module):
     """Raises `UserError` for fields that are impossible."""
     check_choice('stem', self.stem, ('imagenet', 'cifar'))
     check_choice('padding', self.padding, ('same', 'torch'))
-    check_choice('dtype', self.dtype, DTYPES)
+    dtype_name(self.dtype)
     check_tuple('depths', self.depths, most=MOST_BLOCKS)
     if len(self.depths) != len(_STAGES):
       raise UserError(f'depths={self.depths} must be {len(_STAGES)} numbers, the blocks per stage')

@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
-from attn_flax.errors import MOST_CLASSES, UserError, check_counts
-from attn_flax.layers.types import Model
+from attn_flax.errors import MOST_CLASSES, UserError, check_choice, check_counts, shown
+from attn_flax.layers.types import Dtype, Model
 from attn_flax.models.placement import Placement
 
 # What a network returns: logits, or, where it has no head, its maps by name.
@@ -14,6 +15,20 @@ Output = jax.Array | dict[str, jax.Array]
 # Compute dtypes.
 DTYPES = ('float32', 'bfloat16')
 MOST_BLOCKS = 256  # Of a stage, each of which is traced; ResNet-1202 has 200.
+
+
+def dtype_name(dtype: Dtype) -> str:
+  """The name of a compute dtype, however it is given: 'bfloat16', `jnp.bfloat16`, `jnp.dtype(...)`.
+
+  Raises:
+    UserError: for another one than those of `DTYPES`.
+  """
+  try:
+    name = dtype if isinstance(dtype, str) or dtype is None else jnp.dtype(dtype).name
+  except TypeError:
+    name = shown(dtype)
+  check_choice('dtype', name, DTYPES)
+  return str(name)
 
 
 @runtime_checkable

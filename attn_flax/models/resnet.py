@@ -29,11 +29,11 @@ from attn_flax.errors import (
 )
 from attn_flax.models.blocks import Block, PreActivationBlock
 from attn_flax.models.network import (
-  DTYPES,
   MOST_BLOCKS,
   Output,
   check_classes,
   check_images,
+  dtype_name,
 )
 from attn_flax.models.placement import PLACES, Placement, refine
 
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
     check_choice('stride_in', self.stride_in, ('3x3', '1x1'))
     check_choice('shortcut', self.shortcut, ('conv', 'avg'))
     check_choice('max_pool', self.max_pool, ('torch', 'caffe'))
-    check_choice('dtype', self.dtype, DTYPES)
+    dtype_name(self.dtype)
     check_tuple('depths', self.depths, most=MOST_BLOCKS)
     check_tuple('widths', self.widths)
     check_counts(stem_width=self.stem_width, groups=self.groups, base_width=self.base_width)

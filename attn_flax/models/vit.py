@@ -17,11 +17,11 @@ from attn_flax.errors import UserError, check_choice, check_counts, check_flags,
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 from attn_flax.models.network import (
-  DTYPES,
   MOST_BLOCKS,
   Output,
   check_classes,
   check_images,
+  dtype_name,
 )
 from attn_flax.models.placement import Placement
 
@@ -174,7 +174,7 @@ class ViT(nn.Module):
     """Raises `UserError` for fields that are impossible or do not go together."""
     check_choice('pool', self.pool, ('token', 'mean'))
     check_choice('gelu', self.gelu, ('tanh', 'exact'))
-    check_choice('dtype', self.dtype, DTYPES)
+    dtype_name(self.dtype)
     check_counts(patch=self.patch, width=self.width, heads=self.heads, mlp_width=self.mlp_width)
     check_counts('', MOST_BLOCKS, depth=self.depth)
     check_classes(self.num_classes)

@@ -673,3 +673,19 @@ def test_fields_that_the_network_sets_are_no_fields_of_the_user():
   for field in ('features', 'stride', 'dtype'):
     with pytest.raises(UserError, match=f"unknown field of Pooled '{field}'"):
       create_model('resnet20', attention=Pooled, attention_kwargs={field: 1})
+
+
+@pytest.mark.parametrize('name', ['resnet20', 'mnasnet_a1', 'vit_tiny32'])
+@pytest.mark.parametrize(
+  'dtype', ['bfloat16', jnp.bfloat16, jnp.dtype('bfloat16'), jnp.ones((), jnp.bfloat16).dtype]
+)
+def test_a_dtype_may_be_given_in_every_form(name, dtype):
+  """It is kept by its name, as configs have it, so that equal networks are equal."""
+  assert create_model(name, num_classes=2, dtype=dtype).dtype == 'bfloat16'
+  create_model(name, num_classes=2).clone(dtype=dtype).check()
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, 'float64', int, None, 3])
+def test_other_dtypes_are_refused_by_name(dtype):
+  with pytest.raises(UserError, match='unknown dtype .*allowed: bfloat16, float32'):
+    create_model('resnet20', num_classes=2, dtype=dtype)
