@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from attn_flax.commands import configs
 from attn_flax.commands.workdir import workdir
@@ -17,6 +16,7 @@ from attn_flax.errors import UserError
 from attn_flax.report import pages
 from attn_flax.report.write import write_report
 from attn_flax.study import groups, measure, plan, train
+from attn_flax.study.config import ReportConfig, StudyConfig
 from attn_flax.training.lock import locked
 
 
@@ -48,7 +48,7 @@ def run(values: flags.FlagValues) -> None:
   print(f'the report is {folder}/report.html')
 
 
-def compare(study: ConfigDict, folder: pathlib.Path) -> None:
+def compare(study: StudyConfig, folder: pathlib.Path) -> None:
   """Trains the runs of a study that are missing, and writes its report into the study's folder.
 
   Args:
@@ -66,7 +66,7 @@ def compare(study: ConfigDict, folder: pathlib.Path) -> None:
     _compare(study, folder)
 
 
-def _compare(study: ConfigDict, folder: pathlib.Path) -> None:
+def _compare(study: StudyConfig, folder: pathlib.Path) -> None:
   rates = train.sweep(study, folder)
   planned = plan.plan(study, folder, rates)
   pages.check(train.check(planned))
@@ -84,7 +84,7 @@ def _compare(study: ConfigDict, folder: pathlib.Path) -> None:
 
 
 def compare_runs(
-  folders: Sequence[pathlib.Path], options: ConfigDict, folder: pathlib.Path
+  folders: Sequence[pathlib.Path], options: ReportConfig, folder: pathlib.Path
 ) -> None:
   """Writes a report on runs that exist, into a folder.
 
@@ -102,7 +102,7 @@ def compare_runs(
     _report(folders, options, folder)
 
 
-def _report(folders: Sequence[pathlib.Path], options: ConfigDict, folder: pathlib.Path) -> None:
+def _report(folders: Sequence[pathlib.Path], options: ReportConfig, folder: pathlib.Path) -> None:
   found, baseline = groups.of_folders(folders)
   groups.check_controlled(found, baseline)
   findings = measure.measure(found, baseline, options)

@@ -5,12 +5,12 @@ import json
 import pathlib
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import UserError, check_choice
 from attn_flax.training import dataset_file, processes, run_folder
 from attn_flax.training.checkpoints import restore_best
+from attn_flax.training.config import Config
 from attn_flax.training.environment import environment
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.scoring import Scorer
@@ -31,7 +31,7 @@ def evaluate_run(
   folder: pathlib.Path,
   split: str = 'test',
   output: pathlib.Path | None = None,
-  config: ConfigDict | None = None,
+  config: Config | None = None,
 ) -> run_folder.Json:
   """Scores a run folder's best checkpoint again, and writes `evaluation.json`.
 

@@ -4,12 +4,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from attn_flax.study.findings import Conditions, Environment, Recipe, Run
 from attn_flax.study.groups import Member
 from attn_flax.study.performance import PredictionsOfRuns, run_scores
 from attn_flax.training import run_folder
+from attn_flax.training.config import Config
 from attn_flax.training.environment import environment, without_home
 from attn_flax.training.experiment import Experiment
 
@@ -108,7 +108,7 @@ def conditions(
   )
 
 
-def _further(config: ConfigDict) -> dict[str, object]:
+def _further(config: Config) -> dict[str, object]:
   """What training does beside what `Recipe` names, field to value."""
   fields = {
     f'{part}.{field}': value

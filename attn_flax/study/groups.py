@@ -5,11 +5,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from attn_flax.errors import UserError
 from attn_flax.study.plan import Planned
 from attn_flax.training import run_folder
+from attn_flax.training.config import Config
 
 # The attention is what is compared; the seed is what is averaged over.
 _MAY_DIFFER = ('seed', 'model.attention')
@@ -28,7 +27,7 @@ class Member(NamedTuple):
 
   seed: int
   folder: pathlib.Path
-  config: ConfigDict | None
+  config: Config | None
   record: run_folder.Json
   error: str = ''
 
@@ -96,22 +95,26 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
     UserError: naming the run that differs, and in what.
   """
   allowed = (*_MAY_DIFFER, *also)
-  usable = [m for members in groups.values() for m in members if m.config is not None]
-  reference = next((m for m in groups[baseline] if m.config is not None), None)
+  fields = {
+    member.folder: _stripped(member.config, allowed)
+    for members in groups.values()
+    for member in members
+    if member.config is not None
+  }
+  reference = next((m.folder for m in groups[baseline] if m.config is not None), None)
   if reference is None:
     raise UserError(f'no run of the baseline {baseline} has begun, so there is nothing to compare')
-  expected = _stripped(reference.config, allowed)
-  for member in usable:
-    found = run_folder.difference(expected, _stripped(member.config, allowed))
+  for folder in fields:
+    found = run_folder.difference(fields[reference], fields[folder])
     if found:
       pairs = [f'{field}: {old!r} there, {new!r} here' for field, (old, new) in found.items()]
       raise UserError(
-        f'{member.folder} and {reference.folder} differ in more than model.attention and cannot '
+        f'{folder} and {reference} differ in more than model.attention and cannot '
         f'be compared ({"; ".join(pairs[:6])}); train them alike, or report on them separately'
       )
 
 
-def _stripped(config: ConfigDict, fields: Sequence[str]) -> dict[str, object]:
+def _stripped(config: Config, fields: Sequence[str]) -> dict[str, object]:
   """A configuration as flat values, without some fields, all below them, and those of no effect."""
   flat = run_folder.flatten(run_folder.resolved(config))
   fields = (*fields, *run_folder.free_fields(config))

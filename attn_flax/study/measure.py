@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from ml_collections import ConfigDict
 
 from attn_flax import data
 from attn_flax.data import Records, Split
@@ -18,6 +17,7 @@ from attn_flax.explain.controls import best_fixed_map
 from attn_flax.explain.maps import box_mask
 from attn_flax.models.network import Network
 from attn_flax.study import conditions, costs, mechanisms, performance
+from attn_flax.study.config import ReportConfig
 from attn_flax.study.explain import Explained, Explainer, Images
 from attn_flax.study.explanations import Pictured
 from attn_flax.study.findings import Findings, Variant
@@ -43,7 +43,7 @@ class _Study(NamedTuple):
   models: dict[str, Network]
   members: dict[str, list[Member]]
   baseline: str
-  options: ConfigDict
+  options: ReportConfig
 
 
 class _Test(NamedTuple):
@@ -61,7 +61,7 @@ class _Test(NamedTuple):
 def measure(
   groups: Groups,
   baseline: str,
-  options: ConfigDict,
+  options: ReportConfig,
   *,
   rates: Mapping[str, float] | None = None,
 ) -> Findings:
@@ -147,7 +147,7 @@ def _readable(groups: Groups) -> Groups:
   return {name: [checked(member) for member in members] for name, members in groups.items()}
 
 
-def _open(groups: Groups, baseline: str, options: ConfigDict) -> _Study:
+def _open(groups: Groups, baseline: str, options: ReportConfig) -> _Study:
   members = {name: [m for m in runs if not m.error] for name, runs in groups.items()}
   members = {name: runs for name, runs in members.items() if runs}
   if not members:
@@ -157,7 +157,10 @@ def _open(groups: Groups, baseline: str, options: ConfigDict) -> _Study:
   begun = [member.config for member in groups[baseline] if member.config is not None]
   experiment = open_experiment(begun[0], trains=False)
   num_classes = len(experiment.dataset.class_names)
-  configs = {baseline: begun[0]} | {name: runs[0].config for name, runs in members.items()}
+  configs = {baseline: begun[0]}
+  for name, (member, *_) in members.items():
+    if member.config is not None:
+      configs[name] = member.config
   models = {name: make_model(config.model, num_classes) for name, config in configs.items()}
   return _Study(experiment, models, members, baseline, options)
 
@@ -173,7 +176,7 @@ def _evaluate(study: _Study) -> dict[str, dict[int, Predictions]]:
   return predictions
 
 
-def _load_test(experiment: Experiment, options: ConfigDict) -> _Test:
+def _load_test(experiment: Experiment, options: ReportConfig) -> _Test:
   """The test images with their masks and boxes, and the best fixed map, where there are any."""
   config = experiment.config
   annotated = experiment.dataset.spec.annotated
@@ -268,7 +271,7 @@ def _picture(
       shown,
       test.images,
       classes.outputs(predictions[name][member.seed])[test.position[shown]],
-      tuple(study.options.query),
+      study.options.query,
     )
   return pictured
 

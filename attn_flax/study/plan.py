@@ -3,9 +3,9 @@
 import pathlib
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from attn_flax.errors import MOST_SEED, UserError, check_choice, check_pair, check_range
+from attn_flax.study.config import ReportConfig, StudyConfig
+from attn_flax.training.config import Config
 from attn_flax.training.run_folder import check_name
 
 # Rows of one figure that can still be looked at.
@@ -24,7 +24,7 @@ class Planned(NamedTuple):
 
   variant: str
   seed: int
-  config: ConfigDict
+  config: Config
   folder: pathlib.Path
 
   @property
@@ -33,7 +33,7 @@ class Planned(NamedTuple):
     return f'{self.variant}/seed{self.seed}'
 
 
-def variants(study: ConfigDict) -> list[str]:
+def variants(study: StudyConfig) -> list[str]:
   """Names of a study's variants, the baseline first.
 
   Raises:
@@ -50,7 +50,7 @@ def variants(study: ConfigDict) -> list[str]:
 
 
 def plan(
-  study: ConfigDict, workdir: pathlib.Path, rates: dict[str, float] | None = None
+  study: StudyConfig, workdir: pathlib.Path, rates: dict[str, float] | None = None
 ) -> list[Planned]:
   """The runs of a study, one seed of all variants after the other.
 
@@ -88,7 +88,7 @@ def plan(
   return [run for run in runs if run.name == study.only]
 
 
-def check_report(options: ConfigDict) -> None:
+def check_report(options: ReportConfig) -> None:
   """Refuses options, `config.report`, that would end a report only after all its runs.
 
   Raises:
@@ -104,7 +104,7 @@ def check_report(options: ConfigDict) -> None:
     check_range(f'report.query[{i}]', share, 0, 1)
 
 
-def plan_sweep(study: ConfigDict, workdir: pathlib.Path) -> list[Planned]:
+def plan_sweep(study: StudyConfig, workdir: pathlib.Path) -> list[Planned]:
   """The runs that choose each variant's learning rate; empty where the study tries none.
 
   Raises:
@@ -141,7 +141,7 @@ def _tuple(what: str, value: object) -> tuple:
   return tuple(value)
 
 
-def run_config(study: ConfigDict, variant: str, seed: int, rate: float | None) -> ConfigDict:
+def run_config(study: StudyConfig, variant: str, seed: int, rate: float | None) -> Config:
   """The configuration of one run: the shared one with its own attention, seed and rate."""
   config = study.base.copy_and_resolve_references()
   with config.unlocked():

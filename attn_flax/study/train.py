@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import jax
 import tqdm
-from ml_collections import ConfigDict
 
 from attn_flax.errors import UserError
+from attn_flax.study.config import StudyConfig
 from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
 from attn_flax.training import run_folder
@@ -99,7 +99,7 @@ def _left(seconds: float, done: int, total: int) -> str:
   return f', about {left} left'
 
 
-def sweep(study: ConfigDict, workdir: pathlib.Path) -> dict[str, float] | None:
+def sweep(study: StudyConfig, workdir: pathlib.Path) -> dict[str, float] | None:
   """Chooses the learning rate of each variant on the validation split, by runs of their own.
 
   Returns:

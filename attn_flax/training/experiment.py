@@ -18,6 +18,7 @@ from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Setting, Task
 from attn_flax.training import run_folder
+from attn_flax.training.config import Config, ModelConfig, Section
 from attn_flax.training.optimizer import (
   MOST_STEPS,
   Schedule,
@@ -59,7 +60,7 @@ class Experiment(NamedTuple):
     updates_per_epoch: updates per pass over the training split.
   """
 
-  config: ConfigDict
+  config: Config
   mesh: Mesh
   dataset: data.Dataset
   model: Network
@@ -139,7 +140,7 @@ class Experiment(NamedTuple):
     )
 
 
-def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
+def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
   """Builds and checks everything that a config describes; writes nothing but the dataset.
 
   Raises:
@@ -201,7 +202,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
   return experiment._replace(config=resolve(config, experiment))
 
 
-def resolve(config: ConfigDict, experiment: Experiment) -> ConfigDict:
+def resolve(config: Config, experiment: Experiment) -> Config:
   """A config with the values that replace its `None`s."""
   fields = config.to_dict()
   model = experiment.model
@@ -217,7 +218,7 @@ def resolve(config: ConfigDict, experiment: Experiment) -> ConfigDict:
   return ConfigDict(fields)
 
 
-def make_augmentation(config: ConfigDict, dataset: data.Dataset) -> Augmentation:
+def make_augmentation(config: Section, dataset: data.Dataset) -> Augmentation:
   """The augmentation of a config (`config.augment`) and, where it says none, their dataset.
 
   Raises:
@@ -236,9 +237,11 @@ def make_augmentation(config: ConfigDict, dataset: data.Dataset) -> Augmentation
   return Augmentation(mean=spec.mean, std=spec.std, num_classes=len(dataset.class_names), **fields)
 
 
-def make_task(config: ConfigDict, dataset: data.Dataset) -> Task:
+def make_task(config: Config, dataset: data.Dataset) -> Task:
   """The task of a config on a dataset."""
-  setting = Setting(config.train, dataset.class_names, lambda: dataset.splits['train'].label)
+  setting = Setting(
+    config.train.to_dict(), dataset.class_names, lambda: dataset.splits['train'].label
+  )
   return find_task(config.task, setting)
 
 
@@ -259,7 +262,7 @@ def make_mesh() -> Mesh:
   return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def make_model(config: ConfigDict, num_classes: int) -> Network:
+def make_model(config: ModelConfig, num_classes: int) -> Network:
   """The network of a config (`config.model`) for a dataset's number of classes.
 
   Raises:
@@ -275,7 +278,7 @@ def make_model(config: ConfigDict, num_classes: int) -> Network:
   return create_model(name, attention=attention or None, **fields)
 
 
-def _check_numbers(config: ConfigDict) -> None:
+def _check_numbers(config: Config) -> None:
   """Checks the fields that are numbers; those that may be left out may be None."""
   for field, bounds in _BOUNDS.items():
     section, _, name = field.rpartition('.')

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import jax
 
@@ -58,7 +58,7 @@ class Place(NamedTuple):
 
 
 @contextlib.contextmanager
-def joined(place: Place, about: Mapping[str, Any]) -> Iterator[None]:
+def joined(place: Place, about: Mapping[str, object]) -> Iterator[None]:
   """Joins the other processes, see `join`, and ends so that they can end too.
 
   Raises:
@@ -94,7 +94,7 @@ def joined(place: Place, about: Mapping[str, Any]) -> Iterator[None]:
       leave_all(f'error: {name} has failed ({type(error).__name__}), and so ends the run', 1)
 
 
-def join(place: Place, about: Mapping[str, Any]) -> None:
+def join(place: Place, about: Mapping[str, object]) -> None:
   """Joins the other processes of a run.
 
   Args:

@@ -4,18 +4,18 @@ import contextlib
 import pathlib
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from attn_flax.costs import count as cost
 from attn_flax.training import dataset_file, lock, processes, run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
+from attn_flax.training.config import Config
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import read_source
 from attn_flax.training.scoring import Scorer
 from attn_flax.training.updates import TIMES, Updates, saving_steps
 
 
-def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -> run_folder.Json:
+def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> run_folder.Json:
   """Trains the network of a config, or goes on with the run that the folder holds.
 
   Args:
@@ -45,8 +45,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
     'macs': cost.count_macs(experiment.model, experiment.image_shape),
   }
   weights = None
-  if config.init_from is not None and (restart or not is_stored):
-    weights = processes.together(lambda: read_source(config.init_from))
+  source = config.init_from
+  if source is not None and (restart or not is_stored):
+    weights = processes.together(lambda: read_source(source))
   with contextlib.ExitStack() as stack:
     processes.together(lambda: _open_folder(experiment, workdir, restart, stack))
     processes.check_sees(workdir / 'config.json')

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.training.config import OptimizerConfig
 
 OPTIMIZERS = ('sgd', 'adamw')
 # Schedules whose past does not depend on the length of the run, so that a run can be prolonged.
@@ -22,7 +22,7 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 def make_schedule(
-  config: ConfigDict, *, batch_size: int, updates: int, updates_per_epoch: int
+  config: OptimizerConfig, *, batch_size: int, updates: int, updates_per_epoch: int
 ) -> Schedule:
   """The learning rate as a function of the update's number.
 
@@ -75,7 +75,11 @@ def decays(params: optax.Params, decay_all: bool) -> optax.Params:
 
 
 def make_optimizer(
-  config: ConfigDict, schedule: Schedule, *, clip_norm: float | None = None, accumulate: int = 1
+  config: OptimizerConfig,
+  schedule: Schedule,
+  *,
+  clip_norm: float | None = None,
+  accumulate: int = 1,
 ) -> optax.GradientTransformation:
   """The optimizer of a config.
 

@@ -112,7 +112,7 @@ def as_first(function: Callable[[], bool]) -> bool:
   return answer if jax.process_count() == 1 else _exchange('yes' * answer)[0] == 'yes'
 
 
-def check_same(what: str, value: Any) -> None:
+def check_same(what: str, value: object) -> None:
   """Raises `UserError` on all processes where a JSON value is not the same on all of them."""
   if jax.process_count() == 1:
     return

@@ -35,7 +35,7 @@ def met(
   address: str,
   process: int,
   count: int,
-  about: Mapping[str, Any],
+  about: Mapping[str, object],
   *,
   seconds: float,
   error: str = '',
@@ -170,7 +170,7 @@ def _listen(address: str, end: float, bind: bool) -> socket.socket:
     time.sleep(_PAUSE)
 
 
-def _visit(address: str, content: Mapping[str, Any], seconds: float) -> tuple[str, _Others]:
+def _visit(address: str, content: Mapping[str, object], seconds: float) -> tuple[str, _Others]:
   """Every other process: the answer of process 0."""
   end = time.monotonic() + seconds
   while True:
@@ -191,7 +191,7 @@ def _visit(address: str, content: Mapping[str, Any], seconds: float) -> tuple[st
   return f'process 0 did not come to {address} within {seconds:g} s ({reason}); {_ALL}', {}
 
 
-def _send(connection: socket.socket, content: Mapping[str, Any]) -> None:
+def _send(connection: socket.socket, content: Mapping[str, object]) -> None:
   connection.sendall(json.dumps(content).encode() + b'\n')
 
 
@@ -208,7 +208,7 @@ def _missing(processes: set[int], address: str, seconds: float) -> str:
   return f'{name} {numbers} did not come to {address} within {seconds:g} s; {_ALL}'
 
 
-def _difference(first: Mapping[str, Any], other: Mapping[str, Any], process: int) -> str:
+def _difference(first: Mapping[str, object], other: Mapping[str, object], process: int) -> str:
   """What another process is told that process 0 is not; '' where there is nothing."""
   pairs = [
     f'{name}: {shown(first.get(name))} in process 0, {shown(other.get(name))} in process {process}'

@@ -15,6 +15,7 @@ from attn_flax.data import FOLDER
 from attn_flax.data.files import MAX_PIXELS
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import FIRST
+from attn_flax.training.config import Config
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
 
@@ -64,7 +65,7 @@ def flatten(tree: Mapping[str, object], prefix: str = '') -> Json:
   return flat
 
 
-def resolved(config: ConfigDict) -> Json:
+def resolved(config: Config) -> Json:
   """A config as plain JSON values."""
   return json.loads(json.dumps(config.to_dict()))
 
@@ -144,13 +145,13 @@ def check_writable(folder: pathlib.Path, fix: str) -> None:
     raise UserError(f'the folder {folder} cannot be written ({error.strerror}); {fix}') from None
 
 
-def free_fields(config: ConfigDict) -> tuple[str, ...]:
+def free_fields(config: Config) -> tuple[str, ...]:
   """The fields of a config that change no result, so that a run may go on with other ones."""
   # The folder of one's own images is the dataset itself; others are known by their name.
   return tuple(f for f in _FREE if f != 'data.dir' or config.data.name != FOLDER)
 
 
-def load_config(workdir: pathlib.Path) -> ConfigDict:
+def load_config(workdir: pathlib.Path) -> Config:
   """The config of a run folder.
 
   Raises:
@@ -195,7 +196,7 @@ def read_result(workdir: pathlib.Path) -> Json:
   return read_json(workdir / 'result.json', 'remove it: the run is then scored again')
 
 
-def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
+def is_finished(workdir: pathlib.Path, config: Config) -> bool:
   """Whether the folder holds the result of just this run."""
   path = workdir / 'config.json'
   if not path.exists() or not (workdir / 'result.json').exists():
@@ -218,7 +219,7 @@ def check_name(workdir: pathlib.Path, *, read_only: bool = False) -> None:
       )
 
 
-def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
+def open_run(workdir: pathlib.Path, config: Config) -> None:
   """Makes the folder of a run, or checks that the one there holds the same run.
 
   Where the run is now a longer one, its result is removed.
@@ -235,7 +236,7 @@ def open_run(workdir: pathlib.Path, config: ConfigDict) -> None:
     (workdir / 'result.json').unlink(missing_ok=True)
 
 
-def check_same(workdir: pathlib.Path, config: ConfigDict, may_differ: Sequence[str] = ()) -> bool:
+def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] = ()) -> bool:
   """Checks that a folder holds the run of a config; writes nothing.
 
   Args:
