@@ -6,15 +6,16 @@ import io
 import logging as python_logging
 import pathlib
 import re
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags, logging
 
 from attn_flax.attention.names import look_in_working_directory
-from attn_flax.commands import configs
+from attn_flax.commands import configs, streams
 from attn_flax.commands.flags import FLAGS, MODES, check_mode, define, expand_paths, help_text
 from attn_flax.errors import UserError
 
@@ -63,10 +64,13 @@ def run(argv: Sequence[str]) -> int:
   from attn_flax.training.stopping import Stopped
 
   try:
-    with _other_processes(values):
+    with _other_processes(values), _naming_memory():
       importlib.import_module(f'attn_flax.commands.{_MODULES[values.mode]}').run(values)
   except UserError as error:
     return _fail(error)
+  except BrokenPipeError:  # As of `| head`: nobody wants to read on.
+    streams.silence(sys.stdout)
+    return _SIGNALED + signal.SIGPIPE
   except OSError as error:
     what = error.strerror or error
     return _fail(UserError(f'{error.filename or "a file"} cannot be used: {what}; fix that first'))
@@ -74,6 +78,23 @@ def run(argv: Sequence[str]) -> int:
     print(f'{stopped}; the same command goes on from there', file=sys.stderr)
     return _SIGNALED + stopped.number
   return 0
+
+
+@contextlib.contextmanager
+def _naming_memory() -> Iterator[None]:
+  """Says what to do where a device has no room for what was asked of it."""
+  import jax
+
+  try:
+    yield
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    text = ' '.join(str(error).split())
+    if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in text:
+      raise
+    raise UserError(
+      f'there is not memory enough ({text[:120] or "the machine has no more"}); lower '
+      'train.batch_size or eval.batch_size, or raise train.accumulate'
+    ) from error
 
 
 def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
@@ -131,7 +152,8 @@ def _fail(error: Exception) -> int:
 
 
 def _one_line(error: Exception) -> str:
-  if isinstance(error.__context__, UserError):  # Flags wrap what goes wrong when they are read.
+  # Flags wrap what goes wrong when they are read.
+  if not isinstance(error, UserError) and isinstance(error.__context__, UserError):
     error = error.__context__
   text = str(error.args[0] if isinstance(error, KeyError) else error)
   if isinstance(error, AttributeError | KeyError):

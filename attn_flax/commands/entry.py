@@ -2,10 +2,11 @@
 
 import asyncio
 import atexit
-import contextlib
 import os
 import sys
 from typing import Any, NoReturn
+
+from attn_flax.commands import streams
 
 
 def main() -> int:
@@ -22,10 +23,12 @@ def main() -> int:
       file=sys.stderr,
     )
     return 2
+  streams.open_missing()
   allocator.keep_freed_pages()  # Before the first thread starts.
   sys.unraisablehook = _report
   stopping.watch_process()
   code = run(sys.argv)
+  streams.flush()
   if code:
     _leave(code)
   return code
@@ -37,9 +40,7 @@ def _leave(code: int) -> NoReturn:
   Where a save has failed, those of Orbax wait for minutes for signals that nobody gives.
   """
   atexit._run_exitfuncs()
-  for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(OSError, ValueError):  # Its reader may be gone.
-      stream.flush()
+  streams.flush()
   os._exit(code)
 
 

@@ -5,6 +5,7 @@ import json
 import jax
 from absl import flags
 
+from attn_flax.commands import streams
 from attn_flax.commands.workdir import workdir
 from attn_flax.errors import UserError
 from attn_flax.training.loop import train
@@ -21,6 +22,7 @@ def run(values: flags.FlagValues) -> None:
   folder = workdir(values)
   # A run folder alone goes on with its own config.
   config = load_config(folder) if config is None else config
-  result = train(config, folder, restart=values.restart)
-  if jax.process_index() == 0:
-    print(json.dumps(result, indent=2))
+  with streams.tolerant():  # What is printed is also in the run folder.
+    result = train(config, folder, restart=values.restart)
+    if jax.process_index() == 0:
+      print(json.dumps(result, indent=2))

@@ -11,6 +11,7 @@ The papers count differently, which is the main trap of comparing them:
 """
 
 import csv
+import io
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.costs.count import abstract_variables, count_operations, count_params, macs
+from attn_flax.data.files import read_file
 from attn_flax.errors import UserError, check_choice, check_counts, check_type, shown
 from attn_flax.layers.types import Model, Variables
 from attn_flax.models import create_model
@@ -98,8 +100,7 @@ def published_table(path: pathlib.Path) -> list[Row]:
   """
   check_type('published', path, pathlib.Path, 'the path of a CSV')
   try:
-    with path.open(newline='') as file:
-      published = list(csv.DictReader(file))
+    published = list(csv.DictReader(io.StringIO(read_file(path).decode(), newline='')))
   except (OSError, ValueError, csv.Error) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise UserError(

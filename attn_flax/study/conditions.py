@@ -39,15 +39,15 @@ def run_row(
   """A run as the report lists it."""
   task = experiment.task
   found = predictions.get(variant, {}).get(member.seed)
-  command = member.record.get('command', '')
+  command = str(member.record.get('command', ''))
   if 'compare' in command.replace('=', ' ').split() and '--config.only' not in command:
     command += f' --config.only={variant}/seed{member.seed}'  # This run of the study alone.
   return Run(
     variant=variant,
     seed=member.seed,
-    folder=str(member.folder),
+    folder=without_home(str(member.folder)),
     command=without_home(command),
-    error=member.error,
+    error=without_home(member.error),
     scores={} if found is None else run_scores(task, found),
     curves=_curves(
       member.folder / 'metrics.jsonl', ('loss', task.best), experiment.updates_per_epoch
@@ -115,7 +115,8 @@ def _further(config: Config) -> dict[str, object]:
     for part in ('model', 'train', 'augment', 'optimizer')
     for field, value in config[part].items()
   }
-  fields |= {'init_from': config.init_from, 'data.balanced': config.data.balanced}
+  source = config.init_from
+  fields |= {'init_from': source and without_home(source), 'data.balanced': config.data.balanced}
   idle = {*_NAMED}
   if config.optimizer.name != 'sgd':
     idle |= {'optimizer.momentum', 'optimizer.nesterov'}

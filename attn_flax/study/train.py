@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import tqdm
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, shown
 from attn_flax.study.config import StudyConfig
 from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
@@ -127,9 +127,13 @@ def sweep(study: StudyConfig, workdir: pathlib.Path) -> dict[str, float] | None:
   rates = {name: best(found, key=lambda rate: found[rate]) for name, found in scores.items()}
   path, key = workdir / 'sweep.json', f'validation_{task.best}'
   # Other variants' rates may have been chosen before.
-  before = run_folder.read_json(path) if path.exists() else {'chosen': {}, key: {}}
-  content = {'chosen': rates, key: scores}
-  run_folder.write_json(path, {key: before[key] | found for key, found in content.items()})
+  before = run_folder.read_json(path, 'remove it') if path.exists() else {}
+  content: dict[str, dict] = {'chosen': rates, key: scores}
+  for name, found in content.items():
+    if not isinstance(old := before.get(name, {}), dict):
+      raise UserError(f'{path} has {name}={shown(old)}, which no study writes; remove it')
+    content[name] = old | found
+  run_folder.write_json(path, content)
   return rates
 
 
@@ -139,4 +143,9 @@ def best_validation(folder: pathlib.Path, task: Task) -> float:
   name, averaged = f'val_{task.best}', f'val_ema_{task.best}'
   best = max if task.higher_is_better else min
   scores = [float(row[averaged] if averaged in row else row[name]) for row in rows if name in row]
+  if not scores:
+    raise UserError(
+      f'{folder}/metrics.jsonl holds no {name} any more; restore it, or remove the folder, so that '
+      'the run is trained again'
+    )
   return best(scores)

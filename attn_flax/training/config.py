@@ -5,7 +5,9 @@ ml_collections, which has no types of its own.
 """
 
 import contextlib
-from collections.abc import Collection, ItemsView
+import types
+import typing
+from collections.abc import Collection, ItemsView, Mapping
 from typing import Any, Protocol, Self
 
 
@@ -103,3 +105,39 @@ class Config(Section, Protocol):
   eval: EvalConfig
   checkpoint: CheckpointConfig
   log_every: int
+
+
+def misfit(stored: Mapping[str, Any], protocol: type = Config, path: str = '') -> str | None:
+  """The first field of a stored config whose value is of another type; None: there is no such one.
+
+  Args:
+    stored: the config, or a section of it, as JSON holds it; fields may be missing.
+    protocol: its type.
+    path: where it is in the whole config.
+  """
+  for name, hint in typing.get_type_hints(protocol).items():
+    if name not in stored:
+      continue
+    value, field = stored[name], f'{path}{name}'
+    if Section in getattr(hint, '__mro__', ()):
+      if not isinstance(value, Mapping):
+        return field
+      if inner := misfit(value, hint, f'{field}.'):
+        return inner
+    elif not any(_fits(value, kind) for kind in _kinds(hint)):
+      return field
+  return None
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+  return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _fits(value: object, kind: Any) -> bool:
+  if typing.get_origin(kind) is tuple:  # JSON has lists alone.
+    return isinstance(value, list | tuple) and all(
+      _fits(v, typing.get_args(kind)[0]) for v in value
+    )
+  if kind is float:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -1,13 +1,14 @@
 """The file `dataset.json` of a run: class names and preprocessing, which decide what it sees."""
 
 import functools
-import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from attn_flax.errors import UserError
 from attn_flax.training.run_folder import Json, read_json, write_json
+
+_MOST = 1e30  # Of a number in the file; infinities and integers beyond floats are larger.
 
 
 def load(workdir: pathlib.Path) -> Json:
@@ -32,7 +33,7 @@ def _are_numbers(value: object, *, positive: bool = False) -> bool:
     and all(
       isinstance(x, int | float)
       and not isinstance(x, bool)
-      and math.isfinite(x)
+      and abs(x) < _MOST
       and (x > 0 or not positive)
       for x in value
     )
@@ -42,7 +43,7 @@ def _are_numbers(value: object, *, positive: bool = False) -> bool:
 _FIELDS: dict[str, Callable[[Any], bool]] = {
   'class_names': lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, str) for x in v),
   'image_shape': lambda v: (
-    _are_numbers(v, positive=True) and len(v) == 3 and v == [int(x) for x in v]
+    _are_numbers(v, positive=True) and len(v) == 3 and all(isinstance(x, int) for x in v)
   ),
   'mean': _are_numbers,
   'std': functools.partial(_are_numbers, positive=True),

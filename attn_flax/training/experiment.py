@@ -12,7 +12,7 @@ from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.open import open_pipeline
 from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.data.pipeline.stream import check_workers
-from attn_flax.errors import MOST_SEED, UserError, check_choice, check_range
+from attn_flax.errors import MOST_SEED, UserError, check_choice, check_pair, check_range
 from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
@@ -233,7 +233,7 @@ def make_augmentation(config: Section, dataset: data.Dataset) -> Augmentation:
     key: usual.get(key) if value is None else value for key, value in config.items()
   }
   if fields['randaugment'] is not None:
-    fields['randaugment'] = tuple(fields['randaugment'])
+    fields['randaugment'] = check_pair('augment.randaugment', fields['randaugment'])
   return Augmentation(mean=spec.mean, std=spec.std, num_classes=len(dataset.class_names), **fields)
 
 

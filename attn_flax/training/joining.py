@@ -42,8 +42,9 @@ class Place(NamedTuple):
     given = {f'--{name}': getattr(self, name) for name in self._fields[:3]}
     missing = [flag for flag, value in given.items() if value is None]
     if missing and len(missing) < len(given):
+      verb = 'is' if len(missing) == 1 else 'are'
       raise UserError(
-        f'{" and ".join(missing)} is missing: give all of {", ".join(given)}, or none'
+        f'{" and ".join(missing)} {verb} missing: give all of {", ".join(given)}, or none'
       )
     check_range('--join_seconds', self.join_seconds, 1, processes.DAY_MS / 1000)
     if self.coordinator is None or self.num_processes is None or self.process_id is None:

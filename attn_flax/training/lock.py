@@ -43,6 +43,10 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
   file = _open(path)
   try:
     _take(file, path)
+    while not _is_at(file, path):  # The folder was removed meanwhile, and made again by another.
+      os.close(file)
+      file = _open(path)
+      _take(file, path)
     yield
   finally:
     if new and [entry.name for entry in folder.glob('*')] == [_NAME]:  # Nothing came of it.
@@ -61,6 +65,13 @@ def _open(path: pathlib.Path) -> int:
     raise UserError(
       f'the folder {path.parent} cannot be written ({error.strerror}); choose another --workdir'
     ) from None
+
+
+def _is_at(file: int, path: pathlib.Path) -> bool:
+  """Whether an open file is what a path leads to."""
+  with contextlib.suppress(OSError):
+    return os.path.samestat(os.fstat(file), os.stat(path))
+  return False
 
 
 def _take(file: int, path: pathlib.Path) -> None:

@@ -147,13 +147,13 @@ def _drop_later(path: pathlib.Path, start: int, unscored: bool) -> None:
   if not path.exists():
     return
   kept = []
-  for line in path.read_text().splitlines():
+  for line in path.read_text(errors='replace').splitlines():
     try:
       values = json.loads(line)
       is_kept = values['step'] < start or (
         values['step'] == start and not (unscored and _has_scores(values))
       )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
       continue
     if is_kept:
       kept.append(line)

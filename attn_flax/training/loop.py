@@ -3,8 +3,6 @@
 import contextlib
 import pathlib
 
-import numpy as np
-
 from attn_flax.costs import count as cost
 from attn_flax.training import dataset_file, lock, processes, run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
@@ -102,6 +100,6 @@ def _score(
     'images_per_second': images / further['train_seconds'],
   }
   if processes.is_first():
-    np.savez(workdir / 'predictions.npz', **predictions | arrays)  # type: ignore[arg-type]
+    run_folder.write_arrays(workdir / 'predictions.npz', predictions | arrays)
     run_folder.write_json(workdir / 'result.json', result)
   return result

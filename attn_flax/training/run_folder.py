@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
-from attn_flax.data.files import MAX_PIXELS
+from attn_flax.data.files import MAX_PIXELS, read_file
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import FIRST
-from attn_flax.training.config import Config
+from attn_flax.training.config import Config, misfit
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
 
@@ -33,7 +34,9 @@ _FREE = (
 )
 # Fields of a study that choose among its runs or shape its report, and change no run.
 _OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
-# The files that a run writes into its folder.
+# A mark: a checkpoint has been saved, so that without one something is lost.
+SAVED = '.saved'
+# The files that a run and the modes that read it write into its folder.
 _WRITTEN = (
   'config.json',
   'dataset.json',
@@ -41,7 +44,11 @@ _WRITTEN = (
   'metrics.jsonl',
   'result.json',
   'predictions.npz',
+  'evaluation.json',
+  'explanations.json',
+  SAVED,
 )
+_WRITTEN_FOLDERS = ('checkpoints', 'tensorboard', 'explanations')
 # The sections of a config.
 _SECTIONS = ('augment', 'checkpoint', 'data', 'eval', 'model', 'optimizer', 'train')
 # Fields that runs made before they existed lack, with what such runs did.
@@ -89,25 +96,34 @@ def read_json(path: pathlib.Path, fix: str = _RESTORE) -> Json:
     UserError: when it is missing or damaged.
   """
   try:
-    content = json.loads(path.read_bytes())
+    content = json.loads(read_file(path))
     if not isinstance(content, dict):
       raise ValueError('it holds no mapping')
     return content
   except FileNotFoundError:
     raise UserError(f'{path} does not exist; name the folder of a run with --workdir') from None
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f'{path} cannot be read ({error}); {fix}') from None
 
 
 def read_metrics(workdir: pathlib.Path) -> list[Json]:
-  """The lines of a run's `metrics.jsonl`, but for one that a kill cut short; [] without a file."""
-  path = workdir / 'metrics.jsonl'
-  rows = []
-  for line in path.read_text(errors='replace').splitlines() if path.exists() else ():
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+  """The lines of a run's `metrics.jsonl`: numbers by name; [] without a file.
+
+  Lines that a kill has cut short, or that hold anything else, are left out.
+  """
+  path, rows = workdir / 'metrics.jsonl', []
+  try:
+    lines = read_file(path).decode(errors='replace').splitlines()
+  except FileNotFoundError:
+    return []
+  except OSError as error:
+    raise UserError(f'{path} cannot be read ({error.strerror}); {_RESTORE}') from None
+  for line in lines:
+    with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
       row = json.loads(line)
       row['step'] = int(row['step'])
-      rows.append(row)
+      if all(isinstance(value, int | float) for value in row.values()):
+        rows.append(row)
   return rows
 
 
@@ -119,14 +135,29 @@ def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
   Raises:
     UserError: when it cannot be written.
   """
+  text = json.dumps(content, indent=2) + '\n'
+  _write(path, lambda partial: partial.write_text(text))
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes an `.npz` file as `write_json` does; raises the same."""
+
+  def write(partial: pathlib.Path) -> None:
+    with partial.open('wb') as file:
+      np.savez(file, **arrays)  # type: ignore[arg-type]
+
+  _write(path, write)
+
+
+def _write(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
   partial = path.with_name(path.name + '.partial')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(content, indent=2) + '\n')
+    write(partial)
     partial.replace(path)
   except OSError as error:
     raise UserError(
-      f'the run folder {path.parent} cannot be written ({error.strerror}); choose another --workdir'
+      f'{path} cannot be written ({error.strerror}); make room there, or choose another --workdir'
     ) from None
 
 
@@ -166,9 +197,11 @@ def _stored_config(path: pathlib.Path) -> Json:
   for name in _SECTIONS:
     if not isinstance(sections.get(name), dict):
       raise UserError(f'{path} lacks the section {name!r} of a config; {_RESTORE}')
-  for field, value in _NEWER.items():
-    section, _, name = field.rpartition('.')
+  for newer, value in _NEWER.items():
+    section, _, name = newer.rpartition('.')
     (sections[section] if section else sections).setdefault(name, value)
+  if field := misfit(sections):
+    raise UserError(f'{path} holds a {field} of another type than any run has; {_RESTORE}')
   return sections
 
 
@@ -271,17 +304,32 @@ def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] 
 
 
 def remove_run(workdir: pathlib.Path) -> None:
-  """Removes what a run has written, so that it can begin again; other files stay."""
+  """Removes what a run has written, so that it can begin again; other files stay.
+
+  Raises:
+    UserError: where something cannot be removed; the checkpoints are then whole.
+  """
+  for name in _WRITTEN_FOLDERS:
+    folder, removed = workdir / name, workdir / f'{name}.removed'
+    try:
+      if folder.exists():
+        folder.rename(removed)  # At once, or not at all.
+      if removed.exists():
+        shutil.rmtree(removed)
+    except OSError as error:
+      raise UserError(
+        f'{error.filename or folder} cannot be removed ({error.strerror}); remove it, or choose '
+        'another --workdir'
+      ) from None
   for name in _WRITTEN:
     (workdir / name).unlink(missing_ok=True)
-  for name in ('checkpoints', 'tensorboard'):
-    shutil.rmtree(workdir / name, ignore_errors=True)
 
 
 def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> None:
   """Checks that a run without checkpoints has had none: what was trained is not lost silently.
 
-  The second save of a run waits for its first one.
+  A mark says so. Runs of before there was one have had none where the log is short: the second save
+  of a run waits for its first one.
 
   Args:
     workdir: the run folder.
@@ -291,7 +339,7 @@ def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> No
     UserError: when the log shows updates behind its second save.
   """
   last = max((row['step'] for row in read_metrics(workdir)), default=0)
-  if sum(saves(update) for update in range(1, last)) >= 2:
+  if (workdir / SAVED).exists() or sum(saves(update) for update in range(1, last)) >= 2:
     raise UserError(
       f'{workdir} holds the log of {last} updates and no checkpoint; restore '
       f'{workdir}/checkpoints, or begin again with --restart'

@@ -176,9 +176,10 @@ def _end_process(number: int) -> None:
   """Ends the process at once: no traceback, no cleaning up that could hang or crash."""
   _say(f'stopped by {signal.Signals(number).name}; what was saved before is whole')
   # What was printed and lies in a buffer shall arrive, but nothing may hold this up.
-  flush = threading.Thread(target=sys.stdout.flush, daemon=True)
-  flush.start()
-  flush.join(0.5)
+  if sys.stdout is not None:
+    flush = threading.Thread(target=sys.stdout.flush, daemon=True)
+    flush.start()
+    flush.join(0.5)
   os._exit(128 + number)
 
 

@@ -94,16 +94,43 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
   described = dataset_file.load(workdir)
   class_names = _distinct(described['class_names'])
   with run_folder.reading_config(workdir):
-    model = make_model(config.model, len(class_names))
+    try:
+      model = make_model(config.model, len(class_names))
+    except UserError as error:
+      raise UserError(f'the network of {workdir} cannot be built: {error}') from None
+  size, variables = described['image_shape'][0], read_weights(workdir)
+  expected = jax.eval_shape(
+    functools.partial(model.init, train=False),
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, size, size, 3), 'float32'),
+  )
+  if wrong := _misfits(expected, variables):
+    raise UserError(
+      f'the network of config.json and dataset.json in {workdir} does not fit its checkpoints '
+      f'({wrong}); restore these files from a copy'
+    )
   return TrainedRun(
     model=model,
     classes=classes,
-    variables=read_weights(workdir),
+    variables=variables,
     class_names=class_names,
     augmentation=Augmentation(mean=tuple(described['mean']), std=tuple(described['std'])),
-    size=described['image_shape'][0],
+    size=size,
     resize=described['resize'],
   )
+
+
+def _misfits(expected: Variables, found: Variables) -> str:
+  """The first array in which two trees of variables differ in shape; '' where there is none."""
+  shapes = [
+    {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+    for leaves in map(jax.tree.leaves_with_path, (dict(expected), dict(found)))
+  ]
+  for name in sorted(shapes[0].keys() | shapes[1].keys()):
+    wanted, there = (tree.get(name, 'none') for tree in shapes)
+    if wanted != there:
+      return f'{name}: {wanted} described, {there} found'
+  return ''
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

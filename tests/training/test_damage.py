@@ -1,6 +1,8 @@
 """Damaged run folders: one line that names the file, exit code 2, and nothing lost."""
 
+import errno
 import json
+import os
 import pathlib
 import shutil
 
@@ -10,6 +12,7 @@ import run_files
 from PIL import Image
 
 import main
+from attn_flax.training import run_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -65,6 +68,30 @@ def is_folder(name):
   return change
 
 
+def field(path, value):
+  def change(workdir):
+    content = json.loads((workdir / 'config.json').read_text())
+    *sections, name = path.split('.')
+    holder = content['config']
+    for section in sections:
+      holder = holder[section]
+    holder[name] = value
+    (workdir / 'config.json').write_text(json.dumps(content))
+
+  return change
+
+
+def is_pipe(name):
+  """Reading it would wait for ever."""
+
+  def change(workdir):
+    for path in workdir.glob(name):
+      path.unlink()
+      os.mkfifo(path)
+
+  return change
+
+
 def unfinished(change):
   def both(workdir):
     change(workdir)
@@ -93,6 +120,27 @@ CASES = [
   (PREDICT, edit('dataset.json', image_shape=[0, 0, 3]), 'dataset.json has image_shape'),
   (PREDICT, edit('dataset.json', class_names=3), 'dataset.json has class_names=3'),
   (PREDICT, edit('dataset.json', resize=None), 'dataset.json has resize=None'),
+  (PREDICT, edit('dataset.json', image_shape=[32.0, 32, 3]), 'dataset.json has image_shape'),
+  (PREDICT, edit('dataset.json', mean=[10**400] * 3), 'dataset.json has mean='),
+  (PREDICT, edit('dataset.json', class_names=list('abc')), 'the dataset 3'),
+  (PREDICT, field('model.widths', [16]), 'does not fit its checkpoints'),
+  (PREDICT, field('model.widths', 'x'), 'widths'),
+  (PREDICT, field('train', 3), "config.json lacks the section 'train'"),
+  (PREDICT, field('task', 3), 'holds a task of another type'),
+  (EVALUATE, field('optimizer.step_epochs', 3), 'holds a optimizer.step_epochs of another type'),
+  (EVALUATE, field('optimizer.nesterov', 'x'), 'holds a optimizer.nesterov of another type'),
+  (EVALUATE, field('eval.batch_size', 2.5), 'holds a eval.batch_size of another type'),
+  (EVALUATE, field('seed', [1]), 'holds a seed of another type'),
+  (PREDICT, write('config.json', '[' * 100_000), 'config.json'),
+  *[
+    (command, is_pipe(name), f'{name} cannot be read')
+    for command, name in (
+      (PREDICT, 'config.json'),
+      (TINY, 'config.json'),
+      (PREDICT, 'dataset.json'),
+      (TINY, 'result.json'),
+    )
+  ],
   *[(TINY, write('result.json', text), 'result.json') for text in ('[]', '', 'null', '3')],
   (EVALUATE, lambda workdir: shutil.rmtree(workdir / 'checkpoints'), 'holds no checkpoints'),
   (
@@ -115,6 +163,73 @@ def test_damage_is_one_line(command, change, text, damaged, capsys):
   assert main.run(['main.py', *words, f'--workdir={damaged}']) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('error: ') and text in line and str(damaged) in line
+
+
+def test_what_no_config_may_hold_is_named(damaged, capsys):
+  field('augment.randaugment', -1)(damaged)
+  assert main.run(['main.py', *EVALUATE, f'--workdir={damaged}']) == 2
+  assert capsys.readouterr().err.startswith('error: augment.randaugment=-1 is impossible')
+
+
+def test_a_checkpoint_of_pipes_is_damaged(damaged, capsys):
+  """Reading one would wait for ever."""
+  is_pipe('checkpoints/*/progress/metadata')(damaged)
+  assert main.run(['main.py', *EVALUATE, f'--workdir={damaged}']) == 2
+  *warnings, line = capsys.readouterr().err.splitlines()
+  assert all('it is no regular file' in warning for warning in warnings)
+  assert line.startswith('error: ') and 'no checkpoint is whole' in line
+
+
+def test_a_log_of_anything_is_read_for_what_it_holds(damaged, capsys):
+  (damaged / 'result.json').unlink()
+  with open(damaged / 'metrics.jsonl', 'ab') as file:
+    file.write(b'{"step": Infinity}\n{"step": 7, "loss": "x"}\n[1]\n\xff\n' + b'[' * 100_000)
+  assert main.run(['main.py', *TINY, f'--workdir={damaged}']) == 0
+  assert run_folder.read_metrics(damaged)[-1]['step'] == 6
+
+
+def test_restart_needs_the_checkpoints_out_of_the_way(damaged, capsys, monkeypatch):
+  """Else it would go on from them, and call that a new run."""
+  rename = pathlib.Path.rename
+
+  def refuse(path, target):
+    if path.name == 'checkpoints':
+      raise PermissionError(errno.EPERM, 'Operation not permitted', str(path))
+    return rename(path, target)
+
+  monkeypatch.setattr(pathlib.Path, 'rename', refuse)
+  before = {path: path.read_bytes() for path in damaged.rglob('*') if path.is_file()}
+  assert main.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'checkpoints cannot be removed (Operation not permitted)' in line
+  after = {path: path.read_bytes() for path in before if path.exists()}
+  assert after.keys() == before.keys() and (damaged / 'checkpoints').is_dir()
+
+
+def test_restart_leaves_no_result_of_the_run_before(damaged):
+  for name in ('evaluation.json', 'explanations.json', 'predictions.npz'):
+    (damaged / name).write_text('old')
+  (damaged / 'explanations').mkdir()
+  (damaged / 'notes.txt').write_text('mine')
+  assert main.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 0
+  left = {path.name for path in damaged.iterdir()}
+  assert 'notes.txt' in left and not left & {
+    *('evaluation.json', 'explanations.json', 'explanations', 'checkpoints.removed'),
+  }
+
+
+def test_a_run_that_has_saved_once_does_not_begin_again_without_a_word(tmp_path, capsys):
+  """Its log is too short to tell; a mark does."""
+  command = [word for word in TINY if 'every_steps' not in word]
+  run = tmp_path / 'run'
+  assert main.run(['main.py', *command, f'--workdir={run}']) == 0
+  (run / 'result.json').unlink()
+  shutil.rmtree(run / 'checkpoints')
+  capsys.readouterr()
+  assert main.run(['main.py', *command, f'--workdir={run}']) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'no checkpoint' in line and '--restart' in line
+  assert main.run(['main.py', *command, '--restart', f'--workdir={run}']) == 0
 
 
 def test_restart_begins_again(damaged, finished):

@@ -83,3 +83,21 @@ def test_folders_that_nothing_came_of_are_removed(tmp_path):
   with lock.locked(tmp_path / 'runs' / 'study'):
     pass
   assert [path.name for path in tmp_path.iterdir()] == ['runs']
+
+
+def test_the_lock_of_a_folder_that_was_removed_is_none(tmp_path, monkeypatch):
+  """Between opening and locking, another process may have removed the folder and made it again."""
+  folder, take, calls = tmp_path / 'run', lock._take, []
+
+  def take_late(file, path):
+    if not calls:
+      path.unlink()
+      path.touch()
+    calls.append(path)
+    take(file, path)
+
+  monkeypatch.setattr(lock, '_take', take_late)
+  with lock.locked(folder):
+    assert len(calls) == 2
+    with pytest.raises(lock.Locked), lock.locked(folder):
+      pass

@@ -35,7 +35,7 @@ TINY = (
 @pytest.mark.parametrize(
   ('flags', 'text'),
   [
-    (['--coordinator=127.0.0.1:1234'], '--num_processes and --process_id is missing'),
+    (['--coordinator=127.0.0.1:1234'], '--num_processes and --process_id are missing'),
     (['--num_processes=2', '--process_id=0'], '--coordinator is missing'),
     (['--coordinator=host', '--num_processes=2', '--process_id=0'], '--coordinator=host'),
     (['--coordinator=h:1', '--num_processes=2', '--process_id=2'], '--process_id=2 .* from 0 to 1'),

@@ -71,7 +71,10 @@ class Checkpoints:
       ):  # Of a process that was killed.
         shutil.rmtree(unfinished, ignore_errors=True)
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=Preserved(self._kept), create=not read_only, read_only=read_only
+      preservation_policy=Preserved(self._kept),
+      create=not read_only,
+      read_only=read_only,
+      async_options=ocp.AsyncOptions(post_finalization_callback=self._mark_saved),
     )
     try:
       self._manager = ocp.CheckpointManager(
@@ -101,6 +104,10 @@ class Checkpoints:
       self._manager.check_for_errors()
       self._scores[step] = scores
       self._manager.save(step, args=args, force=True)
+
+  def _mark_saved(self) -> None:
+    with contextlib.suppress(OSError):  # A full disk is the business of what is written next.
+      (self.folder.parent / run_folder.SAVED).touch()
 
   def add_scores(self, step: int, scores: dict[str, float]) -> None:
     """Gives a checkpoint on disk that was saved as `unscored` its scores."""
@@ -228,9 +235,9 @@ class Checkpoints:
     behind = [later for later in self.steps() if later > step]
     for later in behind:
       if jax.process_index() == 0:
-        path = self.folder / f'{later}.damaged'
-        shutil.rmtree(path, ignore_errors=True)
-        (self.folder / str(later)).rename(path)
+        for older in self.folder.glob('*.damaged'):  # One is kept, to be looked into.
+          shutil.rmtree(older, ignore_errors=True)
+        (self.folder / str(later)).rename(self.folder / f'{later}.damaged')
     if behind:
       processes.wait_for_all()
       self._manager.reload()

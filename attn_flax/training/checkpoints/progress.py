@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from attn_flax.data.files import read_file
 from attn_flax.training import run_folder
 from attn_flax.training.checkpoints import digests
 
@@ -32,9 +33,7 @@ def read(checkpoint: pathlib.Path) -> run_folder.Json:
     ValueError: when it is damaged.
   """
   path = _path(checkpoint)
-  content = json.loads(path.read_bytes())
-  if not isinstance(content, dict):
-    raise ValueError(f'{path} holds no mapping')
+  content = _mapping(path)
   digest = content.pop('digest', None)
   if digest is not None:
     if digests.of_json(content) != digest:
@@ -43,5 +42,17 @@ def read(checkpoint: pathlib.Path) -> run_folder.Json:
   if 'digests' in content or 'train_seconds' not in content:
     raise ValueError(f'{path} has lost fields')
   scores = checkpoint / 'metrics' / 'metrics'  # Where Orbax keeps them.
-  found = json.loads(scores.read_bytes()) if scores.exists() else None
+  found = _mapping(scores) if scores.exists() else None
+  if not isinstance(content['train_seconds'], int | float):
+    raise ValueError(f'{path} holds a time that is no number')
   return {**content, 'scores': found, 'digests': None}
+
+
+def _mapping(path: pathlib.Path) -> run_folder.Json:
+  try:
+    content = json.loads(read_file(path))
+  except RecursionError:
+    content = None
+  if not isinstance(content, dict):
+    raise ValueError(f'{path} holds no mapping')
+  return content
