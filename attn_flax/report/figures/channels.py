@@ -33,9 +33,10 @@ def plots(findings: Findings) -> list[style.Illustration]:
     for i, v in enumerate(findings.variants)
     if v.pictured is not None and (found := _of_known(v.pictured.gates.channel))
   ]
-  low, high = pictures.scale(gate for *_, (_, gates) in gated for gate in gates.values())
+  ends = [(gate.min(), gate.max()) for *_, (_, gates) in gated for gate in gates.values()]
+  low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0, 1)
   names = findings.class_names
-  room = 0.04 * (high - low)
+  room = 0.04 * (high - low) or 0.5
   made = []
   for index, name, (known, gates) in gated:
     stages = by_stage(list(gates))
