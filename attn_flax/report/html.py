@@ -51,8 +51,8 @@ def _night(illustration: Illustration) -> str:
 def _webp(png: bytes, mode: str, *, is_photo: bool) -> str:
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
-    quality = {'quality': 65} if is_photo else {'lossless': True, 'quality': 100}
-    image.convert(mode).save(file, 'webp', method=6, **quality)
+    quality = {'quality': 65} if is_photo else {'lossless': True, 'quality': 80}
+    image.convert(mode).save(file, 'webp', method=4, **quality)
   return 'data:image/webp;base64,' + base64.b64encode(file.getvalue()).decode('ascii')
 
 

@@ -6,7 +6,15 @@ import numpy as np
 
 from attn_flax.report import formats
 from attn_flax.report.pages import wording
-from attn_flax.study.findings import Cost, Environment, Findings, Mechanism, Recipe, Variant
+from attn_flax.study.findings import (
+  Cost,
+  Environment,
+  Findings,
+  Mechanism,
+  Ratio,
+  Recipe,
+  Variant,
+)
 
 # A variant is called unsteady where its seeds' standard deviation is more than so many times the
 # median one, and more than two points.
@@ -121,30 +129,38 @@ def _disagreements(findings: Findings) -> list[str]:
   """The variants whose time grows by another share than their multiply-adds."""
   costs = {variant.name: variant.cost for variant in findings.variants if variant.cost}
   base = costs.get(findings.baseline)
+  if base is None:
+    return []
   apart = [
-    f'{name} has {formats.times(cost.macs / base.macs)} the multiply-adds and takes'
-    f' {formats.listing(times)}'
+    (name, cost.macs / base.macs, sorted(time.ratio for time in _times(cost)))
     for name, cost in costs.items()
-    if base and (times := _times_apart(cost, cost.macs / base.macs))
+    if _disagree(cost, cost.macs / base.macs)
   ]
   if not apart:
     return []
-  return [f'Multiply-adds and time disagree. Relative to {findings.baseline}, {"; ".join(apart)}.']
-
-
-def _times_apart(cost: Cost, macs: float) -> list[str]:
-  """The times whose ratio is not that of the multiply-adds, as words."""
-  times = {
-    'a training step': cost.step_ms,
-    'one image': cost.latency_ms,
-    'a batch in evaluation': cost.throughput_ms,
-  }
-  # Only where the spread of the timing leaves no doubt.
-  return [
-    f'{formats.times(time.ratio)} the time for {what}'
-    for what, time in times.items()
-    if time.low > macs + _DISAGREEMENT or time.high < macs - _DISAGREEMENT
+  clauses = [
+    f'{name} has {_ratio(macs)} its multiply-adds and takes {_ratio(least)} to {_ratio(most)} its time'
+    for name, macs, (least, _, most) in apart
   ]
+  return [
+    f'Multiply-adds do not tell the time. Relative to {findings.baseline}, {"; ".join(clauses)}: the'
+    ' least and the greatest of a training step, one image, and a batch in evaluation.'
+  ]
+
+
+def _times(cost: Cost) -> tuple[Ratio, ...]:
+  return cost.step_ms, cost.latency_ms, cost.throughput_ms
+
+
+def _disagree(cost: Cost, macs: float) -> bool:
+  """Whether a time is apart from the multiply-adds, only where its spread leaves no doubt."""
+  return any(
+    time.low > macs + _DISAGREEMENT or time.high < macs - _DISAGREEMENT for time in _times(cost)
+  )
+
+
+def _ratio(value: float) -> str:
+  return f'×{formats.number(value, 2)}'
 
 
 def _unexplained(seeds: Sequence[int]) -> list[str]:

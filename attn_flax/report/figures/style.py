@@ -162,6 +162,7 @@ def _night(canvas: Canvas, png: bytes) -> bytes:
 
   What is written inside the axes stays: it is made for the colors below it.
   """
+  canvas.set_layout_engine('none')  # Drawn once more, everything stays where it is.
   for ax in canvas.axes:
     ax.tick_params(which='both', colors=PALE)
     for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
