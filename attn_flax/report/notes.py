@@ -81,7 +81,7 @@ def _failures(findings: Findings) -> list[str]:
       if run.error:
         reasons.setdefault(run.error, {}).setdefault(variant.name, []).append(run.seed)
   return [
-    f'{formats.listing([f"{name}, {_seeds(seeds)}" for name, seeds in failed.items()])},'
+    f'{"; ".join(f"{name}, {_seeds(seeds)}" for name, seeds in failed.items())},'
     f' {"has" if sum(map(len, failed.values())) == 1 else "have"} no result: {reason}.'
     for reason, failed in reasons.items()
   ]
@@ -139,12 +139,13 @@ def _disagreements(findings: Findings) -> list[str]:
   if not apart:
     return []
   clauses = [
-    f'{name} has {_ratio(macs)} its multiply-adds and takes {_ratio(least)} to {_ratio(most)} its time'
+    f'{name} has {_ratio(macs)} its multiply-adds and takes'
+    f' {" to ".join(dict.fromkeys((_ratio(least), _ratio(most))))} its time'
     for name, macs, (least, _, most) in apart
   ]
   return [
-    f'Multiply-adds do not tell the time. Relative to {findings.baseline}, {"; ".join(clauses)}: the'
-    ' least and the greatest of a training step, one image, and a batch in evaluation.'
+    f'Multiply-adds do not tell the time. Relative to {findings.baseline}, {"; ".join(clauses)}:'
+    ' the least and the greatest of a training step, one image, and a batch in evaluation.'
   ]
 
 

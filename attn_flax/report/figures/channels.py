@@ -65,7 +65,12 @@ def plots(findings: Findings) -> list[style.Illustration]:
       ax.set_ylim(low - room, high + room)
     axes[0].set_ylabel('gate')
     handles, labels = axes[0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc='outside lower center', ncols=len(labels))
+    canvas.legend(
+      handles,
+      labels,
+      loc='outside lower center',
+      ncols=style.legend_columns(labels, canvas.get_figwidth()),
+    )
     made.append(
       style.finish(
         canvas,

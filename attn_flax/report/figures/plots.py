@@ -69,7 +69,7 @@ def _curves(findings: Findings, is_narrow: bool) -> style.Illustration | None:
       list(handles.values()),
       list(handles),
       loc='outside lower center',
-      ncols=2 if is_narrow else 4,
+      ncols=style.legend_columns(list(handles), canvas.get_figwidth()),
     )
   return style.finish(
     canvas,
@@ -211,7 +211,7 @@ def _scores(findings: Findings, is_narrow: bool) -> style.Illustration | None:
     [handles[k] for k in order],
     order,
     loc='outside lower center',
-    ncols=2 if is_narrow else len(order),
+    ncols=style.legend_columns(order, canvas.get_figwidth()),
   )
   return style.finish(
     canvas,

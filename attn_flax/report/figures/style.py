@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypedDict
 
@@ -115,6 +115,12 @@ def plain(text: str, longest: int = 32) -> str:
   text = text if len(text) <= longest else text[: longest - 1] + '…'
   # Legends leave out what begins with an underscore.
   return (' ' if text.startswith('_') else '') + text.replace('$', r'\$')
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+  """How many columns of a legend fit into so many inches; at least one."""
+  longest = 0.068 * max(map(len, labels), default=0)
+  return max(1, min(len(labels), int(width / (longest + 0.5))))
 
 
 def file_name(*parts: str | int) -> str:

@@ -27,8 +27,6 @@ def summary(findings: Findings) -> Table:
     difference = found.difference if found else None
     verdict = verdict_cell(
       found.verdict if found else 'no result',
-      variant.name,
-      'verdict',
       is_baseline=found is not None and variant.name == findings.baseline,
     )
     best, gain = found.best.value if found else None, difference.mean if difference else None
@@ -36,7 +34,7 @@ def summary(findings: Findings) -> Table:
     rows.append(
       [
         Cell(variant.name),
-        dataclasses.replace(verdict, values={}),
+        verdict,
         Cell(words.best.number(best), order=best),
         Cell(formats.points(gain), formats.interval(difference, 2, 100), order=gain),
         Cell(formats.times(step), order=step),
@@ -69,7 +67,7 @@ def performance(findings: Findings) -> Table:
     rows.append(
       [
         name_cell(variant),
-        verdict_cell(found.verdict, name, 'verdict', is_baseline=name == findings.baseline),
+        verdict_cell(found.verdict, is_baseline=name == findings.baseline),
         Cell(str(found.seeds), '', {'seeds': found.seeds}, name),
         _score(words.best, found.best, name),
         *(cells[score] for score in words.beside),
@@ -80,6 +78,7 @@ def performance(findings: Findings) -> Table:
             'difference': difference.mean if difference else None,
             'difference_low': difference.low if difference else None,
             'difference_high': difference.high if difference else None,
+            'verdict': found.verdict,
           },
           name,
         ),

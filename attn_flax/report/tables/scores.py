@@ -116,15 +116,11 @@ def score_table(findings: Findings, name: str) -> Table:
           f'{key}_difference': difference.mean if difference else None,
           f'{key}_difference_low': difference.low if difference else None,
           f'{key}_difference_high': difference.high if difference else None,
+          f'{key}_verdict': score.verdict,
         },
         variant.name,
       )
-      verdict = verdict_cell(
-        score.verdict,
-        variant.name,
-        f'{key}_verdict',
-        is_baseline=variant.name == findings.baseline,
-      )
+      verdict = verdict_cell(score.verdict, is_baseline=variant.name == findings.baseline)
       rows.append(
         [
           name_cell(variant),
