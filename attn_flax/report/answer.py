@@ -9,12 +9,15 @@ from attn_flax.study.findings import Findings, Variant
 
 
 def answer(findings: Findings) -> list[str]:
-  """Sentences: who is better or worse, what it costs, and whether it looks at the object."""
+  """Sentences: the verdict, what the study could find, what variants cost, and where they look."""
   base = next(v for v in findings.variants if v.name == findings.baseline)
   others = [variant for variant in findings.variants if variant is not base]
-  sentences = []
+  words = wording(findings)
+  sentences = _verdicts(others, f'{base.name} in {words.best_in_full}')
+  if not others:
+    sentences.append('There is no variant to compare the baseline with.')
   if base.performance:
-    words, seeds = wording(findings), base.performance.seeds
+    seeds = base.performance.seeds
     achieves = words.achieves.format(
       value=words.best.number(base.performance.best.value),
       images=formats.number(findings.test_images, 0),
@@ -23,44 +26,34 @@ def answer(findings: Findings) -> list[str]:
       f'The baseline, {base.name}, {achieves} ({seeds} {"seed" if seeds == 1 else "seeds"}).'
     )
   else:
-    sentences.append(f'No run of {base.name}, the baseline, has finished.')
-  if not others:
-    sentences.append('There is no variant to compare it with.')
-  sentences += _verdicts([variant for variant in others if variant.performance])
+    # Without it there is no verdict.
+    sentences.insert(0, f'No run of {base.name}, the baseline, has finished.')
   missing = [variant.name for variant in others if not variant.performance]
   if missing:
     sentences.append(f'No run of {formats.listing(missing)} has finished.')
-  return [*sentences, *_costs(others), *_looks(findings)]
+  return [*sentences, *_power(others), *_costs(others), *_looks(findings)]
 
 
-def _verdicts(variants: Sequence[Variant]) -> list[str]:
+def _verdicts(variants: Sequence[Variant], baseline: str) -> list[str]:
+  """Who is better or worse, in one sentence, and who cannot be judged."""
   groups: dict[str, list[Variant]] = {}
   for variant in variants:
     if variant.performance:
       groups.setdefault(variant.performance.verdict, []).append(variant)
-  clauses = []
+  clauses: list[str] = []
   for verdict in ('better', 'worse'):
     if named := groups.get(verdict):
       ranked = sorted(named, key=lambda v: -abs(_mean(v)))
+      than = '' if clauses else f' than {baseline}'
       verb = 'is' if len(named) == 1 else 'are'
-      clauses.append(f'{verdict} {verb} {formats.listing([_numbered(v) for v in ranked])}')
+      clauses.append(f'{verdict}{than} {verb} {formats.listing([v.name for v in ranked])}')
   if named := groups.get('no difference shown'):
-    clauses.append(f'no difference is shown for {formats.listing([_numbered(v) for v in named])}')
+    to = '' if clauses else f' to {baseline}'
+    clauses.append(f'no difference{to} is shown for {formats.listing([v.name for v in named])}')
   sentences = []
   if clauses:
     text = '; '.join(clauses)
-    sentences.append(f'{text[0].upper()}{text[1:]} (percentage points with 95 % intervals).')
-  found = [
-    (v.performance.detectable, v.name)
-    for v in variants
-    if v.performance and v.performance.detectable
-  ]
-  if found:
-    (least, first), (most, last) = min(found), max(found)
-    size = f'{formats.percent(most)} points'
-    if formats.percent(least) != formats.percent(most):
-      size = f'{formats.percent(least)} ({first}) to {formats.percent(most)} ({last}) points'
-    sentences.append(f'The study would have found a difference of {size} in four of five cases.')
+    sentences.append(f'{text[0].upper()}{text[1:]}.')
   if named := groups.get('not enough seeds'):
     sentences.append(
       f'Not enough seeds for a verdict on {formats.listing([v.name for v in named])}: it takes'
@@ -69,18 +62,27 @@ def _verdicts(variants: Sequence[Variant]) -> list[str]:
   return sentences
 
 
+def _power(variants: Sequence[Variant]) -> list[str]:
+  """The differences that the study could have found."""
+  found = [
+    (v.performance.detectable, v.name)
+    for v in variants
+    if v.performance and v.performance.detectable
+  ]
+  if not found:
+    return []
+  (least, first), (most, last) = min(found), max(found)
+  if formats.percent(least) == formats.percent(most):
+    return [f'A true difference of {formats.percent(most)} points is found with 80 % power.']
+  return [
+    f'A true difference of {formats.percent(least)} ({first}) to {formats.percent(most)} ({last})'
+    ' points is found with 80 % power.'
+  ]
+
+
 def _mean(variant: Variant) -> float:
   found = variant.performance
   return found.difference.mean if found and found.difference else 0.0
-
-
-def _numbered(variant: Variant) -> str:
-  """A name with its difference: 'se (+0.60 [+0.20, +1.00])'."""
-  found = variant.performance
-  if found is None or found.difference is None:
-    return variant.name
-  bounds = formats.interval(found.difference, 2, 100)
-  return f'{variant.name} ({f"{formats.points(found.difference.mean)} {bounds}".strip()})'
 
 
 def _costs(variants: Sequence[Variant]) -> list[str]:

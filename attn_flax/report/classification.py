@@ -1,7 +1,7 @@
 """What the report says and shows of classification."""
 
 from attn_flax.report.figures import classification as figures
-from attn_flax.report.parts import Pages, gallery
+from attn_flax.report.parts import Pages, fold, gallery
 from attn_flax.report.tables import classification as tables
 from attn_flax.report.wording import Title, Wording
 
@@ -24,6 +24,11 @@ _WORDING = Wording(
 
 PAGES = Pages(
   wording=_WORDING,
-  scores=lambda findings: [tables.per_class(findings), gallery(figures.confusions(findings))],
-  published=lambda findings: [tables.published_accuracies(findings)],
+  scores=lambda findings: [
+    tables.per_class(findings),
+    fold('Confusion matrices', gallery(figures.confusions(findings))),
+  ],
+  published=lambda findings: [
+    fold('What papers print of the same mechanisms', tables.published_accuracies(findings))
+  ],
 )

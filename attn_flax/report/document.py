@@ -8,7 +8,7 @@ from attn_flax.report.figures import channels, pareto, pictures, plots
 from attn_flax.report.figures.style import Illustration, drawing
 from attn_flax.report.notes import notes
 from attn_flax.report.pages import pages, wording
-from attn_flax.report.parts import Gallery, Part, Section, gallery
+from attn_flax.report.parts import Part, Points, Section, gallery, leaves
 from attn_flax.report.tables import results, scores
 from attn_flax.report.tables.cells import Table
 from attn_flax.study.explanations import SCORES
@@ -18,12 +18,16 @@ from attn_flax.study.findings import Findings
 def sections(findings: Findings) -> list[Section]:
   """The whole report, drawn."""
   quality, own = wording(findings).quality, pages(findings)
+  (verdict, *further), noted = answer(findings), notes(findings)
   with drawing():
     made = [
       Section(
-        'answer', 'Answer', answer(findings), _there([plots.differences(findings)]), listed=True
+        'answer',
+        'Answer',
+        [verdict],
+        _there([results.summary(findings), Points(further), plots.differences(findings)]),
       ),
-      Section('notes', 'Notes', notes(findings), listed=True),
+      Section('notes', 'Notes', parts=[Points(noted)] if noted else []),
       Section(
         f'{quality}-section',
         quality.capitalize(),
@@ -120,16 +124,11 @@ def _counted(images: Mapping[int, int]) -> str:
 
 def all_tables(document: Sequence[Section]) -> list[Table]:
   """Every table of the report, in its order."""
-  return [part for section in document for part in section.parts if isinstance(part, Table)]
+  return [part for section in document for part in leaves(section.parts) if isinstance(part, Table)]
 
 
 def all_illustrations(document: Sequence[Section]) -> list[Illustration]:
   """Every illustration of the report, in its order."""
-  found: list[Illustration] = []
-  for section in document:
-    for part in section.parts:
-      if isinstance(part, Gallery):
-        found += part.illustrations
-      elif isinstance(part, Illustration):
-        found.append(part)
-  return found
+  return [
+    part for section in document for part in leaves(section.parts) if isinstance(part, Illustration)
+  ]

@@ -10,8 +10,7 @@ import jinja2
 from PIL import Image
 
 from attn_flax.report.figures.style import Illustration
-from attn_flax.report.parts import Gallery, Section
-from attn_flax.report.tables.cells import Table
+from attn_flax.report.parts import Part, Section
 
 _TONES = {'better': 'better', 'worse': 'worse', 'no difference shown': 'open'}
 
@@ -26,22 +25,34 @@ def render(title: str, document: Sequence[Section]) -> str:
     lstrip_blocks=True,
   )
   return environment.get_template('template.html').render(
-    title=title, sections=document, kind=_kind, data=_data, tone=_tone, heading=_heading
+    title=title,
+    sections=document,
+    kind=_kind,
+    data=_data,
+    tone=_tone,
+    heading=_heading,
+    night=_night,
   )
 
 
-def _kind(part: object) -> str:
-  if isinstance(part, Table):
-    return 'table'
-  return 'gallery' if isinstance(part, Gallery) else 'illustration'
+def _kind(part: Part) -> str:
+  return type(part).__name__.lower()
 
 
 def _data(illustration: Illustration) -> str:
+  # The PNG, with every shade, lies in `plots/`.
+  return _webp(illustration.png, 'RGB', is_photo=illustration.is_photo)
+
+
+def _night(illustration: Illustration) -> str:
+  return _webp(illustration.night, 'RGBA', is_photo=False)
+
+
+def _webp(png: bytes, mode: str, *, is_photo: bool) -> str:
   file = io.BytesIO()
-  with Image.open(io.BytesIO(illustration.png)) as image:
-    # The PNG, with every shade, lies in `plots/`.
-    quality = {'quality': 65} if illustration.is_photo else {'lossless': True, 'quality': 100}
-    image.convert('RGB').save(file, 'webp', method=6, **quality)
+  with Image.open(io.BytesIO(png)) as image:
+    quality = {'quality': 65} if is_photo else {'lossless': True, 'quality': 80}
+    image.convert(mode).save(file, 'webp', method=4, **quality)
   return 'data:image/webp;base64,' + base64.b64encode(file.getvalue()).decode('ascii')
 
 

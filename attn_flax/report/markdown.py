@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from attn_flax.report.figures.style import Illustration
-from attn_flax.report.parts import Gallery, Section
+from attn_flax.report.parts import Fold, Gallery, Part, Points, Section
 from attn_flax.report.tables.cells import Cell, Table
 
 # What Markdown reads as markup; an underscore only where it is not inside a word.
@@ -25,16 +25,22 @@ def render(title: str, document: Sequence[Section]) -> str:
   for section in document:
     lines += [f'## {escape(section.title)}', '']
     for paragraph in section.paragraphs:
-      lines.append(('- ' if section.listed else '') + escape(paragraph))
-      lines += [] if section.listed else ['']
-    lines += [''] if section.listed else []
+      lines += [escape(paragraph), '']
     for part in section.parts:
-      if isinstance(part, Table):
-        lines += _table(part, section)
-      else:
-        for illustration in part.illustrations if isinstance(part, Gallery) else [part]:
-          lines += _illustration(illustration)
+      lines += _part(part, section)
   return '\n'.join(lines)
+
+
+def _part(part: Part, section: Section) -> list[str]:
+  if isinstance(part, Table):
+    return _table(part, section)
+  if isinstance(part, Points):
+    return [*(f'- {escape(sentence)}' for sentence in part.sentences), '']
+  if isinstance(part, Fold):
+    inner = [line for one in part.parts for line in _part(one, section)]
+    return [f'<details><summary>{escape(part.title)}</summary>', '', *inner, '</details>', '']
+  illustrations = part.illustrations if isinstance(part, Gallery) else [part]
+  return [line for illustration in illustrations for line in _illustration(illustration)]
 
 
 def pictures(text: str) -> list[str]:

@@ -6,7 +6,15 @@ import numpy as np
 
 from attn_flax.report import formats
 from attn_flax.report.pages import wording
-from attn_flax.study.findings import Cost, Environment, Findings, Mechanism, Recipe, Variant
+from attn_flax.study.findings import (
+  Cost,
+  Environment,
+  Findings,
+  Mechanism,
+  Ratio,
+  Recipe,
+  Variant,
+)
 
 # A variant is called unsteady where its seeds' standard deviation is more than so many times the
 # median one, and more than two points.
@@ -52,26 +60,35 @@ def own_map(kinds: Sequence[str]) -> str:
 
 
 def notes(findings: Findings) -> list[str]:
-  """Sentences that belong above the tables: what went wrong, and what may mislead."""
+  """Sentences that belong above the tables: what went wrong, and what may mislead.
+
+  Each kind of remark is one sentence, whatever the number of variants that it is about.
+  """
   return [
     *_failures(findings),
     *_unlike(findings),
     *_unsteady(findings),
     *_disagreements(findings),
-    *(
-      f'No test image is answered correctly by all variants of seed {seed}: nothing is explained.'
-      for seed in findings.unexplained
-    ),
+    *_unexplained(findings.unexplained),
   ]
 
 
 def _failures(findings: Findings) -> list[str]:
+  """The runs without a result, one sentence for each reason."""
+  reasons: dict[str, dict[str, list[int]]] = {}
+  for variant in findings.variants:
+    for run in variant.runs:
+      if run.error:
+        reasons.setdefault(run.error, {}).setdefault(variant.name, []).append(run.seed)
   return [
-    f'{variant.name}, seed {run.seed}, has no result: {run.error}.'
-    for variant in findings.variants
-    for run in variant.runs
-    if run.error
+    f'{"; ".join(f"{name}, {_seeds(seeds)}" for name, seeds in failed.items())},'
+    f' {"has" if sum(map(len, failed.values())) == 1 else "have"} no result: {reason}.'
+    for reason, failed in reasons.items()
   ]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+  return f'seed{"s" if len(seeds) > 1 else ""} {formats.listing([str(seed) for seed in seeds])}'
 
 
 def _unlike(findings: Findings) -> list[str]:
@@ -82,11 +99,8 @@ def _unlike(findings: Findings) -> list[str]:
     'commits': len({one.commit for one in trained}),
     'versions': len({tuple(sorted(one.packages.items())) for one in trained}),
   }
-  return [
-    f'The runs were trained with {count} different {what}.'
-    for what, count in counts.items()
-    if count > 1
-  ]
+  differ = [f'{count} different {what}' for what, count in counts.items() if count > 1]
+  return [f'The runs were trained with {formats.listing(differ)}.'] if differ else []
 
 
 def _unsteady(findings: Findings) -> list[str]:
@@ -97,12 +111,17 @@ def _unsteady(findings: Findings) -> list[str]:
     if v.performance and v.performance.best.spread
   }
   usual = float(np.median(list(spreads.values()))) if spreads else 0.0
-  return [
-    f'{name}: its seeds differ much (standard deviation {formats.percent(spread, 1)} points; the '
-    f'median of all variants is {formats.percent(usual, 1)}). Its training is not steady under '
-    'this recipe; another one, such as more epochs or a sweep of the rate, would show more.'
+  wide = [
+    f'{name} (standard deviation {formats.percent(spread, 1)} points)'
     for name, spread in spreads.items()
     if spread > max(_UNSTEADY * usual, _UNSTEADY_LEAST)
+  ]
+  if not wide:
+    return []
+  return [
+    f'The seeds of {formats.listing(wide)} vary widely; the median of all variants is'
+    f' {formats.percent(usual, 1)} points. Training is not steady under this recipe; another one,'
+    ' such as more epochs or a sweep of the rate, would show more.'
   ]
 
 
@@ -110,32 +129,47 @@ def _disagreements(findings: Findings) -> list[str]:
   """The variants whose time grows by another share than their multiply-adds."""
   costs = {variant.name: variant.cost for variant in findings.variants if variant.cost}
   base = costs.get(findings.baseline)
-  return [
-    sentence
-    for name, cost in costs.items()
-    if base and (sentence := _disagreement(name, cost, findings.baseline, base))
-  ]
-
-
-def _disagreement(name: str, cost: Cost, baseline: str, base: Cost) -> str:
-  macs = cost.macs / base.macs
-  times = {
-    'a training step': cost.step_ms,
-    'one image': cost.latency_ms,
-    'a batch in evaluation': cost.throughput_ms,
-  }
-  # Only where the spread of the timing leaves no doubt.
+  if base is None:
+    return []
   apart = [
-    f'{time.ratio:.2f} times as long for {what}'
-    for what, time in times.items()
-    if time.low > macs + _DISAGREEMENT or time.high < macs - _DISAGREEMENT
+    (name, cost.macs / base.macs, sorted(time.ratio for time in _times(cost)))
+    for name, cost in costs.items()
+    if _disagree(cost, cost.macs / base.macs)
   ]
   if not apart:
-    return ''
-  return (
-    f'{name}: multiply-adds and time disagree. It has {macs:.2f} times the multiply-adds of '
-    f'{baseline}, but takes {formats.listing(apart)}.'
+    return []
+  clauses = [
+    f'{name} has {_ratio(macs)} its multiply-adds and takes'
+    f' {" to ".join(dict.fromkeys((_ratio(least), _ratio(most))))} its time'
+    for name, macs, (least, _, most) in apart
+  ]
+  return [
+    f'Multiply-adds do not tell the time. Relative to {findings.baseline}, {"; ".join(clauses)}:'
+    ' the least and the greatest of a training step, one image, and a batch in evaluation.'
+  ]
+
+
+def _times(cost: Cost) -> tuple[Ratio, ...]:
+  return cost.step_ms, cost.latency_ms, cost.throughput_ms
+
+
+def _disagree(cost: Cost, macs: float) -> bool:
+  """Whether a time is apart from the multiply-adds, only where its spread leaves no doubt."""
+  return any(
+    time.low > macs + _DISAGREEMENT or time.high < macs - _DISAGREEMENT for time in _times(cost)
   )
+
+
+def _ratio(value: float) -> str:
+  return f'×{formats.number(value, 2)}'
+
+
+def _unexplained(seeds: Sequence[int]) -> list[str]:
+  if not seeds:
+    return []
+  return [
+    f'No test image is answered correctly by all variants of {_seeds(seeds)}: nothing is explained.'
+  ]
 
 
 def conditions(findings: Findings) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a report is made of before it is HTML or Markdown."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attn_flax.report.figures.style import Illustration
 from attn_flax.report.tables.cells import Table
@@ -16,7 +16,22 @@ class Gallery:
   illustrations: Sequence[Illustration]
 
 
-Part = Table | Illustration | Gallery
+@dataclasses.dataclass(frozen=True)
+class Points:
+  """Sentences, each of them a point of a list."""
+
+  sentences: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """Parts that are hidden below a line until a reader opens it."""
+
+  title: str
+  parts: 'Sequence[Part]'
+
+
+Part = Table | Illustration | Gallery | Points | Fold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +42,13 @@ class Section:
     id: what links name it.
     title: its heading.
     paragraphs: its text, before its parts.
-    parts: tables and illustrations.
-    listed: whether the paragraphs are points of a list.
+    parts: tables, illustrations and further text.
   """
 
   id: str
   title: str
   paragraphs: Sequence[str] = ()
   parts: Sequence[Part] = ()
-  listed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,3 +69,19 @@ class Pages:
 def gallery(illustrations: Sequence[Illustration]) -> Gallery | None:
   """The illustrations side by side; None without any."""
   return Gallery(illustrations) if illustrations else None
+
+
+def fold(title: str, part: Part | None) -> Fold | None:
+  """A part that is folded; None where it is missing."""
+  return Fold(title, [part]) if part is not None else None
+
+
+def leaves(parts: Iterable[Part]) -> Iterator[Table | Illustration | Points]:
+  """What parts are made of in the end, in their order."""
+  for part in parts:
+    if isinstance(part, Gallery):
+      yield from part.illustrations
+    elif isinstance(part, Fold):
+      yield from leaves(part.parts)
+    else:
+      yield part

@@ -2,21 +2,26 @@
 
 import csv
 import pathlib
+from collections.abc import Mapping, Sequence
 
 from attn_flax.report import html, markdown
 from attn_flax.report.document import all_illustrations, all_tables, sections
 from attn_flax.report.notes import title
 from attn_flax.report.tables import cells
+from attn_flax.report.tables.cells import Value
+from attn_flax.report.tables.results import state
 from attn_flax.study.findings import Findings
 
 __all__ = ['write_report']
 
 
 def write_report(findings: Findings, folder: pathlib.Path) -> None:
-  """Writes `report.html`, `report.md`, `results.csv` and `plots/*.png` into a folder.
+  """Writes `report.html`, `report.md`, `results.csv`, `runs.csv` and `plots/*.png` into a folder.
 
-  `report.html` needs no other file. `results.csv` has a row per variant and contains shares (not
-  percent), milliseconds and counts with all their digits; unknown values are empty.
+  `report.html` needs no other file. `results.csv` has a row per variant, with the means over its
+  runs, and `runs.csv` a row per run, with its own scores. Both contain shares (not percent),
+  milliseconds and counts with all their digits; unknown values are empty. They are two files
+  because every row of the first is a variant to those who read it.
 
   Args:
     findings: what the study found.
@@ -35,8 +40,30 @@ def write_report(findings: Findings, folder: pathlib.Path) -> None:
     ('report.md', markdown.render(heading, document)),
   ):
     (folder / name).write_text(text, encoding='utf-8')
-  rows = cells.results(all_tables(document), findings.variants)
-  with open(folder / 'results.csv', 'w', newline='', encoding='utf-8') as file:
-    writer = csv.DictWriter(file, list(rows[0]))
+  variants = cells.results(all_tables(document), findings.variants)
+  _write(folder / 'results.csv', list(variants[0]), variants)
+  runs = [run for variant in findings.variants for run in variant.runs]
+  scores = list(dict.fromkeys(name for run in runs for name in run.scores))
+  _write(
+    folder / 'runs.csv',
+    ['variant', 'seed', 'state', *scores, 'error', 'folder', 'command'],
+    [
+      {
+        'variant': run.variant,
+        'seed': run.seed,
+        'state': state(run),
+        **run.scores,
+        'error': run.error,
+        'folder': run.folder,
+        'command': run.command,
+      }
+      for run in runs
+    ],
+  )
+
+
+def _write(path: pathlib.Path, columns: Sequence[str], rows: Sequence[Mapping[str, Value]]) -> None:
+  with open(path, 'w', newline='', encoding='utf-8') as file:
+    writer = csv.DictWriter(file, columns)
     writer.writeheader()
     writer.writerows(rows)

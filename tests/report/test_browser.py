@@ -16,35 +16,55 @@ BROWSER = next(
   filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), ''
 )
 pytestmark = pytest.mark.skipif(not BROWSER, reason='no Chromium is installed')
-WIDTHS = (360, 1400)
+WIDTHS = (360, 390, 768, 1280, 1400)
 
 # Runs inside the report; the page around it, of another origin, only hears the outcome.
 CHECKS = """
 const refused = [];
 document.addEventListener('securitypolicyviolation', event => refused.push(event.blockedURI));
 addEventListener('load', () => {
+  const inside = (part, box) => part.getBoundingClientRect().right
+    <= box.getBoundingClientRect().right;
+  const judged = [...document.querySelectorAll('table')]
+    .filter(one => one.tHead.rows[0].cells[1].textContent.trim() === 'verdict');
+  const answer = document.querySelector('#answer table');
   const table = document.querySelector('#accuracy-section table');
-  const head = table.tHead.rows[0].cells[2];
-  const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[2].dataset.key));
+  const head = table.tHead.rows[0].cells[3];
+  const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[3].dataset.key));
   const sorted = [];
   for (const _ of [0, 1]) {
     head.querySelector('button').click();
     sorted.push([head.ariaSort, column()]);
   }
-  const difference = table.tHead.rows[0].cells[4];
+  const difference = table.tHead.rows[0].cells[5];
   difference.querySelector('button').click();
   parent.postMessage({
     inner: innerWidth,
     scroll: document.documentElement.scrollWidth,
     images: [...document.images].map(image => image.naturalWidth),
+    cut: judged.filter(
+      one => !inside(one.querySelector('tbody td'), one.closest('.scroll'))).length,
+    judged: judged.length,
+    answer: inside(answer, answer.closest('.scroll')),
+    shrunk: [...document.querySelectorAll('.card')].filter(card => {
+      const image = card.querySelector('img');
+      return image.clientWidth < .65 * image.width && !card.classList.contains('redrawn')
+        || card.classList.contains('redrawn') && card.scrollWidth > card.clientWidth;
+    }).length,
+    folded: [...document.querySelectorAll('details')].map(fold => fold.open),
     sorted,
-    last: [...table.tBodies[0].rows].at(-1).cells[4].textContent,
+    last: [...table.tBodies[0].rows].at(-1).cells[5].textContent,
     buttons: [...document.querySelectorAll('thead th')].every(th => th.querySelector('button')),
     requests: performance.getEntriesByType('resource')
       .map(entry => entry.name).filter(name => !name.startsWith('data:')),
     refused,
     paper: getComputedStyle(document.body).backgroundColor,
-    card: getComputedStyle(document.querySelector('.card')).backgroundColor,
+    cards: [...document.querySelectorAll('.card')].map(
+      card => getComputedStyle(card).backgroundColor),
+    plain: [...document.querySelectorAll('.plain img')].map(
+      image => getComputedStyle(image).filter + getComputedStyle(image).mixBlendMode),
+    nights: [...document.querySelectorAll('.layered')].map(
+      card => getComputedStyle(card.querySelector('.night')).display),
     wide: [...document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth),
   }, '*');
 });
@@ -114,7 +134,25 @@ def test_tables_sort_by_the_buttons_of_their_heads(heard):
     assert found['buttons']
 
 
-def test_dark_pages_keep_their_pictures_on_light_cards(heard):
+def test_verdicts_are_seen_at_every_width(heard):
+  for found in heard.values():
+    assert found['judged'] == 9 and found['cut'] == 0
+    assert found['answer']  # The whole of the small table.
+
+
+def test_pictures_are_redrawn_or_scroll_before_they_cannot_be_read(heard):
+  for found in heard.values():
+    assert found['shrunk'] == 0
+
+
+def test_details_are_folded(heard):
+  for found in heard.values():
+    assert found['folded'] == [False, False]
+
+
+def test_dark_pages_have_no_white_cards(heard):
   for found in heard.values():
     assert max(map(int, re.findall(r'\d+', found['paper']))) < 64
-    assert found['card'] == 'rgb(255, 255, 255)'
+    assert set(found['cards']) == {'rgba(0, 0, 0, 0)'}
+    assert set(found['plain']) == {'invert(1) hue-rotate(180deg)screen'}
+    assert len(found['nights']) > 4 and set(found['nights']) == {'block'}

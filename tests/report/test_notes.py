@@ -65,20 +65,57 @@ def test_unsteady_training_is_noted(found):
   best = Mean(0.8, 0.3)
   unsteady = dataclasses.replace(found.variants[2].performance, best=best)
   (sentence,) = notes.notes(change(found, 2, performance=unsteady))
-  assert sentence.startswith('other: its seeds differ much (standard deviation 30.0 points; the')
+  assert sentence.startswith(
+    'The seeds of other (standard deviation 30.0 points) vary widely; the median of all variants is'
+    ' 0.4 points.'
+  )
 
 
 def test_it_is_noted_where_multiply_adds_and_time_disagree(found):
   for cost in (make_cost(1010, 1.4), make_cost(2000, 1.5)):
     (sentence,) = notes.notes(change(found, 2, cost=cost))
-    assert sentence.startswith('other: multiply-adds and time disagree.')
-    assert f'{cost.macs / 1000:.2f} times the multiply-adds of plain' in sentence
-    time = f'{cost.step_ms.ratio:.2f} times as long for'
-    assert f'takes {time} a training step, {time} one image and {time} a batch' in sentence
+    assert sentence.startswith('Multiply-adds do not tell the time. Relative to plain, other has')
+    time = f'×{cost.step_ms.ratio:.2f}'
+    assert f'×{cost.macs / 1000:.2f} its multiply-adds and takes {time} its' in sentence
   # Each of the three times is looked at.
   late = dataclasses.replace(make_cost(1000, 1.0), latency_ms=make_cost(1000, 1.4).latency_ms)
   (sentence,) = notes.notes(change(found, 2, cost=late))
-  assert sentence.endswith('but takes 1.40 times as long for one image.')
+  assert 'takes ×1.00 to ×1.40 its time' in sentence
+
+
+def test_a_kind_of_note_is_one_sentence_for_all_variants(found):
+  noted = change(found, 1, cost=make_cost(1010, 1.4))
+  noted = change(noted, 2, cost=make_cost(1020, 1.5))
+  (sentence,) = notes.notes(noted)
+  assert 'alike has ×1.01 its multiply-adds and takes ×1.40 its time; other has' in sentence
+
+  def fail(study, index, seeds):
+    runs = [
+      dataclasses.replace(run, error='out of memory') if run.seed in seeds else run
+      for run in study.variants[index].runs
+    ]
+    return change(study, index, runs=runs)
+
+  failed = fail(fail(found, 1, (0, 2)), 2, (1,))
+  expected = 'alike, seeds 0 and 2; other, seed 1, have no result: out of memory.'
+  assert notes.notes(failed) == [expected]
+  (sentence,) = notes.notes(dataclasses.replace(found, unexplained=(3, 4)))
+  assert 'by all variants of seeds 3 and 4: nothing' in sentence
+  runs = list(found.variants[0].runs)
+  elsewhere = fake_findings.environment(device='Tesla', commit='b52')
+  runs[0] = dataclasses.replace(runs[0], trained=elsewhere)
+  (sentence,) = notes.notes(change(found, 0, runs=runs))
+  assert sentence == 'The runs were trained with 2 different devices and 2 different commits.'
+  unsteady = found
+  # Against three steady variants two are wide.
+  for index in (1, 2):
+    best = Mean(0.8, 0.3)
+    wide = dataclasses.replace(found.variants[index].performance, best=best)
+    unsteady = change(unsteady, index, performance=wide)
+  steady = [dataclasses.replace(found.variants[0], name=f'steady {k}', runs=()) for k in range(2)]
+  unsteady = dataclasses.replace(unsteady, variants=[*unsteady.variants, *steady])
+  (sentence,) = notes.notes(unsteady)
+  assert 'The seeds of alike (standard deviation 30.0 points) and other (' in sentence
 
 
 def test_seeds_without_explanations_are_noted(found):

@@ -11,6 +11,7 @@ from PIL import Image
 from attn_flax.report import formats, html, markdown, parts, published
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots, style
+from attn_flax.report.figures import classification as figures
 from attn_flax.report.tables import cells, classification, results
 from attn_flax.study.explanations import Gates
 from attn_flax.study.findings import Run
@@ -29,7 +30,7 @@ def test_published_rows_are_plausible():
 def test_too_few_seeds_are_said():
   found = fake_findings.findings(('none', 'se'), seeds=2, pictures=1)
   assert 'Not enough seeds for a verdict on se' in ' '.join(answer(found))
-  assert results.performance(found).rows[1][5].text == 'not enough seeds'
+  assert results.performance(found).rows[1][1].text == 'not enough seeds'
 
 
 def test_an_empty_map_is_flagged(monkeypatch):
@@ -125,6 +126,97 @@ def test_one_scale_for_all():
   assert low < high
 
 
+def test_an_outlier_does_not_flood_the_scale():
+  rng = np.random.default_rng(0)
+  maps = rng.uniform(0.5, 1.5, (8, 16, 16))
+  usual = pictures.scale(maps)
+  assert usual == (maps.min(), maps.max())
+  assert pictures.beyond(maps, usual).tolist() == [0, 0]
+  maps[2, 3, 4] = 110  # A hundred times the others, as the attention of one position may be.
+  low, high = pictures.scale(maps)
+  assert low == usual[0] and usual[1] < high < 3
+  np.testing.assert_allclose(pictures.beyond(maps, (low, high)), [0, 1 / maps.size])
+  # A peak in each of some small maps is no more of the picture than in large ones.
+  coarse = [np.full((4, 4), 1.0) for _ in range(3)]
+  coarse[0][0, 0] = 110
+  together = [*coarse, *(rng.uniform(0.5, 1.5, (64, 64)) for _ in range(3))]
+  assert pictures.scale(together)[1] < 4
+  np.testing.assert_allclose(pictures.beyond(together, pictures.scale(together))[1], 1 / 96)
+  # Below zero alike; what is not finite has no say.
+  low, high = pictures.scale([-maps, np.full((2, 2), np.nan)])
+  assert -3 < low and high == -usual[0]
+
+
+def test_the_share_beyond_a_scale_is_said():
+  found = fake_findings.findings(('none', fake_findings.PIPE), pictures=2)
+  captions = []
+  for factor in (1, 200):
+    for maps in found.variants[1].pictured.gates.attention.values():
+      maps[0, 2, 2] *= factor
+    with style.drawing():
+      (grid,) = pictures.gates(found)
+    captions.append(grid.caption)
+  assert 'beyond' not in captions[0]
+  assert '% lies beyond the scale and has the color of its end.' in captions[1]
+
+
+def pixels(png, mode='RGB'):
+  return np.asarray(Image.open(io.BytesIO(png)).convert(mode)).astype(int)
+
+
+def test_at_night_paper_and_words_are_dark_and_colors_keep_their_meaning():
+  found = fake_findings.findings(('none', 'cbam'), pictures=1)
+  with style.drawing():
+    made = [pictures.cams(found), *pictures.gates(found), *figures.confusions(found)]
+  for illustration in made:
+    night = pixels(illustration.night, 'RGBA')
+    covered = night[..., 3] == 255
+    assert night.shape[:2] == pixels(illustration.png).shape[:2]
+    paper = tuple(bytes.fromhex(style.NIGHT[1:]))
+    assert tuple(night[0, 0, :3]) == paper and covered[0, 0]
+    # The colors of maps and of their bars show through.
+    colored = np.ptp(pixels(illustration.png), axis=-1) > 60
+    assert colored.sum() > 1000 and not (covered & colored).any()
+    # Nothing of the white paper is left.
+    light = (pixels(illustration.png) > 250).all(-1) & ~covered
+    assert light.mean() < 0.02
+  with style.drawing():
+    assert plots.differences(fake_findings.findings(('none', 'se'), pictures=1)).night == b''
+
+
+def test_figures_have_a_form_for_phones():
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  with style.drawing():
+    for draw in (plots.differences, plots.curves, plots.scores):
+      made = draw(found)
+      assert made.narrow.size[0] <= 330 < made.size[0]
+      assert made.narrow.narrow is None
+
+
+def test_no_word_of_a_figure_is_cut(monkeypatch):
+  found = fake_findings.findings(('none', SCRIPT, 'a_rather_long_name_of_a_variant'), pictures=1)
+  canvases = []
+  finish = style.finish
+
+  def spy(canvas, name, *texts, **options):
+    made = finish(canvas, name, *texts, **options)
+    canvases.append(canvas)
+    return made
+
+  monkeypatch.setattr(style, 'finish', spy)
+  with style.drawing():
+    plots.differences(found), plots.curves(found), plots.scores(found)
+  assert len(canvases) == 6
+  for canvas in canvases:
+    for legend in canvas.legends:
+      box = legend.get_window_extent()
+      assert box.x0 >= -1 and box.x1 <= canvas.bbox.x1 + 1 and box.y0 >= -1
+    for ax in canvas.axes:
+      if ax.get_visible():
+        box = ax.get_tightbbox()
+        assert box.x0 >= -1 and box.x1 <= canvas.bbox.x1 + 1 and box.y0 >= -1
+
+
 def test_every_overlay_of_a_row_has_the_same_scale(monkeypatch):
   drawn = []
   overlay = pictures.overlay
@@ -205,5 +297,14 @@ def test_html_and_markdown_are_made_of_the_same_cells():
   table = cells.Table('t', 'Table', [column], [[cell]])
   section = parts.Section('s', 'Section', parts=[table])
   assert '| a\\|b (&lt;b&gt;) |' in markdown.render('title', [section])
+  points, fold = parts.Points(['*one*', 'two']), parts.Fold('<more>', [table])
+  folded = parts.Section('f', 'Folded', parts=[points, fold])
+  text = markdown.render('title', [folded])
+  assert '- \\*one\\*\n- two\n' in text
+  assert '<details><summary>&lt;more&gt;</summary>\n\n### Table\n' in text
+  assert text.index('| a\\|b') < text.index('</details>')
+  text = html.render('title', [folded])
+  assert '<li>*one*</li>' in text and '<summary>&lt;more&gt;</summary>' in text
+  assert text.index('<details>') < text.index('data-key="1.0">a|b') < text.index('</details>')
   text = html.render('<title>', [section])
   assert 'data-key="1.0">a|b <small>&lt;b&gt;</small>' in text and '&lt;title&gt;' in text

@@ -19,7 +19,7 @@ from attn_flax.report.write import write_report
 from attn_flax.study.explanations import SCORES
 from attn_flax.study.findings import Mean, Run
 
-VOID = {'meta', 'img', 'br', 'link', 'base', 'input', 'hr'}
+VOID = {'meta', 'img', 'br', 'link', 'base', 'input', 'hr', 'source'}
 
 # HTML has it in headings.
 NO_BREAK_HYPHEN = '\u2011'
@@ -140,24 +140,26 @@ def test_html_and_markdown_print_the_same_numbers(found, folder, page):
     accuracy, cost = variant.performance, variant.cost
     row = page.row('accuracy-section', variant.name)
     expected = [f'{100 * part:.2f}' for part in accuracy.best]
-    assert row[2].split() == [expected[0], '±', expected[1]]
+    assert row[3].split() == [expected[0], '±', expected[1]]
     if accuracy.difference:
       bounds = [100 * bound for bound in accuracy.difference[3:5]]
       mean = f'{100 * accuracy.difference.mean:+.2f}'
       text = f'{mean} [{bounds[0]:+.2f}, {bounds[1]:+.2f}]'.replace('-', '−')
-      assert row[4] == text
-    assert row[5] == (accuracy.verdict or 'baseline')
+      assert row[5] == text
+      assert page.row('answer', variant.name)[3] == text
+    assert row[1] == (accuracy.verdict or 'baseline')
     row = page.row('cost-section', variant.name)
     assert row[1].split()[:2] == [f'{cost.params / 1e3:.3f}', 'k']
     assert row[3].split()[0] == f'{cost.step_ms.median:.0f}'
     ratio = f'×{cost.step_ms.ratio:.2f} [{cost.step_ms.low:.2f}, {cost.step_ms.high:.2f}]'
     assert ' '.join(row[3].split()[1:]) == ratio
     score = variant.explanations.scores['Grad-CAM']['deletion']
-    row = page.row('score-deletion', variant.name, 'Grad-CAM')
-    assert row[2:4] == [f'{score.value:.3f}', formats.number(5123, 0)]
+    verdict = score.verdict or 'baseline'
+    row = page.row('score-deletion', variant.name, verdict, 'Grad-CAM')
+    assert row[3:5] == [f'{score.value:.3f}', formats.number(5123, 0)]
     gain = score.gains['centered Gaussian']
     text = f'{score.controls["centered Gaussian"]:.3f} {gain.mean:+.3f}'.replace('-', '−')
-    assert row[5].startswith(text)
+    assert row[6].startswith(text)
 
   # Markdown has the same rows as HTML, but for how a detail is set off.
   def letters(text):
@@ -175,17 +177,32 @@ def test_every_verdict_is_a_word(folder, page):
   text = (folder / 'report.md').read_text()
   for verdict in ('better', 'worse', 'no difference shown'):
     assert f'| {verdict} |' in text
-    assert any(row[5] == verdict for row in page.tables['accuracy-section'])
+    for place in ('answer', 'accuracy-section'):
+      assert any(row[1] == verdict for row in page.tables[place])
+
+
+def test_verdicts_stand_beside_the_names(page):
+  judged = [table for table in page.tables.values() if 'verdict' in table[0]]
+  assert len(judged) == 2 + len(SCORES)
+  assert all(table[0][:2] == ['variant', 'verdict'] for table in judged)
 
 
 def test_the_answer_comes_first(folder, found):
   sentences = ' '.join(answer(found))
-  assert 'Better are a|b (+1.28 [+0.67,\xa0+1.89]) and se (+1.24 [' in sentences
-  assert 'worse is cbam (−1.38 [−1.99,\xa0−0.77])' in sentences
-  assert 'no difference is shown for eca (+0.14 [' in sentences
+  verdict = (
+    'Better than none in top-1 accuracy are a|b and se; worse is cbam; no difference is shown for'
+    f' eca, bam and {SCRIPT}.'
+  )
+  assert answer(found)[0] == verdict
   assert '×1.11 (se)' in sentences
-  assert '1.23 points in four of five cases' in sentences
+  assert 'A true difference of 1.23 points is found with 80 % power.' in sentences
   text = (folder / 'report.md').read_text()
+  # One sentence, one small table, and then the rest.
+  first = text.split('## Answer\n')[1].strip().splitlines()
+  assert first[0].startswith('Better than none in top-1 accuracy are a\\|b and se; worse is cbam;')
+  assert first[1] == '' and first[2].startswith('| variant | verdict | top-1, % | difference,')
+  assert [len(row) for row in markdown_rows('\n'.join(first))[:8]] == [5] * 8
+  assert '| a\\|b | better | 91.40 | +1.28 (\\[+0.67, +1.89\\]) | ×1.55 |' in first
   assert text.index('## Answer') < text.index('## Accuracy') < text.index('## Cost')
 
 
@@ -193,7 +210,8 @@ def test_names_are_escaped(folder, page):
   text = (folder / 'report.html').read_text()
   assert SCRIPT not in text
   assert text.count('<script>') == 1  # The page's own, which sorts.
-  assert page.row('accuracy-section', SCRIPT)[0] == f'{SCRIPT} {SCRIPT} at branch, stages 1, 2, 3'
+  row = page.row('accuracy-section', SCRIPT)
+  assert (row[0], row[-1]) == (SCRIPT, f'{SCRIPT} at branch, stages 1, 2, 3')
   text = (folder / 'report.md').read_text()
   assert '<script>' not in text and '<nan>' not in text
   assert '| a\\|b |' in text
@@ -204,10 +222,12 @@ def test_the_page_loads_nothing_from_elsewhere(folder, page):
     for name in ('src', 'href', 'srcset', 'action', 'poster', 'data'):
       value = attributes.get(name)
       if value is not None:
-        assert value.startswith('data:image/webp;base64,' if tag == 'img' else '#'), (tag, value)
+        is_picture = tag in ('img', 'source')
+        assert value.startswith('data:image/webp;base64,' if is_picture else '#'), (tag, value)
     assert tag not in ('link', 'iframe', 'object', 'embed', 'base')
     if tag == 'img':
-      assert attributes['alt']
+      # What lies over a picture at night has nothing new to say.
+      assert bool(attributes['alt']) == (attributes.get('class') != 'night')
   style_sheet = (folder / 'report.html').read_text().split('<style>')[1].split('</style>')[0]
   assert 'url(' not in style_sheet and '@import' not in style_sheet
   policy = next(a['content'] for _, a in page.tags if 'http-equiv' in a)
@@ -226,7 +246,7 @@ def test_pictures_are_files_and_linked(folder, page):
   linked = re.findall(r'\]\(plots/(\w+)\.png\)', (folder / 'report.md').read_text())
   files = {path.stem for path in (folder / 'plots').iterdir()}
   assert set(linked) == files and len(linked) == len(files)
-  assert len([tag for tag, _ in page.tags if tag == 'img']) == len(files)
+  assert len([tag for tag, a in page.tags if tag == 'img' and a['alt']]) == len(files)
   assert {'grad_cam', 'learning_curves', 'differences', 'scores', 'pareto_step_ms'} <= files
   assert {'confusion_0_none', 'channels_1_se', 'gates_3_cbam_spatial_gate'} <= files
   assert 'gates_5_a_b_attention' in files
@@ -244,6 +264,43 @@ def test_conditions_and_runs(found, page):
       row = page.row('runs', variant.name, str(run.seed))
       assert row[-2:] == [run.folder, run.command]
       assert row[4] == (f'failed {run.error}' if run.error else 'finished')
+
+
+def test_every_run_is_a_row_beside_the_means(found, folder):
+  with open(folder / 'runs.csv', newline='') as file:
+    rows = list(csv.DictReader(file))
+  runs = [run for variant in found.variants for run in variant.runs]
+  assert len(rows) == len(runs) == 22
+  for row, run in zip(rows, runs, strict=True):
+    assert (row['variant'], int(row['seed'])) == (run.variant, run.seed)
+    assert (row['folder'], row['command'], row['error']) == (run.folder, run.command, run.error)
+    assert row['state'] == ('failed' if run.error else 'finished')
+    for name in ('top1', 'top5', 'calibration_error'):
+      assert row[name] == ('' if run.error else repr(run.scores[name]))
+
+
+def test_matrices_and_papers_are_folded(folder, page):
+  text = (folder / 'report.html').read_text()
+  folds = re.findall('<details>.*?</details>', text, re.DOTALL)
+  assert [re.search('<summary>(.*)</summary>', fold)[1] for fold in folds] == [
+    'Confusion matrices',
+    'What papers print of the same mechanisms',
+  ]
+  assert folds[0].count('Confusion matrix of none:') == 1 and 'arxiv.org' in folds[1]
+  assert text.count('arxiv.org/abs') == folds[1].count('arxiv.org/abs')
+  assert (folder / 'report.md').read_text().count('<details>') == 2
+
+
+def test_the_dark_paper_of_the_page_is_that_of_its_pictures(folder):
+  dark = (folder / 'report.html').read_text().split('(prefers-color-scheme: dark)')[1]
+  assert f'--paper: {style.NIGHT};' in dark
+
+
+def test_the_words_of_statistics(folder):
+  text = (folder / 'report.md').read_text()
+  for word in ('top-1 minus that of none', 'with 80 % power', 'Each command reproduces its row.'):
+    assert word in text
+  assert not re.search('four of five|makes its row again|differ much|less that of', text)
 
 
 def test_published_accuracies_have_a_table_of_their_own(page):

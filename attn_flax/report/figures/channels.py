@@ -33,9 +33,10 @@ def plots(findings: Findings) -> list[style.Illustration]:
     for i, v in enumerate(findings.variants)
     if v.pictured is not None and (found := _of_known(v.pictured.gates.channel))
   ]
-  low, high = pictures.scale(gate for *_, (_, gates) in gated for gate in gates.values())
+  ends = [(gate.min(), gate.max()) for *_, (_, gates) in gated for gate in gates.values()]
+  low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0, 1)
   names = findings.class_names
-  room = 0.04 * (high - low)
+  room = 0.04 * (high - low) or 0.5
   made = []
   for index, name, (known, gates) in gated:
     stages = by_stage(list(gates))
@@ -64,7 +65,12 @@ def plots(findings: Findings) -> list[style.Illustration]:
       ax.set_ylim(low - room, high + room)
     axes[0].set_ylabel('gate')
     handles, labels = axes[0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc='outside lower center', ncols=len(labels))
+    canvas.legend(
+      handles,
+      labels,
+      loc='outside lower center',
+      ncols=style.legend_columns(labels, canvas.get_figwidth()),
+    )
     made.append(
       style.finish(
         canvas,

@@ -53,4 +53,5 @@ def _confusion(findings: Findings, name: str, counts: np.ndarray, index: int) ->
     f'Confusion matrix of {name}',
     '',
     f'Confusion matrix of {name}: {formats.percent(float(accuracy))} % lie on the diagonal.',
+    scaled=True,
   )

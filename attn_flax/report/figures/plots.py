@@ -1,6 +1,7 @@
 """Learning curves, differences to the baseline, and scores beside their controls."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,35 +15,62 @@ from attn_flax.report.wording import score_heading
 from attn_flax.study.explanations import SCORES
 from attn_flax.study.findings import Findings, Run
 
+# Inches that a phone of 390 CSS pixels has for a figure.
+NARROW = 3.4
+
+
+def for_phones(
+  draw: Callable[[Findings, bool], style.Illustration | None], findings: Findings
+) -> style.Illustration | None:
+  """An illustration as (findings, is_narrow) draws it, with its narrow form."""
+  made = draw(findings, False)
+  return made and dataclasses.replace(made, narrow=draw(findings, True))
+
 
 def curves(findings: Findings) -> style.Illustration | None:
   """Loss and best score over the epochs, training beside validation, with bands over seeds."""
+  return for_phones(_curves, findings)
+
+
+def _curves(findings: Findings, is_narrow: bool) -> style.Illustration | None:
   drawn = {v.name: [r for r in v.runs if r.curves and not r.error] for v in findings.variants}
   if not any(drawn.values()):
     return None
   words = wording(findings)
   metrics = (('loss', 'loss', 1), (findings.task.best, words.best.heading, 100))
-  canvas = Canvas(figsize=(9, 6.2), layout='constrained')
-  axes = canvas.subplots(len(metrics), 2, sharex=True, sharey='row')
+  # On a phone the four stand below each other.
+  canvas = Canvas(figsize=(NARROW, 9) if is_narrow else (9, 6.2), layout='constrained')
+  if is_narrow:
+    axes = canvas.subplots(2 * len(metrics), 1, sharex=True).reshape(len(metrics), 2)
+    for train, validation in axes:
+      validation.sharey(train)
+  else:
+    axes = canvas.subplots(len(metrics), 2, sharex=True, sharey='row')
   for row, (metric, title, unit) in enumerate(metrics):
     for column, split in enumerate(('train', 'validation')):
       ax = axes[row, column]
       ax.grid(True)
       for i, (name, runs) in enumerate(drawn.items()):
         _curve(ax, band(runs, split, metric), unit, name, i)
-      if row == 0:
+      if row == 0 or is_narrow:
         ax.set_title('training' if split == 'train' else 'validation', fontweight='bold')
-      else:
+      if ax.get_subplotspec().is_last_row():
         ax.set_xlabel('epoch')
         ax.locator_params(axis='x', integer=True)
-    axes[row, 0].set_ylabel(title)
+      if column == 0 or is_narrow:
+        ax.set_ylabel(title)
   handles = {
     label: handle
     for ax in axes.flat
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
   }
   if handles:
-    canvas.legend(list(handles.values()), list(handles), loc='outside lower center', ncols=4)
+    canvas.legend(
+      list(handles.values()),
+      list(handles),
+      loc='outside lower center',
+      ncols=style.legend_columns(list(handles), canvas.get_figwidth()),
+    )
   return style.finish(
     canvas,
     'learning_curves',
@@ -90,6 +118,10 @@ def _curve(
 
 def differences(findings: Findings) -> style.Illustration | None:
   """Differences to the baseline with their intervals."""
+  return for_phones(_differences, findings)
+
+
+def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | None:
   known = [
     (v.name, v.performance.difference, v.performance.verdict, i)
     for i, v in enumerate(findings.variants)
@@ -98,7 +130,8 @@ def differences(findings: Findings) -> style.Illustration | None:
   if not known:
     return None
   best = wording(findings).best.name
-  canvas = Canvas(figsize=(6.2, 1.1 + 0.36 * len(known)), layout='constrained')
+  width, row = (NARROW, 0.45) if is_narrow else (6.2, 0.36)
+  canvas = Canvas(figsize=(width, 1.1 + row * len(known)), layout='constrained')
   ax = canvas.subplots()
   ax.grid(True, axis='x')
   ax.axvline(0, color=style.GRAY, lw=1.2)
@@ -106,15 +139,15 @@ def differences(findings: Findings) -> style.Illustration | None:
     look = style.line_style(index)
     ax.plot([100 * estimate.low, 100 * estimate.high], [y, y], color=look['color'], lw=2)
     ax.plot(100 * estimate.mean, y, color=look['color'], marker=look['marker'], ms=7)
-  ax.set_yticks(range(len(known)), [style.plain(name) for name, *_ in known])
+  # The verdict stands beside the name.
+  ax.set_yticks(
+    range(len(known)), [f'{style.plain(name, 20)}\n{verdict}' for name, _, verdict, _ in known]
+  )
   ax.set_ylim(len(known) - 0.4, -0.6)
-  right = ax.secondary_yaxis('right')
-  right.set_yticks(range(len(known)), [verdict for _, _, verdict, _ in known])
-  for axis in (ax.yaxis, right.yaxis):
-    axis.set_tick_params(length=0)
-  for spine in (ax.spines['left'], right.spines['right']):
-    spine.set_visible(False)
-  ax.set_xlabel(f'{best} minus that of {style.plain(findings.baseline)}, percentage points')
+  ax.yaxis.set_tick_params(length=0)
+  ax.spines['left'].set_visible(False)
+  of = f'{best} minus that of {style.plain(findings.baseline, 20)},'
+  ax.set_xlabel(f'{of}{chr(10) if is_narrow else " "}percentage points')
   return style.finish(
     canvas,
     'differences',
@@ -131,15 +164,19 @@ def differences(findings: Findings) -> style.Illustration | None:
 
 def scores(findings: Findings) -> style.Illustration | None:
   """Every score of every map beside its controls."""
+  return for_phones(_scores, findings)
+
+
+def _scores(findings: Findings, is_narrow: bool) -> style.Illustration | None:
   names = [
     name for name in SCORES if any(find(v, kind, name) for v in findings.variants for kind in KINDS)
   ]
   if not names:
     return None
-  columns = min(4, len(names))
+  columns = min(1 if is_narrow else 4, len(names))
   rows = -(-len(names) // columns)
   height = 0.9 + 0.3 * len(findings.variants)
-  canvas = Canvas(figsize=(10, 0.7 + rows * height), layout='constrained')
+  canvas = Canvas(figsize=(NARROW if is_narrow else 10, 0.7 + rows * height), layout='constrained')
   axes = canvas.subplots(rows, columns, sharey=True, squeeze=False)
   for ax in axes.flat[len(names) :]:
     ax.set_visible(False)
@@ -170,7 +207,12 @@ def scores(findings: Findings) -> style.Illustration | None:
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
   }
   order = [label for label in (*KINDS, *CONTROLS) if label in handles]
-  canvas.legend([handles[k] for k in order], order, loc='outside lower center', ncols=len(order))
+  canvas.legend(
+    [handles[k] for k in order],
+    order,
+    loc='outside lower center',
+    ncols=style.legend_columns(order, canvas.get_figwidth()),
+  )
   return style.finish(
     canvas,
     'scores',

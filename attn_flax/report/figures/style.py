@@ -3,11 +3,12 @@
 import dataclasses
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypedDict
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
@@ -23,6 +24,8 @@ DASHES = (
 )
 MARKERS = ('s', '^', 'D', 'v', 'P', 'X', '<', '>')
 MAP = 'viridis'
+# A dark page, as in `template.html`, and what is written on it.
+NIGHT, PALE = '#15181c', '#e6e8eb'
 DPI = 120
 
 _SETTINGS: dict[Any, Any] = {
@@ -56,6 +59,9 @@ class Illustration:
     alt: a text for readers who do not see it.
     png: the file.
     is_photo: whether it shows photographs or maps, which compress badly.
+    night: a PNG that lies over `png` on a dark page: paper and words in its colors, and holes where
+      colors are numbers; b'' where the colors may be turned into their opposites.
+    narrow: the same drawn for a phone; None where it is scrolled there.
   """
 
   name: str
@@ -64,6 +70,8 @@ class Illustration:
   alt: str
   png: bytes
   is_photo: bool = False
+  night: bytes = b''
+  narrow: 'Illustration | None' = None
 
   @property
   def size(self) -> tuple[int, int]:
@@ -109,6 +117,12 @@ def plain(text: str, longest: int = 32) -> str:
   return (' ' if text.startswith('_') else '') + text.replace('$', r'\$')
 
 
+def legend_columns(labels: Sequence[str], width: float) -> int:
+  """How many columns of a legend fit into so many inches; at least one."""
+  longest = 0.068 * max(map(len, labels), default=0)
+  return max(1, min(len(labels), int(width / (longest + 0.5))))
+
+
 def file_name(*parts: str | int) -> str:
   """A file name of letters, digits and underscores."""
   return '_'.join(
@@ -117,13 +131,56 @@ def file_name(*parts: str | int) -> str:
 
 
 def finish(
-  canvas: Canvas, name: str, title: str, caption: str, alt: str, *, maps: bool = False
+  canvas: Canvas,
+  name: str,
+  title: str,
+  caption: str,
+  alt: str,
+  *,
+  maps: bool = False,
+  scaled: bool = False,
 ) -> Illustration:
-  """Draws a figure into a PNG; one of `maps` keeps all shades, others are drawn in few colors."""
+  """Draws a figure into a PNG.
+
+  Args:
+    canvas: the figure.
+    name: of its file.
+    title: its heading.
+    caption: how it is read.
+    alt: a text for readers who do not see it.
+    maps: whether it keeps all shades; others are drawn in few colors.
+    scaled: whether its colors are read from a color bar, as those of maps are.
+  """
+  png = _drawn(canvas)
+  night = _night(canvas, png) if maps or scaled else b''
+  few = rounded(png) if maps else smaller(png)
+  return Illustration(name, title, caption, alt, few, maps, night)
+
+
+def _drawn(canvas: Canvas, paper: str = 'white') -> bytes:
   file = io.BytesIO()
-  canvas.savefig(file, format='png', dpi=DPI, metadata={'Software': None})
-  png = file.getvalue()
-  return Illustration(name, title, caption, alt, rounded(png) if maps else smaller(png), maps)
+  canvas.savefig(file, format='png', dpi=DPI, facecolor=paper, metadata={'Software': None})
+  return file.getvalue()
+
+
+def _night(canvas: Canvas, png: bytes) -> bytes:
+  """What differs from a figure's PNG once its paper is dark and its words are pale.
+
+  What is written inside the axes stays: it is made for the colors below it.
+  """
+  canvas.set_layout_engine('none')  # Drawn once more, everything stays where it is.
+  for ax in canvas.axes:
+    ax.tick_params(which='both', colors=PALE)
+    for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+      text.set_color(PALE)
+  with Image.open(io.BytesIO(png)) as light, Image.open(io.BytesIO(_drawn(canvas, NIGHT))) as dark:
+    colors = np.asarray(dark.convert('RGB'))
+    differs = (colors != np.asarray(light.convert('RGB'))).any(-1)
+  file = io.BytesIO()
+  Image.fromarray(np.dstack([colors * differs[..., None], 255 * differs]).astype(np.uint8)).save(
+    file, 'png', optimize=True
+  )
+  return file.getvalue()
 
 
 def rounded(png: bytes) -> bytes:

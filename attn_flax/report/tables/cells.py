@@ -71,10 +71,10 @@ def name_cell(variant: Variant, detail: str = '') -> Cell:
   return Cell(variant.name, detail, {'variant': variant.name}, variant.name)
 
 
-def verdict_cell(verdict: str, name: str, column: str, *, is_baseline: bool = False) -> Cell:
-  """A verdict in words."""
+def verdict_cell(verdict: str, *, is_baseline: bool = False) -> Cell:
+  """A verdict in words; its column of `results.csv` goes with the difference."""
   text = 'baseline' if is_baseline else verdict or formats.NONE
-  return Cell(text, values={column: verdict}, variant=name, order=text, tone=verdict)
+  return Cell(text, order=text, tone=verdict)
 
 
 def results(tables: Iterable[Table], variants: Sequence[Variant]) -> list[dict[str, Value]]:

@@ -15,7 +15,39 @@ from attn_flax.report.tables.cells import (
   verdict_cell,
 )
 from attn_flax.report.wording import Title
-from attn_flax.study.findings import Cost, Findings, Mean, Ratio, Variant
+from attn_flax.study.findings import Cost, Findings, Mean, Ratio, Run, Variant
+
+
+def summary(findings: Findings) -> Table:
+  """The few numbers that a verdict is read with; those of `results.csv` are in the others."""
+  words = wording(findings)
+  rows = []
+  for variant in findings.variants:
+    found, cost = variant.performance, variant.cost
+    difference = found.difference if found else None
+    verdict = verdict_cell(
+      found.verdict if found else 'no result',
+      is_baseline=found is not None and variant.name == findings.baseline,
+    )
+    best, gain = found.best.value if found else None, difference.mean if difference else None
+    step = cost.step_ms.ratio if cost else None
+    rows.append(
+      [
+        Cell(variant.name),
+        verdict,
+        Cell(words.best.number(best), order=best),
+        Cell(formats.points(gain), formats.interval(difference, 2, 100), order=gain),
+        Cell(formats.times(step), order=step),
+      ]
+    )
+  columns = [
+    Column('variant', numeric=False),
+    Column('verdict', numeric=False),
+    Column(words.best.heading),
+    Column('difference, points'),
+    Column('training step'),
+  ]
+  return Table('summary', 'Answer', columns, rows)
 
 
 def performance(findings: Findings) -> Table:
@@ -26,7 +58,7 @@ def performance(findings: Findings) -> Table:
   for variant in findings.variants:
     found, name = variant.performance, variant.name
     if found is None:
-      rows.append([name_cell(variant, mechanism(variant)), *[NO_CELL] * (5 + len(scores))])
+      rows.append([name_cell(variant), *[NO_CELL] * (5 + len(scores)), _mechanism(variant)])
       continue
     difference = found.difference
     cells = {
@@ -34,7 +66,8 @@ def performance(findings: Findings) -> Table:
     }
     rows.append(
       [
-        name_cell(variant, mechanism(variant)),
+        name_cell(variant),
+        verdict_cell(found.verdict, is_baseline=name == findings.baseline),
         Cell(str(found.seeds), '', {'seeds': found.seeds}, name),
         _score(words.best, found.best, name),
         *(cells[score] for score in words.beside),
@@ -45,32 +78,38 @@ def performance(findings: Findings) -> Table:
             'difference': difference.mean if difference else None,
             'difference_low': difference.low if difference else None,
             'difference_high': difference.high if difference else None,
+            'verdict': found.verdict,
           },
           name,
         ),
-        verdict_cell(found.verdict, name, 'verdict', is_baseline=name == findings.baseline),
         Cell(formats.percent(found.detectable), '', {'detectable': found.detectable}, name),
         *(cells[score] for score in words.further),
+        _mechanism(variant),
       ]
     )
   columns = [
     Column('variant', numeric=False),
+    Column('verdict', numeric=False),
     Column('seeds'),
     *(Column(title.heading) for title in (words.best, *words.beside.values())),
     Column('difference, points'),
-    Column('verdict', numeric=False),
     Column('detectable, points'),
     *(Column(title.heading) for title in words.further.values()),
+    Column('mechanism', numeric=False),
   ]
   note = (
     f'Means over the seeds on {formats.number(findings.test_images, 0)} test images; ± is the'
     f' standard deviation between seeds. Difference: {words.best.name} minus that of'
     f' {findings.baseline}, with its 95 % interval. The interval accounts for both sources of'
     ' chance, seeds and test images; it is paired on the same images and corrected for the number'
-    ' of variants compared. Detectable: the true difference that the study would have found in four'
-    f' of five cases. {words.note}'
+    ' of variants compared. Detectable: the true difference that the study finds with 80 % power.'
+    f' {words.note}'
   )
   return Table(words.quality, words.quality.capitalize(), columns, rows, note)
+
+
+def _mechanism(variant: Variant) -> Cell:
+  return Cell(mechanism(variant) or formats.NONE)
 
 
 def _score(title: Title, found: Mean | None, variant: str) -> Cell:
@@ -176,9 +215,7 @@ def runs(findings: Findings) -> Table:
         Cell(title.number(run.scores.get(score)), order=run.scores.get(score))
         for score, title in titles.items()
       ),
-      Cell('failed', run.error, tone='worse')
-      if run.error
-      else Cell('finished' if run.scores else 'no result'),
+      Cell(state(run), run.error, tone='worse' if run.error else ''),
       Cell(run.folder, code=True),
       Cell(run.command, code=True),
     ]
@@ -193,7 +230,12 @@ def runs(findings: Findings) -> Table:
     Column('folder', numeric=False),
     Column('command', numeric=False),
   ]
-  return Table('runs', 'Runs', columns, rows, 'Each command makes its row again.')
+  return Table('runs', 'Runs', columns, rows, 'Each command reproduces its row.')
+
+
+def state(run: Run) -> str:
+  """What became of a run, in a word."""
+  return 'failed' if run.error else 'finished' if run.scores else 'no result'
 
 
 def conditions(findings: Findings) -> Table:

@@ -102,9 +102,8 @@ def score_table(findings: Findings, name: str) -> Table:
       score = find(variant, kind, name)
       if kind == 'own map' and not (variant.explanations and variant.explanations.own_map):
         continue  # The overview shows that there is none.
-      head = [name_cell(variant), Cell(kind)]
       if score is None:
-        rows.append([*head, *[NO_CELL] * (len(controls) + 4)])
+        rows.append([name_cell(variant), NO_CELL, Cell(kind), *[NO_CELL] * (len(controls) + 3)])
         continue
       key = f'{prefix}_{name}'
       images = Cell(formats.number(score.images, 0), '', {f'{key}_n': score.images}, variant.name)
@@ -117,33 +116,30 @@ def score_table(findings: Findings, name: str) -> Table:
           f'{key}_difference': difference.mean if difference else None,
           f'{key}_difference_low': difference.low if difference else None,
           f'{key}_difference_high': difference.high if difference else None,
+          f'{key}_verdict': score.verdict,
         },
         variant.name,
       )
-      verdict = verdict_cell(
-        score.verdict,
-        variant.name,
-        f'{key}_verdict',
-        is_baseline=variant.name == findings.baseline,
-      )
+      verdict = verdict_cell(score.verdict, is_baseline=variant.name == findings.baseline)
       rows.append(
         [
-          *head,
+          name_cell(variant),
+          verdict,
+          Cell(kind),
           value,
           images,
           *(_control(score, control, key, variant.name) for control in controls),
           change,
-          verdict,
         ]
       )
   columns = [
     Column('variant', numeric=False),
+    Column('verdict', numeric=False),
     Column('map', numeric=False),
     Column('score'),
     Column('n'),
     *(Column(control) for control in controls),
     Column('difference'),
-    Column('verdict', numeric=False),
   ]
   note = f'{"Higher" if higher_is_better else "Lower"} is better.'
   return Table(f'score-{name}', title[0].upper() + title[1:], columns, rows, note)
