@@ -148,9 +148,9 @@ class _Explainer:
   def _maps(self, method, images, labels):
     return method(self._run.model, self._run.variables, self._normalize(images), labels)
 
-  def _scores(self, images, labels, maps, positions):
+  def _scores(self, images, labels, maps):
     x = self._normalize(images)
-    return faithfulness(self._run.model, self._run.variables, x, labels, maps, positions=positions)
+    return faithfulness(self._run.model, self._run.variables, x, labels, maps)
 
   def explain(
     self, paths: Sequence[pathlib.Path], images: np.ndarray, folder: pathlib.Path, first: int
@@ -158,7 +158,6 @@ class _Explainer:
     """Explains images [n, H, W, 3] uint8, writes their overlays, returns a row for each."""
     answers = predict(self._run, images, batch=self._batch)
     labels = np.array([answer[0].label for answer in answers], np.int32)
-    positions = first + np.arange(len(images))
     in_batches = functools.partial(explain.in_batches, batch_size=self._batch, pad=True)
     maps: dict[str, np.ndarray] = {}
     scores: dict[str, dict[str, np.ndarray]] = {}
@@ -167,7 +166,7 @@ class _Explainer:
       if found is None:
         continue
       maps[name] = found
-      scores[name] = in_batches(self._scores, images, labels, found, positions)
+      scores[name] = in_batches(self._scores, images, labels, found)
     if not maps:
       raise UserError(
         f'{" and ".join(self._methods)} has no map of this network; name another one in --methods, '
