@@ -17,15 +17,14 @@ import numpy as np
 from attn_flax.errors import UserError, check_counts, check_range
 from attn_flax.explain import chance, taps
 from attn_flax.explain.loops import accumulate
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.layers.types import Model, Variables
 
 _MOST_PASSES = 10**6  # Of an image through the network; years on a CPU.
 _MOST_NOISE = 1000.0  # In ranges of an image's values: nothing of the image is left by then.
 
 
 def integrated_gradients(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -77,7 +76,7 @@ def _add_gradient_between(model, total, share, variables, images, labels, baseli
 
 
 def smooth_grad(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,

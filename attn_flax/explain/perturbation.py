@@ -30,8 +30,7 @@ from attn_flax.explain import chance, taps
 from attn_flax.explain.imputation import impute
 from attn_flax.explain.loops import stack
 from attn_flax.explain.maps import upscale
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.layers.types import Model, Variables
 
 _MOST_STEPS = 2**16
 # Pixels: of a narrower blur nothing shows, of a wider one it is the mean of the image.
@@ -40,7 +39,7 @@ _MOST_NOISE = 1000.0
 
 
 def insertion_deletion(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -97,7 +96,7 @@ def insertion_deletion(
 
 
 def road(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -158,7 +157,7 @@ def road(
 
 
 def faithfulness(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -195,7 +194,7 @@ def _removed(model, count, variables, images, labels, places, added):
 
 
 def _checked_maps(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
