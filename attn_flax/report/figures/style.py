@@ -3,13 +3,15 @@
 import dataclasses
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypedDict
 
 import matplotlib
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
+
+from attn_flax.report.figures import fonts
 
 # Okabe and Ito, Color Universal Design (2008); their yellow is too pale for lines on white.
 BLACK, GRAY = '#000000', '#767676'
@@ -73,11 +75,12 @@ class Illustration:
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
-  """The house style of all figures made inside."""
+def drawing(families: Sequence[str] = ()) -> Iterator[None]:
+  """The house style of all figures made inside; `families`: see `fonts.Lettering`."""
   with matplotlib.rc_context():
     matplotlib.rcdefaults()  # Reports look alike whatever the user's own matplotlibrc is.
     matplotlib.rcParams.update(_SETTINGS)
+    matplotlib.rcParams['font.family'] = [fonts.USUAL, *families]
     yield
 
 
