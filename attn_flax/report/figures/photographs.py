@@ -214,8 +214,11 @@ class Page:
       canvas = Canvas(figsize=inches, dpi=style.DPI)
       canvas.figimage(self._pixels, origin='upper')
       for x, y, text, fields in self._texts:
-        points = fields.pop('fontsize') * 72 / style.DPI
-        canvas.text(x / width, 1 - y / height, text, **{'va': 'top', 'fontsize': points, **fields})
+        size = fields['fontsize']
+        fields = {**fields, 'fontsize': size * 72 / style.DPI}
+        if 'va' not in fields:  # Of one line on all pages, whatever its letters are.
+          fields, y = fields | {'va': 'baseline'}, y + size
+        canvas.text(x / width, 1 - y / height, text, **fields)
       file = io.BytesIO()
       canvas.savefig(file, format='png', dpi=style.DPI, metadata={'Software': None})
     return file.getvalue()
@@ -283,7 +286,7 @@ def overlays(
     for text, at, side in zip(span.ends, (x, x + bar), ('left', 'right'), strict=True):
       page.write(text, at, below + gap // 2 + 2, size, bar / 2, ha=side)
     if span.beyond:
-      page.write(f'{span.beyond:.1%} beyond', x, below + gap // 2 + line, size, cell)
+      page.write(f'{100 * span.beyond:.1f} % beyond', x, below + gap // 2 + line, size, cell)
   return page.png(lettering)
 
 
