@@ -39,9 +39,9 @@ class Gallery:
     unnamed = [name for name in run.class_names if not self._lettering.has(name)]
     if unnamed:
       print(
-        f'no font of this machine has the letters of {len(unnamed)} class names, such as '
-        f'{unnamed[0]}; pictures show their numbers until one is installed (Noto Sans CJK has '
-        'Chinese, Japanese and Korean)',
+        f'no font of this machine has the letters of some class names ({len(unnamed)} of '
+        f'{len(run.class_names)}, such as {unnamed[0]}): pictures show their numbers; install one, '
+        'such as Noto Sans CJK for Chinese, Japanese and Korean',
         file=sys.stderr,
       )
 
@@ -88,8 +88,8 @@ class Gallery:
     said = []
     if self._smaller:
       said.append(
-        f'{self._smaller} photographs have a side of more than {MOST_PIXELS} pixels and are drawn '
-        'smaller'
+        f'{self._smaller} of them drawn smaller than they are, with {MOST_PIXELS} pixels on the '
+        'longer side'
       )
     if self._count > 1:
       self._write(sheet, self._sheet.png(self._lettering))

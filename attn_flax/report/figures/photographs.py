@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
@@ -212,6 +213,7 @@ class Page:
       # The hundredth is for the rounding of the quotient.
       inches = (width + 0.01) / style.DPI, (height + 0.01) / style.DPI
       canvas = Canvas(figsize=inches, dpi=style.DPI)
+      agg = FigureCanvasAgg(canvas)
       canvas.figimage(self._pixels, origin='upper')
       for x, y, text, fields in self._texts:
         size = fields['fontsize']
@@ -219,8 +221,9 @@ class Page:
         if 'va' not in fields:  # Of one line on all pages, whatever its letters are.
           fields, y = fields | {'va': 'baseline'}, y + size
         canvas.text(x / width, 1 - y / height, text, **fields)
-      file = io.BytesIO()
-      canvas.savefig(file, format='png', dpi=style.DPI, metadata={'Software': None})
+      agg.draw()
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3]).save(file, 'png')
     return file.getvalue()
 
   def note(self, text: str, x: float, y: float, size: float) -> None:
@@ -261,7 +264,7 @@ def overlays(
   line, gap = math.ceil(1.5 * size), math.ceil(size)
   cell = max(width, math.ceil(15 * size))
   count = len(maps) + 1
-  columns = min(count, 2 if width > 2 * height else 4)
+  columns = min(count, 1 if width > 3 * height else 2 if width > 2 * height else 4)
   step_x, step_y = cell + gap, height + 4 * line + gap
   page = Page(columns * step_x + gap, -(-count // columns) * step_y + gap)
   lines = [f'explained: {told.explained}', f'probability {told.probability:.2f}', told.verdict]
