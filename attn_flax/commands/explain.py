@@ -1,7 +1,6 @@
 """Explains a trained run on images of one's own, by `--mode=explain`: overlays and scores."""
 
 import functools
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -11,12 +10,13 @@ import numpy as np
 from absl import flags
 
 from attn_flax import explain
+from attn_flax.commands.gallery import Gallery
 from attn_flax.commands.images import find_images, read_batches
 from attn_flax.commands.predict import predict
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import UserError, check_choice
 from attn_flax.explain.perturbation import faithfulness
-from attn_flax.report.figures.pictures import is_blank, overlays
+from attn_flax.report.figures.pictures import is_blank
 from attn_flax.training import run_folder
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
@@ -39,7 +39,7 @@ METHODS: dict[str, Callable[..., jax.Array | None]] = {
 
 _STAGED = ('grad_cam', 'grad_cam_plus_plus', 'hires_cam', 'layer_cam')
 _RESULT = 'explanations.json'
-_LONGEST_STEM = 200  # Bytes of an image's name in the name of its overlay.
+_SHEET = 'explanations.png'
 
 
 def run(values: flags.FlagValues) -> None:
@@ -53,6 +53,8 @@ def run(values: flags.FlagValues) -> None:
     print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
   print(f'{len(found["images"])} images explained in {output}/explanations, with their scores in')
   print(f'{output}/explanations.json')
+  for line in found['notes']:
+    print(line)
 
 
 def explain_run(
@@ -62,7 +64,7 @@ def explain_run(
   stage: int | None = None,
   output: pathlib.Path | None = None,
 ) -> run_folder.Json:
-  """Writes `explanations/<image>.png` and `explanations.json` for a run.
+  """Writes `explanations/<image>.png` and `explanations.json` for a run, and a page of all images.
 
   The class that is explained is the one that the network predicts. Images are processed a few
   at a time, so that a folder of any size may be given. Overlays that an earlier `explanations.json`
@@ -70,7 +72,8 @@ def explain_run(
 
   The JSON holds for each map: `empty`, whether it is shown as 'empty' because it is zero everywhere
   or not finite (a signed map without a positive value is not empty); its `smallest` and `largest`
-  value; and its scores. A value that is not finite is null.
+  value; and its scores. A value that is not finite is null. For each image it holds what
+  `Gallery.draw` returns, and for all `contact_sheet`, the page of all images; null for one image.
 
   Args:
     folder: the run folder.
@@ -102,32 +105,40 @@ def explain_run(
   output = output or folder
   run_folder.check_writable(output, 'name another one with --output')  # Before the work.
   explainer = _Explainer(trained, methods, stage, batch_size(paths))
-  pictures = output / 'explanations'
+  gallery = Gallery(trained, output / 'explanations', paths)
   rows: list[run_folder.Json] = []
   broken: dict[str, str] = {}
   for good, pixels, bad in read_batches(trained, paths):
     broken |= bad
     if good:
-      rows += explainer.explain(good, pixels, pictures, first=len(rows))
+      rows += explainer.explain(good, pixels, gallery)
   if not rows:
     name, reason = next(iter(broken.items()))
     raise UserError(f'none of {len(broken)} images can be read; {name}: {reason}')
-  content = {'workdir': str(folder), 'images': rows, 'unreadable': broken}
-  stale = _pictures_of_before(output) - {pathlib.Path(row['picture']).name for row in rows}
+  sheet = output / _SHEET if len(rows) > 1 else None
+  content = {
+    'workdir': str(folder),
+    'images': rows,
+    'unreadable': broken,
+    'contact_sheet': sheet and str(sheet),
+    'notes': gallery.finish(output / _SHEET),
+  }
+  stale = _pictures_of_before(output) - {pathlib.Path(row['picture']) for row in rows} - {sheet}
   run_folder.write_json(output / _RESULT, content)
-  for name in stale:
-    (pictures / name).unlink(missing_ok=True)
+  for picture in stale:
+    picture.unlink(missing_ok=True)
   return content
 
 
-def _pictures_of_before(folder: pathlib.Path) -> set[str]:
-  """Names of the overlays that the result in a run folder speaks of; none without a result."""
+def _pictures_of_before(folder: pathlib.Path) -> set[pathlib.Path]:
+  """The pictures that the result in a folder speaks of, there; none without a result."""
   try:
-    rows = run_folder.read_json(folder / _RESULT)['images']
-    names = {pathlib.Path(row['picture']).name for row in rows}
+    content = run_folder.read_json(folder / _RESULT)
+    names = {pathlib.Path(row['picture']).name for row in content['images']}
+    sheet = {folder / _SHEET} if content.get('contact_sheet') else set()
   except (UserError, KeyError, TypeError):
     return set()
-  return {name for name in names if name.endswith('.png')}
+  return sheet | {folder / 'explanations' / name for name in names if name.endswith('.png')}
 
 
 class _Explainer:
@@ -148,17 +159,16 @@ class _Explainer:
   def _maps(self, method, images, labels):
     return method(self._run.model, self._run.variables, self._normalize(images), labels)
 
-  def _scores(self, images, labels, maps, positions):
+  def _scores(self, images, labels, maps):
     x = self._normalize(images)
-    return faithfulness(self._run.model, self._run.variables, x, labels, maps, positions=positions)
+    return faithfulness(self._run.model, self._run.variables, x, labels, maps)
 
   def explain(
-    self, paths: Sequence[pathlib.Path], images: np.ndarray, folder: pathlib.Path, first: int
+    self, paths: Sequence[pathlib.Path], images: np.ndarray, gallery: Gallery
   ) -> list[run_folder.Json]:
-    """Explains images [n, H, W, 3] uint8, writes their overlays, returns a row for each."""
+    """Explains images [n, H, W, 3] uint8, has their files drawn, returns a row for each."""
     answers = predict(self._run, images, batch=self._batch)
     labels = np.array([answer[0].label for answer in answers], np.int32)
-    positions = first + np.arange(len(images))
     in_batches = functools.partial(explain.in_batches, batch_size=self._batch, pad=True)
     maps: dict[str, np.ndarray] = {}
     scores: dict[str, dict[str, np.ndarray]] = {}
@@ -167,25 +177,20 @@ class _Explainer:
       if found is None:
         continue
       maps[name] = found
-      scores[name] = in_batches(self._scores, images, labels, found, positions)
+      scores[name] = in_batches(self._scores, images, labels, found)
     if not maps:
       raise UserError(
         f'{" and ".join(self._methods)} has no map of this network; name another one in --methods, '
         'such as grad_cam'
       )
     rows = []
-    folder.mkdir(parents=True, exist_ok=True)
     for i, path in enumerate(paths):
-      # Files of different folders may share a name, and file systems limit its length.
-      stem = os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM])
-      picture = folder / f'{first + i + 1:04}_{stem}.png'
       own_maps = {method: found[i] for method, found in maps.items()}
       predicted = answers[i][0]
-      picture.write_bytes(overlays(images[i], own_maps, predicted.name, predicted.probability))
       rows.append(
         {
           'image': str(path),
-          'picture': str(picture),
+          **gallery.draw(path, own_maps, predicted),
           'label': predicted.label,
           'predictions': {answer.name: _number(answer.probability) for answer in answers[i]},
           'maps': {

@@ -106,6 +106,41 @@ def central_crop(
   return _render(encoded, box_of, size, upright)
 
 
+def whole(
+  encoded: bytes, most: int, *, upright: bool = False
+) -> tuple[np.ndarray, tuple[int, int]]:
+  """A whole image, made smaller where a side is longer than `most` pixels.
+
+  Args:
+    encoded: the image file's content.
+    most: longest side of the result in pixels.
+    upright: whether to turn the image as its EXIF orientation says.
+
+  Returns:
+    [h, w, 3] uint8, and the (height, width) that the image has itself.
+
+  Raises:
+    BadImage: the image cannot be decoded.
+  """
+
+  def render() -> tuple[np.ndarray, tuple[int, int]]:
+    with _open(encoded) as image:
+      turn = _turn(image, upright)
+      width, height = _upright_size(image, turn)
+      share = min(most / max(width, height), 1)
+      # No smaller than what is wanted, as in `_render`.
+      image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
+      pixels = _to_rgb(image)
+    if turn:
+      pixels = pixels.transpose(_UPRIGHT[turn])
+    size = max(round(width * share), 1), max(round(height * share), 1)
+    if pixels.size != size:
+      pixels = pixels.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(pixels), (height, width)
+
+  return _guarded(encoded, render)
+
+
 def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.ndarray:
   """The values of a mask where `central_crop` has an image's pixels, none of them interpolated.
 

@@ -17,14 +17,13 @@ from attn_flax.errors import UserError, check_choice, check_pair, check_range
 from attn_flax.explain import recording
 from attn_flax.explain.recording import Path
 from attn_flax.explain.taps import as_array, check_network
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.layers.types import Model, Variables
 
 Queries = Sequence[int] | np.ndarray | jax.Array
 
 
 def attention_maps(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   *,
@@ -99,7 +98,7 @@ def _asked(model, variables, images, queries) -> dict[str, jax.Array]:
 
 
 def attention_received(
-  model: Network, variables: Variables, images: jax.Array
+  model: Model, variables: Variables, images: jax.Array
 ) -> dict[str, jax.Array]:
   """Mean weight that each position receives, over heads and all queries.
 
@@ -134,7 +133,7 @@ def _attention_received(model, variables, images):
 
 
 def attention_from(
-  model: Network, variables: Variables, images: jax.Array, query: tuple[float, float]
+  model: Model, variables: Variables, images: jax.Array, query: tuple[float, float]
 ) -> dict[str, jax.Array]:
   """How much one place of the images attends to every other, averaged over heads.
 
@@ -168,7 +167,7 @@ def _attention_from(model, variables, images, query):
   return maps
 
 
-def own_map(model: Network, variables: Variables, images: jax.Array) -> jax.Array | None:
+def own_map(model: Model, variables: Variables, images: jax.Array) -> jax.Array | None:
   """The network's own spatial attention as one map, or None where it has none.
 
   It is the map of the mechanism that acts last: its spatial gate, its joint gate averaged over
@@ -220,5 +219,5 @@ def _own_map(model, variables, images):
 
 def _mechanism(path: Path, kinds: Mapping[Path, str]) -> tuple:
   """What the blocks of a stage share: the stage, the place inside the block, the kind of map."""
-  stage = re.match(r'stage\d+', path[0])
+  stage = re.match(r'stage\d+', path[0]) if path else None
   return (stage and stage[0], path[1:], kinds[path])

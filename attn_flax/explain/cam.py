@@ -22,9 +22,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attn_flax.explain import taps
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.explain import networks, taps
+from attn_flax.layers.types import Model, Variables
 
 Rule = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -36,7 +35,7 @@ def _compiled(model, variables, images, labels, stage, rule):
 
 
 def _cam(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -44,7 +43,7 @@ def _cam(
   rule: Rule,
 ) -> jax.Array:
   taps.check(model, variables, images, labels)
-  taps.check_stage(model, stage)
+  networks.check_stage(model, stage)
   return _compiled(model, variables, images, labels, stage, rule)
 
 
@@ -69,7 +68,7 @@ def _positive_elementwise(a: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def grad_cam(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -98,7 +97,7 @@ def grad_cam(
 
 
 def grad_cam_plus_plus(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -118,7 +117,7 @@ def grad_cam_plus_plus(
 
 
 def hires_cam(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -137,7 +136,7 @@ def hires_cam(
 
 
 def layer_cam(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,

@@ -9,21 +9,33 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax.errors import UserError, check_counts, check_range
+from attn_flax.explain.chance import keys_of
 from attn_flax.explain.taps import as_array, check_key
 
 # Shares of a side: narrower hills miss all pixels, wider ones are flat.
 _LEAST_SIGMA, _MOST_SIGMA = 1e-3, 1e3
 
 
-def random_maps(key: jax.Array, n: int, height: int, width: int) -> jax.Array:
+def random_maps(
+  key: jax.Array, n: int, height: int, width: int, *, positions: jax.Array | None = None
+) -> jax.Array:
   """Uniform noise in 0..1, [n, height, width] float32; equal keys give equal maps.
 
+  Args:
+    key: a random key.
+    n: number of maps.
+    height: of each, in pixels.
+    width: of each, in pixels.
+    positions: [n] int, numbers that stand for the images, such as `chance.image_numbers`: an image
+      then gets the same map in any company; None: 0 to n - 1.
+
   Raises:
-    UserError: for no maps, or maps of no pixels.
+    UserError: for no maps, maps of no pixels, or numbers that are not one for each map.
   """
   check_key(key)
   check_counts(n=n, height=height, width=width)
-  return jax.random.uniform(key, (n, height, width))
+  keys = keys_of(key, jnp.arange(n) if positions is None else positions, n)
+  return jax.vmap(lambda one: jax.random.uniform(one, (height, width)))(keys)
 
 
 def centered_gaussian(height: int, width: int, sigma: float = 0.25) -> jax.Array:

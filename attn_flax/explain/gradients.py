@@ -15,17 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.errors import UserError, check_counts, check_range
-from attn_flax.explain import taps
+from attn_flax.explain import chance, taps
 from attn_flax.explain.loops import accumulate
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.layers.types import Model, Variables
 
 _MOST_PASSES = 10**6  # Of an image through the network; years on a CPU.
 _MOST_NOISE = 1000.0  # In ranges of an image's values: nothing of the image is left by then.
 
 
 def integrated_gradients(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -77,7 +76,7 @@ def _add_gradient_between(model, total, share, variables, images, labels, baseli
 
 
 def smooth_grad(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -97,7 +96,8 @@ def smooth_grad(
     variables: its variables.
     images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
-    key: a random key; equal keys give equal maps.
+    key: a random key; equal keys give an image the same noise, and so the same map, alone and
+      at any place in any batch.
     samples: noisy copies per image; the paper sees little change above 50.
     noise: standard deviation of the noise, as a share of the range of each image's values; the
       paper takes 0.1 to 0.2.
@@ -109,20 +109,20 @@ def smooth_grad(
     UserError: for labels outside the network's classes, no samples, or negative noise.
   """
   taps.check(model, variables, images, labels)
-  taps.check_key(key)
   check_counts('', _MOST_PASSES, samples=samples)
   check_range('noise', noise, 0, _MOST_NOISE)
   images = jnp.asarray(images, jnp.float32)
+  keys = chance.image_keys(key, None, images)
   numbers = jnp.arange(samples)
   add = functools.partial(_add_gradient_nearby, model)
-  fixed = (variables, images, labels, key, noise)
+  fixed = (variables, images, labels, keys, noise)
   total = accumulate(add, jnp.zeros_like(images), numbers, *fixed)
   return jnp.abs(total / samples).mean(-1)
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _add_gradient_nearby(model, total, number, variables, images, labels, key, noise):
+def _add_gradient_nearby(model, total, number, variables, images, labels, keys, noise):
   axes = (1, 2, 3)
   deviation = noise * (images.max(axes, keepdims=True) - images.min(axes, keepdims=True))
-  normal = jax.random.normal(jax.random.fold_in(key, number), images.shape, images.dtype)
-  return total + taps.input_gradient(model, variables, images + deviation * normal, labels)
+  added = chance.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, number), images.shape[1:])
+  return total + taps.input_gradient(model, variables, images + deviation * added, labels)

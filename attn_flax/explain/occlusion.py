@@ -14,12 +14,11 @@ import numpy as np
 from attn_flax.errors import UserError, check_range
 from attn_flax.explain import taps
 from attn_flax.explain.loops import accumulate
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.layers.types import Model, Variables
 
 
 def occlusion(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,

@@ -11,7 +11,7 @@ Departures from the papers: pixels of equal relevance go in random order, so tha
 map is not read from top to bottom. Curves have few steps, not one for each row of pixels.
 
 Chance (the order of equal values, ROAD's noise) is drawn for each image from the key and the
-image's position, so that no two images share it and batches do not matter.
+image's own pixels, so that an image has the same scores alone and at any place in any batch.
 
 Scores depend on the network: they compare maps of one network, and need those of random maps
 (`controls.random_maps`) beside them. All steps are taken one after the other: memory is that of one
@@ -26,12 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.errors import UserError, check_counts, check_range, shown
-from attn_flax.explain import taps
+from attn_flax.explain import chance, taps
 from attn_flax.explain.imputation import impute
 from attn_flax.explain.loops import stack
 from attn_flax.explain.maps import upscale
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.layers.types import Model, Variables
 
 _MOST_STEPS = 2**16
 # Pixels: of a narrower blur nothing shows, of a wider one it is the mean of the image.
@@ -40,7 +39,7 @@ _MOST_NOISE = 1000.0
 
 
 def insertion_deletion(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -66,8 +65,8 @@ def insertion_deletion(
       a fixed one.
     steps: equal steps from no pixel to all.
     sigma: standard deviation of the blur in pixels, cut off at twice that (RISE: 5, cut off at 5).
-    positions: [N] int, numbers of the images, which give each an order of its own: where images
-      come in batches, those among all of them; None: 0 to N - 1.
+    positions: [N] int, numbers that stand for the images, each with an order of its own; None:
+      numbers made from their pixels.
 
   Returns:
     `insertion` [N] in 0..1, higher is better; `deletion` [N], lower is better; their curves
@@ -80,8 +79,8 @@ def insertion_deletion(
   maps = _checked_maps(model, variables, images, labels, maps)
   check_counts('', _MOST_STEPS, steps=steps)
   check_range('sigma', sigma, _LEAST_SIGMA, _MOST_SIGMA)
-  keys = _keys(key, positions, len(images))
   images = jnp.asarray(images, jnp.float32)
+  keys = _keys(key, positions, images)
   pixels = images.shape[1] * images.shape[2]
   counts = jnp.asarray([round(step * pixels / steps) for step in range(steps + 1)])
   places = _places(keys, maps, images.shape[1:3])
@@ -97,7 +96,7 @@ def insertion_deletion(
 
 
 def road(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -121,8 +120,8 @@ def road(
     shares: of the pixels that are removed, between 0 and 1.
     noise: standard deviation of what is added to the pixels filled in, in units of the normalized
       images (0.1 is about 0.025 of the range of pixels; the official code has 0.01 of it).
-    positions: [N] int, numbers of the images, which give each an order and a noise of its own:
-      where images come in batches, those among all of them; None: 0 to N - 1.
+    positions: [N] int, numbers that stand for the images, each with an order and a noise of its
+      own; None: numbers made from their pixels.
 
   Returns:
     `morf` and `lerf` [N, T], the probability with the most and the least relevant removed;
@@ -147,9 +146,7 @@ def road(
       f'shares={tuple(shares)} are not allowed; give shares of {pixels} pixels that leave some and'
       ' take some, such as (0.2, 0.4, 0.6, 0.8)'
     )
-  order_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(
-    _keys(key, positions, len(images))
-  )
+  order_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(_keys(key, positions, images))
   places = _places(order_keys, maps, images.shape[1:3])
   # The same for all maps, orders and shares, so that their differences hold less chance.
   added = noise * _normal(noise_keys, images.shape[1:])
@@ -160,7 +157,7 @@ def road(
 
 
 def faithfulness(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -197,7 +194,7 @@ def _removed(model, count, variables, images, labels, places, added):
 
 
 def _checked_maps(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -212,22 +209,12 @@ def _checked_maps(
   return maps
 
 
-def _keys(key: jax.Array | None, positions: jax.Array | None, count: int) -> jax.Array:
-  """A key for each of so many images."""
-  key = jax.random.key(0) if key is None else key
-  taps.check_key(key)
-  numbers = taps.as_array('positions', np.arange(count) if positions is None else positions)
-  if numbers.shape != (count,) or not jnp.issubdtype(numbers.dtype, jnp.integer):
-    raise UserError(
-      f'positions of shape {numbers.shape} and type {numbers.dtype} do not fit {count} images; '
-      'give one whole number for each'
-    )
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
+def _keys(key: jax.Array | None, positions: jax.Array | None, images: jax.Array) -> jax.Array:
+  """A key for each image; one fixed key serves where the caller gives none."""
+  return chance.image_keys(jax.random.key(0) if key is None else key, positions, images)
 
 
-@functools.partial(jax.jit, static_argnames='shape')
-def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+_normal = jax.jit(chance.normal, static_argnames='shape')
 
 
 @functools.partial(jax.jit, static_argnames='size')

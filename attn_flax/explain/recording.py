@@ -5,6 +5,7 @@ every module with a method `weights(x, queries)` is noted with the input that it
 weights of the queries that are wanted are computed afterwards.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,9 +17,9 @@ from jax import lax
 
 from attn_flax.attention.protocols import attends, traits
 from attn_flax.errors import UserError
-from attn_flax.explain.taps import check_network, network_state
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.explain.networks import evaluation_mode, named_stages, network_state
+from attn_flax.explain.taps import check_network
+from attn_flax.layers.types import Model, Variables
 
 # The vocabulary of `attention.compose`.
 GATES = ('channel_gate', 'spatial_gate', 'gate')
@@ -65,7 +66,7 @@ class Records(NamedTuple):
   order: list[Path]
 
 
-def record(model: Network, variables: Variables, images: jax.Array) -> Records:
+def record(model: Model, variables: Variables, images: jax.Array) -> Records:
   """Runs a network in evaluation mode and notes its gates and its attention."""
   check_network(model, variables, images)
   seen: dict[Path, tuple[nn.Module, Variables, jax.Array]] = {}
@@ -77,16 +78,18 @@ def record(model: Network, variables: Variables, images: jax.Array) -> Records:
       path = context.module.path
       order.append(path)
       if attends(context.module):
-        seen[path] = (*context.module.unbind(), args[0])
+        seen[path] = (*context.module.unbind(), (*args, *kwargs.values())[0])
     return y
 
   with nn.intercept_methods(note):
-    _, state = model.apply(network_state(variables), images, train=False, mutable=['intermediates'])
-  recorded = flax.traverse_util.flatten_dict(state['intermediates'])
-  tapped = recorded[(f'stage{model.num_stages}',)][-1]
+    _, state = model.apply(
+      network_state(variables), images, **evaluation_mode(model), mutable=['intermediates']
+    )
+  recorded = flax.traverse_util.flatten_dict(dict(state.get('intermediates', {})))
+  stages = named_stages(state)
+  patches = recorded[stages[max(stages)]][-1].shape[1:3] if stages else None
   attention = {
-    path: _attention(module, state, x, tapped.shape[1:3])
-    for path, (module, state, x) in seen.items()
+    path: _attention(module, state, x, patches) for path, (module, state, x) in seen.items()
   }
   return Records(
     {p: v[-1].astype(jnp.float32) for p, v in recorded.items() if p[-1] in GATES},
@@ -107,7 +110,9 @@ def _attention(module, variables, x, patches) -> Attention | None:
     return None
   keys = shape.shape[-1]
   if x.ndim == 3:
-    grids = (patches if n - patches[0] * patches[1] in (0, 1) else None for n in (x.shape[1], keys))
+    spare = (0, 1)  # A class token or none.
+    fits = (patches is not None and n - math.prod(patches) in spare for n in (x.shape[1], keys))
+    grids = (patches if fit else None for fit in fits)
     return Attention(weights, x.shape[1], keys, *grids)
   height, width = x.shape[1:3]
   rounded_up = [(-(-height // step), -(-width // step)) for step in _KEY_STEPS]

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 from attn_flax.errors import UserError
 from attn_flax.explain import recording
 from attn_flax.explain.taps import check_network
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.layers.types import Model, Variables
 from attn_flax.models.vit import ViT
 
 
-def attention_rollout(model: Network, variables: Variables, images: jax.Array) -> jax.Array:
+def attention_rollout(model: Model, variables: Variables, images: jax.Array) -> jax.Array:
   """Attention rollout: the product over the blocks of `0.5 I + 0.5 mean over heads of weights`.
 
   The half identity stands for the residual connection. Of the product, the map is the row of the

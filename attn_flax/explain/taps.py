@@ -1,7 +1,8 @@
 """What a network computes at a stage, and the gradient of a logit there.
 
 Networks name each stage's output with `layers.tap`: it is recorded, and a variable added to it is
-what the gradient is taken with respect to. Hence no hooks, and the network is as it was.
+what the gradient is taken with respect to. Hence no hooks, and the network is as it was. Of a
+network that names none, the last map of its submodules is taken, see `networks`.
 """
 
 import functools
@@ -12,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.errors import UserError, check_range, check_type, shown
-from attn_flax.layers.types import Variables
-from attn_flax.models.network import Network
+from attn_flax.errors import UserError, check_type, shown
+from attn_flax.explain import networks
+from attn_flax.layers.types import Model, Variables
 
 
 def as_color(what: str, values: object) -> jax.Array:
@@ -55,14 +56,22 @@ def check_key(key: object) -> None:
   raise UserError(f'key={shown(key)} is impossible; give a random key, such as jax.random.key(0)')
 
 
-def check_network(model: Network, variables: Variables, images: jax.Array) -> None:
+def check_network(model: Model, variables: Variables, images: jax.Array) -> None:
   """Raises `UserError` for what is no network, for variables without weights, and for no images."""
   check_type('model', model, nn.Module, 'a network, such as `create_model` makes')
   check_images(images)
+  try:
+    hash(model)
+  except TypeError:
+    raise UserError(
+      f'{type(model).__name__} cannot be compiled, as a field of it is no constant (an array, for '
+      'example); keep numbers, words, tuples and modules in its fields'
+    ) from None
   fix = "what the network's `init` returns"
   check_type('variables', variables, Mapping, fix)
   if 'params' not in variables:  # A network may have none.
-    needed = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
+    mode = networks.evaluation_mode(model)
+    needed = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], **mode))
     if 'params' in needed:
       raise UserError(f'variables={shown(variables)} hold no weights; give {fix}')
 
@@ -78,14 +87,13 @@ def check_images(images: jax.Array) -> None:
     )
 
 
-def check(model: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> None:
+def check(model: Model, variables: Variables, images: jax.Array, labels: jax.Array) -> None:
   """Raises `UserError` for images or labels that do not fit the network or each other.
 
   The values of labels are looked at where they are known, so not inside a compiled function.
   """
   check_network(model, variables, images)
-  if model.num_classes is None:
-    raise UserError('a network without a head has no logits to explain; give it num_classes')
+  num_classes = networks.count_classes(model, variables, images)
   array = as_array('labels', labels)
   if array.shape != images.shape[:1] or not jnp.issubdtype(array.dtype, jnp.integer):
     raise UserError(
@@ -95,11 +103,10 @@ def check(model: Network, variables: Variables, images: jax.Array, labels: jax.A
   if isinstance(array, jax.core.Tracer):
     return
   values = np.asarray(array)
-  wrong = values[(values < 0) | (values >= model.num_classes)]
+  wrong = values[(values < 0) | (values >= num_classes)]
   if wrong.size:
     raise UserError(
-      f'labels hold {wrong[0]}, which is no class of this network; allowed: 0 to '
-      f'{model.num_classes - 1}'
+      f'labels hold {wrong[0]}, which is no class of this network; allowed: 0 to {num_classes - 1}'
     )
 
 
@@ -110,48 +117,28 @@ def fits(values: jax.typing.ArrayLike, images: jax.Array) -> bool:
   return len(shape) <= images.ndim and all(size in (1, full) for size, full in sizes)
 
 
-def network_state(variables: Variables) -> Variables:
-  """The variables without what an earlier call may have recorded, which would be appended to."""
-  return {k: v for k, v in variables.items() if k not in ('intermediates', 'perturbations')}
-
-
-def evaluate(model: Network, variables: Variables, images: jax.Array) -> jax.Array:
-  """Logits [N, num_classes] float32, in evaluation mode."""
-  return model.apply(network_state(variables), images, train=False)
-
-
 def at_labels(values: jax.Array, labels: jax.Array) -> jax.Array:
   """The value of each image's label: [N, num_classes], [N] -> [N]."""
   return jnp.take_along_axis(values, jnp.asarray(labels)[:, None], axis=1)[:, 0]
 
 
 def probability(
-  model: Network, variables: Variables, images: jax.Array, labels: jax.Array
+  model: Model, variables: Variables, images: jax.Array, labels: jax.Array
 ) -> jax.Array:
   """Probability of each image's label, [N]."""
-  return at_labels(jax.nn.softmax(evaluate(model, variables, images)), labels)
+  return at_labels(jax.nn.softmax(networks.evaluate(model, variables, images)), labels)
 
 
 def input_gradient(
-  model: Network, variables: Variables, images: jax.Array, labels: jax.Array
+  model: Model, variables: Variables, images: jax.Array, labels: jax.Array
 ) -> jax.Array:
   """Gradient of each label's logit with respect to the pixels, [N, H, W, 3]."""
   # In evaluation mode no image acts on another's logits, so one gradient of the sum serves all.
-  return jax.grad(lambda x: at_labels(evaluate(model, variables, x), labels).sum())(images)
-
-
-def check_stage(model: Network, stage: object) -> None:
-  """Raises `UserError` for what is neither a stage of a network nor None, for the last."""
-  if stage is not None:
-    check_range('stage', stage, 1, model.num_stages, whole=True)
-
-
-def _tap_name(model: Network, stage: int | None) -> str:
-  return f'stage{model.num_stages if stage is None else stage}'
+  return jax.grad(lambda x: at_labels(networks.evaluate(model, variables, x), labels).sum())(images)
 
 
 def activations(
-  model: Network, variables: Variables, images: jax.Array, *, stage: int | None = None
+  model: Model, variables: Variables, images: jax.Array, *, stage: int | None = None
 ) -> jax.Array:
   """The output of a stage, [N, h, w, C] float32.
 
@@ -169,19 +156,18 @@ def activations(
     UserError: for a stage that the network does not have.
   """
   check_network(model, variables, images)
-  check_stage(model, stage)
+  networks.check_stage(model, stage)
   return _activations(model, variables, images, stage)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'stage'))
 def _activations(model, variables, images, stage):
-  name = _tap_name(model, stage)
-  _, state = model.apply(network_state(variables), images, train=False, mutable=['intermediates'])
-  return state['intermediates'][name][0].astype(jnp.float32)
+  place = networks.find_place(model, variables, images, stage)
+  return networks.read(model, variables, images, place)[1].astype(jnp.float32)
 
 
 def activations_and_gradients(
-  model: Network,
+  model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
@@ -204,18 +190,17 @@ def activations_and_gradients(
     UserError: for a stage that the network does not have.
   """
   check(model, variables, images, labels)
-  check_stage(model, stage)
+  networks.check_stage(model, stage)
   return _activations_and_gradients(model, variables, images, labels, stage)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'stage'))
 def _activations_and_gradients(model, variables, images, labels, stage):
-  name, kept = _tap_name(model, stage), network_state(variables)
+  place = networks.find_place(model, variables, images, stage)
 
   def run(added):
-    state = {**kept, 'perturbations': {name: added}} if added is not None else kept
-    logits, recorded = model.apply(state, images, train=False, mutable=['intermediates'])
-    return at_labels(logits, labels).sum(), recorded['intermediates'][name][0]
+    logits, value = networks.read(model, variables, images, place, added)
+    return at_labels(logits, labels).sum(), value
 
   # Of the map's own dtype, so that adding it changes no dtype after it.
   _, shape = jax.eval_shape(lambda: run(None))

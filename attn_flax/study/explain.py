@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_flax.explain import grad_cam, in_batches, own_map
+from attn_flax.explain.chance import image_numbers
 from attn_flax.explain.controls import centered_gaussian, random_maps
 from attn_flax.explain.localization import energy_inside, pointing_game, threshold_iou
 from attn_flax.explain.maps import points_nowhere
@@ -97,11 +98,9 @@ class Explainer:
     del labels
     return own_map(self._model, variables, self._normalize(images))
 
-  def _moved(self, variables, images, labels, maps, positions):
+  def _moved(self, variables, images, labels, maps):
     x = self._normalize(images)
-    return faithfulness(
-      self._model, variables, x, labels, maps, steps=self._steps, positions=positions
-    )
+    return faithfulness(self._model, variables, x, labels, maps, steps=self._steps)
 
   def maps(self, variables: Variables, images: Images) -> dict[str, np.ndarray]:
     """Maps [n, h, w] for the images' labels, by kind; no own map where the network has none."""
@@ -129,11 +128,12 @@ class Explainer:
     """
     fresh = self._init(key, self._normalize(jnp.asarray(images.image[:1])))
     trained, random = self.maps(variables, images), self.maps(fresh, images)
+    numbers = image_numbers(images.image)
     kinds = {
       kind: {
         'map': maps,
         # As fine as the map itself: finer noise is spread over more of the image.
-        'random map': np.asarray(random_maps(key, *maps.shape)),
+        'random map': np.asarray(random_maps(key, *maps.shape, positions=numbers)),
         'random weights': _filled(random[kind]),
       }
       for kind, maps in trained.items()
@@ -154,7 +154,7 @@ class Explainer:
     scores: dict[str, BySource] = {}
     for source, maps in sources.items():
       moved = functools.partial(self._moved, variables)
-      found = in_batches(moved, *few[:2], maps[perturbed], perturbed, batch_size=BATCH)
+      found = in_batches(moved, *few[:2], maps[perturbed], batch_size=BATCH)
       for name, values in found.items():
         scores.setdefault(name, {})[source] = values
     return scores

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from attn_flax.batching import in_batches
+from attn_flax.data import decode
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.decode import BadImage, central_crop
 from attn_flax.data.files import read_file
@@ -57,11 +58,22 @@ class TrainedRun:
     Raises:
       BadImage: it cannot be decoded.
     """
-    try:
-      content = read_file(path)
-    except OSError as error:
-      raise BadImage(str(error.strerror)) from None
-    return central_crop(content, self.size, resize=self.resize, upright=True)
+    return central_crop(_content(path), self.size, resize=self.resize, upright=True)
+
+  def read_whole(
+    self, path: pathlib.Path, most: int
+  ) -> tuple[np.ndarray, tuple[int, int], decode.Box]:
+    """An image file as it is, upright, made smaller where a side is longer than `most` pixels.
+
+    Returns:
+      Its pixels [h, w, 3] uint8, the (height, width) that it has itself, and in pixels of that size
+      the box of what `read` returns.
+
+    Raises:
+      BadImage: it cannot be decoded.
+    """
+    pixels, (height, width) = decode.whole(_content(path), most, upright=True)
+    return pixels, (height, width), decode.central_box(width, height, self.size, self.resize)
 
   def probabilities(self, images: np.ndarray, batch: int | None = None) -> np.ndarray:
     """[N, H, W, 3] uint8 -> probability of each class, [N, K] float32.
@@ -75,6 +87,13 @@ class TrainedRun:
     )
     batch = batch or min(BATCH, max(len(images), 1))
     return in_batches(function, images, batch_size=batch, pad=True)
+
+
+def _content(path: pathlib.Path) -> bytes:
+  try:
+    return read_file(path)
+  except OSError as error:
+    raise BadImage(str(error.strerror)) from None
 
 
 def open_trained(workdir: pathlib.Path) -> TrainedRun:

@@ -9,13 +9,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 import main
 from attn_flax import UserError, explain
 from attn_flax.commands import explain as explain_run
-from attn_flax.commands import predict
+from attn_flax.commands import gallery, predict
 from attn_flax.commands.explain import METHODS
 from attn_flax.data.decode import central_crop
 from attn_flax.explain import perturbation
@@ -156,7 +156,8 @@ def test_images_are_explained_with_overlays_and_scores(workdir, photos, capsys):
   trained = predict.open_trained(workdir)
   for row in content['images']:
     with Image.open(row['picture']) as picture:
-      assert picture.width > 2 * picture.height  # The image and two maps side by side.
+      height, width = row['drawn']  # And enlarged, each beside its two maps.
+      assert picture.width > 3 * width * 256 / max(height, width) and picture.height < 512
     assert len(row['predictions']) == 5
     assert set(row['maps']) == {'grad_cam', 'own_map'}
     for scores in row['maps'].values():
@@ -183,9 +184,9 @@ def test_images_are_explained_with_overlays_and_scores(workdir, photos, capsys):
 
 
 def _drawn(monkeypatch):
-  """Has overlays noted in place of drawn: the list of (image, maps, class, probability)."""
+  """Has overlays noted in place of drawn: the list of (photograph, maps, what is told, fonts)."""
   noted = []
-  monkeypatch.setattr(explain_run, 'overlays', lambda *args: noted.append(args) or b'picture')
+  monkeypatch.setattr(gallery, 'overlays', lambda *args: noted.append(args) or b'picture')
   return noted
 
 
@@ -232,13 +233,15 @@ def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
   labels = probability.argmax(1)
   cams, own = explain.grad_cam(*network, labels), explain.own_map(*network)
   assert len(noted) == 4
-  for i, (image, maps, name, share) in enumerate(noted):
-    np.testing.assert_array_equal(image, pixels[i])
+  for i, (photo, maps, told, _) in enumerate(noted):
+    with Image.open(good[i]) as whole:
+      np.testing.assert_array_equal(photo.pixels, whole.convert('RGB'))
+    name, share = told.explained, told.probability
     np.testing.assert_allclose(maps['grad_cam'], cams[i], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(maps['own_map'], own[i], rtol=1e-3, atol=1e-5)
     assert name == trained.class_names[labels[i]]
     assert share == pytest.approx(probability[i].max(), rel=1e-3)
-  used = np.stack([maps['grad_cam'] for _, maps, _, _ in noted])
+  used = np.stack([maps['grad_cam'] for _, maps, *_ in noted])
   scores = perturbation.faithfulness(*network, labels, used)
   for i, row in enumerate(content['images']):
     assert row['picture'] == str(workdir / f'explanations/{i + 1:04}_{good[i].stem}.png')
@@ -267,9 +270,9 @@ def test_what_is_empty_in_the_result_is_shown_as_empty(workdir, photos, monkeypa
   scores = lambda model, variables, x, *_, **__: {'road': np.full(len(x), np.nan)}  # noqa: E731
   monkeypatch.setattr(explain_run, 'faithfulness', scores)
   texts = []
-  text = Axes.text
+  text = Figure.text
   monkeypatch.setattr(
-    Axes, 'text', lambda self, x, y, s, *a, **k: texts.append(s) or text(self, x, y, s, *a, **k)
+    Figure, 'text', lambda self, x, y, s, *a, **k: texts.append(s) or text(self, x, y, s, *a, **k)
   )
   explain_run.explain_run(workdir, [str(photos / 'b9.png')], list(made))
   assert texts.count('empty') == 3
@@ -312,7 +315,7 @@ def test_classes_that_share_a_name_are_told_apart(workdir, photos, monkeypatch, 
   noted = _drawn(monkeypatch)
   content = explain_run.explain_run(folder, [str(photos / 'b9.png')], ['own_map'])
   (row,) = content['images']
-  assert labels == [7] and row['label'] == 7 and noted[0][2] == 'crane (7)'
+  assert labels == [7] and row['label'] == 7 and noted[0][2].explained == 'crane (7)'
   assert list(row['predictions']) == ['crane (7)', 'other', 'crane (8)', 'crane (6)', 'crane (5)']
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from attn_flax import UserError, create_model, explain, layers
+from attn_flax.explain import chance
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -244,8 +245,14 @@ def test_smooth_grad_averages_gradients_around_the_image(made):
 
   key = jax.random.key(1)
   total = 0
+  numbers = chance.image_numbers(x)
   for sample in range(3):
-    normal = jax.random.normal(jax.random.fold_in(key, sample), x.shape)
+    normal = np.stack(
+      [
+        jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, number), sample), (H, W, 3))
+        for number in numbers
+      ]
+    )
     spread = np.ptp(x, axis=(1, 2, 3))[:, None, None, None]
     total += gradient(x + 0.2 * spread * normal) / 3
   noisy = smooth(key=key, samples=3, noise=0.2)

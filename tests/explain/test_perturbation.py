@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from attn_flax.errors import UserError
-from attn_flax.explain import controls, imputation, perturbation
+from attn_flax.explain import chance, controls, imputation, perturbation
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -17,7 +17,7 @@ KEY = jax.random.key(7)
 
 
 def keys(n, key=KEY):
-  return perturbation._keys(key, None, n)
+  return chance.keys_of(key, np.arange(n), n)
 
 
 class Linear(nn.Module):
@@ -243,7 +243,15 @@ def test_noise_of_road(case):
   images = jnp.zeros((400, 6, 5, 3))
   maps = controls.random_maps(KEY, 400, 6, 5)
   scores = perturbation.road(
-    Total(), {}, images, jnp.zeros(400, int), maps, key=KEY, shares=(0.5,), noise=0.4
+    Total(),
+    {},
+    images,
+    jnp.zeros(400, int),
+    maps,
+    key=KEY,
+    shares=(0.5,),
+    noise=0.4,
+    positions=np.arange(400),  # The images are equal, and would share their noise.
   )
   for name in ('morf', 'lerf'):
     odds = np.log(scores[name] / (1 - scores[name]))
@@ -263,19 +271,17 @@ def test_without_a_key_every_map_gets_the_same_order(case):
 
 
 @pytest.mark.parametrize('function', [perturbation.insertion_deletion, perturbation.road])
-def test_chance_is_that_of_an_images_position_whatever_the_batch(case, function):
-  """In parts as at once; and no two images share it, also not the first of two batches."""
+def test_chance_is_that_of_an_image_unless_numbers_stand_for_it(case, function):
+  """Equal images share it; where the caller numbers the images, no two do."""
   model, variables, images, labels, _ = case
   flat = jnp.zeros((4, 6, 5))
   call = functools.partial(function, model, variables, key=KEY)
-  whole = call(images, labels, flat)
-  for part in (slice(0, 2), slice(2, 4)):
-    found = call(images[part], labels[part], flat[part], positions=np.arange(4)[part])
-    for name, values in found.items():
-      np.testing.assert_allclose(values, whole[name][part], rtol=1e-5, atol=1e-7)
   same = call(images[:1].repeat(4, 0), labels[:1].repeat(4), flat)
+  numbered = call(images[:1].repeat(4, 0), labels[:1].repeat(4), flat, positions=np.arange(4))
   for name in {'morf', 'deletion'} & same.keys():
-    assert len(np.unique(np.asarray(same[name]).reshape(4, -1), axis=0)) == 4
+    rows = np.asarray(same[name]).reshape(4, -1)
+    np.testing.assert_allclose(rows, rows[:1].repeat(4, 0), rtol=1e-5)
+    assert len(np.unique(np.asarray(numbered[name]).reshape(4, -1), axis=0)) == 4
 
 
 def test_images_in_half_precision_are_scored_in_single(case):

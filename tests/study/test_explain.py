@@ -9,6 +9,7 @@ import pytest
 
 from attn_flax import create_model, explain
 from attn_flax.explain import controls, localization
+from attn_flax.explain.chance import image_numbers
 from attn_flax.explain.perturbation import faithfulness
 from attn_flax.study import measure
 from attn_flax.study.explain import Explained, Explainer, Images, _filled
@@ -75,7 +76,9 @@ def test_scores_are_those_of_the_maps_and_of_every_control(explained, maps, imag
   sources = {
     'map': maps['map'][kind],
     'random weights': _filled(maps['random weights'][kind]),
-    'random map': np.asarray(controls.random_maps(KEY, *shape)),
+    'random map': np.asarray(
+      controls.random_maps(KEY, *shape, positions=image_numbers(images.image))
+    ),
     'centered Gaussian': np.broadcast_to(gaussian, (6, 8, 8)),
     'best fixed map': np.broadcast_to(images.fixed, (6, 8, 8)),
   }
@@ -99,7 +102,7 @@ def test_all_maps_are_tried_on_the_trained_network(explained, model, variables, 
     ('random weights', _filled(maps['random weights']['Grad-CAM'])),
   ):
     expected = faithfulness(
-      model, variables, normalize(few.image), few.label, one[FEW], steps=STEPS, positions=FEW
+      model, variables, normalize(few.image), few.label, one[FEW], steps=STEPS
     )
     for score in ('insertion', 'deletion'):
       np.testing.assert_allclose(found[score][source], expected[score], rtol=1e-5)

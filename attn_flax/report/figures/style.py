@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
+from attn_flax.report.figures import fonts
+
 # Okabe and Ito, Color Universal Design (2008); their yellow is too pale for lines on white.
 BLACK, GRAY = '#000000', '#767676'
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -81,11 +83,12 @@ class Illustration:
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
-  """The house style of all figures made inside."""
+def drawing(families: Sequence[str] = ()) -> Iterator[None]:
+  """The house style of all figures made inside; `families`: see `fonts.Lettering`."""
   with matplotlib.rc_context():
     matplotlib.rcdefaults()  # Reports look alike whatever the user's own matplotlibrc is.
     matplotlib.rcParams.update(_SETTINGS)
+    matplotlib.rcParams['font.family'] = [fonts.USUAL, *families]
     yield
 
 

@@ -1,0 +1,131 @@
+"""The pictures of `--mode=explain`: one file for each photograph, and one page of all."""
+
+import os
+import pathlib
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from attn_flax.commands.predict import Answer
+from attn_flax.errors import UserError
+from attn_flax.report.figures.contact_sheet import MOST_IMAGES, ContactSheet
+from attn_flax.report.figures.fonts import lettering
+from attn_flax.report.figures.photographs import MOST_PIXELS, Photograph, Told, overlays
+from attn_flax.training.run_folder import Json
+from attn_flax.training.trained_run import TrainedRun
+
+_USUAL_LIMIT = 255  # Bytes of a file's name, where the file system does not say.
+
+
+class Gallery:
+  """Draws explained photographs into a folder, one after the other."""
+
+  def __init__(self, run: TrainedRun, folder: pathlib.Path, paths: Sequence[pathlib.Path]):
+    """Says on stderr which classes no font of the machine can name.
+
+    Args:
+      run: whose photographs and classes they are.
+      folder: of the pictures; made with the first one.
+      paths: the files of all photographs.
+    """
+    self._run = run
+    self._folder = folder
+    self._lettering = lettering([*run.class_names, *(path.name for path in paths)])
+    self._numbers = {name: i for i, name in enumerate(map(_composed, run.class_names))}
+    self._sheet = ContactSheet()
+    self._count = self._smaller = 0
+    unnamed = [name for name in run.class_names if not self._lettering.has(name)]
+    if unnamed:
+      print(
+        f'no font of this machine has the letters of some class names ({len(unnamed)} of '
+        f'{len(run.class_names)}, such as {unnamed[0]}): pictures show their numbers; install one, '
+        'such as Noto Sans CJK for Chinese, Japanese and Korean',
+        file=sys.stderr,
+      )
+
+  def draw(self, path: pathlib.Path, maps: Mapping[str, np.ndarray], answer: Answer) -> Json:
+    """Draws the photograph of a file under maps of what the network saw of it.
+
+    Args:
+      path: the file; where its folder is called like a class, that is its true class.
+      maps: [h, w] each, by the name of its method.
+      answer: the class that is explained.
+
+    Returns:
+      What is told of it: `picture`, its file; `true_label`, None where it is not known; `size`,
+      the photograph's (height, width); `crop`, what the network saw of it, as (top, left, bottom,
+      right) in its pixels; `drawn`, the (height, width) that it is drawn at.
+
+    Raises:
+      UserError: the photograph can no longer be read, or the picture not be written.
+    """
+    self._count += 1
+    pixels, size, crop = self._run.read_whole(path, MOST_PIXELS)
+    share = pixels.shape[0] / size[0]
+    self._smaller += pixels.shape[:2] != size
+    left, top, right, bottom = (side * share for side in crop)
+    photo = Photograph(pixels, (left, top, right, bottom))
+    label = self._numbers.get(_composed(path.absolute().parent.name))
+    told = Told(
+      self._name(answer.label), answer.probability, None if label is None else self._name(label)
+    )
+    title = path.name if self._lettering.has(path.name) else ''
+    self._sheet.add(f'{self._count:04} {title}', photo, maps, told)
+    picture = self._folder / self._file_name(path)
+    self._write(picture, overlays(photo, maps, told, self._lettering))
+    return {
+      'picture': str(picture),
+      'true_label': label,
+      'size': list(size),
+      'crop': [round(crop[side], 2) for side in (1, 0, 3, 2)],
+      'drawn': list(pixels.shape[:2]),
+    }
+
+  def finish(self, sheet: pathlib.Path) -> list[str]:
+    """Writes the page of all photographs where there are several; returns what is to be said."""
+    said = []
+    if self._smaller:
+      said.append(
+        f'{self._smaller} of them drawn smaller than they are, with {MOST_PIXELS} pixels on the '
+        'longer side'
+      )
+    if self._count > 1:
+      self._write(sheet, self._sheet.png(self._lettering))
+      which = f'the first {MOST_IMAGES} images' if self._count > MOST_IMAGES else 'all'
+      said.append(f'{which} on one page: {sheet}')
+    return said
+
+  def _name(self, label: int) -> str:
+    name = self._run.class_names[label]
+    return name if self._lettering.has(name) else f'class {label}'
+
+  def _file_name(self, path: pathlib.Path) -> str:
+    """The number, as files of different folders may share a name, and as much of it as fits."""
+    before, after = f'{self._count:04}_', '.png'
+    stem = path.stem
+    while len(os.fsencode(before + stem + after)) > self._limit():
+      stem = stem[:-1]
+    return before + stem + after
+
+  def _limit(self) -> int:
+    """Bytes of the longest name in the folder."""
+    self._folder.mkdir(parents=True, exist_ok=True)
+    try:
+      return os.pathconf(self._folder, 'PC_NAME_MAX')
+    except (AttributeError, OSError, ValueError):
+      return _USUAL_LIMIT
+
+  def _write(self, path: pathlib.Path, content: bytes) -> None:
+    try:
+      path.write_bytes(content)
+    except OSError as error:
+      raise UserError(
+        f'{path} cannot be written ({error.strerror}); name another folder with --output'
+      ) from None
+
+
+def _composed(name: str) -> str:
+  """A name in the one form that file systems may have taken apart."""
+  return unicodedata.normalize('NFC', name)

@@ -1,0 +1,199 @@
+"""What explanations must know of a network: of any Linen module that turns images into logits.
+
+Networks of the library say it in their fields (`models.network.Network`). Of a network of one's
+own it is found out:
+
+* Evaluation mode: the argument of `__call__` that is called `train`, `training`, `is_training`,
+  `deterministic` or `use_running_average` is set; there may be none.
+* Classes: as many as there are logits, [N, classes].
+* Stages: the maps that it names with `attn_flax.layers.tap(self, 'stage1', x)`, also inside its
+  submodules. Without any, its last map is that of the submodule that ends last, among those whose
+  output is a map [N, H, W, C] of more than one pixel.
+"""
+
+import inspect
+import re
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+
+from attn_flax.errors import UserError, check_range, shown
+from attn_flax.layers.types import Model, Variables
+
+_MODES = {
+  'train': False,
+  'training': False,
+  'is_training': False,
+  'deterministic': True,
+  'use_running_average': True,
+}
+_TAP = "name it with attn_flax.layers.tap(self, 'stage1', x) in the network's __call__"
+
+
+def evaluation_mode(model: Model) -> dict[str, bool]:
+  """The keyword arguments with which a network is called to be evaluated.
+
+  Raises:
+    UserError: for a network that needs other arguments beside the images.
+  """
+  _, _, *others = inspect.signature(type(model).__call__).parameters.values()  # self, images
+  needed = [
+    one.name
+    for one in others
+    if one.default is one.empty
+    and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    and one.name not in _MODES
+  ]
+  if needed:
+    raise UserError(
+      f'{type(model).__name__} needs {", ".join(needed)} beside the images; wrap it in a module '
+      'whose __call__(self, images, *, train) returns logits'
+    )
+  return {one.name: _MODES[one.name] for one in others if one.name in _MODES}
+
+
+def network_state(variables: Variables) -> Variables:
+  """The variables without what an earlier call may have recorded, which would be appended to."""
+  return {k: v for k, v in variables.items() if k not in ('intermediates', 'perturbations')}
+
+
+def evaluate(model: Model, variables: Variables, images: jax.Array) -> jax.Array:
+  """Logits [N, num_classes] float32, in evaluation mode."""
+  return model.apply(network_state(variables), images, **evaluation_mode(model))
+
+
+def count_classes(model: Model, variables: Variables, images: jax.Array) -> int:
+  """Number of a network's classes.
+
+  Raises:
+    UserError: for a network that returns no logits.
+  """
+  told = getattr(model, 'num_classes', ())
+  if told is None:
+    raise UserError('a network without a head has no logits to explain; give it num_classes')
+  if isinstance(told, int):
+    return told
+  found = jax.eval_shape(lambda v, x: evaluate(model, v, x), variables, images)
+  if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:-1] != images.shape[:1]:
+    what = f'an array of shape {found.shape}' if hasattr(found, 'shape') else shown(type(found))
+    raise UserError(
+      f'{type(model).__name__} returns {what}, and an explanation needs logits [N, classes]; wrap '
+      'it in a module that returns these alone'
+    )
+  return found.shape[-1]
+
+
+def check_stage(model: Model, stage: object) -> None:
+  """Raises `UserError` for what cannot be a stage of a network, nor None, for the last."""
+  if stage is not None:
+    check_range('stage', stage, 1, getattr(model, 'num_stages', 2**16), whole=True)
+
+
+class Place(NamedTuple):
+  """Where a map is read: one of the two is given.
+
+  Attributes:
+    tap: the path in `intermediates` under which the network names it.
+    call: how many calls of submodules end before the one that returns it.
+  """
+
+  tap: tuple[str, ...] = ()
+  call: int = -1
+
+
+def find_place(model: Model, variables: Variables, images: jax.Array, stage: int | None) -> Place:
+  """The place of a stage's map; of the last where `stage` is None.
+
+  Raises:
+    UserError: for a stage that the network does not name, or a network without any map.
+  """
+  stages = getattr(model, 'num_stages', None)
+  if isinstance(stages, int):
+    return Place((f'stage{stage or stages}',))
+  depths: list[tuple[int, int]] = []  # Of submodules that return maps, with their numbers.
+  ended = 0
+
+  def note(call, args, kwargs, context):
+    nonlocal ended
+    y = call(*args, **kwargs)
+    if context.method_name == '__call__':
+      depth = len(context.module.path)
+      if depth and getattr(y, 'ndim', 0) == 4 and y.shape[1] * y.shape[2] > 1:
+        depths.append((depth, ended))
+      ended += 1
+    return y
+
+  def run(v, x):
+    with nn.intercept_methods(note):
+      return model.apply(network_state(v), x, **evaluation_mode(model), mutable=['intermediates'])[
+        1
+      ]
+
+  taps = named_stages(jax.eval_shape(run, variables, images))
+  name = type(model).__name__
+  if taps:
+    number = max(taps) if stage is None else stage
+    if number not in taps:
+      known = ', '.join(map(str, sorted(taps)))
+      raise UserError(f'stage={stage} is none of {name}; choose one of {known}')
+    return Place(taps[number])
+  if stage is not None:
+    raise UserError(
+      f'{name} names no stage, so stage={stage} means nothing; leave it out or {_TAP}'
+    )
+  if not depths:
+    raise UserError(f'no submodule of {name} returns a map [N, H, W, C]; {_TAP}')
+  # The outermost ones: what a block computes inside is not yet what the network goes on with.
+  least = min(depth for depth, _ in depths)
+  return Place(call=[number for depth, number in depths if depth == least][-1])
+
+
+def named_stages(state: Variables) -> dict[int, tuple[str, ...]]:
+  """The paths of the maps that a network names, by the number of the stage."""
+  taps = {}
+  for path in flax.traverse_util.flatten_dict(dict(state.get('intermediates', {}))):
+    if found := re.fullmatch(r'stage(\d+)', path[-1]):
+      taps[int(found[1])] = path
+  return taps
+
+
+def read(
+  model: Model,
+  variables: Variables,
+  images: jax.Array,
+  place: Place,
+  added: jax.Array | None = None,
+) -> tuple[Any, jax.Array]:
+  """Runs a network in evaluation mode: its output, and the map at a place.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    images: [N, H, W, 3], normalized.
+    place: of the map.
+    added: of the map's shape, is added to it; None for nothing.
+  """
+  state, mode = network_state(variables), evaluation_mode(model)
+  if place.tap:
+    if added is not None:
+      state = {**state, 'perturbations': flax.traverse_util.unflatten_dict({place.tap: added})}
+    y, recorded = model.apply(state, images, **mode, mutable=['intermediates'])
+    return y, flax.traverse_util.flatten_dict(recorded['intermediates'])[place.tap][0]
+  found: list[jax.Array] = []
+  ended = 0
+
+  def watch(call, args, kwargs, context):
+    nonlocal ended
+    y = call(*args, **kwargs)
+    if context.method_name == '__call__':
+      if ended == place.call:
+        y = y if added is None else y + added
+        found.append(y)
+      ended += 1
+    return y
+
+  with nn.intercept_methods(watch):
+    y = model.apply(state, images, **mode)
+  return y, found[0]

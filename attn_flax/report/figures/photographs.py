@@ -1,0 +1,301 @@
+"""Photographs under maps, as `--mode=explain` shows them: at their own resolution, pixel by pixel.
+
+A map is transparent where it is low, so that the photograph stays visible, and lies where the
+network saw it: what was cut off before is pale. Each map has its own scale, whose ends are printed;
+a map that hardly varies is not painted but told, as its colors would say what is not there.
+"""
+
+import io
+import math
+import unicodedata
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from PIL import Image
+
+from attn_flax.report.figures import style
+from attn_flax.report.figures.fonts import Lettering
+from attn_flax.report.figures.pictures import RIGHT, WRONG, is_blank
+
+MOST_PIXELS = (
+  1024  # Of the longer side of a photograph that is drawn; larger ones are made smaller.
+)
+_LEAST_PIXELS = 256  # Smaller ones are enlarged by whole numbers, so that their pixels stay square.
+_FLAT = 0.01  # A map that varies by a smaller share of its values is flat.
+_OPACITY, _RISE = 0.8, 0.7  # Of the highest value; below it, of its share to this power.
+_NEAR_ZERO = 0.1  # A map whose lowest value is a smaller share of its highest one starts at 0.
+_PEAK = 99.0  # Percentile at which colors end, where the highest value is far above it.
+_PALE = 0.65  # How far what the network does not see is moved towards white.
+_COLOR = 0.3  # What is left of a photograph's own color, which would be taken for the map's.
+_SIGNED = 'RdBu_r'
+
+
+class Photograph(NamedTuple):
+  """A photograph as it is drawn.
+
+  Attributes:
+    pixels: [H, W, 3] uint8, upright.
+    box: (left, top, right, bottom) in these pixels: what the network saw of it.
+  """
+
+  pixels: np.ndarray
+  box: tuple[float, float, float, float]
+
+
+class Told(NamedTuple):
+  """What is said of a photograph.
+
+  Attributes:
+    explained: the class that the maps explain, which is the one predicted.
+    probability: of that class.
+    label: the true class; None where it is not known.
+  """
+
+  explained: str
+  probability: float
+  label: str | None = None
+
+  @property
+  def verdict(self) -> str:
+    """The true class and whether it was found; empty where it is not known."""
+    if self.label is None:
+      return ''
+    return f'{RIGHT if self.label == self.explained else WRONG} label: {self.label}'
+
+
+class Range(NamedTuple):
+  """The values that colors span; values beyond have the color of the end.
+
+  Attributes:
+    low: the lowest; minus `high` for a map with values on both sides of 0.
+    high: the highest.
+    beyond: share of the map's values beyond them.
+  """
+
+  low: float
+  high: float
+  beyond: float
+
+  @property
+  def signed(self) -> bool:
+    """Whether the middle of the range is 0."""
+    return self.low < 0
+
+  @property
+  def cmap(self) -> str:
+    """Name of the color map."""
+    return _SIGNED if self.signed else style.MAP
+
+  @property
+  def ends(self) -> tuple[str, str]:
+    """Both ends in as many digits as tell them apart."""
+    low, high = numbers(self.low, self.high)
+    return (low, high) if not self.beyond else (f'≤ {low}' if self.signed else low, f'≥ {high}')
+
+
+def is_flat(values: np.ndarray) -> bool:
+  """Whether a map hardly varies, so that colors would say what is not there."""
+  return float(np.ptp(values)) <= _FLAT * float(np.abs(values).max())
+
+
+def words(values: np.ndarray) -> str:
+  """What is said in place of colors: 'empty' or 'flat'; nothing where there is something to see."""
+  return 'empty' if is_blank(values) else 'flat' if is_flat(values) else ''
+
+
+def range_of(values: np.ndarray) -> Range:
+  """The range of a map's colors: from 0, or from its lowest value where that is far above 0."""
+  least, most = float(values.min()), float(values.max())
+  signed = least < -_FLAT * most
+  sizes = np.abs(values) if signed else values
+  top, peak = float(sizes.max()), float(np.percentile(sizes, _PEAK))
+  low = 0.0 if signed or least < _NEAR_ZERO * most else least
+  # A few pixels far above all others would leave the rest of the map invisible.
+  if top - low > 1.5 * (peak - low) > 0:
+    top = peak
+  return Range(-top if signed else low, top, float((sizes > top).mean()))
+
+
+def numbers(low: float, high: float) -> tuple[str, str]:
+  """Two numbers in as many digits, three at least, as show two digits of their difference."""
+  size, gap = max(abs(low), abs(high)), high - low
+  digits = 3 if not gap else max(3, math.ceil(math.log10(size / gap)) + 2)
+  return f'{low:.{digits}g}', f'{high:.{digits}g}'
+
+
+def painted(photo: Photograph, values: np.ndarray | None) -> np.ndarray:
+  """A photograph under a map, [H, W, 3] uint8; None, and a map told in words, leave it bare."""
+  page = photo.pixels.astype(np.float32)
+  height, width = page.shape[:2]
+  left, top, right, bottom = (round(side) for side in photo.box)
+  right, bottom = min(max(right, left + 1), width), min(max(bottom, top + 1), height)
+  seen = page[top:bottom, left:right].copy()
+  page += _PALE * (255 - page)
+  if values is not None and not words(values):
+    span = range_of(values)
+    # Values stay those of their pixels' middles; the map is finer or coarser than the photograph.
+    fine = Image.fromarray(np.asarray(values, np.float32)).resize(
+      (right - left, bottom - top), Image.Resampling.BILINEAR
+    )
+    color, alpha = _colors(np.asarray(fine), span)
+    gray = seen.mean(-1, keepdims=True)
+    seen = gray + _COLOR * (seen - gray)
+    seen += alpha[..., None] * (color - seen)
+  page[top:bottom, left:right] = seen
+  return (page + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _colors(values: np.ndarray, span: Range) -> tuple[np.ndarray, np.ndarray]:
+  """Colors [..., 3] in 0..255 and opacity [...] of values."""
+  share = ((values - span.low) / (span.high - span.low)).clip(0, 1)
+  color = 255 * matplotlib.colormaps[span.cmap](share)[..., :3]
+  alpha = _OPACITY * (np.abs(2 * share - 1) if span.signed else share) ** _RISE
+  return color.astype(np.float32), alpha.astype(np.float32)
+
+
+def color_bar(span: Range, width: int, height: int) -> np.ndarray:
+  """The colors of a range from low to high as they look on gray, [height, width, 3] uint8."""
+  color, alpha = _colors(np.linspace(span.low, span.high, width), span)
+  row = 200 + alpha[:, None] * (color - 200)
+  return np.broadcast_to(row, (height, width, 3)).astype(np.uint8)
+
+
+def enlarged(photo: Photograph, least: int = _LEAST_PIXELS) -> Photograph:
+  """A photograph whose longer side has at least so many pixels."""
+  factor = -(-least // max(photo.pixels.shape[:2]))
+  if factor == 1:
+    return photo
+  pixels = photo.pixels.repeat(factor, 0).repeat(factor, 1)
+  return Photograph(pixels, _scaled(photo.box, factor))
+
+
+def shrunk(photo: Photograph, most: int) -> Photograph:
+  """A photograph whose longer side has at most so many pixels."""
+  height, width = photo.pixels.shape[:2]
+  share = min(most / max(height, width), 1)
+  size = max(round(width * share), 1), max(round(height * share), 1)
+  image = Image.fromarray(photo.pixels).resize(size, Image.Resampling.BILINEAR)
+  return Photograph(np.asarray(image), _scaled(photo.box, share))
+
+
+def _scaled(box: tuple[float, float, float, float], factor: float):
+  left, top, right, bottom = box
+  return left * factor, top * factor, right * factor, bottom * factor
+
+
+class Page:
+  """A white page of pixels, with text on it."""
+
+  def __init__(self, width: int, height: int):
+    """Both in pixels."""
+    self._pixels = np.full((height, width, 3), 255, np.uint8)
+    self._texts: list[tuple[float, float, str, dict]] = []
+
+  def paste(self, pixels: np.ndarray, x: int, y: int) -> None:
+    """Puts an image [H, W, 3] with its upper left corner at a place."""
+    height, width = pixels.shape[:2]
+    self._pixels[y : y + height, x : x + width] = pixels
+
+  def write(
+    self, text: str, x: float, y: float, size: float, most: float, **style_: object
+  ) -> None:
+    """Writes one line, of a size in pixels, below y; what is longer than `most` pixels is cut."""
+    self._texts.append((x, y, fitted(text, most / size), {'fontsize': size, **style_}))
+
+  def png(self, lettering: Lettering) -> bytes:
+    """The content of a PNG file."""
+    height, width = self._pixels.shape[:2]
+    with style.drawing(lettering.families):
+      # The hundredth is for the rounding of the quotient.
+      inches = (width + 0.01) / style.DPI, (height + 0.01) / style.DPI
+      canvas = Canvas(figsize=inches, dpi=style.DPI)
+      agg = FigureCanvasAgg(canvas)
+      canvas.figimage(self._pixels, origin='upper')
+      for x, y, text, fields in self._texts:
+        size = fields['fontsize']
+        fields = {**fields, 'fontsize': size * 72 / style.DPI}
+        if 'va' not in fields:  # Of one line on all pages, whatever its letters are.
+          fields, y = fields | {'va': 'baseline'}, y + size
+        canvas.text(x / width, 1 - y / height, text, **fields)
+      agg.draw()
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3]).save(file, 'png')
+    return file.getvalue()
+
+  def note(self, text: str, x: float, y: float, size: float) -> None:
+    """Writes a word in a box around a place."""
+    box = {'facecolor': 'white', 'edgecolor': 'black', 'pad': 2}
+    self.write(text, x, y, size, math.inf, ha='center', va='center', bbox=box)
+
+
+def fitted(text: str, widths: float) -> str:
+  """A text cut to a line of so many heights of its letters, as matplotlib prints it."""
+  text = unicodedata.normalize('NFC', ' '.join(text.split()))
+  used, count = 0.0, 0
+  for count, letter in enumerate(text):  # noqa: B007
+    used += 1.05 if unicodedata.east_asian_width(letter) in 'WF' else 0.62
+    if used > widths:
+      return style.plain(text[: max(count - 1, 1)] + '…', count + 1)
+  return style.plain(text, len(text) + 1)
+
+
+def overlays(
+  photo: Photograph, maps: Mapping[str, np.ndarray], told: Told, lettering: Lettering
+) -> bytes:
+  """A photograph beside itself under maps, each with the ends of its own scale.
+
+  Args:
+    photo: at its own resolution, or smaller where that is too large to be drawn.
+    maps: [h, w] each, by the name of its method, not normalized; one that is zero everywhere, or
+      not finite, is called 'empty', and one that hardly varies 'flat'.
+    told: what is said of it.
+    lettering: the fonts of the texts.
+
+  Returns:
+    The content of a PNG file.
+  """
+  photo = enlarged(photo)
+  height, width = photo.pixels.shape[:2]
+  size = min(max(max(height, width) / 32, 13), 24)  # Of letters, in pixels.
+  line, gap = math.ceil(1.5 * size), math.ceil(size)
+  cell = max(width, math.ceil(15 * size))
+  count = len(maps) + 1
+  columns = min(count, 1 if width > 3 * height else 2 if width > 2 * height else 4)
+  step_x, step_y = cell + gap, height + 4 * line + gap
+  page = Page(columns * step_x + gap, -(-count // columns) * step_y + gap)
+  lines = [f'explained: {told.explained}', f'probability {told.probability:.2f}', told.verdict]
+  is_cut = not np.allclose(photo.box, (0, 0, width, height), atol=1)
+  title = 'photograph' + (', pale: not seen' if is_cut else '')
+  for i, (name, values) in enumerate([(title, None), *maps.items()]):
+    x, y = gap + i % columns * step_x, gap + i // columns * step_y
+    page.write(name.replace('_', ' '), x, y, size, cell)
+    page.paste(painted(photo, values), x, y + line)
+    below = y + line + height + gap // 3
+    if values is None:
+      for row, text in enumerate(lines):
+        page.write(text, x, below + row * line, size, cell, fontweight='normal' if row else 'bold')
+      continue
+    if word := words(values):
+      page.note(word, x + width / 2, y + line + height - line, size)
+      page.write(_explained(values, word), x, below, size, cell)
+      continue
+    span = range_of(values)
+    bar = min(width, cell)
+    page.paste(color_bar(span, bar, gap // 2), x, below)
+    for text, at, side in zip(span.ends, (x, x + bar), ('left', 'right'), strict=True):
+      page.write(text, at, below + gap // 2 + 2, size, bar / 2, ha=side)
+    if span.beyond:
+      page.write(f'{100 * span.beyond:.1f} % beyond', x, below + gap // 2 + line, size, cell)
+  return page.png(lettering)
+
+
+def _explained(values: np.ndarray, word: str) -> str:
+  """A word of `words` in numbers."""
+  if word == 'empty':
+    return 'zero everywhere' if np.isfinite(values).all() else 'its values are not finite'
+  low, high = numbers(float(values.min()), float(values.max()))
+  return f'{low} everywhere' if low == high else f'{low} to {high} everywhere'
