@@ -166,6 +166,7 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
     max_bad=config.data.max_bad,
     max_pixels=config.data.max_pixels,
     enlarge=config.data.enlarge,
+    normalize=config.data.normalize,
   )
   num_examples = len(dataset.splits['train'])
   updates_per_epoch = num_examples // train.batch_size

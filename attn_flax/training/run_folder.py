@@ -48,6 +48,7 @@ _NEWER: dict[str, Any] = {
   'task': FIRST,
   'data.enlarge': False,
   'data.max_pixels': MAX_PIXELS,
+  'data.normalize': 'dataset',
 }
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')

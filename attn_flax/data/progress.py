@@ -1,0 +1,35 @@
+"""Says how far long work on many files is: a bar in a terminal, elsewhere a line now and then."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+_QUIET_S = 10.0  # Seconds of work without a word, where there is no terminal.
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+  """Gives a function to be called with each number of files that are done.
+
+  Args:
+    what: the work, as in 'checking /images'.
+    total: files in all; None: not known yet.
+  """
+  if sys.stderr.isatty():
+    import tqdm
+
+    with tqdm.tqdm(total=total, desc=what, unit=' files', leave=False) as bar:
+      yield bar.update
+    return
+  done, said = 0, time.monotonic()
+
+  def advance(count: int) -> None:
+    nonlocal done, said
+    done += count
+    if time.monotonic() - said >= _QUIET_S:
+      of_total = '' if total is None else f' of {total:,}'
+      print(f'{what}: {done:,}{of_total} files', file=sys.stderr, flush=True)
+      said = time.monotonic()
+
+  yield advance
