@@ -77,7 +77,7 @@ def evaluate_run(
 def _as_trained(experiment: Experiment, folder: pathlib.Path) -> Experiment:
   """Has other data seen as the run's own was; raises `UserError` where its classes are others."""
   described = dataset_file.load(folder)
-  if list(experiment.dataset.class_names) != described['class_names']:
+  if not dataset_file.same_names(experiment.dataset.class_names, described['class_names']):
     raise UserError(
       f'{experiment.config.data.name} has other classes than those that {folder} was trained on; '
       'choose data of the same classes, in the same order'

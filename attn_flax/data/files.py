@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import stat
+import unicodedata
 
 from attn_flax.errors import UserError
 
@@ -53,3 +54,8 @@ def expand_user(path: str | os.PathLike[str], what: str = 'the path') -> pathlib
 def describe(path: pathlib.Path) -> str:
   """Why a path cannot be read as a file, for an error."""
   return 'is no regular file' if path.exists() else 'does not exist'
+
+
+def composed(name: str) -> str:
+  """A name in the one Unicode form in which names that look alike are alike."""
+  return unicodedata.normalize('NFC', name)

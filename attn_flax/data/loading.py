@@ -3,9 +3,7 @@
 They are read through `tensorflow-datasets` without TensorFlow, or from a folder of images.
 """
 
-import functools
 import os
-import sys
 from collections.abc import Iterable
 
 from attn_flax.data.dataset import (
@@ -15,6 +13,7 @@ from attn_flax.data.dataset import (
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.normalization import check_normalize, normalized
+from attn_flax.data.progress import say
 from attn_flax.data.sources.cluttered_digits import generate
 from attn_flax.errors import (
   MOST_SEED,
@@ -107,7 +106,7 @@ def load(
     dataset = _load_known(name, data_dir, size, seed, splits, annotations, download)
   dataset, how = normalized(dataset, normalize)
   if dataset.found:
-    _say(f'{dataset.found}; {how}')
+    say(f'{dataset.found}; {how}')
   return dataset
 
 
@@ -135,12 +134,6 @@ def _load_known(
   else:
     builder = builders.open_builder(name, data_dir, download=download, known=(*DATASETS, FOLDER))
   return catalog.load(name, builder, spec, size=size, splits=splits, annotations=annotations)
-
-
-@functools.cache
-def _say(line: str) -> None:
-  """Prints a line once: a study opens the same folder for every run."""
-  print(line, file=sys.stderr)
 
 
 def _check_size(name: str, spec: DatasetSpec | None, size: int | None) -> None:

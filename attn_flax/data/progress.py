@@ -1,6 +1,7 @@
-"""Says how far long work on many files is: a bar in a terminal, elsewhere a line now and then."""
+"""What is said of a dataset on stderr: lines, and how far long work on many files is."""
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,9 +9,17 @@ from collections.abc import Callable, Iterator
 _QUIET_S = 10.0  # Seconds of work without a word, where there is no terminal.
 
 
+@functools.cache
+def say(line: str) -> None:
+  """Prints a line, once: a study opens the same data for every run."""
+  print(line, file=sys.stderr)
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
   """Gives a function to be called with each number of files that are done.
+
+  Shown are a bar in a terminal, and elsewhere a line now and then.
 
   Args:
     what: the work, as in 'checking /images'.

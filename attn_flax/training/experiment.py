@@ -87,7 +87,7 @@ class Experiment(NamedTuple):
 
   def describe_data(self) -> run_folder.Json:
     """Class names and preprocessing: what it takes to use the network on other images."""
-    spec = self.dataset.spec
+    spec, content = self.dataset.spec, self.dataset.content
     return {
       'name': self.config.data.name,
       'class_names': list(self.dataset.class_names),
@@ -96,6 +96,7 @@ class Experiment(NamedTuple):
       'mean': list(spec.mean),
       'std': list(spec.std),
       'resize': self.dataset.resize,
+      **({} if content is None else {'content': content}),
     }
 
   def fresh_state(self, key: jax.Array) -> TrainState:

@@ -5,11 +5,10 @@ import difflib
 import hashlib
 import os
 import pathlib
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from attn_flax.data.files import expand_user
+from attn_flax.data.files import composed, expand_user
 from attn_flax.data.progress import progress
 from attn_flax.data.sources.folder.listing import (
   SYSTEM,
@@ -169,11 +168,6 @@ def hash_share(name: str, seed: int) -> float:
   """A number in 0..1 that depends on the path of a file below its split, and the seed, alone."""
   digest = hashlib.sha256(f'{seed}/{name}'.encode(errors='surrogateescape')).digest()
   return int.from_bytes(digest[:8], 'big') / 2**64
-
-
-def composed(name: str) -> str:
-  """A name in the one Unicode form in which names that look alike are alike."""
-  return unicodedata.normalize('NFC', name)
 
 
 def _find_folders(

@@ -8,7 +8,6 @@ import hashlib
 import os
 import pathlib
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,6 +22,7 @@ from attn_flax.data.dataset import (
   unlisted,
 )
 from attn_flax.data.files import expand_user, read_file
+from attn_flax.data.progress import say
 from attn_flax.data.records import Row, Source
 from attn_flax.data.sources.folder import check
 from attn_flax.data.sources.folder.layout import (
@@ -225,7 +225,7 @@ def _content(layout: Layout, checked: Mapping[str, check.Checked]) -> str:
 
 def _warn(warnings: Sequence[str]) -> None:
   for warning in warnings:
-    print(f'warning: {warning}', file=sys.stderr)
+    say(f'warning: {warning}')
 
 
 def _sample(layout: Layout, seed: int) -> list[str]:
