@@ -105,7 +105,7 @@ def load(
   else:
     dataset = _load_known(name, data_dir, size, seed, splits, annotations, download)
   dataset, how = normalized(dataset, normalize)
-  if dataset.found:
+  if dataset.found and splits:
     say(f'{dataset.found}; {how}')
   return dataset
 

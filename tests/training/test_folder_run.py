@@ -14,7 +14,10 @@ from ml_collections import ConfigDict
 
 import main
 from attn_flax import data
-from attn_flax.training import run_folder
+from attn_flax.errors import UserError
+from attn_flax.study import train
+from attn_flax.study.plan import Planned
+from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.experiment import open_experiment
 from configs import base
 
@@ -171,6 +174,23 @@ def test_a_run_whose_images_have_moved_goes_on_to_the_same_end(
   assert {name: scores[name] for name in run_files.scores(tmp_path / 'whole')} == pytest.approx(
     run_files.scores(tmp_path / 'whole'), rel=1e-5
   )
+
+
+def test_the_runs_of_a_study_know_where_their_images_have_moved(images, tmp_path):
+  config = base.get_config('folder,quick,smoke')
+  config.train.batch_size, config.data.dir = 8, str(images)
+  run = Planned('resnet', 0, config, tmp_path / 'run')
+  experiment = open_experiment(config)
+  run_folder.open_run(run.folder, experiment.config)
+  dataset_file.write(run.folder, experiment.describe_data())
+  config.data.dir = str(images.rename(tmp_path / 'moved'))
+  train.check([run])
+  assert run_folder.load_config(run.folder).data.dir == config.data.dir
+  (tmp_path / 'moved/test/class9/0.png').unlink()
+  shutil.copytree(tmp_path / 'moved', images)
+  config.data.dir = str(images)
+  with pytest.raises(UserError, match='another data.dir must hold the very images of the run'):
+    train.check([run])
 
 
 def test_other_images_are_not_those_of_the_run(images, tmp_path, capsys):

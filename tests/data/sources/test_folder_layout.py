@@ -131,10 +131,10 @@ def test_a_folder_is_listed_once_and_by_its_path_without_links(root, capsys):
   (root / 'train/dogs/loop.png').unlink()
   (root / 'train/cats/more/up').unlink()
   assert load(root).spec.splits['train'] == 7
-  again = '2 links to folders that are listed already (train/cats/again, train/dogs/self)'
+  again = '2 linked but already listed (train/cats/again, train/dogs/self)'
   assert again in capsys.readouterr().err
   assert len(find_images([str(root / 'train/cats')])) == 4
-  assert 'links to folders that are listed already (again)' in capsys.readouterr().err
+  assert '1 linked but already listed (again)' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', ['val', 'train/foxes'])
@@ -174,7 +174,7 @@ def test_hidden_and_system_files_are_passed_over_everywhere_by_one_rule(root, ca
   assert dataset.class_names == ('cats', 'dogs')
   assert sum(dataset.spec.splits.values()) == len(used)
   err = capsys.readouterr().err
-  assert f'{4 * len(JUNK)} hidden or system files (.git, .x.png, ' in err
+  assert f'{4 * len(JUNK)} hidden or of the system (.git, .x.png, ' in err
   for folder in (root, root / 'train/cats'):
     found = find_images([str(folder)])
     assert [str(path.relative_to(root)) for path in found] == [
@@ -267,6 +267,14 @@ def test_long_work_is_told(root, monkeypatch, capsys):
   assert f'listing {root}: 52 files' in err and f'checking {root}: 52 of 52 files' in err
   assert 'reading train images: 40 of 40 files' in err
   assert 'measuring the training images: 40 of 40 files' in err
+
+
+def test_names_that_are_no_text_are_told_in_one_line(root, capsysbinary):
+  put(root, *some('train'), *some('val'), *some('test'), 'a\nb/1.png')
+  (root / 'val' / os.fsdecode(b'\xff')).touch()
+  load(root)
+  (line,) = capsysbinary.readouterr().err.splitlines()
+  assert rb'(a\nb/), 1 beside the classes (val/\udcff)' in line
 
 
 def test_no_home_is_no_mistake(root, monkeypatch):

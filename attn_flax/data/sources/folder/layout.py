@@ -81,7 +81,10 @@ def read_layout(
   root = expand_user(data_dir)
   if not root.is_dir():
     what = 'is no folder' if root.exists() else 'does not exist'
-    raise UserError(f'{str(root)!r} {what}: name the folder of the images with --config.data.dir')
+    raise UserError(
+      f'{str(root)!r} {what}: name the folder of the images with --config.data.dir; where a run '
+      'is there already, in its own command with its --config'
+    )
   passed_over: PassedOver = collections.defaultdict(list)
   found = _find_folders(root, folders, passed_over)
   if 'train' not in found:

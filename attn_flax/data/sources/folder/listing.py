@@ -15,7 +15,7 @@ _SYSTEM = (
   *('system volume information', 'lost+found', '__pycache__'),
 )
 
-SYSTEM, AGAIN = 'hidden or system files', 'links to folders that are listed already'
+SYSTEM, AGAIN = 'hidden or of the system', 'linked but already listed'
 _NAMED = 3  # Paths that are named.
 
 PassedOver = dict[str, list[str]]  # Paths below a folder, by what they are in words.
