@@ -1,6 +1,7 @@
 """The mean and the deviation that images are normalized with: known, measured or given."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -50,8 +51,14 @@ def normalized(dataset: Dataset, normalize: str) -> tuple[Dataset, str]:
   if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
     whose = "ImageNet's"
   values = ' and '.join(' '.join(f'{value:g}' for value in part) for part in (mean, std))
-  text = f'normalized by {whose} mean and deviation, {values} (data.normalize={normalize})'
+  field = f' (data.normalize={normalize})' if normalize in KINDS else ''
+  text = f'normalized by {whose} mean and deviation, {values}{field}'
   return dataclasses.replace(dataset, spec=dataclasses.replace(spec, mean=mean, std=std)), text
+
+
+def in_text(mean: Sequence[float], std: Sequence[float]) -> str:
+  """Numbers as `normalized` takes them, with all their digits."""
+  return '/'.join(','.join(map(repr, part)) for part in (mean, std))
 
 
 def _parse(normalize: str) -> _Pair:

@@ -90,7 +90,9 @@ def test_other_images_are_normalized_as_those_of_the_run(trained, tmp_path, caps
   for workdir in (folder / 'run', copied):
     where = (f'--workdir={workdir}', f'--config.data.dir={folder}/others')
     assert run('--mode=evaluate', *words, *where) == 0
-    losses.append(json.loads(capsys.readouterr().out)['test_loss'])
+    printed = capsys.readouterr()
+    losses.append(json.loads(printed.out)['test_loss'])
+  assert 'normalized by the given mean and deviation, 0.9 0.1 0.5 and' in printed.err
   assert abs(losses[0] - losses[1]) > 1e-4
 
 

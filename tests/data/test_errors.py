@@ -175,7 +175,7 @@ def three_classes(monkeypatch):
 WNIDS = ['n01440764', 'n01443537', 'n02084071']
 
 
-def test_imagenet_from_class_folders(tmp_path, three_classes):
+def test_imagenet_from_class_folders(tmp_path, three_classes, capsys):
   put(tmp_path, *(f'train/{wnid}/{wnid}_{i}.JPEG' for wnid in WNIDS for i in range(100)))
   put(tmp_path, *(f'val/{wnid}/ILSVRC2012_val_{i}.JPEG' for wnid in WNIDS for i in range(2)))
   dataset = data.load('imagenet2012', data_dir=str(tmp_path))
@@ -187,6 +187,8 @@ def test_imagenet_from_class_folders(tmp_path, three_classes):
   assert test.label.tolist() == [0, 0, 1, 1, 2, 2] and '/val/' in test.source.name(0)
   assert '/train/' in dataset.splits['validation'].source.name(0)
   assert not test.upright and test.resize == 256
+  assert f'{tmp_path}: 3 classes; images: train ' in (err := capsys.readouterr().err)
+  assert '(cut off from train/), test 6 (val/); 224 x 224 pixels; passed over: nothing' in err
 
 
 def test_imagenet_that_is_not_whole(tmp_path, three_classes):

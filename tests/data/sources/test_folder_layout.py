@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 import unicodedata
 
 import numpy as np
@@ -267,6 +268,13 @@ def test_long_work_is_told(root, monkeypatch, capsys):
   assert f'listing {root}: 52 files' in err and f'checking {root}: 52 of 52 files' in err
   assert 'reading train images: 40 of 40 files' in err
   assert 'measuring the training images: 40 of 40 files' in err
+
+
+def test_a_terminal_shows_a_bar(monkeypatch, capsys):
+  monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+  with progress.progress('checking /images', 2) as advance:
+    advance(2)
+  assert 'checking /images: 100%' in capsys.readouterr().err
 
 
 def test_names_that_are_no_text_are_told_in_one_line(root, capsysbinary):

@@ -250,7 +250,10 @@ def _of_known(folder: pathlib.Path, files: Files, class_names: Sequence[str]) ->
     UserError: it has no classes, or one that training lacks.
   """
   if not files:
-    raise UserError(f'{str(folder)!r} holds no folders of classes: sort its images into them')
+    raise UserError(
+      f'{str(folder)!r} holds no folders of classes: sort its images into them or, if they have no '
+      'labels, rename it'
+    )
   known = {composed(name): name for name in class_names}
   own: Files = {name: [] for name in class_names}
   for name, names in files.items():

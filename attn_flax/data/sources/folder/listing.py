@@ -11,8 +11,8 @@ from attn_flax.errors import UserError
 
 # What operating systems and file managers leave in folders, beside what is hidden.
 _SYSTEM = (
-  *('thumbs.db', 'desktop.ini', 'icon\r', '__macosx', '@eadir', '#recycle', '$recycle.bin'),
-  *('system volume information', 'lost+found', '__pycache__'),
+  *('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '__macosx', '@eadir', '#recycle'),
+  *('$recycle.bin', 'system volume information', 'lost+found', '__pycache__'),
 )
 
 SYSTEM, AGAIN = 'hidden or of the system', 'linked but already listed'
