@@ -174,6 +174,9 @@ def get_config(arg=''):
   config.data.max_pixels = 178_956_970
   # Whether images of a folder that are smaller than `size` are enlarged; else they are an error.
   config.data.enlarge = False
+  # Mean and deviation of the channels: 'dataset' (those known of it, else ImageNet's), 'imagenet',
+  # 'measured' (of the training images), or numbers in 0..1, '0.49,0.48,0.45/0.25,0.24,0.26'.
+  config.data.normalize = 'dataset'
   # Processes that decode images; 0: threads. Datasets that are held on the device need none.
   config.data.workers = 0
   # Whether training draws equally many images of every class.

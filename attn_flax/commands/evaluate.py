@@ -1,12 +1,12 @@
 """Scores a run folder again, by `--mode=evaluate`."""
 
-import dataclasses
 import json
 import pathlib
 
 from absl import flags
 
 from attn_flax.commands.workdir import output_folder, workdir
+from attn_flax.data.normalization import in_text
 from attn_flax.errors import UserError, check_choice
 from attn_flax.training import dataset_file, processes, run_folder
 from attn_flax.training.checkpoints import restore_best
@@ -54,10 +54,11 @@ def evaluate_run(
   def open_checked() -> Experiment:
     with run_folder.reading_config(folder):
       stored = run_folder.load_config(folder)
-      experiment = open_experiment(stored if config is None else config, trains=False)
+      asked = stored if config is None else _normalized_alike(config, folder)
+      experiment = open_experiment(asked, trains=False)
     if config is not None:
       run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
-      experiment = _as_trained(experiment, folder)
+      _check_classes(experiment, folder)
     check_choice('split', split, experiment.dataset.splits)
     if processes.is_first():  # Before the work.
       run_folder.check_writable(output or folder, 'name another one with --output')
@@ -74,14 +75,19 @@ def evaluate_run(
   return result
 
 
-def _as_trained(experiment: Experiment, folder: pathlib.Path) -> Experiment:
-  """Has other data seen as the run's own was; raises `UserError` where its classes are others."""
+def _normalized_alike(config: Config, folder: pathlib.Path) -> Config:
+  """A config that has other data seen as the run's own was."""
   described = dataset_file.load(folder)
-  if list(experiment.dataset.class_names) != described['class_names']:
+  config = config.copy_and_resolve_references()
+  config.data.normalize = in_text(described['mean'], described['std'])
+  return config
+
+
+def _check_classes(experiment: Experiment, folder: pathlib.Path) -> None:
+  """Raises `UserError` where the classes of the data are not those of the run."""
+  names = dataset_file.load(folder)['class_names']
+  if not dataset_file.same_names(experiment.dataset.class_names, names):
     raise UserError(
       f'{experiment.config.data.name} has other classes than those that {folder} was trained on; '
       'choose data of the same classes, in the same order'
     )
-  mean, std = (tuple(described[name]) for name in ('mean', 'std'))
-  augmentation = dataclasses.replace(experiment.augmentation, mean=mean, std=std)
-  return experiment._replace(augmentation=augmentation)

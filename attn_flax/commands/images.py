@@ -8,13 +8,15 @@ import numpy as np
 
 from attn_flax.data.decode import BadImage
 from attn_flax.data.files import describe, is_regular
-from attn_flax.data.sources.folder.layout import may_be_image, natural_key
+from attn_flax.data.sources.folder.listing import in_words, list_files, natural_key
 from attn_flax.errors import UserError
 from attn_flax.training.trained_run import TrainedRun, batch_size
 
 
 def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
   """Image files: those named, and those in the folders named and below them, in natural order.
+
+  What is passed over in a folder is what is passed over in the folders of training images.
 
   Raises:
     UserError: for a path that does not exist, or no image at all.
@@ -23,10 +25,7 @@ def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
   for name in paths:
     path = pathlib.Path(name)
     if path.is_dir():
-      inside = [p for p in path.rglob('*') if not p.is_dir() and may_be_image(p.name)]
-      for special in (p for p in inside if not is_regular(p)):
-        print(f'{special} {describe(special)} and is left out', file=sys.stderr)
-      found += sorted(filter(is_regular, inside), key=lambda p: natural_key(str(p)))
+      found += _inside(path)
     elif is_regular(path):
       found.append(path)
     else:
@@ -34,6 +33,17 @@ def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
   if not found:
     raise UserError(f'there is no image in {", ".join(paths) or "--images"}; name one')
   return found
+
+
+def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files below a folder, in natural order; says on stderr what else is there."""
+  listing = list_files(folder)
+  files = [folder / name for name in listing.files]
+  for special in (path for path in files if not is_regular(path)):
+    print(f'{special} {describe(special)} and is left out', file=sys.stderr)
+  if unused := in_words(listing.passed_over):
+    print(f'passed over in {folder}: {unused}', file=sys.stderr)
+  return sorted(filter(is_regular, files), key=lambda path: natural_key(str(path)))
 
 
 def read_images(

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from attn_flax.data.examples import Split
+from attn_flax.data.progress import progress
 from attn_flax.data.records import Records, Source
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Up to so many bytes of pixels a dataset of one size is held in memory, and on the device.
 MEMORY_LIMIT_BYTES = 2 * 10**9
 PHOTO_SIZE = 224  # Height and width in pixels of what comes in many sizes, unless asked otherwise.
+_CHUNK = 2048  # Images that are read into memory between two words of progress.
 LARGE_SIZE = 96  # Above it, such images are cropped at random while they are decoded.
 
 
@@ -79,12 +83,17 @@ class Dataset:
     splits: the splits that were asked for, by name: in memory, or as records to be decoded.
     resize: length in pixels that the shorter side of an image gets before its center is cut out,
       for evaluation; with `spec.image_size` what `decode.central_crop` takes for further images.
+    content: a digest of all images, in their order and with their labels; None where their name
+      says what they are.
+    found: what a folder of images holds, in one line; '' of other datasets.
   """
 
   spec: DatasetSpec
   class_names: tuple[str, ...]
   splits: dict[str, Split | Records]
   resize: int
+  content: str | None = None
+  found: str = ''
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -173,7 +182,23 @@ def assemble(
   opened: dict[str, Split | Records] = {}
   for split, source in sources.items():
     records = Records(source, size, resize, one_size, upright, annotated)
-    opened[split] = records.take(range(len(records))) if in_memory else records
+    opened[split] = _read_all(records, f'reading {split} images') if in_memory else records
   counts = {split: len(source) for split, source in sources.items()}
   spec = dataclasses.replace(spec, splits={**spec.splits, **counts})
   return Dataset(spec, tuple(class_names), opened, resize)
+
+
+def _read_all(records: Records, what: str) -> Split:
+  """All examples, some at a time, so that `what` is being done can be said."""
+  whole: dict[str, np.ndarray] = {}
+  with progress(what, len(records)) as advance:
+    for start in range(0, max(len(records), 1), _CHUNK):
+      part = records.take(range(start, min(start + _CHUNK, len(records))))
+      for name, values in vars(part).items():
+        if values is None:
+          continue
+        if name not in whole:
+          whole[name] = np.empty((len(records), *values.shape[1:]), values.dtype)
+        whole[name][start : start + len(values)] = values
+      advance(len(part))
+  return Split(**whole)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import stat
+import unicodedata
 
 from attn_flax.errors import UserError
 
@@ -61,3 +62,8 @@ def local_path(path: str | os.PathLike[str], what: str = 'the path') -> pathlib.
 def describe(path: pathlib.Path) -> str:
   """Why a path cannot be read as a file, for an error."""
   return 'is no regular file' if path.exists() else 'does not exist'
+
+
+def composed(name: str) -> str:
+  """A name in the one Unicode form in which names that look alike are alike."""
+  return unicodedata.normalize('NFC', name)

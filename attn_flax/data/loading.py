@@ -12,6 +12,8 @@ from attn_flax.data.dataset import (
 )
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.files import MAX_PIXELS
+from attn_flax.data.normalization import check_normalize, normalized
+from attn_flax.data.progress import say
 from attn_flax.data.sources.cluttered_digits import generate
 from attn_flax.errors import (
   MOST_SEED,
@@ -38,6 +40,7 @@ def load(
   max_bad: int = 0,
   max_pixels: int = MAX_PIXELS,
   enlarge: bool = False,
+  normalize: str = 'dataset',
 ) -> Dataset:
   """Opens splits of a dataset, and makes the dataset first if it is an embedded one.
 
@@ -60,6 +63,9 @@ def load(
     max_pixels: pixels of the largest image of a folder that is allowed.
     enlarge: whether images of a folder that are smaller than `size` are enlarged instead of being
       an error.
+    normalize: mean and deviation of the channels, see `normalization.normalized`.
+
+  What a folder holds, and how it is used, is said in one line on stderr.
 
   Raises:
     UserError: an unknown dataset, size or split, a missing or unreadable dataset, annotations that
@@ -72,6 +78,7 @@ def load(
   check_range('data.max_bad', max_bad, 0, whole=True)
   check_range('data.max_pixels', max_pixels, 1, MAX_PIXELS, whole=True)
   check_flags(annotations=annotations, download=download, enlarge=enlarge)
+  check_normalize(normalize)
   if isinstance(splits, str | bytes) or not isinstance(splits, Iterable):
     raise UserError(f'splits={shown(splits)} are none; give a tuple of {", ".join(SPLITS)}')
   splits = tuple(splits)
@@ -86,7 +93,7 @@ def load(
   if name == FOLDER:
     from attn_flax.data.sources.folder import read
 
-    return read.load(
+    dataset = read.load(
       data_dir,
       size=size,
       seed=seed,
@@ -95,6 +102,25 @@ def load(
       max_pixels=max_pixels,
       enlarge=enlarge,
     )
+  else:
+    dataset = _load_known(name, data_dir, size, seed, splits, annotations, download)
+  dataset, how = normalized(dataset, normalize)
+  if dataset.found and splits:
+    say(f'{dataset.found}; {how}')
+  return dataset
+
+
+def _load_known(
+  name: str,
+  data_dir: str | None,
+  size: int | None,
+  seed: int,
+  splits: tuple[str, ...],
+  annotations: bool,
+  download: bool,
+) -> Dataset:
+  """Opens what has a name, see `load`."""
+  spec = DATASETS.get(name)
   if name == 'imagenet2012' and spec is not None:
     from attn_flax.data.sources.folder import read
 

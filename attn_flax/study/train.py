@@ -13,7 +13,7 @@ from attn_flax.errors import UserError, shown
 from attn_flax.study.config import StudyConfig
 from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
-from attn_flax.training import run_folder
+from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.lock import Locked
 from attn_flax.training.loop import train
@@ -38,6 +38,7 @@ def check(planned: Sequence[Planned]) -> Task:
     resolved.seed = run.seed
     resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256
     if (run.folder / 'config.json').exists():
+      dataset_file.follow(run.folder, opened[run.variant].describe_data(), resolved.data.dir)
       run_folder.check_same(run.folder, resolved)
   return next(iter(opened.values())).task
 

@@ -47,6 +47,7 @@ class DataConfig(Section, Protocol):
   enlarge: bool
   workers: int
   balanced: bool
+  normalize: str
 
 
 class TrainConfig(Section, Protocol):

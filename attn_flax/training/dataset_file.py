@@ -1,12 +1,14 @@
 """The file `dataset.json` of a run: class names and preprocessing, which decide what it sees."""
 
 import functools
+import operator
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from attn_flax.data.files import composed
 from attn_flax.errors import UserError
-from attn_flax.training.run_folder import Json, read_json, write_json
+from attn_flax.training.run_folder import Json, move_data, read_json, write_json
 
 _MOST = 1e30  # Of a number in the file; infinities and integers beyond floats are larger.
 
@@ -55,14 +57,44 @@ def write(workdir: pathlib.Path, found: Json) -> None:
   """Writes the file.
 
   Raises:
-    UserError: when classes or numbers of images are no longer those that it holds.
+    UserError: when the dataset is no longer the one that it describes.
   """
   path = workdir / 'dataset.json'
   before = read_json(path) if path.exists() else {}
-  for what, name in (('classes', 'class_names'), ('numbers of images', 'examples')):
-    if name in before and before[name] != found[name]:
+  for what, name, same in (
+    ('classes', 'class_names', same_names),
+    ('numbers of images', 'examples', operator.eq),
+    ('images', 'content', operator.eq),
+  ):
+    if name in before and name in found and not same(before[name], found[name]):
       raise UserError(
         f'the {what} of {found["name"]} have changed since {path} was written; restore them, or '
         'choose another --workdir'
       )
   write_json(path, found)
+
+
+def follow(workdir: pathlib.Path, found: Json, data_dir: str | None) -> None:
+  """Notes in a run's config where its images lie now, if they are just those of the run.
+
+  Args:
+    workdir: the run folder; it may hold no run yet.
+    found: what is described of the dataset.
+    data_dir: its folder.
+
+  Raises:
+    UserError: a file of the run folder cannot be read or written.
+  """
+  path = workdir / 'dataset.json'
+  if 'content' not in found or not path.exists():
+    return
+  before = read_json(path)
+  if before.get('content') == found['content'] and same_names(
+    before.get('class_names', ()), found['class_names']
+  ):
+    move_data(workdir, data_dir)
+
+
+def same_names(some: Sequence[str], others: Sequence[str]) -> bool:
+  """Whether classes have the same names in the same order, in any Unicode form."""
+  return list(map(composed, some)) == list(map(composed, others))

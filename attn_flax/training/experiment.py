@@ -88,7 +88,7 @@ class Experiment(NamedTuple):
 
   def describe_data(self) -> run_folder.Json:
     """Class names and preprocessing: what it takes to use the network on other images."""
-    spec = self.dataset.spec
+    spec, content = self.dataset.spec, self.dataset.content
     return {
       'name': self.config.data.name,
       'class_names': list(self.dataset.class_names),
@@ -97,6 +97,7 @@ class Experiment(NamedTuple):
       'mean': list(spec.mean),
       'std': list(spec.std),
       'resize': self.dataset.resize,
+      **({} if content is None else {'content': content}),
     }
 
   def fresh_state(self, key: jax.Array) -> TrainState:
@@ -167,6 +168,7 @@ def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
     max_bad=config.data.max_bad,
     max_pixels=config.data.max_pixels,
     enlarge=config.data.enlarge,
+    normalize=config.data.normalize,
   )
   num_examples = len(dataset.splits['train'])
   updates_per_epoch = num_examples // train.batch_size

@@ -34,6 +34,8 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ru
     experiment = processes.together(lambda: open_experiment(config))
   config = experiment.config
   processes.check_same('the dataset', experiment.describe_data())
+  if not restart:
+    processes.together(lambda: _follow_data(experiment, workdir))
   # Where it is, nothing is written, nor locked.
   if not restart and processes.as_first(lambda: run_folder.is_finished(workdir, config)):
     return _finished(workdir)
@@ -57,6 +59,12 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ru
     finally:
       checkpoints.close()
     return _score(experiment, workdir, times | costs)
+
+
+def _follow_data(experiment: Experiment, workdir: pathlib.Path) -> None:
+  """Has the run folder know where its images lie now."""
+  if processes.is_first():
+    dataset_file.follow(workdir, experiment.describe_data(), experiment.config.data.dir)
 
 
 def _finished(workdir: pathlib.Path) -> run_folder.Json:

@@ -56,6 +56,7 @@ _NEWER: dict[str, Any] = {
   'task': FIRST,
   'data.enlarge': False,
   'data.max_pixels': MAX_PIXELS,
+  'data.normalize': 'dataset',
 }
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
@@ -269,6 +270,19 @@ def open_run(workdir: pathlib.Path, config: Config) -> None:
     (workdir / 'result.json').unlink(missing_ok=True)
 
 
+def move_data(workdir: pathlib.Path, data_dir: str | None) -> None:
+  """Notes in the config of a run folder that the run's own data lies in another folder now.
+
+  Raises:
+    UserError: the config is damaged or cannot be written.
+  """
+  path = workdir / 'config.json'
+  config = _stored_config(path)
+  if config['data'].get('dir') != data_dir:
+    config['data']['dir'] = data_dir
+    write_json(path, read_json(path) | {'config': config})
+
+
 def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] = ()) -> bool:
   """Checks that a folder holds the run of a config; writes nothing.
 
@@ -296,9 +310,10 @@ def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] 
   if conflicts:
     pairs = [f'{field}: {old!r} there, {new!r} asked' for field, (old, new) in conflicts.items()]
     shown = '; '.join(pairs[:6]) + (f'; and {len(pairs) - 6} more' if len(pairs) > 6 else '')
+    moved = '; another data.dir must hold the very images of the run' * ('data.dir' in conflicts)
     raise UserError(
       f'{workdir} holds a run of another config ({shown}); choose another --workdir, or ask for '
-      'the same config'
+      f'the same config{moved}'
     )
   return False
 

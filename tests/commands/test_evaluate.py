@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -58,6 +59,18 @@ def test_images_that_have_moved_are_scored_where_they_are(trained, capsys):
   assert scores['test_loss'] == pytest.approx(result['test_loss'], rel=1e-5)
 
 
+def test_classes_are_the_same_in_any_unicode_form_of_their_names(trained, tmp_path):
+  folder, command = trained
+  words = [word for word in command if 'workdir' not in word]
+  for form, mode in (('NFC', []), ('NFD', ['--mode=evaluate'])):
+    shutil.copytree(folder / 'others', tmp_path / form)
+    for split in ('train', 'val', 'test'):
+      place = tmp_path / form / split
+      (place / 'dog').rename(place / unicodedata.normalize(form, 'hündin'))
+    where = (f'--workdir={tmp_path}/run', f'--config.data.dir={tmp_path}/{form}')
+    assert run(*mode, *words, *where) == 0
+
+
 def test_other_images_are_scored(trained, capsys):
   folder, command = trained
   assert run('--mode=evaluate', *command, f'--config.data.dir={folder}/others') == 0
@@ -77,7 +90,9 @@ def test_other_images_are_normalized_as_those_of_the_run(trained, tmp_path, caps
   for workdir in (folder / 'run', copied):
     where = (f'--workdir={workdir}', f'--config.data.dir={folder}/others')
     assert run('--mode=evaluate', *words, *where) == 0
-    losses.append(json.loads(capsys.readouterr().out)['test_loss'])
+    printed = capsys.readouterr()
+    losses.append(json.loads(printed.out)['test_loss'])
+  assert 'normalized by the given mean and deviation, 0.9 0.1 0.5 and' in printed.err
   assert abs(losses[0] - losses[1]) > 1e-4
 
 
@@ -87,7 +102,8 @@ def test_images_of_other_classes_are_refused(trained, tmp_path, capsys):
   for split in ('train', 'val', 'test'):
     (tmp_path / 'wild' / split / 'cat').rename(tmp_path / 'wild' / split / 'wolf')
   assert run('--mode=evaluate', *command, f'--config.data.dir={tmp_path}/wild') == 2
-  (line,) = capsys.readouterr().err.splitlines()
+  found, line = capsys.readouterr().err.splitlines()
+  assert found.startswith(f'{tmp_path}/wild: 2 classes')
   assert f'other classes than those that {folder}/run was trained on' in line
 
 

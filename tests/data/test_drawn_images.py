@@ -17,7 +17,7 @@ from PIL import Image
 from attn_flax import UserError
 from attn_flax.data import decode, load
 from attn_flax.data.records import Records
-from attn_flax.data.sources.folder.layout import may_be_image
+from attn_flax.data.sources.folder.listing import is_system
 
 COUNT = 210
 SECONDS = 20  # For one image.
@@ -164,7 +164,7 @@ def test_a_folder_of_malformed_images_is_refused_by_name(tmp_path, capfd):
   for index, (_, ending, content) in enumerate(malformed()):
     names.append(f'{index}{ending}')
     (tmp_path / 'train' / 'ab'[index % 2] / names[-1]).write_bytes(content)
-  assert all(map(may_be_image, names))
+  assert not any(map(is_system, names))
   with pytest.raises(UserError) as caught:
     load('folder', data_dir=str(tmp_path), size=16)
   line = str(caught.value)

@@ -81,17 +81,26 @@ def test_one_class(tmp_path):
 
 
 @pytest.mark.parametrize('split', ['val', 'validation', 'test'])
-def test_a_class_missing_in_a_split(tmp_path, split):
-  put(tmp_path, 'train/cats/1.png', 'train/dogs/1.png', f'{split}/cats/1.png')
+def test_a_split_without_images(tmp_path, split):
+  """Without those of one class it is used, and that is told; without any it is a mistake."""
+  put(tmp_path, 'train/cats/1.png', 'train/dogs/1.png')
+  (tmp_path / split / 'dogs').mkdir(parents=True)
   name = 'test' if split == 'test' else 'validation'
-  message = rf"the {name} split .* has no images of 1 of 2 classes \('dogs'\): add some, or remove"
-  refused(message, name='folder', data_dir=str(tmp_path), splits=[name])
-  (tmp_path / split / 'dogs').mkdir()
-  refused(message, name='folder', data_dir=str(tmp_path), splits=[name])
+  arguments = dict(name='folder', data_dir=str(tmp_path), splits=[name])
+  message = rf"the {name} split .* has no images of 2 of 2 classes \('cats', 'dogs'\): add some, or"
+  refused(message, **arguments)
   (tmp_path / split / 'dogs/1.png').touch()
-  refused('1 of 2 images cannot be used', name='folder', data_dir=str(tmp_path), splits=[name])
-  arguments = dict(data_dir=str(tmp_path), splits=[name], max_bad=1)
-  refused(message, name='folder', **arguments)
+  refused('1 of 1 images cannot be used', **arguments)
+  refused(message, max_bad=1, **arguments)
+
+
+def test_a_class_without_training_images(tmp_path):
+  put(tmp_path, 'train/cats/1.png', 'train/dogs/1.png', 'val/cats/1.png', 'test/cats/1.png')
+  (tmp_path / 'train/foxes').mkdir()
+  arguments = dict(name='folder', data_dir=str(tmp_path))
+  refused(r"the train split .* has no images of 1 of 3 classes \('foxes'\): add some", **arguments)
+  (tmp_path / 'train/foxes/1.png').touch()
+  refused(r"the train split .* has no images of .* \('foxes'\)", max_bad=1, **arguments)
 
 
 def test_a_class_that_train_lacks(tmp_path):
@@ -121,7 +130,8 @@ def test_a_class_that_chance_leaves_out_is_only_told(tmp_path, capsys):
   put(tmp_path, *(f'train/cats/{i}.png' for i in range(60)), 'train/dogs/1.png')
   dataset = data.load('folder', data_dir=str(tmp_path))
   assert len(dataset.splits['validation']) > 0
-  lines = capsys.readouterr().err.splitlines()
+  *lines, found = capsys.readouterr().err.splitlines()
+  assert found.startswith(f'{tmp_path}: 2 classes')
   assert [line.split(',')[0] for line in lines] == [
     'warning: the validation split',
     'warning: the test split',
@@ -138,10 +148,11 @@ def test_annotations_and_splits_of_a_folder(tmp_path):
 
 def test_an_error_stands_alone(tmp_path, capsys):
   """Neither chance nor what is passed over is told where the run ends anyway."""
-  put(tmp_path, *(f'train/cats/{i}.png' for i in range(60)), 'train/dogs/1.png', 'test/cats/1.png')
+  put(tmp_path, *(f'train/cats/{i}.png' for i in range(60)), 'train/dogs/1.png')
+  (tmp_path / 'test/cats').mkdir(parents=True)
   arguments = dict(name='folder', data_dir=str(tmp_path))
-  refused("the test split .* has no images of 1 of 2 classes \\('dogs'\\)", **arguments)
-  put(tmp_path, 'test/dogs/1.png')
+  refused("the test split .* has no images of 2 of 2 classes \\('cats', 'dogs'\\)", **arguments)
+  put(tmp_path, 'test/cats/1.png', 'test/dogs/1.png')
   (tmp_path / 'train/dogs/1.png').write_bytes(b'')
   refused("the train split .* has no images of .* \\('dogs'\\)", max_bad=1, **arguments)
   (tmp_path / 'train/cats/5.png').write_bytes(b'')
@@ -164,7 +175,7 @@ def three_classes(monkeypatch):
 WNIDS = ['n01440764', 'n01443537', 'n02084071']
 
 
-def test_imagenet_from_class_folders(tmp_path, three_classes):
+def test_imagenet_from_class_folders(tmp_path, three_classes, capsys):
   put(tmp_path, *(f'train/{wnid}/{wnid}_{i}.JPEG' for wnid in WNIDS for i in range(100)))
   put(tmp_path, *(f'val/{wnid}/ILSVRC2012_val_{i}.JPEG' for wnid in WNIDS for i in range(2)))
   dataset = data.load('imagenet2012', data_dir=str(tmp_path))
@@ -176,6 +187,8 @@ def test_imagenet_from_class_folders(tmp_path, three_classes):
   assert test.label.tolist() == [0, 0, 1, 1, 2, 2] and '/val/' in test.source.name(0)
   assert '/train/' in dataset.splits['validation'].source.name(0)
   assert not test.upright and test.resize == 256
+  assert f'{tmp_path}: 3 classes; images: train ' in (err := capsys.readouterr().err)
+  assert '(cut off from train/), test 6 (val/); 224 x 224 pixels; passed over: nothing' in err
 
 
 def test_imagenet_that_is_not_whole(tmp_path, three_classes):
@@ -269,7 +282,12 @@ FOLDERS = {
   'no folder': (None, None, "images' does not exist: name the folder .* --config.data.dir"),
   'empty folder': ([], None, r'has no folder train \(it holds nothing\): .*train/<class>/'),
   'one class': (['train/a/1.png'], None, "one class, 'a': a classifier takes at least two"),
-  'class missing in val': (WHOLE[:-3], None, r"validation split .* \('b'\): add some, or remove"),
+  'class missing in train': (
+    [*WHOLE[:3], *WHOLE[6:]],
+    None,
+    "one class, 'a': a classifier takes at least two",
+  ),
+  'unknown class in val': ([*WHOLE, 'val/B/1.png'], None, "'B' that train lacks; did you mean 'b'"),
   'empty file': (WHOLE, lambda file: b'', r'1 of 12 .*train/a/1.png: it is empty\): .*max_bad=1'),
   'truncated': (WHOLE, lambda file: file[:2000], r'a/1.png: .*truncated.*\): .*max_bad=1'),
   'no image': (WHOLE, lambda file: b'words', r'a/1.png: it is no image of a known .*max_bad=1'),

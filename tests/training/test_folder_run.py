@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import zlib
 
 import numpy as np
@@ -13,6 +14,10 @@ from ml_collections import ConfigDict
 
 import main
 from attn_flax import data
+from attn_flax.errors import UserError
+from attn_flax.study import train
+from attn_flax.study.plan import Planned
+from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.experiment import open_experiment
 from configs import base
 
@@ -83,11 +88,12 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   assert 'train/class9/broken.png: it is empty' in capsys.readouterr().err
   asked += ['--config.data.max_bad=1']
   assert main.run(asked) == 0
-  err = capsys.readouterr().err.splitlines()
+  *err, found = capsys.readouterr().err.splitlines()
   assert [line for line in err if 'passed over' in line] == [
     f'warning: passed over {images}/train/class9/broken.png: it is empty',
-    'warning: passed over 1 broken images of 39',
+    'warning: passed over 1 broken image of 39',
   ]
+  assert found.startswith(f'{images}: 2 classes; images: train 26 (train/), validation 5 (val/)')
   names = ['class9', 'class10']
   assert run_files.read(tmp_path / 'run', 'dataset.json')['class_names'] == names
   saved = json.loads((tmp_path / 'run/checkpoints/2/progress/metadata').read_text())
@@ -141,6 +147,100 @@ def test_balanced_batches_reach_the_training(images):
   assert shares == {(False, 32): 6, (False, 100): 6, (True, 32): 13, (True, 100): 13}
   weights = data.class_weights(experiment.dataset.splits['train'].label, 2)
   np.testing.assert_allclose(weights, [26 / 40, 26 / 12], rtol=1e-6)
+
+
+def test_a_run_whose_images_have_moved_goes_on_to_the_same_end(
+  images, tmp_path, stop_after, capsys
+):
+  """Also where they are linked or sorted under other names of the splits."""
+  steps = '--config.train.steps=3'
+  assert main.run(command(images, tmp_path / 'whole', steps)) == 0
+  stop_after(2)
+  assert main.run(command(images, tmp_path / 'parts', steps)) == 143
+  moved = tmp_path / 'moved'
+  images.rename(moved)
+  (moved / 'val').rename(moved / 'Valid')
+  assert main.run(command(moved, tmp_path / 'parts', steps)) == 0
+  actual, expected = (run_files.state(tmp_path / name, 3) for name in ('parts', 'whole'))
+  run_files.assert_same_arrays(actual, expected)
+  assert run_files.read(tmp_path / 'parts', 'config.json')['config']['data']['dir'] == str(moved)
+
+  # A finished run knows then, too, where they are.
+  capsys.readouterr()
+  assert main.run(command(moved, tmp_path / 'whole', steps)) == 0
+  assert 'holds a finished run, nothing to do' in capsys.readouterr().out
+  assert main.run(['main.py', '--mode=evaluate', f'--workdir={tmp_path}/whole']) == 0
+  scores = json.loads(capsys.readouterr().out)
+  assert {name: scores[name] for name in run_files.scores(tmp_path / 'whole')} == pytest.approx(
+    run_files.scores(tmp_path / 'whole'), rel=1e-5
+  )
+
+
+def test_the_runs_of_a_study_know_where_their_images_have_moved(images, tmp_path):
+  config = base.get_config('folder,quick,smoke')
+  config.train.batch_size, config.data.dir = 8, str(images)
+  run = Planned('resnet', 0, config, tmp_path / 'run')
+  experiment = open_experiment(config)
+  run_folder.open_run(run.folder, experiment.config)
+  dataset_file.write(run.folder, experiment.describe_data())
+  config.data.dir = str(images.rename(tmp_path / 'moved'))
+  train.check([run])
+  assert run_folder.load_config(run.folder).data.dir == config.data.dir
+  (tmp_path / 'moved/test/class9/0.png').unlink()
+  shutil.copytree(tmp_path / 'moved', images)
+  config.data.dir = str(images)
+  with pytest.raises(UserError, match='another data.dir must hold the very images of the run'):
+    train.check([run])
+
+
+def test_other_images_are_not_those_of_the_run(images, tmp_path, capsys):
+  steps = '--config.train.steps=1'
+  assert main.run(command(images, tmp_path / 'run', steps)) == 0
+  (tmp_path / 'run/result.json').unlink()
+  config = run_files.read(tmp_path / 'run', 'config.json')
+  first, second = sorted((images / 'train/class9').iterdir())[:2]
+  other = tmp_path / 'other'
+  shutil.copytree(images, other)
+  for folder in (images, other):  # As many of the same names, but one is now another.
+    (folder / 'train/class9' / first.name).write_bytes(second.read_bytes())
+  for folder, message in (
+    (other, f"data.dir: '{images}' there, '{other}' asked.*must hold the very images of the run"),
+    (images, 'the images of folder have changed since .*dataset.json was written; restore them'),
+  ):
+    assert main.run(command(folder, tmp_path / 'run', steps)) == 2
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+  assert run_files.read(tmp_path / 'run', 'config.json') == config
+
+  # A run of a version that noted no digest goes on where its images are.
+  described = run_files.read(tmp_path / 'run', 'dataset.json')
+  del described['content']
+  (tmp_path / 'run/dataset.json').write_text(json.dumps(described))
+  assert main.run(command(other, tmp_path / 'run', steps)) == 2
+  assert main.run(command(images, tmp_path / 'run', steps)) == 0
+
+
+def test_measured_values_are_those_of_the_run_and_its_predictions(images, tmp_path):
+  steps = '--config.train.steps=1'
+  asked = command(images, tmp_path / 'run', steps, '--config.data.normalize=measured')
+  assert main.run(asked) == 0
+  described = run_files.read(tmp_path / 'run', 'dataset.json')
+  np.testing.assert_allclose(described['mean'], [0.5] * 3, atol=0.01)
+  np.testing.assert_allclose(described['std'], [0.29] * 3, atol=0.01)
+  assert (
+    run_files.read(tmp_path / 'run', 'config.json')['config']['data']['normalize'] == 'measured'
+  )
+  experiment = open_experiment(run_folder.load_config(tmp_path / 'run'))
+  assert list(experiment.augmentation.mean) == described['mean']
+
+
+def test_a_test_set_without_a_class_is_scored(images, tmp_path, capsys):
+  shutil.rmtree(images / 'test/class10')
+  assert main.run(command(images, tmp_path / 'run', '--config.train.steps=1')) == 0
+  warning = f"the test split, in {images}/test, has no images of 1 of 2 classes ('class10')"
+  assert warning in capsys.readouterr().err
+  result = run_files.read(tmp_path / 'run')
+  assert result['test_count'] == 5
+  assert result['test_per_class']['class9'] == pytest.approx(result['test_top1'])
 
 
 @pytest.mark.slow

@@ -320,7 +320,8 @@ def test_images_smaller_than_the_crop_are_refused_or_enlarged_with_a_warning(tmp
   ):
     load(tmp_path, size=128, enlarge=False)
   dataset = load(tmp_path, size=128)
-  (line,) = capsys.readouterr().err.splitlines()
+  line, found = capsys.readouterr().err.splitlines()
+  assert found.startswith(f'{tmp_path}: 2 classes')
   assert line.startswith('warning: 1 of 10 images are smaller than 128 pixels')
   assert f'{tmp_path}/train/a/1.png (90 x 20)' in line and '--config.data.size' in line
   assert dataset.splits['train'].take([1]).image.shape == (1, 128, 128, 3)

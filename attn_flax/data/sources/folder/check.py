@@ -9,9 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import tqdm
-
 from attn_flax.data.files import read_file
+from attn_flax.data.progress import progress
 from attn_flax.data.threads import default_threads, in_threads
 
 _CHUNK = 256
@@ -25,15 +24,19 @@ class Checked(NamedTuple):
     height: in pixels, upright; 0 where it is broken.
     width: likewise.
     reason: what is wrong with it; empty: nothing.
+    digest: of the file's content; empty where it is broken.
   """
 
   height: int
   width: int
   reason: str
+  digest: str = ''
 
 
 def check(root: pathlib.Path, names: Sequence[str], max_pixels: int) -> dict[str, Checked]:
   """Decodes every file, at a reduced size where the format allows that.
+
+  In the same pass their contents get digests.
 
   Results of folders that take long are kept in $XDG_CACHE_HOME/attn_flax (else
   ~/.cache/attn_flax), by path, size and time of change, so that a file is decoded again only where
@@ -51,17 +54,15 @@ def check(root: pathlib.Path, names: Sequence[str], max_pixels: int) -> dict[str
   states = {name: _state(root / name) for name in names}
   for name, state in states.items():
     entry = known.get(name)
-    if entry is not None and entry[:2] == state:
+    if entry is not None and entry[:2] == state and len(entry) == 2 + len(Checked._fields):
       found[name] = Checked(*entry[2:])
   missing = [name for name in names if name not in found]
-  with tqdm.tqdm(
-    total=len(missing), desc=f'checking {root}', unit=' images', disable=None, leave=False
-  ) as bar:
+  with progress(f'checking {root}', len(missing)) as advance:
     for start in range(0, len(missing), _CHUNK):
       chunk = missing[start : start + _CHUNK]
       found.update(zip(chunk, _check_files(root, chunk), strict=True))
-      bar.update(len(chunk))
-  if missing and time.monotonic() - began > _WORTH_KEEPING_S:
+      advance(len(chunk))
+  if store and missing and time.monotonic() - began > _WORTH_KEEPING_S:
     _write(store, {**known, **{name: [*states[name], *found[name]] for name in missing}})
   return {name: _limited(found[name], max_pixels) for name in names}
 
@@ -79,7 +80,9 @@ def _check_files(root: pathlib.Path, names: Sequence[str]) -> list[Checked]:
 
   def check_file(name: str) -> Checked:
     try:
-      return Checked(*decode.probe(read_file(root / name), upright=True), '')
+      content = read_file(root / name)
+      shape = decode.probe(content, upright=True)
+      return Checked(*shape, '', hashlib.sha256(content).hexdigest())
     except decode.BadImage as error:
       return Checked(0, 0, str(error))
     except OSError as error:
@@ -108,12 +111,11 @@ def _store(root: pathlib.Path) -> pathlib.Path | None:
 
 
 def _read(store: pathlib.Path | None) -> dict[str, list]:
-  if store is None:
-    return {}
   try:
-    return json.loads(store.read_text())
+    entries = json.loads(store.read_text()) if store else {}
   except (OSError, ValueError):  # Missing or cut short: then every file is checked again.
     return {}
+  return entries if isinstance(entries, dict) else {}
 
 
 def _write(store: pathlib.Path | None, entries: Mapping[str, list]) -> None:

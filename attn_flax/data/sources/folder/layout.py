@@ -1,22 +1,37 @@
 """Which files of a folder of images belong to which class and split."""
 
+import collections
 import difflib
 import hashlib
 import os
 import pathlib
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from attn_flax.data.files import local_path
+from attn_flax.data.files import composed, local_path
+from attn_flax.data.progress import progress
+from attn_flax.data.sources.folder.listing import (
+  SYSTEM,
+  PassedOver,
+  in_words,
+  is_folder,
+  is_system,
+  list_files,
+  natural_key,
+  scan,
+)
 from attn_flax.errors import UserError
 
 # Where a split lies, in shares of the hash's range, that is cut off from the training images.
 HELD_OUT = {'validation': (0.0, 0.1), 'test': (0.1, 0.2)}
-# Names under which a split may stand in the folder.
-_FOLDERS = {'train': ('train',), 'validation': ('val', 'validation'), 'test': ('test',)}
-# Files that operating systems leave in folders, beside hidden ones.
-_NOT_IMAGES = ('thumbs.db', 'desktop.ini')
+# Names under which a split may stand in the folder, in any case.
+FOLDERS = {
+  'train': ('train', 'training'),
+  'validation': ('val', 'valid', 'validation', 'dev'),
+  'test': ('test', 'testing'),
+}
+_NO_SPLIT, _NO_CLASS = 'beside the splits', 'beside the classes'
+_NAMED = 5  # Classes that an error or a warning names.
 
 Files = dict[str, list[str]]  # Paths below the root, by class.
 
@@ -28,13 +43,17 @@ class Layout(NamedTuple):
     root: the folder.
     class_names: in order, so that a class's place is its label.
     splits: the files of each split by class.
-    held_out: the splits that were cut off from 'train'.
+    folders: where each split lies that was not cut off: the name of its folder.
+    passed_over: what is not used.
+    warnings: what else is to be told.
   """
 
   root: pathlib.Path
   class_names: list[str]
   splits: dict[str, Files]
-  held_out: Collection[str]
+  folders: dict[str, str]
+  passed_over: PassedOver
+  warnings: list[str]
 
 
 def read_layout(
@@ -42,7 +61,7 @@ def read_layout(
   seed: int,
   *,
   held_out: Mapping[str, tuple[float, float]] = HELD_OUT,
-  folders: Mapping[str, Sequence[str]] = _FOLDERS,
+  folders: Mapping[str, Sequence[str]] = FOLDERS,
 ) -> Layout:
   """Lists `<data_dir>/<split>/<class>/*`.
 
@@ -56,45 +75,51 @@ def read_layout(
     folders: the names that a split's folder may have.
 
   Raises:
-    UserError: there is no such folder, no training images, fewer than two classes, or a class
-      that only another split has.
+    UserError: there is no such folder, no training images, fewer than two classes, a class that
+      only another split has, or a folder that cannot be read.
   """
   root = local_path(data_dir, '--config.data.dir')
   if not root.is_dir():
     what = 'is no folder' if root.exists() else 'does not exist'
-    raise UserError(f'{str(root)!r} {what}: name the folder of the images with --config.data.dir')
-  found = {split: _find_folder(root, names) for split, names in folders.items()}
-  train = found.pop('train')
-  if train is None:
-    holds = ', '.join(sorted(path.name for path in root.iterdir())[:5]) or 'nothing'
+    raise UserError(
+      f'{str(root)!r} {what}: name the folder of the images with --config.data.dir; where a run '
+      'is there already, in its own command with its --config'
+    )
+  passed_over: PassedOver = collections.defaultdict(list)
+  found = _find_folders(root, folders, passed_over)
+  if 'train' not in found:
+    holds = ', '.join(entry.name for entry in scan(root)[:5]) or 'nothing'
     raise UserError(
       f'{str(root)!r} has no folder train (it holds {holds}): the images belong into '
       'train/<class>/ and, if you split them yourself, val/<class>/ and test/<class>/'
     )
-  files = _list_classes(root, train)
+  with progress(f'listing {root}') as advance:
+    listed = {
+      split: _list_classes(root, name, passed_over, advance) for split, name in found.items()
+    }
+  files, warnings = _merge_forms(listed.pop('train'), root / found['train'])
   class_names = sorted(files, key=natural_key)
   if len(class_names) < 2:
     holds = f'one class, {class_names[0]!r}' if class_names else 'no folders of classes'
-    raise UserError(f'{str(train)!r} holds {holds}: a classifier takes at least two')
-  splits: dict[str, Files] = {}
-  for split, folder in found.items():
-    if folder is not None:
-      own = _list_classes(root, folder)
-      _check_known(folder, own, class_names)
-      splits[split] = {name: own.get(name, []) for name in class_names}
+    train = str(root / found['train'])
+    raise UserError(f'{train!r} holds {holds}: a classifier takes at least two')
+  splits = {
+    split: _of_known(root / found[split], own, class_names) for split, own in listed.items()
+  }
   missing = {split: share for split, share in held_out.items() if split not in splits}
-  splits |= _hold_out(files, train, missing, seed)
-  return Layout(root, class_names, splits, missing)
+  splits |= _hold_out(files, found['train'], missing, seed)
+  return Layout(root, class_names, splits, found, dict(passed_over), warnings)
 
 
-def check_classes(layout: Layout) -> list[str]:
-  """Checks that each split has images of every class.
+def check_classes(layout: Layout, *, whole: bool = False) -> list[str]:
+  """Checks that training has images of every class, and each other split has some images.
 
-  In a split that the user made, a class without images is a mistake; in one that was cut off it is
-  chance, and only a warning.
+  Args:
+    layout: what the folder holds.
+    whole: whether all splits that have a folder must have images of every class.
 
   Returns:
-    Warnings about classes that chance left out.
+    Warnings about the classes that other splits lack.
 
   Raises:
     UserError: a split, or a class where it has to be there, has no images.
@@ -104,26 +129,42 @@ def check_classes(layout: Layout) -> list[str]:
     empty = [name for name, part in files.items() if not part]
     if not empty:
       continue
-    shown = ', '.join(map(repr, empty[:5])) + (', ...' if len(empty) > 5 else '')
+    shown = ', '.join(map(repr, empty[:_NAMED])) + (', ...' if len(empty) > _NAMED else '')
     what = f'{len(empty)} of {len(files)} classes ({shown})'
-    if split not in layout.held_out:
-      raise UserError(
-        f'the {split} split of {str(layout.root)!r} has no images of {what}: add some, or remove '
-        'these classes from all splits'
-      )
-    if len(empty) == len(files):
+    is_cut_off = split not in layout.folders
+    if is_cut_off and len(empty) == len(files):
       raise UserError(
         f'{str(layout.root)!r} has too few images to cut a {split} split off from train: add '
         'images, or make a folder for that split'
       )
-    warnings.append(f'the {split} split, cut off from {layout.root}/train, has no images of {what}')
+    if not is_cut_off and (whole or split == 'train' or len(empty) == len(files)):
+      raise UserError(
+        f'the {split} split of {str(layout.root)!r} has no images of {what}: add some, or remove '
+        'these classes from all splits'
+      )
+    where = f'cut off from {layout.root}/{layout.folders["train"]}'
+    where = where if is_cut_off else f'in {layout.root}/{layout.folders[split]}'
+    warnings.append(f'the {split} split, {where}, has no images of {what}')
   return warnings
 
 
-def natural_key(name: str) -> tuple:
-  """Sorts 'class10' behind 'class9', and by case only where nothing else differs."""
-  parts = re.split(r'([0-9]+)', name)
-  return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
+def select(layout: Layout, splits: Sequence[str]) -> Layout:
+  """A layout with some of its splits alone."""
+  return layout._replace(splits={split: layout.splits[split] for split in splits})
+
+
+def describe(layout: Layout, size: int) -> str:
+  """One line: what was found, used and passed over, with the side of the images in pixels."""
+  used = []
+  for split, files in layout.splits.items():
+    count = sum(map(len, files.values()))
+    folder = layout.folders.get(split)
+    where = f'{folder}/' if folder else f'cut off from {layout.folders["train"]}/'
+    used.append(f'{split} {count:,} ({where})')
+  return (
+    f'{layout.root}: {len(layout.class_names):,} classes; images: {", ".join(used)}; '
+    f'{size} x {size} pixels; passed over: {in_words(layout.passed_over) or "nothing"}'
+  )
 
 
 def hash_share(name: str, seed: int) -> float:
@@ -132,53 +173,110 @@ def hash_share(name: str, seed: int) -> float:
   return int.from_bytes(digest[:8], 'big') / 2**64
 
 
-def _find_folder(root: pathlib.Path, names: Sequence[str]) -> pathlib.Path | None:
-  found = [root / name for name in names if (root / name).is_dir()]
-  if len(found) > 1:
-    raise UserError(f'{str(root)!r} holds both {names[0]} and {names[1]}: keep one of them')
-  return found[0] if found else None
+def _find_folders(
+  root: pathlib.Path, names: Mapping[str, Sequence[str]], passed_over: PassedOver
+) -> dict[str, str]:
+  """The folder of each split that has one; notes what else the root holds."""
+  split_of = {name: split for split, all_names in names.items() for name in all_names}
+  found: dict[str, str] = {}
+  for entry in scan(root):
+    split = split_of.get(entry.name.lower())
+    if is_system(entry.name):
+      passed_over[SYSTEM].append(entry.name)
+    elif split is None or not _leads_to_folder(entry):
+      passed_over[_NO_SPLIT].append(f'{entry.name}/' if is_folder(entry) else entry.name)
+    elif split in found:
+      raise UserError(f'{str(root)!r} holds both {found[split]} and {entry.name}: keep one of them')
+    else:
+      found[split] = entry.name
+  return found
 
 
-def _list_classes(root: pathlib.Path, folder: pathlib.Path) -> Files:
-  """The files below each of a split's class folders, in order; hidden ones do not count."""
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+  """Whether an entry is a folder or a link to one; raises `UserError` for a link to nothing."""
+  if entry.is_symlink() and not os.path.exists(entry.path):
+    raise UserError(f'{entry.path!r} is a link that leads nowhere: mend or remove it')
+  return is_folder(entry)
+
+
+def _list_classes(
+  root: pathlib.Path, split: str, passed_over: PassedOver, advance: Callable[[int], object]
+) -> Files:
+  """The files below each of a split's class folders, in order."""
   files = {}
-  for entry in sorted(folder.iterdir()):
-    if entry.is_dir() and not entry.name.startswith('.'):
-      own = []
-      for place, folders, names in os.walk(entry):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        below = pathlib.PurePath(place).relative_to(root).as_posix()
-        own += [f'{below}/{name}' for name in names if may_be_image(name)]
-      files[entry.name] = sorted(own)
+  for entry in scan(root / split):
+    below = f'{split}/{entry.name}'
+    if is_system(entry.name):
+      passed_over[SYSTEM].append(below)
+    elif not _leads_to_folder(entry):
+      passed_over[_NO_CLASS].append(below)
+    else:
+      listing = list_files(root / below, advance)
+      files[entry.name] = sorted(f'{below}/{name}' for name in listing.files)
+      for what, names in listing.passed_over.items():
+        passed_over[what] += [f'{below}/{name}' for name in names]
   return files
 
 
-def may_be_image(name: str) -> bool:
-  """Whether a file of this name may hold an image: not hidden, nor a file manager's."""
-  return not name.startswith('.') and name.lower() not in _NOT_IMAGES
+def _merge_forms(files: Files, folder: pathlib.Path) -> tuple[Files, list[str]]:
+  """Makes one class of names that differ in their Unicode form alone; returns warnings, too."""
+  alike = collections.defaultdict(list)
+  for name in files:
+    alike[composed(name)].append(name)
+  merged, warnings = {}, []
+  for whole, names in alike.items():
+    # A single name stays as it is: runs have stored it, and it decides the order of the classes.
+    merged[names[0] if len(names) == 1 else whole] = sorted(sum((files[n] for n in names), []))
+    if len(names) > 1:
+      warnings.append(
+        f'{folder} has {len(names)} folders {whole!r} that differ in their Unicode form alone; '
+        'they are one class'
+      )
+  by_case = collections.defaultdict(list)
+  for name in merged:
+    by_case[composed(name).casefold()].append(name)
+  warnings += [
+    f'the classes {" and ".join(map(repr, names))} of {folder} differ in case alone'
+    for names in by_case.values()
+    if len(names) > 1
+  ]
+  return merged, warnings
 
 
-def _check_known(folder: pathlib.Path, names: Collection[str], class_names: Sequence[str]) -> None:
-  if not names:
-    raise UserError(f'{str(folder)!r} holds no folders of classes: sort its images into them')
-  for name in names:
-    if name not in class_names:
-      near = difflib.get_close_matches(name, class_names, n=1)
+def _of_known(folder: pathlib.Path, files: Files, class_names: Sequence[str]) -> Files:
+  """The files of a split under the names of the training classes, whatever their Unicode form.
+
+  Raises:
+    UserError: it has no classes, or one that training lacks.
+  """
+  if not files:
+    raise UserError(
+      f'{str(folder)!r} holds no folders of classes: sort its images into them or, if they have no '
+      'labels, rename it'
+    )
+  known = {composed(name): name for name in class_names}
+  own: Files = {name: [] for name in class_names}
+  for name, names in files.items():
+    if composed(name) not in known:
+      near = [other for other in class_names if other.casefold() == name.casefold()]
+      near += difflib.get_close_matches(name, class_names, n=1)
       hint = f'; did you mean {near[0]!r}?' if near else ':'
       raise UserError(
         f'{str(folder)!r} has a class {name!r} that train lacks{hint} rename it, remove it, or add '
         'images of it to train'
       )
+    own[known[composed(name)]] += names
+  return {name: sorted(names) for name, names in own.items()}
 
 
 def _hold_out(
-  files: Files, train: pathlib.Path, held_out: Mapping[str, tuple[float, float]], seed: int
+  files: Files, train: str, held_out: Mapping[str, tuple[float, float]], seed: int
 ) -> dict[str, Files]:
   """Cuts splits off from the training files."""
   splits: dict[str, Files] = {split: {name: [] for name in files} for split in ('train', *held_out)}
   for class_name, names in files.items():
     for name in names:
-      share = hash_share(name.removeprefix(f'{train.name}/'), seed)
+      share = hash_share(name.removeprefix(f'{train}/'), seed)
       inside = (split for split, (start, stop) in held_out.items() if start <= share < stop)
       splits[next(inside, 'train')][class_name].append(name)
   return splits

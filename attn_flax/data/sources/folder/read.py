@@ -4,10 +4,10 @@ ImageNet's class folders, `train/<wnid>/*` and `val/<wnid>/*`, are read the same
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,9 +22,17 @@ from attn_flax.data.dataset import (
   unlisted,
 )
 from attn_flax.data.files import local_path, read_file
+from attn_flax.data.progress import say
 from attn_flax.data.records import Row, Source
 from attn_flax.data.sources.folder import check
-from attn_flax.data.sources.folder.layout import Layout, check_classes, hash_share, read_layout
+from attn_flax.data.sources.folder.layout import (
+  Layout,
+  check_classes,
+  describe,
+  hash_share,
+  read_layout,
+  select,
+)
 from attn_flax.errors import UserError
 
 _IMAGENET_HELD_OUT = {'validation': (0.0, 0.01)}
@@ -32,7 +40,7 @@ _IMAGENET_FOLDERS = {'train': ('train',), 'test': ('val',)}
 # The size for images of many sizes, by the median of their shorter sides: (at least, size).
 _SIZES = ((128, PHOTO_SIZE), (64, 64), (0, 32))
 _SAMPLE = 500
-_NAMED = 5  # Broken images that an error names.
+_NAMED = 5  # Broken images that are named.
 
 
 class FolderSource(Source):
@@ -89,7 +97,7 @@ def load(
       images are enlarged.
     seed: seed of the hash.
     splits: names of splits, of 'train', 'validation' and 'test'.
-    max_bad: broken images in these splits that are passed over; each is named.
+    max_bad: broken images in these splits that are passed over; some are named, all counted.
     max_pixels: pixels of the largest image that is allowed; larger ones count as broken.
     enlarge: whether images that are smaller than `size` are enlarged instead of being an error.
 
@@ -99,7 +107,7 @@ def load(
   if data_dir is None:
     raise UserError('--config.data.name=folder needs the folder: --config.data.dir=/path/to/images')
   whole = read_layout(data_dir, seed)
-  layout = _select(whole, splits)
+  layout = select(whole, splits)
   check_classes(layout)
   sample = _sample(whole, seed) if size is None else []
   names = [name for files in layout.splits.values() for part in files.values() for name in part]
@@ -109,13 +117,17 @@ def load(
   checked = {name: checked[name] for name in names}
   layout, warnings = _without_broken(layout, checked, max_bad)
   # Printed only now, so that an error is the only line.
-  _warn([*warnings, *check_classes(layout), *_of_small(layout.root, checked, size, enlarge)])
+  warnings += [*layout.warnings, *check_classes(layout)]
+  _warn([*warnings, *_of_small(layout.root, checked, size, enlarge)])
 
   sources = _sources(layout)
   in_memory = fits_memory(sum(map(len, sources.values())), size)
   counts = {split: len(source) for split, source in sources.items()}
   spec = unlisted(len(layout.class_names), size, small=in_memory, splits=counts)
-  return assemble(sources, spec, layout.class_names, in_memory=in_memory, upright=True)
+  dataset = assemble(sources, spec, layout.class_names, in_memory=in_memory, upright=True)
+  return dataclasses.replace(
+    dataset, content=_content(layout, checked), found=describe(layout, size)
+  )
 
 
 def holds_imagenet(data_dir: str | None) -> bool:
@@ -152,14 +164,11 @@ def load_imagenet(
       f'imagenet2012 has {spec.num_classes} classes and {str(root / "train")!r} holds '
       f'{len(layout.class_names)}: for another choice of classes use --config.data.name=folder'
     )
-  layout = _select(layout, splits)
-  _warn(check_classes(layout))
+  layout = select(layout, splits)
+  _warn([*layout.warnings, *check_classes(layout, whole=True)])
   spec = dataclasses.replace(spec, image_size=size or spec.image_size)
-  return assemble(_sources(layout), spec, layout.class_names, in_memory=False)
-
-
-def _select(layout: Layout, splits: Sequence[str]) -> Layout:
-  return layout._replace(splits={split: layout.splits[split] for split in splits})
+  dataset = assemble(_sources(layout), spec, layout.class_names, in_memory=False)
+  return dataclasses.replace(dataset, found=describe(layout, spec.image_size))
 
 
 def _sources(layout: Layout) -> dict[str, FolderSource]:
@@ -199,13 +208,24 @@ def _without_broken(
     }
     for split, files in layout.splits.items()
   }
-  described.append(f'{len(broken)} broken images of {len(checked)}')
+  images = 'image' if len(broken) == 1 else 'images'
+  described[_NAMED:] = [f'{len(broken)} broken {images} of {len(checked)}']
   return layout._replace(splits=splits), [f'passed over {line}' for line in described]
+
+
+def _content(layout: Layout, checked: Mapping[str, check.Checked]) -> str:
+  """A digest of all images in their order with their labels, wherever they lie."""
+  whole = hashlib.sha256()
+  for split in sorted(layout.splits):
+    for label, class_name in enumerate(layout.class_names):
+      for name in layout.splits[split][class_name]:
+        whole.update(f'{split} {label} {checked[name].digest}\n'.encode())
+  return whole.hexdigest()
 
 
 def _warn(warnings: Sequence[str]) -> None:
   for warning in warnings:
-    print(f'warning: {warning}', file=sys.stderr)
+    say(f'warning: {warning}')
 
 
 def _sample(layout: Layout, seed: int) -> list[str]:

@@ -1,0 +1,115 @@
+"""Which files lie below a folder: one rule for training, predictions and explanations."""
+
+import collections
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from attn_flax.errors import UserError
+
+# What operating systems and file managers leave in folders, beside what is hidden.
+_SYSTEM = (
+  *('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '__macosx', '@eadir', '#recycle'),
+  *('$recycle.bin', 'system volume information', 'lost+found', '__pycache__'),
+)
+
+SYSTEM, AGAIN = 'hidden or of the system', 'linked but already listed'
+_NAMED = 3  # Paths that are named.
+
+PassedOver = dict[str, list[str]]  # Paths below a folder, by what they are in words.
+
+
+class Listing(NamedTuple):
+  """What lies below a folder.
+
+  Attributes:
+    files: paths of the files below the folder, in no order; links that lead nowhere are among them.
+    passed_over: what is left out.
+  """
+
+  files: list[str]
+  passed_over: PassedOver
+
+
+def list_files(folder: pathlib.Path, advance: Callable[[int], object] = lambda _: None) -> Listing:
+  """Lists all files below a folder, through links to folders, too.
+
+  Each folder is read once: a link to one that was listed already, perhaps to one that holds the
+  link, adds nothing. Links are followed last, so that files have the path without a link.
+
+  Args:
+    folder: where to look; itself it may be hidden.
+    advance: called with the number of entries of each folder that was read.
+
+  Raises:
+    UserError: a folder cannot be read.
+  """
+  files: list[str] = []
+  passed_over: PassedOver = {SYSTEM: [], AGAIN: []}
+  seen: set[tuple[int, int]] = set()
+  waiting, links = collections.deque(['']), collections.deque[str]()
+  while waiting or links:
+    below = waiting.popleft() if waiting else links.popleft()
+    place = folder / below
+    status = os.stat(place)
+    if (status.st_dev, status.st_ino) in seen:
+      passed_over[AGAIN].append(below)
+      continue
+    seen.add((status.st_dev, status.st_ino))
+    entries = scan(place)
+    advance(len(entries))
+    for entry in entries:
+      path = f'{below}/{entry.name}'.lstrip('/')
+      if is_system(entry.name):
+        passed_over[SYSTEM].append(path)
+      elif not is_folder(entry):
+        files.append(path)
+      else:
+        (links if entry.is_symlink() else waiting).append(path)
+  return Listing(files, passed_over)
+
+
+def in_words(passed_over: PassedOver) -> str:
+  """What was passed over: a count of each kind and the first paths; '' for nothing."""
+  return ', '.join(
+    f'{len(paths):,} {what} ({", ".join(paths[:_NAMED])}{", ..." if len(paths) > _NAMED else ""})'
+    for what, paths in passed_over.items()
+    if paths
+  )
+
+
+def scan(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+  """The entries of a folder, by their names.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    with os.scandir(folder) as entries:
+      return sorted(entries, key=lambda entry: entry.name)
+  except OSError as error:
+    raise UserError(
+      f'the folder {str(folder)!r} cannot be read ({error.strerror}); make it readable, or move it '
+      'elsewhere'
+    ) from None
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+  """Whether an entry is a folder or a link to one; not a link that leads nowhere."""
+  try:
+    return entry.is_dir()
+  except OSError:  # A link to itself.
+    return False
+
+
+def is_system(name: str) -> bool:
+  """Whether a file or folder of this name is hidden, or an operating system's own."""
+  return name.startswith('.') or name.lower() in _SYSTEM
+
+
+def natural_key(name: str) -> tuple:
+  """Sorts 'class10' behind 'class9', and by case only where nothing else differs."""
+  parts = re.split(r'([0-9]+)', name)
+  return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
