@@ -47,7 +47,8 @@ class Task(NamedTuple):
     scores: sums of several batches -> scores of all their examples, divided once, and `count`.
     best: the score that decides which checkpoint of a run is the best.
     higher_is_better: the direction of that score.
-    logged: the names among `sums` whose means each training step reports beside the loss.
+    logged: the names whose means each training step reports beside the loss, of those that `sums`
+      has.
     predictions: (outputs, batch) -> what is stored of each example, [N, ...] by name.
     targets: the names among `predictions` that do not depend on the network.
     examples: predictions of a split -> what each example adds to the mean `best`, [n] float.
