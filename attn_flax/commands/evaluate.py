@@ -54,7 +54,8 @@ def evaluate_run(
   def open_checked() -> Experiment:
     with run_folder.reading_config(folder):
       stored = run_folder.load_config(folder)
-      experiment = open_experiment(stored if config is None else config, trains=False)
+      chosen = stored if config is None else run_folder.as_decided(config, folder)
+      experiment = open_experiment(chosen, trains=False)
     if config is not None:
       run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
       experiment = _as_trained(experiment, folder)

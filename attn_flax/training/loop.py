@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from attn_flax.costs import count as cost
-from attn_flax.training import dataset_file, lock, processes, run_folder
+from attn_flax.training import dataset_file, left_open, lock, processes, run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import read_source
@@ -32,9 +32,13 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
     Stopped: after a signal, see `stopping`; the run is saved, and the same call goes on.
   """
   is_stored = (workdir / 'config.json').exists()
+
+  def open_as_begun() -> Experiment:
+    return open_experiment(config if restart else run_folder.as_decided(config, workdir))
+
   with run_folder.reading_config(workdir) if is_stored else contextlib.nullcontext():
-    experiment = processes.together(lambda: open_experiment(config))
-  config = experiment.config
+    experiment = processes.together(open_as_begun)
+  asked, config = config, experiment.config
   processes.check_same('the dataset', experiment.describe_data())
   # Where it is, nothing is written, nor locked.
   if not restart and processes.as_first(lambda: run_folder.is_finished(workdir, config)):
@@ -54,6 +58,10 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
       return _finished(workdir)
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=saving_steps(experiment))
     try:
+      if processes.is_first() and (restart or not is_stored):
+        images = len(experiment.dataset.splits['train'])
+        for line in left_open.notes(asked, config, experiment.model, images):
+          print(line)
       times = Updates(experiment, workdir, checkpoints, weights).run()
     finally:
       checkpoints.close()
