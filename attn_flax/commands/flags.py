@@ -24,7 +24,8 @@ MODES = {
   ),
   'evaluate': Mode('Scores the best checkpoint of a run again.', '--workdir=runs/eca'),
   'predict': Mode(
-    'Prints the likeliest classes of images.', '--workdir=runs/eca --images=photo.jpg'
+    'Prints the likeliest classes of images, or writes them into a CSV file.',
+    '--workdir=runs/eca --images=photo.jpg,folder/ --output=predictions.csv',
   ),
   'explain': Mode(
     'Writes maps of what a network looks at, over images, and their scores.',
@@ -108,7 +109,12 @@ FLAGS = (
   Flag('process_id', None, 'Number of this process, from 0.', _SHARED, kind=int),
   Flag('join_seconds', 60, 'How long a process waits for the others to come.', _SHARED),
   Flag('split', 'test', 'Split to score: train, validation or test.', ('evaluate',)),
-  Flag('output', None, 'Folder of the results; default: the run folder.', ('evaluate', 'explain')),
+  Flag(
+    'output',
+    None,
+    'Folder of the results; default: the run folder. For predict a file, predictions.csv.',
+    ('evaluate', 'predict', 'explain'),
+  ),
   Flag('images', None, 'Image files and folders.', ('predict', 'explain'), kind=tuple),
   Flag('methods', ('grad_cam', 'own_map'), 'Maps to make.', ('explain',)),
   Flag('stage', None, 'Stage whose maps are made; default: the last.', ('explain',), kind=int),

@@ -79,12 +79,14 @@ class Dataset:
     splits: the splits that were asked for, by name: in memory, or as records to be decoded.
     resize: length in pixels that the shorter side of an image gets before its center is cut out,
       for evaluation; with `spec.image_size` what `decode.central_crop` takes for further images.
+    files: the file of each example of a split, as a path below a folder of images; () elsewhere.
   """
 
   spec: DatasetSpec
   class_names: tuple[str, ...]
   splits: dict[str, Split | Records]
   resize: int
+  files: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -176,4 +178,5 @@ def assemble(
     opened[split] = records.take(range(len(records))) if in_memory else records
   counts = {split: len(source) for split, source in sources.items()}
   spec = dataclasses.replace(spec, splits={**spec.splits, **counts})
-  return Dataset(spec, tuple(class_names), opened, resize)
+  files = {split: source.files() for split, source in sources.items()}
+  return Dataset(spec, tuple(class_names), opened, resize, files)

@@ -97,6 +97,8 @@ def _score(
   state, best_step = restore_best(workdir, experiment.abstract_state())
   scores, predictions = Scorer(experiment, 'test').score_state(state, 'test')
   summary, arrays = experiment.task.summary(predictions, experiment.dataset.class_names)
+  if files := experiment.dataset.files.get('test'):  # Each row leads to its image.
+    arrays['files'] = np.array(files)
   images = experiment.updates * experiment.config.train.batch_size
   result: run_folder.Json = {
     **scores,

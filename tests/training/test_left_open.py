@@ -148,6 +148,15 @@ def test_a_run_goes_on_as_it_began_and_scores_other_data(tmp_path, capsys):
   told = capsys.readouterr().out
   assert '32 training images: batches of 16 for 200 epochs' in told
   assert "the stem 'cifar' is taken" in told
+  lines = run_files.metrics(tmp_path / 'run')
+  assert not any('top5' in name for line in lines for name in line)
+  with np.load(tmp_path / 'run/predictions.npz') as stored:
+    files, labels = stored['files'].tolist(), stored['labels'].tolist()
+  assert sorted(files) == sorted(
+    f'test/{name}/{i}.png' for name in ('ant', 'bee') for i in range(16)
+  )
+  assert [file.split('/')[1] for file in files] == ['ant'] * 16 + ['bee'] * 16
+  assert labels == [0] * 16 + [1] * 16
 
   content = run_files.read(tmp_path / 'run', 'config.json')
   assert content['config']['model']['stem'] == 'cifar'
