@@ -9,7 +9,16 @@ import optax
 from scipy import special
 
 from attn_flax.errors import check_range
-from attn_flax.tasks.task import Batch, Classes, Outputs, Predictions, Setting, Sums, Task
+from attn_flax.tasks.task import (
+  Batch,
+  Classes,
+  Outputs,
+  Predictions,
+  Setting,
+  Sums,
+  Task,
+  distinct,
+)
 
 # Of more classes than this there is no confusion matrix: that of 21,841 would take 3.8 GB.
 MOST_CONFUSED = 1000
@@ -86,7 +95,7 @@ def _summary(
   right = class_counts(labels[logits.argmax(-1) == labels], num_classes)
   per_class = {
     name: int(hit) / int(count) if count else None  # Of no image, no share is right.
-    for name, hit, count in zip(class_names, right, of_class, strict=True)
+    for name, hit, count in zip(distinct(class_names), right, of_class, strict=True)
   }
   if num_classes > MOST_CONFUSED:
     return {'per_class': per_class}, {'class_images': of_class, 'class_right': right}

@@ -4,6 +4,7 @@ The training loop, the scoring of splits, the checkpoints, the studies and the r
 this record alone. To add a task, write a file beside `classification.py` and name it in `names.py`.
 """
 
+import collections
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,6 +35,12 @@ class Classes(NamedTuple):
   probabilities: Callable[[Outputs], jax.Array]
   outputs: Callable[[Predictions], np.ndarray]
   right: Callable[[Predictions], np.ndarray]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+  """Names of classes, with the class's number where several share a name, as ImageNet's 'crane'."""
+  counts = collections.Counter(names)
+  return [f'{name} ({i})' if counts[name] > 1 else name for i, name in enumerate(names)]
 
 
 class Task(NamedTuple):

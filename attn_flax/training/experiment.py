@@ -170,7 +170,8 @@ def open_experiment(config: ConfigDict, *, trains: bool = True) -> Experiment:
   if trains and not updates_per_epoch:
     raise UserError(
       f'train.batch_size={train.batch_size} exceeds the {num_examples} training images of '
-      f'{config.data.name}; choose {num_examples} at most, or None for what suits so few'
+      f'{config.data.name}; choose {num_examples} at most, or take the recipe photos, whose '
+      'batch suits their number'
     )
   updates_per_epoch = max(updates_per_epoch, 1)  # Other data may be scored, however small it is.
   updates = train.steps or train.epochs * updates_per_epoch

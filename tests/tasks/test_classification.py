@@ -135,6 +135,12 @@ def test_a_summary_of_thousands_of_classes_has_no_matrix(num_classes):
     assert arrays['class_right'][[0, 1, -1]].tolist() == [1, 0, 2]
 
 
+def test_classes_that_share_a_name_are_all_in_the_summary():
+  predictions = {'logits': np.eye(3, dtype=np.float32), 'labels': np.array([0, 1, 1])}
+  told, _ = classification.make().summary(predictions, ['crane', 'owl', 'crane'])
+  assert told['per_class'] == {'crane (0)': 1.0, 'owl': 0.5, 'crane (2)': None}
+
+
 def test_means_divide_once():
   """The mean over all examples, not the mean of the batches' means."""
   parts = [

@@ -8,6 +8,7 @@ import run_files
 from PIL import Image
 
 import main
+from attn_flax.commands.import_torch import model_config
 from attn_flax.errors import UserError
 from attn_flax.models import create_model
 from attn_flax.training import left_open, run_folder
@@ -99,6 +100,10 @@ def test_the_stem_of_trained_weights_counts(tmp_path):
   assert left_open.with_stem(create_model('resnet50'), base.get_config(), 64).stem == 'cifar'
 
 
+def test_an_imported_network_keeps_its_stem():
+  assert model_config(create_model('resnet18', num_classes=7))['stem'] == 'imagenet'
+
+
 def test_a_few_hundred_photographs_are_opened_by_the_plain_command(tmp_path):
   config = cbam.get_config('folder,resnet18')
   config.data.dir = str(photographs(tmp_path / 'images', 60))
@@ -128,7 +133,7 @@ def test_a_few_hundred_photographs_are_opened_by_the_plain_command(tmp_path):
 def test_a_recipe_for_many_images_says_what_suits_few(tmp_path):
   config = cbam.get_config('folder,resnet18,modern')
   config.data.dir = str(photographs(tmp_path / 'images', 10, 32))
-  with pytest.raises(UserError, match='batch_size=256 exceeds the 20 .* 20 at most, or None for'):
+  with pytest.raises(UserError, match='batch_size=256 exceeds the 20 .* 20 at most, or take the'):
     open_experiment(config)
 
 
