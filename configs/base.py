@@ -15,7 +15,7 @@ import difflib
 import re
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from configs.presets.mechanisms import ATTENTION
 from configs.presets.recipes import DATASETS, RECIPES
@@ -111,7 +111,8 @@ def get_config(arg=''):
   config.model.widths = placeholder(tuple)
   # 'basic', 'bottleneck' or 'preact' blocks.
   config.model.block = placeholder(str)
-  # 'imagenet' (7x7 of stride 2, max-pool), 'deep', 'tiered' (three 3x3) or 'cifar' (3x3).
+  # 'imagenet' (7x7 of stride 2, max-pool), 'deep', 'tiered' (three 3x3) or 'cifar' (3x3); none: the
+  # network's own, or 'cifar' where that would leave a last map below 3x3.
   config.model.stem = placeholder(str)
   # Channels of the stem.
   config.model.stem_width = placeholder(int)
@@ -217,10 +218,11 @@ def get_config(arg=''):
   config.augment.mix_probability = 1.0
 
   config.train = ConfigDict()
-  # Images per update, over all devices.
-  config.train.batch_size = 64
-  # Passes over the training split.
-  config.train.epochs = 8
+  # Images per update, over all devices; none: 16 to 256, as suits the training images.
+  config.train.batch_size = FieldReference(64)
+  # Passes over the training split; none: as many as make 4,000 updates, 30 to 200, and with
+  # `init_from` as make 800, 10 to 50.
+  config.train.epochs = FieldReference(8)
   # Updates; none: as many as the epochs make.
   config.train.steps = placeholder(int)
   # Equal parts that a batch is split into, one after the other, to save memory.

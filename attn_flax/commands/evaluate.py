@@ -54,8 +54,10 @@ def evaluate_run(
   def open_checked() -> Experiment:
     with run_folder.reading_config(folder):
       stored = run_folder.load_config(folder)
-      asked = stored if config is None else _normalized_alike(config, folder)
-      experiment = open_experiment(asked, trains=False)
+      chosen = stored
+      if config is not None:
+        chosen = _normalized_alike(run_folder.as_decided(config, folder), folder)
+      experiment = open_experiment(chosen, trains=False)
     if config is not None:
       run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
       _check_classes(experiment, folder)

@@ -13,6 +13,8 @@ from ml_collections.config_flags import config_path
 
 from attn_flax.errors import UserError, shown
 
+# What is none there is decided by the data.
+_OPEN = ('train.batch_size', 'train.epochs')
 _OF_MECHANISM = re.compile(
   r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.\w+'
 )
@@ -86,6 +88,8 @@ def settle_nones(
       entry, _, name = field.rpartition('.')
       fields = mechanisms.get(config_path.get_value(f'{entry}.name', config), {})
       usual = fields.get(name, 1 if name == 'every' else None)
+    elif field.removeprefix('base.') in _OPEN:
+      usual = None
     else:
       usual = _default(field, defaults)
     if usual is None:

@@ -25,7 +25,8 @@ MODES = {
   ),
   'evaluate': Mode('Scores the best checkpoint of a run again.', '--workdir=runs/eca'),
   'predict': Mode(
-    'Prints the likeliest classes of images.', '--workdir=runs/eca --images=photo.jpg'
+    'Prints the likeliest classes of images, or writes them into a CSV file.',
+    '--workdir=runs/eca --images=folder/ --output=predictions.csv',
   ),
   'explain': Mode(
     'Writes maps of what a network looks at, over images, and their scores.',
@@ -115,8 +116,8 @@ FLAGS = (
   Flag(
     'output',
     None,
-    'Folder of the results; default: the run folder.',
-    ('evaluate', 'explain'),
+    'Folder of the results; default: the run folder. For predict a file, predictions.csv.',
+    ('evaluate', 'predict', 'explain'),
     is_path=True,
   ),
   Flag('images', None, 'Image files and folders.', ('predict', 'explain'), (), tuple, is_path=True),

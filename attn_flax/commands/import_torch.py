@@ -134,6 +134,7 @@ def model_config(model: ResNet) -> dict[str, Any]:
   nearest = min(differing, key=lambda name: len(differing[name]))
   return {
     'name': nearest,
+    'stem': model.stem,  # Left open, it would follow the size of the images.
     **{field: getattr(model, field) for field in differing[nearest]},
     'attention': {placement.where: _entry(placement) for placement in model.attention},
   }

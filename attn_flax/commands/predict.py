@@ -1,16 +1,18 @@
 """A trained run on images of one's own: predictions, by `--mode=predict`."""
 
+import csv
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
 from attn_flax.commands.images import find_images, read_batches
-from attn_flax.commands.workdir import workdir
+from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import UserError
+from attn_flax.training import run_folder
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
 
@@ -18,6 +20,12 @@ def run(values: flags.FlagValues) -> None:
   """Prints the likeliest classes of each image."""
   if not values.images:
     raise UserError('--mode=predict needs --images=<files and folders>')
+  output = output_folder(values)
+  if output is not None:
+    check_table(output)
+    count = write_table(output, predict_files(workdir(values), values.images))
+    print(f'{output} holds the likeliest classes of {count:,} images')
+    return
   for path, answers in predict_files(workdir(values), values.images):
     print(path)
     for name, probability in answers:
@@ -30,6 +38,49 @@ class Answer(NamedTuple):
   label: int
   name: str
   probability: float
+
+
+# Of an image: its file, and its likeliest class with the probability, then the next ones.
+_HEADER = ('file', 'class', 'probability')
+
+
+def check_table(path: pathlib.Path) -> None:
+  """Raises `UserError` where no CSV file can be written at a path; makes its folder."""
+  if path.suffix.lower() != '.csv' or path.is_dir():
+    raise UserError(f'--output={path} is no CSV file; name one, such as {path / "predictions.csv"}')
+  run_folder.check_writable(path.parent, 'name a file elsewhere with --output')
+
+
+def write_table(
+  path: pathlib.Path, predictions: Iterable[tuple[pathlib.Path, list[tuple[str, float]]]]
+) -> int:
+  """Writes a row for each image, and puts the file in its place when all are there.
+
+  Columns are `file`, `class`, `probability`, then `class_2`, `probability_2` and so on, for as many
+  classes as each image has answers.
+
+  Args:
+    path: the file.
+    predictions: files, and the likeliest classes of each with their probabilities.
+
+  Returns:
+    The number of images.
+  """
+  partial, count = path.with_name(path.name + '.partial'), 0
+  try:
+    # Names of files may be no text; their bytes stay what they are.
+    with partial.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file:
+      writer = csv.writer(file)
+      for count, (image, answers) in enumerate(predictions, start=1):  # noqa: B007
+        if count == 1:
+          further = [f'{name}_{k}' for k in range(2, len(answers) + 1) for name in _HEADER[1:]]
+          writer.writerow([*_HEADER, *further])
+        likeliest = [x for name, probability in answers for x in (name, f'{probability:.6g}')]
+        writer.writerow([image, *likeliest])
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+  return count
 
 
 def predict(

@@ -86,6 +86,7 @@ class Dataset:
     content: a digest of all images, in their order and with their labels; None where their name
       says what they are.
     found: what a folder of images holds, in one line; '' of other datasets.
+    files: the file of each example of a split, as a path below a folder of images; () elsewhere.
   """
 
   spec: DatasetSpec
@@ -94,6 +95,7 @@ class Dataset:
   resize: int
   content: str | None = None
   found: str = ''
+  files: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -185,7 +187,8 @@ def assemble(
     opened[split] = _read_all(records, f'reading {split} images') if in_memory else records
   counts = {split: len(source) for split, source in sources.items()}
   spec = dataclasses.replace(spec, splits={**spec.splits, **counts})
-  return Dataset(spec, tuple(class_names), opened, resize)
+  files = {split: source.files() for split, source in sources.items()}
+  return Dataset(spec, tuple(class_names), opened, resize, files=files)
 
 
 def _read_all(records: Records, what: str) -> Split:

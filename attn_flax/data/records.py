@@ -45,6 +45,10 @@ class Source(Protocol):
   def name(self, index: int) -> str:
     """The name of an example in an error."""
 
+  def files(self) -> Sequence[str]:
+    """The file of each example, as a path below the dataset's folder; () where there are none."""
+    return ()
+
   def foreground(self, mask: np.ndarray) -> np.ndarray:
     """Which values of a mask, uint8, mean the labeled object: bool, same shape."""
     return mask > 0

@@ -1,5 +1,7 @@
 """The tasks that the report knows, by `Task.pages`."""
 
+import dataclasses
+
 from attn_flax.errors import check_choice
 from attn_flax.report import classification
 from attn_flax.report.parts import Pages
@@ -21,5 +23,8 @@ def pages(findings: Findings) -> Pages:
 
 
 def wording(findings: Findings) -> Wording:
-  """How the report speaks of the study's task."""
-  return pages(findings).wording
+  """How the report speaks of the study's task; of the scores beside the best those that it has."""
+  words = pages(findings).wording
+  found = {score for v in findings.variants if v.performance for score in v.performance.further}
+  beside = {score: title for score, title in words.beside.items() if score in found}
+  return dataclasses.replace(words, beside=beside)

@@ -33,7 +33,7 @@ def check(planned: Sequence[Planned]) -> Task:
   opened: dict[str, Experiment] = {}
   for run in planned:
     if run.variant not in opened:
-      opened[run.variant] = open_experiment(run.config)
+      opened[run.variant] = open_experiment(run_folder.as_decided(run.config, run.folder))
     resolved = opened[run.variant].config.copy_and_resolve_references()
     resolved.seed = run.seed
     resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256

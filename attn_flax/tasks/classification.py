@@ -9,7 +9,21 @@ import optax
 from scipy import special
 
 from attn_flax.errors import check_range
-from attn_flax.tasks.task import Batch, Classes, Outputs, Predictions, Setting, Sums, Task
+from attn_flax.tasks.task import (
+  Batch,
+  Classes,
+  Outputs,
+  Predictions,
+  Setting,
+  Sums,
+  Task,
+  distinct,
+)
+
+# Of more classes than this there is no confusion matrix: that of 21,841 would take 3.8 GB.
+MOST_CONFUSED = 1000
+# With so many classes or fewer every answer is among the five likeliest, and top-5 says nothing.
+_ALL_IN_TOP5 = 5
 
 
 def make(setting: Setting | None = None) -> Task:
@@ -66,8 +80,8 @@ def _sums(outputs: Outputs, batch: Batch) -> Sums:
 
 def _further(predictions: Predictions) -> dict[str, float]:
   logits, labels = predictions['logits'], predictions['labels']
-  # With five classes or fewer every answer is among the five likeliest.
-  top5 = {'top5': float(hits(logits, labels, 5).mean())} if logits.shape[1] > 5 else {}
+  has_top5 = logits.shape[1] > _ALL_IN_TOP5
+  top5 = {'top5': float(hits(logits, labels, 5).mean())} if has_top5 else {}
   probabilities = special.softmax(logits, axis=1)
   return top5 | {'calibration_error': expected_calibration_error(probabilities, labels)}
 
@@ -75,10 +89,17 @@ def _further(predictions: Predictions) -> dict[str, float]:
 def _summary(
   predictions: Predictions, class_names: Sequence[str]
 ) -> tuple[dict[str, object], dict[str, np.ndarray]]:
-  counts = confusion(predictions['logits'], predictions['labels'])
-  shares = counts.diagonal() / np.maximum(counts.sum(1), 1)
-  per_class = dict(zip(class_names, shares.tolist(), strict=True))
-  return {'per_class': per_class}, {'confusion': counts}
+  logits, labels = predictions['logits'], predictions['labels']
+  num_classes = logits.shape[-1]
+  of_class = class_counts(labels, num_classes)
+  right = class_counts(labels[logits.argmax(-1) == labels], num_classes)
+  per_class = {
+    name: int(hit) / int(count) if count else None  # Of no image, no share is right.
+    for name, hit, count in zip(distinct(class_names), right, of_class, strict=True)
+  }
+  if num_classes > MOST_CONFUSED:
+    return {'per_class': per_class}, {'class_images': of_class, 'class_right': right}
+  return {'per_class': per_class}, {'confusion': confusion(logits, labels)}
 
 
 def cross_entropy(
@@ -114,7 +135,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     labels: [N] integers.
   """
   num_classes = logits.shape[-1]
-  pairs = labels * num_classes + logits.argmax(-1)
+  pairs = labels.astype(np.int64) * num_classes + logits.argmax(-1)
   return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -154,8 +175,7 @@ def expected_calibration_error(
 def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
   """Sums of loss, top-1 and top-5 hits over the examples that the mask holds.
 
-  An example is a top-k hit when fewer than k other classes have as large a logit; with five
-  classes or fewer top-5 is always hit.
+  An example is a top-k hit when fewer than k other classes have as large a logit.
 
   Args:
     logits: [N, K] float32.
@@ -163,22 +183,24 @@ def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
     mask: [N], 1 for examples and 0 for padding.
 
   Returns:
-    `loss`, `top1`, `top5`, `count`, each a float32 scalar.
+    `loss`, `top1`, `top5` where there are more than five classes, and `count`, each a float32
+    scalar.
   """
   classes = labels.argmax(-1) if labels.ndim == 2 else labels
   own = jnp.take_along_axis(logits, classes[:, None], axis=-1)
   # Ties and NaN count against the example, so that a constant or broken output is not perfect.
   ahead = (~(logits < own)).sum(-1) - 1
+  top5 = {'top5': ((ahead < 5) * mask).sum()} if logits.shape[-1] > _ALL_IN_TOP5 else {}
   return {
     'loss': (cross_entropy(logits, labels) * mask).sum(),
     'top1': ((ahead < 1) * mask).sum(),
-    'top5': ((ahead < 5) * mask).sum(),
+    **top5,
     'count': mask.sum(),
   }
 
 
 def mean_scores(sums: Iterable[Mapping[str, float]]) -> dict[str, float]:
-  """Adds sums up and divides once: `loss` per example, `top1` and `top5` in 0..1, `count`."""
+  """Adds sums up and divides once: `loss` per example, `top1` and so on in 0..1, `count`."""
   total: dict[str, float] = {}
   for part in sums:
     for name, value in part.items():

@@ -4,6 +4,7 @@ The training loop, the scoring of splits, the checkpoints, the studies and the r
 this record alone. To add a task, write a file beside `classification.py` and name it in `names.py`.
 """
 
+import collections
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -36,6 +37,12 @@ class Classes(NamedTuple):
   right: Callable[[Predictions], np.ndarray]
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+  """Names of classes, with the class's number where several share a name, as ImageNet's 'crane'."""
+  counts = collections.Counter(names)
+  return [f'{name} ({i})' if counts[name] > 1 else name for i, name in enumerate(names)]
+
+
 class Task(NamedTuple):
   """What a network learns and how it is judged.
 
@@ -47,7 +54,8 @@ class Task(NamedTuple):
     scores: sums of several batches -> scores of all their examples, divided once, and `count`.
     best: the score that decides which checkpoint of a run is the best.
     higher_is_better: the direction of that score.
-    logged: the names among `sums` whose means each training step reports beside the loss.
+    logged: the names whose means each training step reports beside the loss, of those that `sums`
+      has.
     predictions: (outputs, batch) -> what is stored of each example, [N, ...] by name.
     targets: the names among `predictions` that do not depend on the network.
     examples: predictions of a split -> what each example adds to the mean `best`, [n] float.

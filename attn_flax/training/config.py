@@ -14,6 +14,8 @@ from typing import Any, Protocol, Self
 class Section(Collection[str], Protocol):
   """A part of a config, as the mapping that it is."""
 
+  def get(self, name: str, /) -> Any: ...  # noqa: D102
+
   def items(self) -> ItemsView[str, Any]: ...  # noqa: D102
 
   def to_dict(self) -> dict[str, Any]: ...  # noqa: D102

@@ -17,7 +17,7 @@ from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Setting, Task
-from attn_flax.training import run_folder
+from attn_flax.training import left_open, run_folder
 from attn_flax.training.config import Config, ModelConfig, Section
 from attn_flax.training.optimizer import (
   MOST_STEPS,
@@ -150,12 +150,8 @@ def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
   mesh = make_mesh()
   train = config.train
   _check_numbers(config)
-  if train.batch_size % train.accumulate:
-    raise UserError(
-      f'train.accumulate={train.accumulate} does not divide train.batch_size={train.batch_size}'
-    )
-  if trains:
-    _check_batch('train.batch_size / train.accumulate', train.batch_size // train.accumulate, mesh)
+  if train.batch_size is not None:
+    _check_batch(train, mesh if trains else None)
   check_choice('train.batch_norm', train.batch_norm, ('global', 'per_device'))
   check_workers(config.data.workers)
 
@@ -171,12 +167,16 @@ def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
     normalize=config.data.normalize,
   )
   num_examples = len(dataset.splits['train'])
+  config = left_open.with_batches(config, num_examples, mesh.size * train.accumulate)
+  train = config.train
   updates_per_epoch = num_examples // train.batch_size
-  if not updates_per_epoch:
+  if trains and not updates_per_epoch:
     raise UserError(
       f'train.batch_size={train.batch_size} exceeds the {num_examples} training images of '
-      f'{config.data.name}; choose {num_examples} at most'
+      f'{config.data.name}; choose {num_examples} at most, or take the recipe photos, whose '
+      'batch suits their number'
     )
+  updates_per_epoch = max(updates_per_epoch, 1)  # Other data may be scored, however small it is.
   updates = train.steps or train.epochs * updates_per_epoch
   check_range('the number of updates', updates, 1, MOST_STEPS)
   schedule = make_schedule(
@@ -189,6 +189,7 @@ def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
     config.optimizer, schedule, clip_norm=train.clip_norm, accumulate=train.accumulate
   )
   model = make_model(config.model, len(dataset.class_names))
+  model = left_open.with_stem(model, config, dataset.spec.image_size)
   experiment = Experiment(
     config=config,
     mesh=mesh,
@@ -290,9 +291,15 @@ def _check_numbers(config: Config) -> None:
       check_range(field, value, **bounds)
 
 
-def _check_batch(what: str, size: int, mesh: Mesh) -> None:
-  if size % mesh.size:
+def _check_batch(train: ConfigDict, mesh: Mesh | None) -> None:
+  """Checks that a batch can be split into equal parts; `mesh`: the devices that train, if any."""
+  if train.batch_size % train.accumulate:
     raise UserError(
-      f'{what} = {size} cannot be shared evenly by {mesh.size} devices; choose a multiple of '
-      f'{mesh.size}'
+      f'train.accumulate={train.accumulate} does not divide train.batch_size={train.batch_size}'
+    )
+  size = train.batch_size // train.accumulate
+  if mesh is not None and size % mesh.size:
+    raise UserError(
+      f'train.batch_size / train.accumulate = {size} cannot be shared evenly by {mesh.size} '
+      f'devices; choose a multiple of {mesh.size}'
     )

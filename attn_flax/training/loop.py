@@ -3,8 +3,10 @@
 import contextlib
 import pathlib
 
+import numpy as np
+
 from attn_flax.costs import count as cost
-from attn_flax.training import dataset_file, lock, processes, run_folder
+from attn_flax.training import dataset_file, left_open, lock, processes, run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.config import Config
 from attn_flax.training.experiment import Experiment, open_experiment
@@ -30,9 +32,13 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ru
     Stopped: after a signal, see `stopping`; the run is saved, and the same call goes on.
   """
   is_stored = (workdir / 'config.json').exists()
+
+  def open_as_begun() -> Experiment:
+    return open_experiment(config if restart else run_folder.as_decided(config, workdir))
+
   with run_folder.reading_config(workdir) if is_stored else contextlib.nullcontext():
-    experiment = processes.together(lambda: open_experiment(config))
-  config = experiment.config
+    experiment = processes.together(open_as_begun)
+  asked, config = config, experiment.config
   processes.check_same('the dataset', experiment.describe_data())
   if not restart:
     processes.together(lambda: _follow_data(experiment, workdir))
@@ -55,6 +61,10 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ru
       return _finished(workdir)
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=saving_steps(experiment))
     try:
+      if processes.is_first() and (restart or not is_stored):
+        images = len(experiment.dataset.splits['train'])
+        for line in left_open.notes(asked, config, experiment.model, images):
+          print(line)
       times = Updates(experiment, workdir, checkpoints, weights).run()
     finally:
       checkpoints.close()
@@ -96,6 +106,8 @@ def _score(
   state, best_step = restore_best(workdir, experiment.abstract_state())
   scores, predictions = Scorer(experiment, 'test').score_state(state, 'test')
   summary, arrays = experiment.task.summary(predictions, experiment.dataset.class_names)
+  if files := experiment.dataset.files.get('test'):  # Each row leads to its image.
+    arrays['files'] = np.array(files)
   images = experiment.updates * experiment.config.train.batch_size
   result: run_folder.Json = {
     **scores,

@@ -90,7 +90,7 @@ def make_train_step(
         rngs={'dropout': key},
       )
       sums = task.sums(outputs, batch)
-      means = {name: sums[name] / sums['count'] for name in task.logged}
+      means = {name: sums[name] / sums['count'] for name in task.logged if name in sums}
       return task.loss(outputs, batch), (means, updated.get('batch_stats', {}))
 
     (loss, (means, new_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)

@@ -3,7 +3,6 @@
 All it takes is in the run folder: the network, its weights, class names and preprocessing.
 """
 
-import collections
 import dataclasses
 import functools
 import pathlib
@@ -21,7 +20,7 @@ from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 from attn_flax.tasks.names import find_task
-from attn_flax.tasks.task import Classes
+from attn_flax.tasks.task import Classes, distinct
 from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.experiment import make_model
@@ -111,7 +110,7 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
       'choose the run of a classifier'
     )
   described = dataset_file.load(workdir)
-  class_names = _distinct(described['class_names'])
+  class_names = distinct(described['class_names'])
   with run_folder.reading_config(workdir):
     try:
       model = make_model(config.model, len(class_names))
@@ -150,12 +149,6 @@ def _misfits(expected: Variables, found: Variables) -> str:
     if wanted != there:
       return f'{name}: {wanted} described, {there} found'
   return ''
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-  """Names of classes, with the class's number where several share a name, as ImageNet's 'crane'."""
-  counts = collections.Counter(names)
-  return [f'{name} ({i})' if counts[name] > 1 else name for i, name in enumerate(names)]
 
 
 def batch_size(paths: Sequence[pathlib.Path]) -> int:

@@ -50,7 +50,8 @@ class Window:
   def means(self) -> dict[str, float]:
     """The mean of each metric."""
     values = self.read()
-    return {name: float(np.mean([metrics[name] for metrics in values])) for name in values[0]}
+    # The first parts may be of a run stopped when more was logged: top-5 of five classes, once.
+    return {name: float(np.mean([metrics[name] for metrics in values])) for name in values[-1]}
 
   def rate(self, images: int) -> float:
     """Images per second up to the last lap, for parts of `images` images."""

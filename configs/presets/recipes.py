@@ -7,7 +7,7 @@ DATASETS = {
   'cifar100': {'model.name': 'resnet18', 'model.stem': 'cifar', 'recipe': 'cifar'},
   'imagenet2012': {'model.name': 'resnet50', 'model.stem': 'imagenet', 'recipe': 'imagenet'},
   # A folder of your own images: --config.data.dir=<folder>.
-  'folder': {'model.name': 'resnet18', 'model.stem': 'imagenet', 'recipe': 'modern'},
+  'folder': {'model.name': 'resnet18', 'recipe': 'photos'},
 }
 
 # How to train, by name: what each sets, beside the defaults below.
@@ -90,5 +90,24 @@ RECIPES = {
     'augment.randaugment': (2, 7.0),
     'augment.mixup_alpha': 0.2,
     'augment.cutmix_alpha': 1.0,
+  },
+  # Ours, for a few hundred to some ten thousand photographs: batch and epochs follow their number.
+  # The moving average spans a ninth of the updates so far (`training/steps.py`), at most 1,000.
+  'photos': {
+    **_SGD,
+    'train.epochs': None,
+    'train.batch_size': None,
+    'train.label_smoothing': 0.1,
+    'train.ema_decay': 0.999,
+    'optimizer.lr_per_256': 0.1,
+    'optimizer.nesterov': True,
+    'optimizer.weight_decay': 5e-4,
+    'optimizer.decay_all': False,
+    'optimizer.schedule': 'cosine',
+    'optimizer.warmup_epochs': 5.0,
+    'eval.every_epochs': 2,
+    'augment.brightness': 0.2,
+    'augment.contrast': 0.2,
+    'augment.saturation': 0.2,
   },
 }

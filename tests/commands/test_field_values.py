@@ -14,6 +14,7 @@ NULLABLE = (
   *('init_from', 'model.num_classes', 'model.depths', 'model.block', 'model.dropout'),
   *('model.branch_relu', 'data.dir', 'data.size', 'augment.crop_padding', 'augment.flip'),
   *('augment.randaugment', 'train.steps', 'train.clip_norm', 'train.ema_decay'),
+  *('train.epochs', 'train.batch_size'),  # The data decides.
   *('checkpoint.every_steps', 'model.attention.branch.stages'),
 )
 
@@ -49,7 +50,7 @@ def test_none_switches_off_what_a_recipe_has_set(recipe):
 
 @pytest.mark.parametrize(
   'path',
-  ['train.epochs', 'train.batch_size', 'optimizer.momentum', 'data.workers', 'log_every', 'seed'],
+  ['eval.batch_size', 'optimizer.momentum', 'data.workers', 'log_every', 'seed'],
 )
 def test_none_in_a_field_that_needs_a_value_names_its_default(path, capsys):
   assert main.run(['main.py', '--config=eca', f'--config.{path}=none']) == 2

@@ -1,8 +1,10 @@
 """`--mode=predict` and `--mode=explain` on images of one's own."""
 
 import collections
+import csv
 import functools
 import json
+import pathlib
 import runpy
 import shutil
 
@@ -98,6 +100,57 @@ def test_a_folder_is_read_in_natural_order_and_what_is_broken_is_named(workdir, 
   assert shown == [f'{photos}/{name}' for name in ('b9.png', 'b10.png', 'below/c.png')]
   assert len(printed.err.splitlines()) == 2
   assert 'empty.jpg' in printed.err and 'text.jpg' in printed.err
+
+
+def test_predictions_are_written_as_a_table(workdir, photos, tmp_path, capsys):
+  """What is printed without it, with the probabilities unrounded; broken images are named."""
+  arguments = ['--mode=predict', f'--workdir={workdir}', f'--images={photos}']
+  table = tmp_path / 'new' / 'predictions.csv'
+  for _ in range(2):  # An older table is replaced.
+    assert run(*arguments, f'--output={table}') == 0
+    printed = capsys.readouterr()
+    assert printed.out == f'{table} holds the likeliest classes of 3 images\n'
+    assert 'empty.jpg' in printed.err and 'text.jpg' in printed.err
+  assert list(table.parent.iterdir()) == [table]
+  with table.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  names = ('b9.png', 'b10.png', 'below/c.png')
+  assert [row['file'] for row in rows] == [f'{photos}/{name}' for name in names]
+  numbers = [f'_{k}' for k in range(2, 6)]
+  columns = [f'{name}{k}' for k in ('', *numbers) for name in ('class', 'probability')]
+  assert list(rows[0]) == ['file', *columns]
+  expected = expected_probabilities(workdir, photos / 'b10.png')
+  for k, label in zip(('', *numbers), np.argsort(-expected), strict=False):
+    assert rows[1][f'class{k}'] == str(label)
+    assert float(rows[1][f'probability{k}']) == pytest.approx(expected[label], rel=1e-3)
+
+
+@pytest.mark.parametrize('name', ['table', 'table.txt', 'folder.csv'])
+def test_what_is_no_csv_file_is_refused(workdir, photos, tmp_path, capsys, name):
+  (tmp_path / 'folder.csv').mkdir()
+  arguments = ['--mode=predict', f'--workdir={workdir}', f'--images={photos}/b9.png']
+  assert run(*arguments, f'--output={tmp_path}/{name}') == 2
+  assert f'--output={tmp_path}/{name} is no CSV file; name one' in capsys.readouterr().err
+  assert [path.name for path in tmp_path.iterdir()] == ['folder.csv']
+
+
+def test_a_table_that_cannot_be_finished_leaves_the_older_one(workdir, photos, tmp_path, capsys):
+  table = tmp_path / 'predictions.csv'
+  table.write_text('older')
+  arguments = ['--mode=predict', f'--workdir={workdir}', f'--images={photos}/text.jpg']
+  assert run(*arguments, f'--output={table}') == 2
+  assert 'none of the 1 images can be read' in capsys.readouterr().err
+  assert table.read_text() == 'older' and list(tmp_path.iterdir()) == [table]
+
+
+def test_names_with_commas_and_bytes_that_are_no_text_come_back(tmp_path):
+  names = ['a, "b"\nc.png', 'd\udcff.png']
+  found = [(photo, [('cat', 0.75), ('dog', 0.25)]) for photo in map(pathlib.Path, names)]
+  assert predict.write_table(tmp_path / 'x.csv', found) == 2
+  with (tmp_path / 'x.csv').open(newline='', errors='surrogateescape') as file:
+    rows = list(csv.reader(file))
+  assert rows[0] == ['file', 'class', 'probability', 'class_2', 'probability_2']
+  assert rows[1:] == [[name, 'cat', '0.75', 'dog', '0.25'] for name in names]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class _Dataset:
 def test_a_recipe_makes_an_optimizer_and_an_augmentation(recipe):
   config = base.get_config(recipe)
   schedule = make_schedule(
-    config.optimizer, batch_size=config.train.batch_size, updates=4000, updates_per_epoch=10
+    config.optimizer, batch_size=config.train.batch_size or 16, updates=4000, updates_per_epoch=10
   )
   assert make_optimizer(config.optimizer, schedule)
   augmentation = make_augmentation(config.augment, _Dataset('cifar10'))

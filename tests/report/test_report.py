@@ -377,6 +377,41 @@ def test_what_is_not_known_is_empty_in_the_csv(tmp_path, monkeypatch):
   assert 'neither masks nor boxes' not in (tmp_path / 'report.md').read_text()
 
 
+def test_top5_of_few_classes_has_no_column(tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  variants = [
+    dataclasses.replace(
+      v,
+      performance=dataclasses.replace(
+        v.performance, further={'calibration_error': v.performance.further['calibration_error']}
+      ),
+    )
+    for v in found.variants
+  ]
+  write_report(dataclasses.replace(found, variants=variants), tmp_path)
+  assert 'top-5' not in (tmp_path / 'report.md').read_text()
+  assert 'top5' not in (tmp_path / 'results.csv').read_text()
+
+
+def test_of_thousands_of_classes_no_confusion_is_drawn(tmp_path, monkeypatch):
+  monkeypatch.setattr(style, 'DPI', 40)
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  arrays = {
+    'class_images': np.array([[2] * 9 + [0]] * 2),
+    'class_right': np.array([[1] * 10, [2] * 10]),
+  }
+  variants = [
+    dataclasses.replace(v, performance=dataclasses.replace(v.performance, arrays=arrays))
+    for v in found.variants
+  ]
+  write_report(dataclasses.replace(found, variants=variants), tmp_path)
+  assert not list((tmp_path / 'plots').glob('confusion*'))
+  with open(tmp_path / 'results.csv', newline='') as file:
+    (row, _) = csv.DictReader(file)
+  assert (row['top1_class_3'], row['top1_class_9']) == ('0.75', '')
+
+
 def test_a_report_replaces_an_older_one_and_nothing_else(tmp_path, monkeypatch):
   monkeypatch.setattr(style, 'DPI', 40)
   plots = tmp_path / 'plots'

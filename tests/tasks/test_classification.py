@@ -1,9 +1,12 @@
 """Losses and scores against NumPy in double precision."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attn_flax.tasks import classification
 from attn_flax.tasks.classification import cross_entropy, mean_scores, score_sums
 
 
@@ -100,10 +103,42 @@ def test_ties_and_broken_logits_do_not_count_as_hits(logits, top1, top5):
 
 
 @pytest.mark.parametrize('num_classes', [2, 5])
-def test_top5_of_few_classes_is_always_hit(num_classes):
-  logits = jnp.asarray(np.random.default_rng(1).normal(size=(20, num_classes)), jnp.float32)
-  sums = score_sums(logits, jnp.zeros(20, int), jnp.ones(20))
-  assert sums['top5'] == 20 and sums['top1'] < 20
+def test_of_few_classes_there_is_no_top5(num_classes):
+  logits = np.random.default_rng(1).normal(size=(20, num_classes)).astype(np.float32)
+  labels = np.zeros(20, int)
+  sums = score_sums(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(20))
+  assert sums.keys() == {'loss', 'top1', 'count'} and sums['top1'] < 20
+  assert mean_scores([sums]).keys() == {'loss', 'top1', 'count'}
+  further = classification.make().further({'logits': logits, 'labels': labels})
+  assert further.keys() == {'calibration_error'}
+
+
+@pytest.mark.parametrize('num_classes', [3, 21_841])
+def test_a_summary_of_thousands_of_classes_has_no_matrix(num_classes):
+  """That of 21,841 classes would have 477 million entries."""
+  logits = np.zeros((4, num_classes), np.float32)
+  labels = np.array([0, 0, num_classes - 1, num_classes - 1], np.int32)
+  logits[[0, 1, 2, 3], [0, 1, num_classes - 1, num_classes - 1]] = 1
+  names = [f'class {k}' for k in range(num_classes)]
+  told, arrays = classification.make().summary({'logits': logits, 'labels': labels}, names)
+  assert list(told['per_class']) == names
+  assert [told['per_class'][names[k]] for k in (0, 1, num_classes - 1)] == [0.5, None, 1.0]
+  assert json.dumps(told)
+  if num_classes == 3:
+    assert arrays['confusion'].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 2]]
+  else:
+    assert {name: array.shape for name, array in arrays.items()} == {
+      'class_images': (num_classes,),
+      'class_right': (num_classes,),
+    }
+    assert arrays['class_images'][[0, 1, -1]].tolist() == [2, 0, 2]
+    assert arrays['class_right'][[0, 1, -1]].tolist() == [1, 0, 2]
+
+
+def test_classes_that_share_a_name_are_all_in_the_summary():
+  predictions = {'logits': np.eye(3, dtype=np.float32), 'labels': np.array([0, 1, 1])}
+  told, _ = classification.make().summary(predictions, ['crane', 'owl', 'crane'])
+  assert told['per_class'] == {'crane (0)': 1.0, 'owl': 0.5, 'crane (2)': None}
 
 
 def test_means_divide_once():

@@ -13,11 +13,11 @@ NUMBERED_CLASSES = 12
 
 
 def confusions(findings: Findings) -> list[style.Illustration]:
-  """A confusion matrix per variant, all on one scale."""
+  """A confusion matrix per variant, all on one scale; none of thousands of classes."""
   return [
     _confusion(findings, variant.name, variant.performance.arrays['confusion'].sum(0), i)
     for i, variant in enumerate(findings.variants)
-    if variant.performance is not None
+    if variant.performance is not None and 'confusion' in variant.performance.arrays
   ]
 
 

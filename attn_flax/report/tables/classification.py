@@ -1,5 +1,7 @@
 """The tables that classification has of its own: accuracy by class, and what papers print."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from attn_flax.report import formats, published
@@ -19,9 +21,19 @@ def class_shares(confusions: np.ndarray) -> np.ndarray:
   Returns:
     [K]; NaN for a class without images.
   """
-  of_class = confusions[0].sum(1)
-  right = np.mean([counts.diagonal() for counts in confusions], axis=0)
-  return np.where(of_class, right / np.maximum(of_class, 1), np.nan)
+  return _shares(confusions[0].sum(1), np.stack([counts.diagonal() for counts in confusions]))
+
+
+def _shares(of_class: np.ndarray, right: np.ndarray) -> np.ndarray:
+  """[K] of the images of each class, [K], and those that each run has right, [S, K]."""
+  return np.where(of_class, right.mean(0) / np.maximum(of_class, 1), np.nan)
+
+
+def _shares_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+  """The shares of a variant; of thousands of classes there is no confusion matrix."""
+  if 'confusion' in arrays:
+    return class_shares(arrays['confusion'])
+  return _shares(arrays['class_images'][0], arrays['class_right'])
 
 
 def per_class(findings: Findings) -> Table | None:
@@ -29,7 +41,7 @@ def per_class(findings: Findings) -> Table | None:
   scored = [(v.name, v.performance) for v in findings.variants if v.performance is not None]
   if not scored:
     return None
-  shares = np.stack([class_shares(found.arrays['confusion']) for _, found in scored])
+  shares = np.stack([_shares_of(found.arrays) for _, found in scored])
   listed = np.arange(len(findings.class_names))
   note = 'Share of the test images of a class that are classified correctly, mean over the seeds.'
   if len(listed) > LISTED_CLASSES:

@@ -75,6 +75,10 @@ class FolderSource(Source):
     """The file's path."""
     return os.path.join(self._root, self._files[index])
 
+  def files(self) -> Sequence[str]:
+    """All files, as paths below the folder."""
+    return self._files
+
 
 def load(
   data_dir: str | None,

@@ -17,7 +17,7 @@ from attn_flax.data.dataset import (
   fits_memory,
   unlisted,
 )
-from attn_flax.data.records import Row
+from attn_flax.data.records import Row, Source
 from attn_flax.errors import UserError, check_choice
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def find_keys(builder: 'tfds.core.DatasetBuilder') -> Keys:
   )
 
 
-class CatalogSource:
+class CatalogSource(Source):
   """A part of a split of a prepared dataset, see `records.Source`."""
 
   def __init__(self, builder: 'tfds.core.DatasetBuilder', part: Part):
