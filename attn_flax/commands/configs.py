@@ -19,6 +19,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from attn_flax.commands.nearest import check_known
+from attn_flax.commands.typed import Words
 from attn_flax.errors import UserError, shown
 
 # A field of an entry of the attention mapping: of a run's config, or of a study's.
@@ -55,15 +57,34 @@ def find(name: str) -> pathlib.Path:
   path, built_in = pathlib.Path(name), folder()
   if path.is_file():
     return path
-  names = sorted(file.stem for file in built_in.glob('*.py'))
+  names = built_in_names()
   if name in names:
     return built_in / f'{name}.py'
   typed = {name: name for name in names}
   if path.parent.resolve() != built_in.resolve():
     typed |= {file.stem: str(file) for file in path.parent.glob('*.py')}
-  near = difflib.get_close_matches(path.stem, typed, 1)
-  hint = f'; did you mean --config={typed[near[0]]}?' if near else ';'
-  raise UserError(f'unknown config {shown(name)}{hint} allowed: {", ".join(names)}, or a file')
+  word, comma, words = path.stem.partition(',')
+  near = difflib.get_close_matches(word.lower(), typed, 1)
+  if near and near[0] != word and _is_word(word):
+    near = []
+  likely = f'{typed[near[0]]}{":" * bool(comma)}{words}' if near else f'resnet:{path.stem}'
+  if near or _is_word(path.stem):
+    raise UserError(f'unknown config {shown(name)}; did you mean --config={likely}?')
+  raise UserError(f'unknown config {shown(name)}; allowed: {", ".join(names)}, or a file')
+
+
+def built_in_names() -> list[str]:
+  """What the built-in configs are called."""
+  return sorted(file.stem for file in folder().glob('*.py'))
+
+
+def _is_word(text: str) -> bool:
+  """Whether a text is what stands behind a config's colon, such as a network or a dataset."""
+  try:
+    load('base', text)
+  except ValueError:
+    return False
+  return bool(text)
 
 
 def overrides(argv: Sequence[str]) -> dict[str, str]:
@@ -107,6 +128,7 @@ def define(values: flags.FlagValues, text: str, argv: Sequence[str]) -> None:
     text: its help.
     argv: the command line.
   """
+  config_flags.register_flag_parser_for_type(tuple, Words())
   config_flags.DEFINE_config_file('config', None, text, flag_values=values, sys_argv=list(argv))
   flag = values['config']
   flag.parser = _Parser(inner=flag.parser, fields=overrides(argv))
@@ -127,6 +149,7 @@ class _Parser(flags.ArgumentParser):
     config = self._inner.parse(f'{path}{colon}{words}')
     if isinstance(config, ConfigDict):
       _make_room(config, self._fields)
+      check_known(config, self._fields, _built_in('presets.mechanisms').ATTENTION)
     return config
 
 

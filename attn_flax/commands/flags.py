@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from absl import flags
 
-from attn_flax.commands import configs
+from attn_flax.commands import configs, nearest
+from attn_flax.commands.typed import Choice
 from attn_flax.errors import UserError
 
 
@@ -144,13 +145,15 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
   """The flags, on values of their own, so that a command line may be run more than once."""
   values = flags.FlagValues()
   configs.define(values, _CONFIG_TEXT, argv)
-  flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.', flag_values=values)
+  _define_choice(values, 'mode', 'train', tuple(MODES), 'What to do.')
   flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=values)
+  for name in ('helpfull', 'helpshort'):  # As of other programs that read their flags by absl.
+    flags.DEFINE_alias(name, 'help', flag_values=values)
   for flag in FLAGS:
     name, default, text = flag.name, flag.default, flag.text
     kind = flag.kind if default is None else type(default)
     if flag.choices:
-      flags.DEFINE_enum(name, None, list(flag.choices), text, flag_values=values)
+      _define_choice(values, name, None, flag.choices, text)
     elif kind is tuple:
       listed = list(default) if isinstance(default, tuple) else None
       flags.DEFINE_list(name, listed, text, flag_values=values)
@@ -161,6 +164,34 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
     else:
       flags.DEFINE_string(name, default, text, flag_values=values)  # type: ignore[arg-type]
   return values
+
+
+def _define_choice(
+  values: flags.FlagValues, name: str, default: str | None, choices: tuple[str, ...], text: str
+) -> None:
+  serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+  flags.DEFINE(Choice(name, choices), name, default, text, values, serializer)
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Reads a command line into its flags.
+
+  Raises:
+    UserError: for what is no flag; the answer is what was meant most likely.
+  """
+  try:
+    words = values(list(argv))[1:]
+  except flags.UnrecognizedFlagError as error:
+    mode, config = values['mode'].value, values['config'].value
+    own = ['mode', 'help', 'config', *(flag.name for flag in FLAGS if mode in flag.modes)]
+    word = str(error.flagvalue)  # All of the word.
+    after = argv[argv.index(word) + 1 :] if '=' not in word and word in argv else []
+    value = word.partition('=')[2] or next((text for text in after[:1] if text[:1] != '-'), '')
+    raise nearest.of_flag(
+      error.flagname, value, own, config or configs.load('base'), configs.built_in_names()
+    ) from None
+  if words:
+    raise nearest.of_word(words[0], MODES, configs.built_in_names())
 
 
 def check_mode(values: flags.FlagValues) -> None:
