@@ -94,8 +94,8 @@ def stop_after(monkeypatch):
   def stop_after(update, number=signal.SIGTERM):
     advance = Log.advance
 
-    def advance_and_stop(self, step):
-      advance(self, step)
+    def advance_and_stop(self, step, done):
+      advance(self, step, done)
       if step == update:
         signal.raise_signal(number)
 

@@ -5,7 +5,6 @@ import importlib
 import io
 import logging as python_logging
 import os
-import pathlib
 import re
 import sys
 import warnings
@@ -43,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     values = define(argv)
     parse(values, argv)
     if values.help:
-      _print_help(values, argv[0])
+      _print_help(values)
       return 0
     check_mode(values)
   except Exception as error:  # A config file is a program, which may raise anything.
@@ -133,9 +132,8 @@ def _about(values: flags.FlagValues) -> dict[str, object]:
   return about
 
 
-def _print_help(values: flags.FlagValues, program: str) -> None:
-  program = 'python main.py' if program.endswith('main.py') else pathlib.Path(program).name
-  print(help_text(values.mode if values['mode'].present else None, program))
+def _print_help(values: flags.FlagValues) -> None:
+  print(help_text(values.mode if values['mode'].present else None))
   if values['mode'].present and values.config is not None:
     print('\nThe fields of this config:\n\n' + configs.describe(values.config))
 

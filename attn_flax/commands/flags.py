@@ -1,5 +1,7 @@
 """The flags of the command line: which there are, and which mode each belongs to."""
 
+import pathlib
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -225,14 +227,19 @@ def _modes(names: Sequence[str]) -> str:
   return ' and '.join(f'--mode={name}' for name in names)
 
 
-def help_text(mode: str | None, program: str) -> str:
+def program() -> str:
+  """How commands begin: as the one of this process."""
+  name = pathlib.Path(sys.argv[0]).name
+  return name if name == 'attn_flax' else 'python main.py'
+
+
+def help_text(mode: str | None) -> str:
   """The help: of one mode, or of all, each with its flags and an example.
 
   Args:
     mode: one of `MODES`; None: all of them.
-    program: how the command begins, such as 'python main.py'.
   """
-  lines = [f'{program} [--mode=<mode>] [flags]', '']
+  lines = [f'{program()} [--mode=<mode>] [flags]', '']
   if mode != 'cost':
     lines += ['in every mode but cost', _line('config', _CONFIG_TEXT)]
     lines += [_line(flag.name, _described(flag)) for flag in FLAGS if flag.modes == _WITH_FOLDER]
@@ -245,7 +252,7 @@ def help_text(mode: str | None, program: str) -> str:
       ]
       own = [flag for flag in FLAGS if name in flag.modes and flag.modes != _WITH_FOLDER]
       lines += [_line(flag.name, _described(flag)) for flag in own]
-      lines += [f'  example: {program} --mode={name} {about.example}', '']
+      lines += [f'  example: {program()} --mode={name} {about.example}', '']
   if mode is None:
     lines.append('--mode=<mode> --help shows one mode.')
   if mode in (None, 'train'):

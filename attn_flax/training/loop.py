@@ -2,8 +2,10 @@
 
 import contextlib
 import pathlib
+import sys
 
 import numpy as np
+import tqdm
 from ml_collections import ConfigDict
 
 from attn_flax.costs import count as cost
@@ -11,6 +13,7 @@ from attn_flax.training import dataset_file, lock, processes, run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import read_source
+from attn_flax.training.opening import opening
 from attn_flax.training.scoring import Scorer
 from attn_flax.training.updates import TIMES, Updates, saving_steps
 
@@ -54,7 +57,12 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, restart: bool = False) -
       return _finished(workdir)
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=saving_steps(experiment))
     try:
-      times = Updates(experiment, workdir, checkpoints, weights).run()
+      updates = Updates(experiment, workdir, checkpoints, weights)
+      if processes.is_first() and updates.start < experiment.updates:
+        # Past the progress bar of a study.
+        tqdm.tqdm.write(opening(experiment, costs, updates.start, workdir))
+        sys.stdout.flush()
+      times = updates.run()
     finally:
       checkpoints.close()
     return _score(experiment, workdir, times | costs)
