@@ -10,8 +10,6 @@ from attn_flax.tasks.task import Task
 from attn_flax.training.run_folder import Json
 
 _NORMAL_95 = 1.959964  # The normal distribution has 95 % of its mass within so many deviations.
-# Scores that are shares of the images, and how they are called.
-_SHARES = {'top1': 'top-1', 'top5': 'top-5'}
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -61,17 +59,14 @@ def _scores(result: Mapping[str, object], task: Task) -> str:
   averaged = f'test_ema_{task.best}' in result
   prefix = 'test_ema_' if averaged else 'test_'
   count = int(str(result.get('test_count', 0)))
-  names = [task.best, *_SHARES, 'loss']
+  shares = {task.best, *task.logged} if task.best_range == (0, 1) else set()
   texts = []
-  for name in dict.fromkeys(names):
+  for name in dict.fromkeys([task.best, *task.logged, 'loss']):
     value = result.get(prefix + name)
     if not isinstance(value, int | float):
       continue
-    if name not in _SHARES:
-      texts.append(f'{name} {value:.3g}')
-      continue
-    text = f'{_SHARES[name]} {100 * value:.1f} %'
-    if name == task.best and count:
+    text = f'{name} ' + (f'{100 * value:.1f} %' if name in shares else f'{value:.3g}')
+    if name == task.best and task.classes is not None and count:  # Images are right or wrong.
       low, high = (f'{100 * bound:.1f}' for bound in wilson(value, count))
       text += f' (95 % interval {low} to {high} %, {count:,} images)'
     texts.append(text)

@@ -75,7 +75,7 @@ def test_the_end_says_how_good_it_is_and_what_comes_next(elsewhere, capsys):
   result = run_files.read(elsewhere / 'my run')
   end = lines[-6:]
   top1 = f'{100 * result["test_top1"]:.1f}'
-  assert re.match(rf'test: top-1 {top1} % \(95 % interval [\d.]+ to [\d.]+ %, 120 images\)', end[0])
+  assert re.match(rf'test: top1 {top1} % \(95 % interval [\d.]+ to [\d.]+ %, 120 images\)', end[0])
   assert '{' not in ''.join(end) and not re.search(r'\d\.\d{4}', ''.join(end))
   assert end[-2] == "next: python main.py --mode=compare --workdirs='my run',<another run>"
   assert "--mode=explain --workdir='my run' --images=" in end[-1]
@@ -87,14 +87,14 @@ def test_numbers_have_the_digits_that_say_something():
   task = classification.classification()
   lines = closing(RESULT, task, pathlib.Path('runs/eca'), None).splitlines()
   assert lines[:3] == [
-    'test: top-1 86.1 % (95 % interval 84.5 to 87.5 %, 2,000 images), top-5 99.1 %, loss 0.481',
+    'test: top1 86.1 % (95 % interval 84.5 to 87.5 %, 2,000 images), top5 99.1 %, loss 0.481',
     'checkpoint: that of update 875 of 1,000, the best on the validation images',
     'time: 2 min of training (491 images/s), 12.3 s of compilation',
   ]
   averaged = {**RESULT, 'test_ema_top1': 1.0, 'test_ema_loss': 0.1}
   line = closing(averaged, task, pathlib.Path('runs/eca'), None).splitlines()[0]
   assert line == (
-    'test: top-1 100.0 % (95 % interval 99.8 to 100.0 %, 2,000 images), loss 0.1, by the moving '
+    'test: top1 100.0 % (95 % interval 99.8 to 100.0 %, 2,000 images), loss 0.1, by the moving '
     'average of the weights'
   )
   photos = closing(RESULT, task, pathlib.Path('runs/eca'), 'my photos').splitlines()[-1]

@@ -239,7 +239,7 @@ def test_two_processes_train_as_one_does(two, tmp_path):
   for line, expected in zip(*lines, strict=True):
     for name in expected.keys() & {'loss', 'val_loss'}:
       assert line[name] == pytest.approx(expected[name], rel=2e-5)
-  assert '"test_loss"' in run.out[0] and 'Gloo' not in run.out[0]
+  assert 'test: top1 ' in run.out[0] and 'Gloo' not in run.out[0]
   assert run.out[1] == run.err[0] == run.err[1] == ''
 
 
