@@ -1,5 +1,6 @@
 """What a run says at its beginning and at its end."""
 
+import math
 import pathlib
 import re
 import sys
@@ -102,7 +103,9 @@ def test_numbers_have_the_digits_that_say_something():
 
 
 def test_other_tasks_have_an_end_too():
-  task = classification.classification()._replace(best='error', classes=None)
+  task = classification.classification()._replace(
+    best='error', best_range=(-math.inf, math.inf), logged=('error',), classes=None
+  )
   lines = closing({'test_error': 0.123456, 'steps': 3}, task, pathlib.Path('run'), None)
   assert lines.splitlines()[0] == 'test: error 0.123' and 'explain' not in lines
 
