@@ -23,6 +23,8 @@ from attn_flax.commands.nearest import check_known
 from attn_flax.commands.typed import Words
 from attn_flax.errors import UserError, shown
 
+# A word of a command line that sets a field.
+_FIELD = re.compile(r'--?(?:no)?config\.([^=]*)(=?)')
 # A field of an entry of the attention mapping: of a run's config, or of a study's.
 _OF_ENTRY = re.compile(
   r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.(\w+)'
@@ -91,19 +93,22 @@ def overrides(argv: Sequence[str]) -> dict[str, str]:
   """What a command line sets, `--config.<field>=<value>`: the last value of each field."""
   found: dict[str, str] = {}
   for word, after in zip(argv, [*argv[1:], ''], strict=True):
-    if match := re.match(r'--?(?:no)?config\.([^=]+)(=?)', word):
+    if match := _FIELD.match(word):
       found[match[1]] = word[match.end() :] if match[2] else after
   return found
 
 
 def check_given(argv: Sequence[str]) -> None:
-  """Raises `UserError` for fields of a config that the command line does not name."""
-  fields = overrides(argv)
-  if fields and not any(re.match(r'--?config(=|$)', word) for word in argv):
-    raise UserError(
-      f'--config.{next(iter(fields))} needs a config whose field it sets, such as --config=eca; a '
-      'run folder alone goes on with its own'
-    )
+  """Raises `UserError` for fields of a config that the command line does not name before them."""
+  words = [word for word in argv if _FIELD.match(word) or re.match(r'--?config(=|$)', word)]
+  if not words or not (first := _FIELD.match(words[0])):
+    return
+  if not all(map(_FIELD.match, words)):
+    raise UserError(f'{words[0]} stands before --config; name the config first, then its fields')
+  raise UserError(
+    f'--config.{first[1]} needs a config whose field it sets, such as --config=eca; a run folder '
+    'alone goes on with its own'
+  )
 
 
 def check_fields(values: flags.FlagValues, kept: str, why: str) -> None:

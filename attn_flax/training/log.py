@@ -77,12 +77,8 @@ class Log:
         self._file = path.open('a')
         self._events = _Events(workdir / 'tensorboard', start)
 
-  def advance(self, step: int, done: int) -> None:
-    """Notes that an update is under way, and the last one that is done."""
-    self.move(done)
-
-  def move(self, done: int) -> None:
-    """Moves the bar to what is done."""
+  def advance(self, done: int) -> None:
+    """Moves the bar to the last update that is done, not merely under way."""
     self._pace.move(done)
     self._bar.update(max(done - self._bar.n, 0))
 
@@ -92,7 +88,7 @@ class Log:
 
   def metrics(self, step: int, values: Mapping[str, float]) -> None:
     """Logs the metrics of an update, which is done."""
-    self.move(step)
+    self.advance(step)
     if not self._write:
       return
     with _reporting(self._workdir):

@@ -109,7 +109,7 @@ class Updates:
         for _ in range(accumulate):
           self._state, metrics = step(self._state, pipeline.constants, next(inputs), self._key)
           self._window.add(metrics)
-        self._log.advance(update, self._finished(update, self._window.waiting()))
+        self._log.advance(self._finished(update, self._window.waiting()))
         self._finish(update, stop)
       self._checkpoints.wait()
       if processes.any_asked_to_stop(stop):  # During the last save.
@@ -136,7 +136,7 @@ class Updates:
     logs = saves or update % self._experiment.config.log_every == 0
     if logs or stops:
       for waiting in self._window.finish():
-        self._log.move(self._finished(update, waiting))
+        self._log.advance(self._finished(update, waiting))
       self._check(self._window.read(), update)
       self._times['train_seconds'] += self._window.lap()
     if logs:

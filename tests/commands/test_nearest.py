@@ -56,6 +56,9 @@ LIKELY = {
 }
 # Whole command lines.
 OTHERS = {
+  ('--config.seed=3', '--config=eca'): '--config.seed=3 stands before --config; name the config '
+  'first, then its fields',
+  ('--config=eca', '--config.=3'): 'lists all fields',
   ('--epochs=3',): '--config.train.epochs=3?',
   ('--config=eca:resnet19',): "unknown model 'resnet19'; did you mean 'resnet18'?",
   ('--config=ECA',): '--config=eca?',
