@@ -11,6 +11,7 @@ MOST_UNITS = 2**16
 MOST_CLASSES = 2**24
 MOST_SEED = 2**63 - 1  # Steps, epochs and seeds of NumPy and JAX are numbers of 64 bits.
 _LONGEST = 80  # Letters of a value in an error.
+_MOST_LISTED = 12  # Names in an error; of more, the nearest ones.
 
 
 class UserError(ValueError):
@@ -24,9 +25,15 @@ def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
   """Raises `UserError` with the nearest match where `value` is not among `allowed`."""
   if isinstance(value, str) and value in allowed:
     return
-  near = difflib.get_close_matches(str(value), allowed, n=1)
+  text, names = f'unknown {what} {shown(value)}', sorted(allowed)
+  near = difflib.get_close_matches(str(value), names, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ';'
-  raise UserError(f'unknown {what} {shown(value)}{hint} allowed: {", ".join(sorted(allowed))}')
+  if len(names) > _MOST_LISTED:  # Nobody reads them.
+    if near:
+      raise UserError(text + hint)
+    likely = difflib.get_close_matches(str(value), names, _MOST_LISTED, cutoff=0)
+    names = [', '.join(sorted(likely)) + f' and {len(names) - len(likely)} more']
+  raise UserError(f'{text}{hint} allowed: {", ".join(names)}')
 
 
 def shown(value: object) -> str:

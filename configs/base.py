@@ -39,6 +39,8 @@ _NETWORKS = {
   r'mnasnet_a1(_[\d.]+)?': {'width_multiplier': 0.25, 'depths': (1,) * 7, 'stem': 'cifar'},
   r'vit_\w+': {'patch': 8, 'width': 16, 'depth': 2, 'heads': 2, 'mlp_width': 32},
 }
+# Of the forms, what a mistyped word may mean.
+_USUAL = ('resnet18', 'resnet20', 'resnet34', 'resnet50', 'resnet56', 'resnet101', 'wrn28_10')
 # He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
 _THIN = re.compile(r'resnet(20|32|44|56|110)$')
 
@@ -286,10 +288,10 @@ def _apply(config, arg):
   known = ['smoke', *DATASETS, *RECIPES]
   for word in words:
     if word not in known and word not in networks:
-      near = difflib.get_close_matches(word, known, n=1)
+      near = difflib.get_close_matches(word, [*known, *_USUAL], n=1)
       hint = f'did you mean {near[0]!r}? ' if near else ''
       raise ValueError(
-        f'unknown word {word!r} in the config argument {arg!r}; {hint}'
+        f'unknown word {word!r} behind the colon of the config; {hint}'
         f'allowed: {", ".join(known)}, or the name of a network'
       )
   for several in (datasets, recipes, networks):

@@ -89,16 +89,16 @@ def stop_after(monkeypatch):
   """A function that has a signal sent to this process when a run has made an update."""
   import signal
 
-  from attn_flax.training.log import Log
+  from attn_flax.training import processes
+
+  asked_to_stop = processes.asked_to_stop
 
   def stop_after(update, number=signal.SIGTERM):
-    advance = Log.advance
-
-    def advance_and_stop(self, step):
-      advance(self, step)
+    def stop_and_ask(stop, step):
       if step == update:
         signal.raise_signal(number)
+      return asked_to_stop(stop, step)
 
-    monkeypatch.setattr(Log, 'advance', advance_and_stop)
+    monkeypatch.setattr(processes, 'asked_to_stop', stop_and_ask)
 
   return stop_after

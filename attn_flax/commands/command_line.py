@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import io
 import logging as python_logging
-import pathlib
+import os
 import re
 import signal
 import sys
@@ -16,7 +16,16 @@ from absl import flags, logging
 
 from attn_flax.attention.names import look_in_working_directory
 from attn_flax.commands import configs, streams
-from attn_flax.commands.flags import FLAGS, MODES, check_mode, define, expand_paths, help_text
+from attn_flax.commands.flags import (
+  FLAGS,
+  MODES,
+  check_mode,
+  define,
+  expand_paths,
+  help_text,
+  parse,
+)
+from attn_flax.commands.typed import plain
 from attn_flax.errors import UserError
 
 # The module of each mode; its function `run` takes the flags.
@@ -40,11 +49,9 @@ def run(argv: Sequence[str]) -> int:
     argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
     configs.check_given(argv)
     values = define(argv)
-    unknown = values(argv)[1:]
-    if unknown:
-      raise UserError(f'unknown argument {unknown[0]!r}; flags begin with --, see --help')
+    parse(values, argv)
     if values.help:
-      _print_help(values, argv[0])
+      _print_help(values)
       return 0
     configs.settle(values)
     check_mode(values)
@@ -65,6 +72,7 @@ def run(argv: Sequence[str]) -> int:
 
   try:
     with _other_processes(values), _naming_memory():
+      _check_devices()
       importlib.import_module(f'attn_flax.commands.{_MODULES[values.mode]}').run(values)
   except UserError as error:
     return _fail(error)
@@ -109,6 +117,25 @@ def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextMana
   return joining.joined(joining.Place(**given), _about(values))
 
 
+def _check_devices() -> None:
+  """Raises `UserError` where the environment asks JAX for devices that are not there."""
+  asked = os.environ.get('JAX_PLATFORMS')
+  if not asked:
+    return
+  import jax
+
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:  # JAX raises either.
+    extra = next((name for name in ('cuda', 'tpu') if name in asked), None)
+    install = f", or have JAX find them: pip install 'attn_flax[{extra}]'" if extra else ''
+    known = 'cpu, cuda and tpu are usual names'
+    raise UserError(
+      f'JAX_PLATFORMS={asked} asks for devices that JAX does not find here; unset it and JAX takes '
+      f'what there is{install or f"; {known}"}'
+    ) from error
+
+
 def _tell_others(argv: Sequence[str], text: str) -> None:
   """Lets the other processes of a run know that this command line is no use."""
   found = re.findall(r'--?(coordinator|num_processes|process_id)[= ](\S+)', ' '.join(argv))
@@ -138,9 +165,8 @@ def _about(values: flags.FlagValues) -> dict[str, object]:
   return about
 
 
-def _print_help(values: flags.FlagValues, program: str) -> None:
-  program = 'python main.py' if program.endswith('main.py') else pathlib.Path(program).name
-  print(help_text(values.mode if values['mode'].present else None, program))
+def _print_help(values: flags.FlagValues) -> None:
+  print(help_text(values.mode if values['mode'].present else None))
   if values['mode'].present and values.config is not None:
     print('\nThe fields of this config:\n\n' + configs.describe(values.config))
 
@@ -160,4 +186,4 @@ def _one_line(error: Exception) -> str:
     text = f'unknown config field {text.strip(chr(34) + chr(39))}'
   if 'Traceback' in text:  # An error in a config file comes with its traceback; keep its last line.
     text = text.strip().splitlines()[-1].partition('Error: ')[2]
-  return ' '.join(text.replace('\\n', ' ').replace('\\', '').split())
+  return plain(' '.join(text.replace('\\n', ' ').replace('\\', '').split()))

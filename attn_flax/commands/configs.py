@@ -20,9 +20,12 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from attn_flax.commands import field_values
+from attn_flax.commands.nearest import check_known
 from attn_flax.data.files import local_path
 from attn_flax.errors import UserError, shown
 
+# A word of a command line that sets a field.
+_FIELD = re.compile(r'--?(?:no)?config\.([^=]*)(=?)')
 # A field of an entry of the attention mapping: of a run's config, or of a study's.
 _OF_ENTRY = re.compile(
   r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.(\w+)'
@@ -57,34 +60,56 @@ def find(name: str) -> pathlib.Path:
   path, built_in = local_path(name, '--config'), folder()
   if path.is_file():
     return path
-  names = sorted(file.stem for file in built_in.glob('*.py'))
+  names = built_in_names()
   if name in names:
     return built_in / f'{name}.py'
   typed = {name: name for name in names}
   if path.parent.resolve() != built_in.resolve():
     typed |= {file.stem: str(file) for file in path.parent.glob('*.py')}
-  near = difflib.get_close_matches(path.stem, typed, 1)
-  hint = f'; did you mean --config={typed[near[0]]}?' if near else ';'
-  raise UserError(f'unknown config {shown(name)}{hint} allowed: {", ".join(names)}, or a file')
+  word, comma, words = path.stem.partition(',')
+  near = difflib.get_close_matches(word.lower(), typed, 1)
+  if near and near[0] != word and _is_word(word):
+    near = []
+  likely = f'{typed[near[0]]}{":" * bool(comma)}{words}' if near else f'resnet:{path.stem}'
+  if near or _is_word(path.stem):
+    raise UserError(f'unknown config {shown(name)}; did you mean --config={likely}?')
+  raise UserError(f'unknown config {shown(name)}; allowed: {", ".join(names)}, or a file')
+
+
+def built_in_names() -> list[str]:
+  """What the built-in configs are called."""
+  return sorted(file.stem for file in folder().glob('*.py'))
+
+
+def _is_word(text: str) -> bool:
+  """Whether a text is what stands behind a config's colon, such as a network or a dataset."""
+  try:
+    load('base', text)
+  except ValueError:
+    return False
+  return bool(text)
 
 
 def overrides(argv: Sequence[str]) -> dict[str, str]:
   """What a command line sets, `--config.<field>=<value>`: the last value of each field."""
   found: dict[str, str] = {}
   for word, after in zip(argv, [*argv[1:], ''], strict=True):
-    if match := re.match(r'--?(?:no)?config\.([^=]+)(=?)', word):
+    if match := _FIELD.match(word):
       found[match[1]] = word[match.end() :] if match[2] else after
   return found
 
 
 def check_given(argv: Sequence[str]) -> None:
-  """Raises `UserError` for fields of a config that the command line does not name."""
-  fields = overrides(argv)
-  if fields and not any(re.match(r'--?config(=|$)', word) for word in argv):
-    raise UserError(
-      f'--config.{next(iter(fields))} needs a config whose field it sets, such as --config=eca; a '
-      'run folder alone goes on with its own'
-    )
+  """Raises `UserError` for fields of a config that the command line does not name before them."""
+  words = [word for word in argv if _FIELD.match(word) or re.match(r'--?config(=|$)', word)]
+  if not words or not (first := _FIELD.match(words[0])):
+    return
+  if not all(map(_FIELD.match, words)):
+    raise UserError(f'{words[0]} stands before --config; name the config first, then its fields')
+  raise UserError(
+    f'--config.{first[1]} needs a config whose field it sets, such as --config=eca; a run folder '
+    'alone goes on with its own'
+  )
 
 
 def check_fields(values: flags.FlagValues, kept: str, why: str) -> None:
@@ -142,6 +167,7 @@ class _Parser(flags.ArgumentParser):
     config = self._inner.parse(f'{path}{colon}{words}')
     if isinstance(config, ConfigDict):
       _make_room(config, self._fields)
+      check_known(config, self._fields, _built_in('presets.mechanisms').ATTENTION)
     return config
 
 

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from attn_flax.commands.typed import Words
 from attn_flax.errors import UserError, shown
 
 # What is none there is decided by the data.
@@ -61,6 +62,7 @@ def register() -> None:
   config_flags.register_flag_parser_for_type(bool, _Switch())
   for kind in (int, float):
     config_flags.register_flag_parser_for_type(kind, _Number(kind))
+  config_flags.register_flag_parser_for_type(tuple, Words())
 
 
 def settle_nones(

@@ -1,11 +1,14 @@
 """The flags of the command line: which there are, and which mode each belongs to."""
 
+import pathlib
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags
 
-from attn_flax.commands import configs
+from attn_flax.commands import configs, nearest
+from attn_flax.commands.typed import Choice
 from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
 
@@ -162,13 +165,15 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
   """The flags, on values of their own, so that a command line may be run more than once."""
   values = flags.FlagValues()
   configs.define(values, _CONFIG_TEXT, argv)
-  flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.', flag_values=values)
+  _define_choice(values, 'mode', 'train', tuple(MODES), 'What to do.')
   flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=values)
+  for name in ('helpfull', 'helpshort'):  # As of other programs that read their flags by absl.
+    flags.DEFINE_alias(name, 'help', flag_values=values)
   for flag in FLAGS:
     name, default, text = flag.name, flag.default, flag.text
     kind = flag.kind if default is None else type(default)
     if flag.choices:
-      flags.DEFINE_enum(name, None, list(flag.choices), text, flag_values=values)
+      _define_choice(values, name, None, flag.choices, text)
     elif kind is tuple:
       listed = list(default) if isinstance(default, tuple) else None
       flags.DEFINE_list(name, listed, text, flag_values=values)
@@ -179,6 +184,34 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
     else:
       flags.DEFINE_string(name, default, text, flag_values=values)  # type: ignore[arg-type]
   return values
+
+
+def _define_choice(
+  values: flags.FlagValues, name: str, default: str | None, choices: tuple[str, ...], text: str
+) -> None:
+  serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+  flags.DEFINE(Choice(name, choices), name, default, text, values, serializer)
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Reads a command line into its flags.
+
+  Raises:
+    UserError: for what is no flag; the answer is what was meant most likely.
+  """
+  try:
+    words = values(list(argv))[1:]
+  except flags.UnrecognizedFlagError as error:
+    mode, config = values['mode'].value, values['config'].value
+    own = ['mode', 'help', 'config', *(flag.name for flag in FLAGS if mode in flag.modes)]
+    word = str(error.flagvalue)  # All of the word.
+    after = argv[argv.index(word) + 1 :] if '=' not in word and word in argv else []
+    value = word.partition('=')[2] or next((text for text in after[:1] if text[:1] != '-'), '')
+    raise nearest.of_flag(
+      error.flagname, value, own, config or configs.load('base'), configs.built_in_names()
+    ) from None
+  if words:
+    raise nearest.of_word(words[0], MODES, configs.built_in_names())
 
 
 def check_mode(values: flags.FlagValues) -> None:
@@ -222,14 +255,19 @@ def _modes(names: Sequence[str]) -> str:
   return ' and '.join(f'--mode={name}' for name in names)
 
 
-def help_text(mode: str | None, program: str) -> str:
+def program() -> str:
+  """How commands begin: as the one of this process."""
+  name = pathlib.Path(sys.argv[0]).name
+  return name if name == 'attn_flax' else 'python main.py'
+
+
+def help_text(mode: str | None) -> str:
   """The help: of one mode, or of all, each with its flags and an example.
 
   Args:
     mode: one of `MODES`; None: all of them.
-    program: how the command begins, such as 'python main.py'.
   """
-  lines = [f'{program} [--mode=<mode>] [flags]', '']
+  lines = [f'{program()} [--mode=<mode>] [flags]', '']
   if mode != 'cost':
     lines += ['in every mode but cost', _line('config', _CONFIG_TEXT)]
     lines += [_line(flag.name, _described(flag)) for flag in FLAGS if flag.modes == _WITH_FOLDER]
@@ -242,7 +280,7 @@ def help_text(mode: str | None, program: str) -> str:
       ]
       own = [flag for flag in FLAGS if name in flag.modes and flag.modes != _WITH_FOLDER]
       lines += [_line(flag.name, _described(flag)) for flag in own]
-      lines += [f'  example: {program} --mode={name} {about.example}', '']
+      lines += [f'  example: {program()} --mode={name} {about.example}', '']
   if mode is None:
     lines.append('--mode=<mode> --help shows one mode.')
   if mode in (None, 'train'):

@@ -5,7 +5,8 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import tqdm
 from tensorboardX import summary
@@ -13,15 +14,21 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from attn_flax.errors import UserError
+from attn_flax.training.pace import Pace
 
 _FLUSH_SECONDS = 5  # Between writes of TensorBoard's file to the disk.
+# Lines without scores that a run prints where there is no terminal.
+_MOST_LINES = 200
+_FORM = '{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}'
+_USUAL_WIDTH = 80  # Of a terminal that does not tell its own.
 
 
 class Log:
   """Metrics of a run, to `metrics.jsonl`, to `tensorboard/` and to the terminal.
 
-  On a terminal there is a progress bar with the time left; elsewhere each line of metrics is
-  printed. A resumed run drops what was logged behind its checkpoint and goes on from there.
+  On a terminal there is a progress bar with the time left; elsewhere lines of metrics are printed,
+  all scores and a limited number of others. A resumed run drops what was logged behind its
+  checkpoint and goes on from there.
   """
 
   def __init__(
@@ -30,6 +37,8 @@ class Log:
     *,
     start: int,
     total: int,
+    batch_size: int | None = None,
+    eval_every: int | None = None,
     unscored: bool = False,
     write: bool = True,
   ):
@@ -39,6 +48,8 @@ class Log:
       workdir: the run folder.
       start: the update that the run goes on from.
       total: the updates of the run.
+      batch_size: images of an update; None: their speed is not shown.
+      eval_every: updates between evaluations; None: there are none.
       unscored: whether the validation scores of `start` are still to come.
       write: False for all processes but the first.
 
@@ -47,13 +58,18 @@ class Log:
     """
     self._write = write
     self._workdir = workdir
-    self._bar = tqdm.tqdm(
+    self._total, self._batch_size = total, batch_size
+    self._pace = Pace(start, total, eval_every)
+    self._values: list[str] = []
+    self._printed = -1
+    self._bar = _Bar(
       total=total,
       initial=start,
-      unit='step',
       dynamic_ncols=True,
+      bar_format=_FORM,
       disable=not (write and sys.stderr.isatty()),
     )
+    self._bar.notes = self._notes
     if write:
       with _reporting(workdir):
         path = workdir / 'metrics.jsonl'
@@ -61,12 +77,18 @@ class Log:
         self._file = path.open('a')
         self._events = _Events(workdir / 'tensorboard', start)
 
-  def advance(self, step: int) -> None:
-    """Moves the bar to an update."""
-    self._bar.update(step - self._bar.n)
+  def advance(self, done: int) -> None:
+    """Moves the bar to the last update that is done, not merely under way."""
+    self._pace.move(done)
+    self._bar.update(max(done - self._bar.n, 0))
+
+  def evaluating(self) -> contextlib.AbstractContextManager[None]:
+    """Has the time that the body takes count as an evaluation's."""
+    return self._pace.evaluating()
 
   def metrics(self, step: int, values: Mapping[str, float]) -> None:
-    """Logs the metrics of an update."""
+    """Logs the metrics of an update, which is done."""
+    self.advance(step)
     if not self._write:
       return
     with _reporting(self._workdir):
@@ -74,12 +96,32 @@ class Log:
       self._file.flush()
       self._events.add(step, values)
     text = ' '.join(f'{name}={value:.4g}' for name, value in values.items())
-    if self._bar.disable:
-      print(f'step {step}/{self._bar.total} {text}', flush=True)
-    elif _has_scores(values):
-      self._bar.write(f'step {step} {text}')
-    else:
-      self._bar.set_postfix_str(text)
+    if not self._bar.disable:
+      if _has_scores(values):
+        self._bar.write(f'step {step} {text}')
+      else:
+        self._values = sorted(text.split(), key=_rank)
+        self._bar.refresh()
+    elif _has_scores(values) or self._is_due(step):
+      print(f'step {step}/{self._total} {text}', flush=True)
+
+  def _is_due(self, step: int) -> bool:
+    """Whether a line without scores is printed where there is no terminal."""
+    part = step * _MOST_LINES // self._total
+    if part == self._printed:
+      return False
+    self._printed = part
+    return True
+
+  def _notes(self) -> list[str]:
+    """What stands behind the bar, what matters most first."""
+    rate, left = self._pace.rate(), self._pace.left()
+    notes = []
+    if rate is not None and self._batch_size is not None:
+      notes.append(f'{_three_digits(rate * self._batch_size)} images/s')
+    if left is not None:
+      notes.append(f'{tqdm.tqdm.format_interval(left)} left')
+    return [*notes, *self._values]
 
   def __enter__(self) -> 'Log':
     """The log itself."""
@@ -92,6 +134,42 @@ class Log:
       with _reporting(self._workdir):
         self._file.close()
         self._events.close()
+
+
+class _Bar(tqdm.tqdm):
+  """A bar of one width; of the notes behind it, those are shown that fit the terminal.
+
+  Attributes:
+    notes: returns the notes.
+  """
+
+  notes: Callable[[], list[str]] = list
+
+  @property
+  def format_dict(self) -> dict[str, Any]:
+    """What the line is made of."""
+    fields: dict[str, Any] = super().format_dict
+    width = fields['ncols'] or _USUAL_WIDTH
+    fields |= {'ncols': width, 'postfix': ''}
+    room = width - 1 - len(self.format_meter(**fields))
+    for note in self.notes():
+      room -= len(note) + len(', ')
+      if room < 0:
+        break
+      fields['postfix'] += f', {note}'
+    fields['postfix'] = fields['postfix'].removeprefix(', ')
+    return fields
+
+
+def _rank(value: str) -> int:
+  """The place of a metric behind the bar: the loss first, and last what says little at a glance."""
+  name = value.partition('=')[0]
+  return {'loss': 0, 'grad_norm': 2, 'lr': 2, 'images_per_second': 3}.get(name, 1)
+
+
+def _three_digits(value: float) -> str:
+  """A positive number with about three digits."""
+  return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 class _Events:

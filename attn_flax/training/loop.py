@@ -2,8 +2,10 @@
 
 import contextlib
 import pathlib
+import sys
 
 import numpy as np
+import tqdm
 
 from attn_flax.costs import count as cost
 from attn_flax.training import dataset_file, left_open, lock, processes, run_folder
@@ -11,6 +13,7 @@ from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.config import Config
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import read_source
+from attn_flax.training.opening import opening
 from attn_flax.training.scoring import Scorer
 from attn_flax.training.updates import TIMES, Updates, saving_steps
 
@@ -61,11 +64,15 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ru
       return _finished(workdir)
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=saving_steps(experiment))
     try:
-      if processes.is_first() and (restart or not is_stored):
-        images = len(experiment.dataset.splits['train'])
-        for line in left_open.notes(asked, config, experiment.model, images):
-          print(line)
-      times = Updates(experiment, workdir, checkpoints, weights).run()
+      updates = Updates(experiment, workdir, checkpoints, weights)
+      if processes.is_first() and updates.start < experiment.updates:
+        lines = [opening(experiment, costs, updates.start, workdir)]
+        if restart or not is_stored:
+          images = len(experiment.dataset.splits['train'])
+          lines += left_open.notes(asked, config, experiment.model, images)
+        tqdm.tqdm.write('\n'.join(lines))  # Past the progress bar of a study.
+        sys.stdout.flush()
+      times = updates.run()
     finally:
       checkpoints.close()
     return _score(experiment, workdir, times | costs)

@@ -69,6 +69,11 @@ class Updates:
     self._unscored = stored.get('unscored', False)
     self._stored_window = stored.get('window')
 
+  @property
+  def start(self) -> int:
+    """The update that the latest checkpoint was saved after; 0: there is none."""
+    return self._saved
+
   def run(self) -> dict[str, float]:
     """Makes all updates that are left.
 
@@ -90,6 +95,8 @@ class Updates:
       self._workdir,
       start=start,
       total=total,
+      batch_size=self._experiment.config.train.batch_size,
+      eval_every=self._eval_every,
       unscored=self._unscored,
       write=processes.is_first(),
     )
@@ -102,7 +109,7 @@ class Updates:
         for _ in range(accumulate):
           self._state, metrics = step(self._state, pipeline.constants, next(inputs), self._key)
           self._window.add(metrics)
-        self._log.advance(update)
+        self._log.advance(self._finished(update, self._window.waiting()))
         self._finish(update, stop)
       self._checkpoints.wait()
       if processes.any_asked_to_stop(stop):  # During the last save.
@@ -117,6 +124,10 @@ class Updates:
     processes.wait_for_all()  # One that has to compile what others find in a cache holds them up.
     return step
 
+  def _finished(self, update: int, waiting: int) -> int:
+    """The update that the device has finished, where so many parts up to another one are left."""
+    return update - -(-waiting // self._experiment.config.train.accumulate)
+
   def _finish(self, update: int, stop: stopping.Stop) -> None:
     """Logs, scores and saves what is due behind an update, and leaves where that is asked for."""
     # Asked once: the same answer decides what is saved and whether the run leaves.
@@ -124,6 +135,8 @@ class Updates:
     saves = self._saves_at(update)
     logs = saves or update % self._experiment.config.log_every == 0
     if logs or stops:
+      for waiting in self._window.finish():
+        self._log.advance(self._finished(update, waiting))
       self._check(self._window.read(), update)
       self._times['train_seconds'] += self._window.lap()
     if logs:
@@ -159,9 +172,10 @@ class Updates:
     # Of several processes none may leave an evaluation alone.
     may_leave = jax.process_count() == 1
     try:
-      scores, _ = self._scorer.score_state(
-        self._state, 'val', lambda: may_leave and stop.asked is not None
-      )
+      with self._log.evaluating():
+        scores, _ = self._scorer.score_state(
+          self._state, 'val', lambda: may_leave and stop.asked is not None
+        )
     except Interrupted:
       return None
     self._check([scores], update)

@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -11,6 +11,9 @@ from attn_flax.errors import UserError
 from attn_flax.training.run_folder import Json
 
 Metrics = dict[str, np.float32]
+# Parts that the device may have before it: enough to keep it busy, and few enough for a progress
+# bar to be right and for a stop to be soon.
+_MOST_WAITING = 8
 
 
 class Window:
@@ -31,8 +34,20 @@ class Window:
     self._began = time.perf_counter()
 
   def add(self, metrics: Mapping[str, jax.Array]) -> None:
-    """Adds the metrics of one part of a batch."""
+    """Adds the metrics of one part of a batch, and waits where too many are still to come."""
     self._unread.append(metrics)
+    jax.block_until_ready(self._unread[-_MOST_WAITING - 1 : -_MOST_WAITING])
+
+  def waiting(self) -> int:
+    """How many parts the device has not finished; they are the latest ones."""
+    recent = self._unread[-_MOST_WAITING:]
+    return sum(not _is_ready(next(iter(metrics.values()))) for metrics in recent)
+
+  def finish(self) -> Iterator[int]:
+    """Waits for the device; yields behind each part how many are still to come."""
+    while waiting := self.waiting():
+      jax.block_until_ready(self._unread[-waiting])
+      yield self.waiting()
 
   def read(self) -> list[Metrics]:
     """Waits for the device; the metrics in order."""
@@ -65,6 +80,10 @@ class Window:
     """What goes into a checkpoint, as JSON values."""
     metrics = [{name: float(value) for name, value in part.items()} for part in self.read()]
     return {'seconds': self._seconds, 'metrics': metrics}
+
+
+def _is_ready(array: jax.Array) -> bool:
+  return array.is_ready()  # type: ignore[attr-defined]
 
 
 def check_finite(

@@ -95,10 +95,10 @@ def test_numbers_are_read_in_every_form(path, word, value):
 @pytest.mark.parametrize(
   ('path', 'word', 'text'),
   [
-    ('train.epochs', '2.5', "'2.5' is not a whole number"),
-    ('train.epochs', 'two', "'two' is not a whole number"),
-    ('train.epochs', '1e400', "'1e400' is not a whole number"),
-    ('train.label_smoothing', 'a', "'a' is not a number"),
+    ('train.epochs', '2.5', '=2.5 is impossible; give a whole number'),
+    ('train.epochs', 'two', '=two is impossible; give a whole number'),
+    ('train.epochs', '1e400', '=1e400 is impossible; give a whole number'),
+    ('train.label_smoothing', 'a', '=a is impossible; give a number'),
     ('seed', str(2**63), 'seed=9223372036854775808 is impossible'),
     ('train.clip_norm', '0', 'train.clip_norm=0.0 is impossible'),
   ],

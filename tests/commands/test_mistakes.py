@@ -28,15 +28,15 @@ def config_flag(name):
 
 
 MISTAKES = {
-  'mode': (['--mode=trian'], r'--mode=trian.*<train\|'),
-  'flag': (['--wrokdir=x'], "Unknown command line flag 'wrokdir'.*workdir"),
+  'mode': (['--mode=trian'], '--mode=trian is unknown; did you mean --mode=train'),
+  'flag': (['--wrokdir=x'], "unknown flag --wrokdir; did you mean --workdir=x"),
   'word on the command line': (['eca'], "unknown argument 'eca'; flags begin with --"),
   'no config': ([], r'--mode=train needs a config; try --config=eca'),
   'config file': (['--config={configs}/ecaa.py'], r"did you mean --config=eca\?"),
   'empty config': (['--config='], 'unknown config'),
   'word': (['--config={configs}/eca.py:smok'], "unknown word 'smok'.*did you mean 'smoke'"),
-  'field': (['{eca}', '--config.model.nmae=x'], 'nmae.*"name"'),
-  'field of a place': (['{eca}', '--config.model.attention.branch.gama=x'], 'gama.*"gamma"'),
+  'field': (['{eca}', '--config.model.nmae=x'], 'config.model.nmae; .*model.name=x'),
+  'field of a place': (['{eca}', '--config.model.attention.branch.gama=x'], 'gama; .*gamma=x'),
   'place without attention': (['{resnet}', '--config.model.attention.branch.ratio=8'], 'branch'),
   'type': (['{eca}', '--config.train.epochs=many'], 'config.train.epochs=many'),
   'fraction': (['{eca}', '--config.train.epochs=1.5'], 'config.train.epochs=1.5'),

@@ -547,7 +547,7 @@ def test_gates_behind_a_zero_last_norm_get_no_gradient_at_first(attention):
 # --- mistakes
 
 MISTAKES = {
-  'model': (('resnet49',), {}, "unknown model 'resnet49'; did you mean 'resnet44'? allowed: "),
+  'model': (('resnet49',), {}, "unknown model 'resnet49'; did you mean 'resnet44'?"),
   'field': (('resnet50',), {'num_class': 10}, "did you mean 'num_classes'?"),
   'attention field of the network': (('resnet50',), {'placements': ()}, 'allowed: base_width'),
   'attention': (('resnet50',), {'attention': 'sse'}, "unknown attention 'sse'; did you mean 'se'?"),

@@ -1,12 +1,23 @@
 """What a run logs, and what is left of it when the run goes on from an earlier checkpoint."""
 
+import fcntl
 import json
+import os
+import pathlib
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 
 import numpy as np
 import pytest
 import run_files
 
 from attn_flax.training.log import Log
+
+ROOT = str(pathlib.Path(__file__).parents[2])
 
 
 def log_steps(workdir, start, stop, total=20):
@@ -77,14 +88,59 @@ def test_other_processes_write_nothing(tmp_path, capsys):
   assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ''
 
 
+def test_lines_without_scores_are_few_where_there_is_no_terminal(tmp_path, capsys):
+  """All are in the files, and all scores are printed."""
+  with Log(tmp_path, start=0, total=10_000) as log:
+    for step in range(1, 1001):
+      log.metrics(step, {'loss': 0.5})
+    log.metrics(1000, {'val_loss': 0.25})
+    log.metrics(1000, {'val_loss': 0.25})
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == 'step 1/10000 loss=0.5' and len(lines) == 21 + 2
+  assert lines[-2:] == ['step 1000/10000 val_loss=0.25'] * 2
+  assert len(run_files.metrics(tmp_path)) == 1002
+
+
 def test_a_terminal_gets_a_bar_with_the_time_left(tmp_path, monkeypatch, capsys):
   """Values on the bar, and lines for evaluations only."""
   monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
-  with Log(tmp_path, start=2, total=10) as log:
-    log.advance(5)
-    log.metrics(5, {'loss': 0.5})
+  with Log(tmp_path, start=2, total=10, batch_size=64) as log:
+    log.advance(4)
+    log.metrics(5, {'lr': 0.1, 'loss': 0.5})
     log.metrics(5, {'val_loss': 0.25})
     log.advance(6)
   captured = capsys.readouterr()
   assert captured.out == 'step 5 val_loss=0.25\n'
-  assert '5/10' in captured.err and 'loss=0.5' in captured.err and 'step/s' in captured.err
+  assert '5/10' in captured.err and ', loss=0.5' in captured.err
+  assert ' images/s, ' in captured.err and ' left' in captured.err
+  assert '6/10' in captured.err
+
+
+BAR = """
+import pathlib, sys
+from attn_flax.training.log import Log
+
+with Log(pathlib.Path(sys.argv[1]), start=0, total=1000, batch_size=64) as log:
+  for step in range(1, 500):
+    log.advance(step)
+  log.metrics(500, {'grad_norm': 1.2345, 'loss': 0.56789, 'lr': 0.1, 'top1': 0.5, 'top5': 0.9})
+"""
+
+
+@pytest.mark.parametrize(('columns', 'shown'), [(40, 0), (80, 0), (110, 2), (200, 5)])
+def test_the_bar_keeps_its_width_in_any_terminal(columns, shown, tmp_path):
+  """What does not fit behind it is left out; the last value first, the time left at the end."""
+  ours, theirs = pty.openpty()
+  fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+  command = [sys.executable, '-c', BAR, str(tmp_path)]
+  with subprocess.Popen(command, stderr=theirs, env=os.environ | {'PYTHONPATH': ROOT}) as process:
+    assert process.wait(120) == 0
+  os.close(theirs)
+  written = os.read(ours, 1 << 20).decode()
+  os.close(ours)
+  lines = [line for line in written.split('\r') if '/1000' in line]
+  assert max(map(len, lines)) <= columns
+  assert all(re.search(r'\|.{20}\| \d+/1000', line) for line in lines)
+  names = re.findall(r'(\w+)=', lines[-1])
+  assert names == ['loss', 'top1', 'top5', 'grad_norm', 'lr'][: len(names)] and len(names) >= shown
+  assert (' left' in lines[-1]) == (columns > 40)

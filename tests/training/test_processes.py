@@ -239,7 +239,7 @@ def test_two_processes_train_as_one_does(two, tmp_path):
   for line, expected in zip(*lines, strict=True):
     for name in expected.keys() & {'loss', 'val_loss'}:
       assert line[name] == pytest.approx(expected[name], rel=2e-5)
-  assert '"test_loss"' in run.out[0] and 'Gloo' not in run.out[0]
+  assert 'test: top1 ' in run.out[0] and 'Gloo' not in run.out[0]
   assert run.out[1] == run.err[0] == run.err[1] == ''
 
 
@@ -280,8 +280,8 @@ def test_a_mistake_ends_all_with_one_line(two):
     ),
     (([], ['--config.seed=3']), 'differ (config.seed: 0 in process 0, 3 in process 1)'),
     (([], ['--num_processes=3']), 'differ (num_processes: 2 in process 0, 3 in process 1)'),
-    (([], ['--restrat']), "Unknown command line flag 'restrat'"),
-    ((['--restrat'], []), "Unknown command line flag 'restrat'"),
+    (([], ['--restrat']), 'unknown flag --restrat; did you mean --restart?'),
+    ((['--restrat'], []), 'unknown flag --restrat; did you mean --restart?'),
   ],
 )
 def test_processes_that_are_told_different_things_end_with_one_line(each, text, tmp_path):

@@ -1,0 +1,81 @@
+"""What a run says at its end: how good the network is, where all is, and what comes next."""
+
+import math
+import pathlib
+import shlex
+from collections.abc import Mapping
+
+from attn_flax.commands.flags import program
+from attn_flax.tasks.task import Task
+from attn_flax.training.run_folder import Json
+
+_NORMAL_95 = 1.959964  # The normal distribution has 95 % of its mass within so many deviations.
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+  """The 95 % interval of a share that was found on `count` images.
+
+  Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927: it stays
+  within 0 and 1, and has its breadth where all images are right.
+  """
+  square = _NORMAL_95**2
+  middle = (share + square / (2 * count)) / (1 + square / count)
+  spread = math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+  half = _NORMAL_95 * spread / (1 + square / count)
+  return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | None) -> str:
+  """The last lines of a run, without what its result does not hold.
+
+  Args:
+    result: the content of `result.json`.
+    task: what the run learned.
+    workdir: its folder.
+    data_dir: a folder of its images; None where there is none.
+  """
+  folder = shlex.quote(str(workdir))
+  steps, seconds, compiling = (
+    result.get(name, 0) for name in ('steps', 'train_seconds', 'compile_seconds')
+  )
+  lines = [
+    f'test: {_scores(result, task)}',
+    f'checkpoint: that of update {result.get("best_step", steps):,} of {steps:,}, the best on the '
+    'validation images',
+    f'time: {_duration(seconds)} of training ({result.get("images_per_second", 0):,.0f} images/s), '
+    f'{_duration(compiling)} of compilation',
+    f'files: {workdir} holds result.json (all scores), predictions.npz, metrics.jsonl, '
+    'tensorboard/ and checkpoints/',
+    f'next: {program()} --mode=compare --workdirs={folder},<another run>',
+  ]
+  if task.classes is not None:
+    images = shlex.quote(data_dir) if data_dir else '<photo.jpg or folder>'
+    lines.append(f'  or: {program()} --mode=explain --workdir={folder} --images={images}')
+  return '\n'.join(lines)
+
+
+def _scores(result: Mapping[str, object], task: Task) -> str:
+  """The scores on the test split, that which decides first: of the average where there is one."""
+  averaged = f'test_ema_{task.best}' in result
+  prefix = 'test_ema_' if averaged else 'test_'
+  count = int(str(result.get('test_count', 0)))
+  shares = {task.best, *task.logged} if task.best_range == (0, 1) else set()
+  texts = []
+  for name in dict.fromkeys([task.best, *task.logged, 'loss']):
+    value = result.get(prefix + name)
+    if not isinstance(value, int | float):
+      continue
+    text = f'{name} ' + (f'{100 * value:.1f} %' if name in shares else f'{value:.3g}')
+    if name == task.best and task.classes is not None and count:  # Images are right or wrong.
+      low, high = (f'{100 * bound:.1f}' for bound in wilson(value, count))
+      text += f' (95 % interval {low} to {high} %, {count:,} images)'
+    texts.append(text)
+  return ', '.join(texts) + (', by the moving average of the weights' if averaged else '')
+
+
+def _duration(seconds: float) -> str:
+  """Seconds as a person says them."""
+  if seconds < 60:
+    return f'{seconds:.1f} s'
+  minutes, hours = round(seconds / 60), seconds / 3600
+  return f'{minutes} min' if minutes < 120 else f'{hours:.1f} h'

@@ -1,0 +1,182 @@
+"""What a mistyped command line most likely means: the answer names what to type instead."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from attn_flax.errors import UserError
+from attn_flax.models.placement import PLACES
+
+_MOST_HINTS = 3
+# Names that other programs have for fields of ours.
+_ALSO_CALLED = {
+  'arch': 'model',
+  'dataset': 'data',
+  'learning_rate': 'lr_per_256',
+  'wd': 'weight_decay',
+}
+
+
+def of_flag(
+  name: str, value: str, own: Iterable[str], config: ConfigDict, configs: Collection[str]
+) -> UserError:
+  """The error of an unknown flag.
+
+  Args:
+    name: what stands behind its dashes.
+    value: what it is set to; '' for nothing.
+    own: the flags that there are.
+    config: the fields among which the flag is looked for, too.
+    configs: the names of the built-in configs.
+  """
+  given = f'={value}' if value else ''
+  typed = name.replace('-', '_')
+  fields = [f'--config.{path}{given}' for path in _fields_like(config, typed)]
+  if fields and typed in fields[0].partition('=')[0].split('.'):
+    likely = fields
+  else:
+    mistyped = difflib.get_close_matches(typed, own, 1, cutoff=0.8)
+    likely = [f'--{flag}{given}' for flag in mistyped] or fields
+  if not likely and value in configs:
+    likely = [f'--config={value}']
+  fix = f'did you mean {_either(likely)}?' if likely else '--help shows all flags'
+  return UserError(f'unknown flag --{name}; {fix}')
+
+
+def of_word(word: str, modes: Collection[str], configs: Collection[str]) -> UserError:
+  """The error of a word without dashes, where the command line takes none."""
+  name = word.partition('=')[0]
+  if word in modes:
+    likely = f'--mode={word}'
+  elif word.partition(':')[0] in configs:
+    likely = f'--config={word}'
+  elif name in ('help', 'mode', 'workdir') or name.partition('.')[0] == 'config':
+    likely = f'--{word}'
+  else:
+    likely = ''
+  fix = f'did you mean {likely}?' if likely else 'see --help'
+  return UserError(f'unknown argument {word!r}; flags begin with --; {fix}')
+
+
+# The fields of the built-in mechanisms by name.
+Mechanisms = Mapping[str, Collection[str]]
+
+
+def check_known(config: ConfigDict, fields: Mapping[str, str], mechanisms: Mechanisms) -> None:
+  """Raises `UserError` for a field that a command line sets and that a config does not have.
+
+  Args:
+    config: the config.
+    fields: what is set, as text, by path; '' for nothing.
+    mechanisms: the fields of the built-in mechanisms by name.
+  """
+  for path, value in fields.items():
+    given = f'={value}' if value else ''
+    holder: object = config
+    parts = path.split('.')
+    for i, part in enumerate(parts):
+      before = '.'.join(parts[:i])
+      if holder is None or isinstance(holder, int | float | str | tuple):
+        raise UserError(f'--config.{path}: {before} has no fields; set --config.{before} itself')
+      if not isinstance(holder, ConfigDict):
+        return  # A config file of the user's may hold anything.
+      name, bracket, _ = part.partition('[')
+      if name not in holder:
+        raise UserError(_about_unknown(config, holder, before, path, name, given, mechanisms))
+      holder = holder[name]
+      if bracket:
+        whole = f'--config.{before}.{name}'.replace('..', '.')
+        if holder is None or isinstance(holder, tuple):
+          raise UserError(f'--config.{path} sets a part of a value; set the whole {whole}')
+        return
+    if isinstance(holder, ConfigDict) and not value.lstrip().startswith('{'):
+      inside = f'set a field of it: {", ".join(map(str, holder))}'
+      if _maps_places(path):
+        inside = 'take a config with the attention that you want, such as --config=se'
+      fix = f'did you mean --config.{path}.name{given}?' if 'name' in holder else inside
+      raise UserError(f'--config.{path} is a section of fields; {fix}')
+
+
+def _about_unknown(
+  config: ConfigDict,
+  holder: ConfigDict,
+  section: str,
+  path: str,
+  name: str,
+  given: str,
+  mechanisms: Mechanisms,
+) -> str:
+  """What to say of a path whose part `name`, below a section that is `holder`, does not exist."""
+
+  def instead(other: str) -> str:
+    start = f'{section}.' if section else ''
+    return f'{start}{other}{path.removeprefix(start + name)}'
+
+  is_last = path.rpartition('.')[2] == name
+  alike = [key for key in holder if is_last or isinstance(holder[key], ConfigDict)]
+  near = difflib.get_close_matches(name, alike, 1)
+  if _maps_places(section) and name in PLACES:
+    text = f'--config.{path}: this config has no attention at {name}'
+    paths = [instead(place) for place in holder]
+    if not paths:
+      return f'{text}; take one that has, such as --config=se'
+  elif _maps_places(section.rpartition('.')[0]) and not near:
+    mechanism = str(holder.get('name'))
+    place = section.rpartition('.')[2]
+    return f'--config.{path}: {_about_other(mechanism, place, name, mechanisms)}'
+  else:
+    text = f'unknown field --config.{path}'
+    paths = [instead(near[0])] if near else _fields_like(config, path)
+  likely = [f'--config.{found}{given}' for found in paths]
+  all_fields = '--mode=train --help --config=<config> lists all fields'
+  return f'{text}; ' + (f'did you mean {_either(likely)}?' if likely else all_fields)
+
+
+def _maps_places(section: str) -> bool:
+  """Whether a section maps places of the network to attention: of a run's config, or a study's."""
+  return bool(re.fullmatch(r'(base\.)?model\.attention|variants\.[^.]+', section))
+
+
+def _about_other(mechanism: str, place: str, field: str, mechanisms: Mechanisms) -> str:
+  """What to say of a field that the mechanism at a place does not have; others may have it."""
+  text = f'{mechanism}, the attention at {place}, has no {field}'
+  if mechanism in mechanisms:
+    text += f'; its fields are {", ".join(mechanisms[mechanism])}'
+  others = [name for name, fields in mechanisms.items() if field in fields]
+  return text + (f'; {field} is a field of {", ".join(others)}' if others else '')
+
+
+def _fields_like(config: ConfigDict, typed: str) -> list[str]:
+  """The fields of a config that a path or a name may mean, the likeliest ones alone."""
+  paths: dict[str, list[str]] = {}  # By what they are called.
+  for path in _paths(config):
+    section, _, name = path.rpartition('.')
+    paths.setdefault(name, []).append(path)
+    if name == 'name':  # A section is often called by what it names.
+      paths.setdefault(section.rpartition('.')[2], []).append(path)
+  _, _, name = typed.rpartition('.')
+  name = _ALSO_CALLED.get(name, name)
+  names = [name] if name in paths else []
+  names = names or [other for other in paths if len(name) > 1 and other.startswith(name)]
+  names = names or difflib.get_close_matches(name, paths, 2, cutoff=0.7)
+  found = list(dict.fromkeys(path for other in names for path in paths[other]))
+  section = typed.partition('.')[0] if '.' in typed else 'train'
+  found.sort(key=lambda path: (path.count('.'), section not in path.split('.')))
+  whole = [path for path in found if f'.{path}'.endswith(f'.{typed}')]
+  return [typed] if typed in whole else (whole or found)[:_MOST_HINTS]
+
+
+def _paths(config: ConfigDict, prefix: str = '') -> list[str]:
+  """Dotted paths of all fields."""
+  found = []
+  for name in config:
+    value = config[name]
+    inside = isinstance(value, ConfigDict)
+    found += _paths(value, f'{prefix}{name}.') if inside else [f'{prefix}{name}']
+  return found
+
+
+def _either(commands: Sequence[str]) -> str:
+  return ' or '.join(commands)
