@@ -274,7 +274,7 @@ def test_a_terminal_shows_a_bar(monkeypatch, capsys):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
   with progress.progress('checking /images', 2) as advance:
     advance(2)
-  assert 'checking /images: 100%' in capsys.readouterr().err
+  assert 'checking /images:   0%|' in capsys.readouterr().err
 
 
 def test_names_that_are_no_text_are_told_in_one_line(root, capsysbinary):
