@@ -247,7 +247,7 @@ def test_many_broken_images_are_folded(root, capsys):
     (root / f'train/cats/{i}.png').write_bytes(b'')
   load(root, max_bad=12)
   lines = [line for line in capsys.readouterr().err.splitlines() if 'passed over ' in line]
-  assert len(lines) == 6 and lines[-1] == 'warning: passed over 12 broken images of 52'
+  assert len(lines) == 6 and lines[-1] == f'warning: passed over 12 broken images of 52 in {root}'
 
 
 def test_each_folder_is_read_once(root, monkeypatch):
