@@ -91,7 +91,7 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   *err, found = capsys.readouterr().err.splitlines()
   assert [line for line in err if 'passed over' in line] == [
     f'warning: passed over {images}/train/class9/broken.png: it is empty',
-    'warning: passed over 1 broken image of 39',
+    f'warning: passed over 1 broken image of 39 in {images}',
   ]
   assert found.startswith(f'{images}: 2 classes; images: train 26 (train/), validation 5 (val/)')
   names = ['class9', 'class10']

@@ -213,7 +213,7 @@ def _without_broken(
     for split, files in layout.splits.items()
   }
   images = 'image' if len(broken) == 1 else 'images'
-  described[_NAMED:] = [f'{len(broken)} broken {images} of {len(checked)}']
+  described[_NAMED:] = [f'{len(broken)} broken {images} of {len(checked)} in {layout.root}']
   return layout._replace(splits=splits), [f'passed over {line}' for line in described]
 
 
