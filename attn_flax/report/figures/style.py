@@ -119,8 +119,10 @@ def plain(text: str, longest: int = 32) -> str:
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
   """How many columns of a legend fit into so many inches; at least one."""
-  longest = 0.068 * max(map(len, labels), default=0)
-  return max(1, min(len(labels), int(width / (longest + 0.5))))
+  widths = [0.5 + 0.068 * len(label) for label in labels]
+  if sum(widths) <= width:
+    return max(1, len(widths))
+  return max(1, int(width / max(widths)))
 
 
 def file_name(*parts: str | int) -> str:
