@@ -144,7 +144,7 @@ def _disagreements(findings: Findings) -> list[str]:
     for name, macs, (least, _, most) in apart
   ]
   return [
-    f'Multiply-adds do not tell the time. Relative to {findings.baseline}, {"; ".join(clauses)}:'
+    f'Multiply-adds do not predict time. Relative to {findings.baseline}, {"; ".join(clauses)}:'
     ' the least and the greatest of a training step, one image, and a batch in evaluation.'
   ]
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from attn_flax.report import formats, html, markdown, parts, published
 from attn_flax.report.answer import answer
-from attn_flax.report.figures import channels, pareto, pictures, plots, style
+from attn_flax.report.figures import channels, pareto, pictures, plots, scales, style
 from attn_flax.report.figures import classification as figures
 from attn_flax.report.tables import cells, classification, results
 from attn_flax.study.explanations import Gates
@@ -119,31 +119,31 @@ def test_the_legend_of_the_front_names_every_variant(monkeypatch):
 
 def test_one_scale_for_all():
   faint, strong = np.array([[0.0, 0.1]]), np.array([[0.5, 2.0]])
-  assert pictures.scale([faint, strong]) == (0.0, 2.0)
-  assert pictures.scale([strong], from_zero=True) == (0.0, 2.0)
-  assert pictures.scale([strong]) == (0.5, 2.0)
-  low, high = pictures.scale([np.zeros((2, 2))])
+  assert scales.scale([faint, strong]) == (0.0, 2.0)
+  assert scales.scale([strong], from_zero=True) == (0.0, 2.0)
+  assert scales.scale([strong]) == (0.5, 2.0)
+  low, high = scales.scale([np.zeros((2, 2))])
   assert low < high
 
 
 def test_an_outlier_does_not_flood_the_scale():
   rng = np.random.default_rng(0)
   maps = rng.uniform(0.5, 1.5, (8, 16, 16))
-  usual = pictures.scale(maps)
+  usual = scales.scale(maps)
   assert usual == (maps.min(), maps.max())
-  assert pictures.beyond(maps, usual).tolist() == [0, 0]
+  assert scales.beyond(maps, usual).tolist() == [0, 0]
   maps[2, 3, 4] = 110  # A hundred times the others, as the attention of one position may be.
-  low, high = pictures.scale(maps)
+  low, high = scales.scale(maps)
   assert low == usual[0] and usual[1] < high < 3
-  np.testing.assert_allclose(pictures.beyond(maps, (low, high)), [0, 1 / maps.size])
+  np.testing.assert_allclose(scales.beyond(maps, (low, high)), [0, 1 / maps.size])
   # A peak in each of some small maps is no more of the picture than in large ones.
   coarse = [np.full((4, 4), 1.0) for _ in range(3)]
   coarse[0][0, 0] = 110
   together = [*coarse, *(rng.uniform(0.5, 1.5, (64, 64)) for _ in range(3))]
-  assert pictures.scale(together)[1] < 4
-  np.testing.assert_allclose(pictures.beyond(together, pictures.scale(together))[1], 1 / 96)
+  assert scales.scale(together)[1] < 4
+  np.testing.assert_allclose(scales.beyond(together, scales.scale(together))[1], 1 / 96)
   # Below zero alike; what is not finite has no say.
-  low, high = pictures.scale([-maps, np.full((2, 2), np.nan)])
+  low, high = scales.scale([-maps, np.full((2, 2), np.nan)])
   assert -3 < low and high == -usual[0]
 
 

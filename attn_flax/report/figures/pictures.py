@@ -2,10 +2,10 @@
 
 A color means the same number in every picture that shares a color bar. Nothing is stretched to
 its own range, so that a faint map looks faint; and one value far from all others does not stretch
-the range until the rest is of one color, see `scale`.
+the range until the rest is of one color, see `scales`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import patheffects
@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import AxesImage
 
-from attn_flax.report import formats
-from attn_flax.report.figures import style
+from attn_flax.report.figures import scales, style
 from attn_flax.study.explanations import Gates, Pictured
 from attn_flax.study.findings import Findings, Variant
 
@@ -24,53 +23,6 @@ OVERLAY = 0.6
 # Maps that are weights over positions, by kind, and what they are called.
 WEIGHTS = {'received': 'attention received', 'attention': 'attention from the query'}
 RIGHT, WRONG = '✓', '✗'
-
-
-def scale(maps: Iterable[np.ndarray], *, from_zero: bool = False) -> tuple[float, float]:
-  """The one range of values, lowest and highest, that all of some maps are colored by.
-
-  It reaches from the least to the greatest value, but beyond the middle 90 % of the area no farther
-  than these are wide. Each map counts alike, whatever its resolution, as it is drawn.
-  """
-  values, weights = _pooled(maps)
-  if not len(values):
-    return 0.0, 1.0
-  first, last = np.quantile(values, (0.05, 0.95), weights=weights, method='inverted_cdf')
-  # Where nearly all is one value, the rest is what there is to see.
-  room = (last - first) or np.inf
-  low, high = max(values.min(), first - room), min(values.max(), last + room)
-  low = min(low, 0.0) if from_zero else low
-  return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
-
-
-def _pooled(maps: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  """The finite values of maps, and their weights: those of a map sum to its finite share."""
-  known = [(np.ravel(found), np.isfinite(np.ravel(found))) for found in maps]
-  values = [found[finite] for found, finite in known if finite.any()]
-  weights = [np.full(finite.sum(), 1 / finite.size) for _, finite in known if finite.any()]
-  return (np.concatenate(values), np.concatenate(weights)) if values else (np.zeros(0),) * 2
-
-
-def beyond(maps: Iterable[np.ndarray], bounds: tuple[float, float]) -> np.ndarray:
-  """Shares of the maps' area that lie below and above a scale, [2]."""
-  values, weights = _pooled(maps)
-  outside = np.stack([values < bounds[0], values > bounds[1]])
-  return (outside * weights).sum(1) / max(weights.sum(), 1e-30)
-
-
-def _clipped(shares: np.ndarray, which: str) -> str:
-  """Says what share lies beyond a scale; '' for none."""
-  share = float(shares.sum())
-  if not share:
-    return ''
-  percent = formats.percent(share, 1) if share >= 0.001 else 'less than 0.1'
-  return f' Of the maps’ area, {percent} % lies beyond {which} and has the color of its end.'
-
-
-def _pointed(shares: np.ndarray) -> str:
-  """The ends of a color bar that values lie beyond, as matplotlib names them."""
-  below, above = (bool(share) for share in shares)
-  return {(1, 1): 'both', (1, 0): 'min', (0, 1): 'max', (0, 0): 'neither'}[below, above]
 
 
 def is_blank(values: np.ndarray) -> bool:
@@ -86,11 +38,11 @@ def cams(findings: Findings) -> style.Illustration | None:
     return None
   canvas = Canvas(figsize=(1.25 * (len(shown) + 1) + 0.9, 1.48 * count + 0.3), layout='constrained')
   axes = canvas.subplots(count, len(shown) + 1, squeeze=False)
-  clipped = np.zeros((count, 2))
+  outside = np.zeros((count, 2))
   for row in range(count):
     found = [pictured.cams[row] for _, pictured in shown]
-    bounds = scale(found, from_zero=True)
-    clipped[row] = beyond(found, bounds)
+    bounds = scales.scale(found, from_zero=True)
+    outside[row] = scales.beyond(found, bounds)
     bare(axes[row, 0], findings.images[row], _mask(findings, row), colored=True)
     axes[row, 0].set_xlabel(f'label: {_class(findings, findings.labels[row])}')
     for ax, (name, pictured) in zip(axes[row, 1:], shown, strict=True):
@@ -100,7 +52,12 @@ def cams(findings: Findings) -> style.Illustration | None:
       if row == 0:
         ax.set_title(style.plain(name, 18), fontweight='bold')
     bar = canvas.colorbar(
-      drawn, ax=axes[row, :], pad=0.01, aspect=14, format='%.3g', extend=_pointed(clipped[row])
+      drawn,
+      ax=axes[row, :],
+      pad=0.01,
+      aspect=14,
+      format='%.3g',
+      extend=scales.pointed(outside[row]),
     )
     bar.ax.locator_params(nbins=4)
   axes[0, 0].set_title('image')
@@ -110,7 +67,7 @@ def cams(findings: Findings) -> style.Illustration | None:
     'grad_cam',
     'Grad-CAM',
     f'Grad-CAM of the label over the same images{_of_seeds(shown)}. Each row has one scale for all'
-    f' variants.{_clipped(clipped.mean(0), "its scale")}{outline}'
+    f' variants.{scales.clipped(outside.mean(0), "its scale")}{outline}'
     f' Below: prediction and confidence; {WRONG} and a thick frame mark a wrong one. “empty” is a'
     ' map that is zero everywhere.',
     f'{count} images, each beside its Grad-CAM in {len(shown)} variants.',
@@ -198,8 +155,10 @@ def gates(findings: Findings) -> list[style.Illustration]:
   for index, variant in enumerate(findings.variants):
     for kind, maps in drawn.get(variant.name, {}).items():
       alike = [found for kinds in drawn.values() for found in kinds.get(kind, {}).values()]
-      bounds = scale(alike, from_zero=kind in WEIGHTS)
-      made.append(_gate_grid(findings, variant, index, kind, maps, bounds, beyond(alike, bounds)))
+      bounds = scales.scale(alike, from_zero=kind in WEIGHTS)
+      made.append(
+        _gate_grid(findings, variant, index, kind, maps, bounds, scales.beyond(alike, bounds))
+      )
   return [illustration for illustration in made if illustration is not None]
 
 
@@ -236,7 +195,7 @@ def _gate_grid(
   kind: str,
   maps: Mapping[str, np.ndarray],
   bounds: tuple[float, float],
-  clipped: np.ndarray,
+  outside: np.ndarray,
 ) -> style.Illustration | None:
   """One variant's maps of one kind over the images."""
   count = min(len(findings.images), MOST_GATED)
@@ -268,7 +227,7 @@ def _gate_grid(
     shrink=0.8,
     format='%.3g',
     label=style.plain(unit, 64),
-    extend=_pointed(clipped),
+    extend=scales.pointed(outside),
   )
   marked = ' The cross marks the query position.' if kind == 'attention' else ''
   return style.finish(
@@ -276,7 +235,7 @@ def _gate_grid(
     style.file_name('gates', index, variant.name, kind),
     f'{variant.name}: {what}',
     'One scale for the whole grid and for every variant that has such maps.'
-    f'{_clipped(clipped, "the scale")}{marked}',
+    f'{scales.clipped(outside, "the scale")}{marked}',
     f'{what} of {variant.name} over {count} images, at {len(maps)} places of the network.',
     maps=True,
   )

@@ -146,8 +146,8 @@ def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | No
   ax.set_ylim(len(known) - 0.4, -0.6)
   ax.yaxis.set_tick_params(length=0)
   ax.spines['left'].set_visible(False)
-  of = f'{best} minus that of {style.plain(findings.baseline, 20)},'
-  ax.set_xlabel(f'{of}{chr(10) if is_narrow else " "}percentage points')
+  label = [f'{best} minus that of {style.plain(findings.baseline, 20)},', 'percentage points']
+  ax.set_xlabel(('\n' if is_narrow else ' ').join(label))
   return style.finish(
     canvas,
     'differences',

@@ -122,8 +122,10 @@ def plain(text: str, longest: int = 32) -> str:
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
   """How many columns of a legend fit into so many inches; at least one."""
-  longest = 0.068 * max(map(len, labels), default=0)
-  return max(1, min(len(labels), int(width / (longest + 0.5))))
+  widths = [0.5 + 0.068 * len(label) for label in labels]
+  if sum(widths) <= width:
+    return max(1, len(widths))
+  return max(1, int(width / max(widths)))
 
 
 def file_name(*parts: str | int) -> str:
@@ -156,7 +158,7 @@ def finish(
   """
   png = _drawn(canvas)
   night = _night(canvas, png) if maps or scaled else b''
-  few = rounded(png) if maps else smaller(png)
+  few = rounded(png) if maps else smaller(png, 256 if scaled else 64)
   return Illustration(name, title, caption, alt, few, maps, night)
 
 
@@ -179,10 +181,14 @@ def _night(canvas: Canvas, png: bytes) -> bytes:
   with Image.open(io.BytesIO(png)) as light, Image.open(io.BytesIO(_drawn(canvas, NIGHT))) as dark:
     colors = np.asarray(dark.convert('RGB'))
     differs = (colors != np.asarray(light.convert('RGB'))).any(-1)
+  # Between paper and words a few shades are enough.
+  ends = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in (NIGHT, PALE)]
+  share = np.round(7 * (colors.mean(-1) - np.mean(ends[0])) / np.ptp(np.mean(ends, 1))) / 7
+  shades = ends[0] + np.clip(share, 0, 1)[..., None] * np.subtract(ends[1], ends[0])
   file = io.BytesIO()
-  Image.fromarray(np.dstack([colors * differs[..., None], 255 * differs]).astype(np.uint8)).save(
-    file, 'png', optimize=True
-  )
+  Image.fromarray(
+    np.dstack([np.round(shades) * differs[..., None], 255 * differs]).astype(np.uint8)
+  ).save(file, 'png', optimize=True)
   return file.getvalue()
 
 
@@ -196,10 +202,10 @@ def rounded(png: bytes) -> bytes:
   return file.getvalue()
 
 
-def smaller(png: bytes) -> bytes:
-  """A PNG in 256 colors of its own: lines and text look the same in a third of the size."""
+def smaller(png: bytes, colors: int) -> bytes:
+  """A PNG in few colors of its own: lines and text look the same in a third of the size."""
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
-    few = image.convert('RGB').quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
+    few = image.convert('RGB').quantize(colors, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
     few.save(file, 'png', optimize=True)
   return file.getvalue()
