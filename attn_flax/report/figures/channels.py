@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from attn_flax.report.figures import pictures, style
+from attn_flax.report.figures.fonts import lettering
 from attn_flax.study.findings import Findings
 
 MOST_STAGES = 4
@@ -34,7 +35,7 @@ def plots(findings: Findings) -> list[style.Illustration]:
     if v.pictured is not None and (found := _of_known(v.pictured.gates.channel))
   ]
   low, high = pictures.scale(gate for *_, (_, gates) in gated for gate in gates.values())
-  names = findings.class_names
+  names = lettering(findings.class_names).named(findings.class_names)
   room = 0.04 * (high - low)
   made = []
   for index, name, (known, gates) in gated:
