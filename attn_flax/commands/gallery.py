@@ -34,6 +34,7 @@ class Gallery:
     self._folder = folder
     self._lettering = lettering([*run.class_names, *(path.name for path in paths)])
     self._numbers = {name: i for i, name in enumerate(map(_composed, run.class_names))}
+    self._names = self._lettering.named(run.class_names)
     self._sheet = ContactSheet()
     self._count = self._smaller = 0
     unnamed = [name for name in run.class_names if not self._lettering.has(name)]
@@ -69,7 +70,7 @@ class Gallery:
     photo = Photograph(pixels, (left, top, right, bottom))
     label = self._numbers.get(_composed(path.absolute().parent.name))
     told = Told(
-      self._name(answer.label), answer.probability, None if label is None else self._name(label)
+      self._names[answer.label], answer.probability, None if label is None else self._names[label]
     )
     title = path.name if self._lettering.has(path.name) else ''
     self._sheet.add(f'{self._count:04} {title}', photo, maps, told)
@@ -96,10 +97,6 @@ class Gallery:
       which = f'the first {MOST_IMAGES} images' if self._count > MOST_IMAGES else 'all'
       said.append(f'{which} on one page: {sheet}')
     return said
-
-  def _name(self, label: int) -> str:
-    name = self._run.class_names[label]
-    return name if self._lettering.has(name) else f'class {label}'
 
   def _file_name(self, path: pathlib.Path) -> str:
     """The number, as files of different folders may share a name, and as much of it as fits."""

@@ -31,6 +31,9 @@ def attention_maps(
 ) -> dict[str, jax.Array]:
   """Every gate in a network, and the weights of some queries of its attention between positions.
 
+  A mechanism of one's own shows its gate where it records it under one of the names below, with
+  the shape there: `self.sow('intermediates', 'channel_gate', gate[:, 0, 0])`.
+
   Args:
     model: the network.
     variables: its variables.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from attn_flax.report import formats
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots
+from attn_flax.report.figures.fonts import lettering
 from attn_flax.report.figures.style import Illustration, drawing
 from attn_flax.report.notes import notes
 from attn_flax.report.pages import pages, wording
@@ -19,7 +20,7 @@ def sections(findings: Findings) -> list[Section]:
   """The whole report, drawn."""
   quality, own = wording(findings).quality, pages(findings)
   (verdict, *further), noted = answer(findings), notes(findings)
-  with drawing():
+  with drawing(lettering(findings.class_names).families):
     made = [
       Section(
         'answer',

@@ -389,6 +389,7 @@ def test_overlays_of_an_earlier_run_are_removed(workdir, photos, monkeypatch):
   ):
     explain_run.explain_run(workdir, [str(photos / name) for name in images], ['own_map'])
     assert {path.name for path in own.parent.iterdir()} == {*expected, own.name}
+    assert (workdir / 'explanations.png').exists() == (len(images) > 1)  # The page of all.
   (workdir / 'explanations.json').write_text('damaged')
   explain_run.explain_run(workdir, [str(photos / 'b9.png')], ['own_map'])
   assert (own.parent / '0001_b10.png').exists()

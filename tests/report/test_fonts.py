@@ -1,11 +1,15 @@
 """Letters that matplotlib's usual font lacks come from a font of the machine, or are told."""
 
+import dataclasses
+import warnings
+
+import fake_findings
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from attn_flax.report.figures import fonts
+from attn_flax.report.figures import channels, classification, fonts, pictures, style
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +88,19 @@ def test_a_font_of_empty_boxes_is_none():
   """Matplotlib's own last resort has a box for every letter."""
   found = fonts.lettering(['\U0001f9ff猫'])
   assert not any(family.startswith('Last') for family in found.families)
+
+
+@pytest.mark.parametrize('installed', [True, False])
+def test_the_figures_of_a_report_hold_no_empty_boxes(installed, machine, tmp_path):
+  names = [f'猫{i}' for i in range(10)]
+  files = {'One': font_file(tmp_path / 'one.ttf', '猫', 'One')} if installed else {}
+  machine(**files)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')  # Matplotlib warns of glyphs that are missing.
+    found = dataclasses.replace(fake_findings.findings(['resnet', 'se']), class_names=names)
+    with style.drawing(fonts.lettering(names).families):
+      pictures.cams(found)
+      classification.confusions(found)
+      channels.plots(found)
+  expected = '猫3' if installed else 'class 3'
+  assert pictures._class(found, 3) == expected

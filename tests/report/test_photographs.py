@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attn_flax.report.figures import contact_sheet, photographs
+from attn_flax.report.figures import contact_sheet, page, photographs
 from attn_flax.report.figures.fonts import Lettering
 from attn_flax.report.figures.photographs import Photograph, Told
 
@@ -23,9 +23,9 @@ def photo(height=60, width=90, box=None):
 def texts(monkeypatch):
   """The texts of the pages that are made."""
   noted = []
-  write = photographs.Page.write
+  write = page.Page.write
   monkeypatch.setattr(
-    photographs.Page,
+    page.Page,
     'write',
     lambda self, text, *args, **fields: noted.append(text) or write(self, text, *args, **fields),
   )
@@ -119,15 +119,15 @@ def test_pages_hold_photographs_of_any_shape_pixel_by_pixel(size, count):
   maps = {f'method_{i}': np.full((2, 2), 0.5) for i in range(count)}  # Flat: painted nowhere.
   with warnings.catch_warnings():
     warnings.simplefilter('error')
-    page = picture(photographs.overlays(plain, maps, Told('cat', 0.5, 'dog'), PLAIN))
+    drawn = picture(photographs.overlays(plain, maps, Told('cat', 0.5, 'dog'), PLAIN))
   shown = photographs.enlarged(plain).pixels
   assert max(shown.shape[:2]) >= 256
   height, width = shown.shape[:2]
   places = [
     (y, x)
     for y, x in np.ndindex(80, 30)
-    if (page[y : y + 1, x : x + width] == shown[:1]).all()
-    and np.array_equal(page[y : y + height, x : x + width], shown)
+    if (drawn[y : y + 1, x : x + width] == shown[:1]).all()
+    and np.array_equal(drawn[y : y + height, x : x + width], shown)
   ]
   assert len(places) == 1  # Of the first panel, over which there is no word.
 
@@ -143,10 +143,10 @@ def test_the_class_that_is_explained_and_the_true_one_are_told(label, verdict, m
 
 
 def test_names_are_cut_to_the_width_and_printed_letter_by_letter():
-  assert photographs.fitted('short', 10) == 'short'
-  assert photographs.fitted('a' * 100, 10) == 'a' * 15 + '…'
-  assert photographs.fitted('猫' * 100, 10) == '猫' * 8 + '…'
-  assert photographs.fitted('$a_1$\n b', 10) == r'\$a_1\$ b'
+  assert page.fitted('short', 10) == 'short'
+  assert page.fitted('a' * 100, 10) == 'a' * 15 + '…'
+  assert page.fitted('猫' * 100, 10) == '猫' * 8 + '…'
+  assert page.fitted('$a_1$\n b', 10) == r'\$a_1\$ b'
 
 
 def test_many_photographs_are_on_one_page(monkeypatch):
@@ -157,8 +157,8 @@ def test_many_photographs_are_on_one_page(monkeypatch):
   for i in range(count):
     maps = {'grad_cam': RAMP, 'own_map': np.full((2, 2), 0.5)}
     sheet.add(f'{i:04}', photo(*shapes[i % 3]), maps, Told(f'class {i}', 0.5, 'dog'))
-  page = picture(sheet.png(PLAIN))
-  assert page.shape[1] < 1700
+  drawn = picture(sheet.png(PLAIN))
+  assert drawn.shape[1] < 1700
   told = [text for text in noted if text.startswith('explained: ')]
   assert told == [f'explained: class {i} · 0.50' for i in range(contact_sheet.MOST_IMAGES)]
   assert noted.count('flat') == contact_sheet.MOST_IMAGES

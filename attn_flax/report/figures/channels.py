@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from attn_flax.report.figures import pictures, style
+from attn_flax.report.figures.fonts import lettering
 from attn_flax.study.findings import Findings
 
 MOST_STAGES = 4
@@ -35,7 +36,7 @@ def plots(findings: Findings) -> list[style.Illustration]:
   ]
   ends = [(gate.min(), gate.max()) for *_, (_, gates) in gated for gate in gates.values()]
   low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0, 1)
-  names = findings.class_names
+  names = lettering(findings.class_names).named(findings.class_names)
   room = 0.04 * (high - low) or 0.5
   made = []
   for index, name, (known, gates) in gated:

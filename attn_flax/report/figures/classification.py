@@ -6,6 +6,7 @@ from matplotlib.figure import Figure as Canvas
 
 from attn_flax.report import formats
 from attn_flax.report.figures import style
+from attn_flax.report.figures.fonts import lettering
 from attn_flax.study.findings import Findings
 
 # Above this number of classes a matrix has colors alone, and every n-th name.
@@ -29,7 +30,8 @@ def _confusion(findings: Findings, name: str, counts: np.ndarray, index: int) ->
   # The square root, so that a few percent of mistakes are seen beside a diagonal near 1.
   image = ax.imshow(shares, cmap=style.MAP, norm=PowerNorm(0.5, 0, 1))
   every = max(1, -(-size // 20))
-  names = [style.plain(label, 12) for label in findings.class_names]
+  drawn = lettering(findings.class_names).named(findings.class_names)
+  names = [style.plain(label, 12) for label in drawn]
   ticks = np.arange(0, size, every)
   slanted = max(map(len, names), default=0) > 2
   ax.set_xticks(ticks, [names[k] for k in ticks], rotation=90 if slanted else 0, fontsize=8)

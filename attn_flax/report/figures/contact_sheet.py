@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from attn_flax.report.figures.fonts import Lettering
+from attn_flax.report.figures.page import Page
 from attn_flax.report.figures.photographs import (
-  Page,
   Photograph,
   Told,
   enlarged,

@@ -6,7 +6,7 @@ where none does. The machine's fonts are looked through only where a letter is m
 
 import functools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from matplotlib import font_manager
@@ -29,6 +29,10 @@ class Lettering(NamedTuple):
   def has(self, text: str) -> bool:
     """Whether all letters of a text can be drawn."""
     return not self.lacking.intersection(unicodedata.normalize('NFC', text))
+
+  def named(self, classes: Sequence[str]) -> list[str]:
+    """The names of classes; their numbers in place of names that cannot be drawn."""
+    return [name if self.has(name) else f'class {i}' for i, name in enumerate(classes)]
 
 
 def lettering(texts: Iterable[str]) -> Lettering:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.image import AxesImage
 
 from attn_flax.report.figures import scales, style
+from attn_flax.report.figures.fonts import lettering
 from attn_flax.study.explanations import Gates, Pictured
 from attn_flax.study.findings import Findings, Variant
 
@@ -88,7 +89,8 @@ def _mask(findings: Findings, row: int) -> np.ndarray | None:
 
 
 def _class(findings: Findings, label: int) -> str:
-  return style.plain(findings.class_names[int(label)], 12)
+  names = lettering(findings.class_names).named(findings.class_names)
+  return style.plain(names[int(label)], 12)
 
 
 def bare(
