@@ -92,8 +92,8 @@ RECIPES = {
     'augment.cutmix_alpha': 1.0,
   },
   # Ours, for a few hundred to some ten thousand photographs: batch and epochs follow their number,
-  # and AdamW, because so few updates teach a fresh network little by SGD. The moving average spans a
-  # ninth of the updates so far (`training/steps.py`), at most 1,000.
+  # and AdamW, because so few updates teach a fresh network little by SGD. The moving average spans
+  # a ninth of the updates so far (`training/steps.py`), at most 1,000.
   'photos': {
     'optimizer.name': 'adamw',
     'train.epochs': None,
