@@ -220,7 +220,7 @@ def get_config(arg=''):
   config.augment.mix_probability = 1.0
 
   config.train = ConfigDict()
-  # Images per update, over all devices; none: 16 to 256, as suits the training images.
+  # Images per update, over all devices; none: 16 to 64, as suits the training images.
   config.train.batch_size = FieldReference(64)
   # Passes over the training split; none: as many as make 4,000 updates, 30 to 200, and with
   # `init_from` as make 800, 10 to 50.

@@ -12,7 +12,7 @@ from attn_flax.training.config import Config
 from attn_flax.training.run_folder import Json
 
 # A batch has so many images at least and at most, and an epoch so many updates where that allows.
-_BATCH, _UPDATES_PER_EPOCH = (16, 256), 16
+_BATCH, _UPDATES_PER_EPOCH = (16, 64), 16
 # A run makes so many updates, within so many epochs: from random weights, and from trained ones.
 _FRESH, _TRAINED = (4000, 30, 200), (800, 10, 50)
 # Pixels along a side of the last map: below the first a smaller stem is taken, below the second it

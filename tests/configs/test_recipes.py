@@ -96,3 +96,14 @@ def test_the_modern_recipe_trains(tmp_path):
   result = run_files.read(tmp_path)
   assert result['test_ema_top1'] >= 0
   assert len(result['test_per_class']) == 10
+
+
+def test_the_recipe_for_photographs_follows_their_number():
+  config = base.get_config('folder,resnet18')
+  assert config.train.batch_size is config.train.epochs is config.model.stem is None
+  assert config.optimizer.name == 'adamw' and config.train.ema_decay == 0.999
+  assert config.augment.mixup_alpha == config.augment.cutmix_alpha == 0
+  assert config.augment.randaugment is None
+  config.train.batch_size = 8  # Of the same type as before.
+  with pytest.raises(TypeError):
+    config.train.epochs = 'many'
