@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import UserError, check_choice
-from attn_flax.training import dataset_file, processes, run_folder
+from attn_flax.training import dataset_file, left_open, processes, run_folder
 from attn_flax.training.checkpoints import restore_best
 from attn_flax.training.environment import environment
 from attn_flax.training.experiment import Experiment, open_experiment
@@ -54,7 +54,7 @@ def evaluate_run(
   def open_checked() -> Experiment:
     with run_folder.reading_config(folder):
       stored = run_folder.load_config(folder)
-      chosen = stored if config is None else run_folder.as_decided(config, folder)
+      chosen = stored if config is None else left_open.as_begun(config, folder)
       experiment = open_experiment(chosen, trains=False)
     if config is not None:
       run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
