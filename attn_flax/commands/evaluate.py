@@ -8,7 +8,7 @@ from absl import flags
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.data.normalization import in_text
 from attn_flax.errors import UserError, check_choice
-from attn_flax.training import dataset_file, processes, run_folder
+from attn_flax.training import dataset_file, left_open, processes, run_folder
 from attn_flax.training.checkpoints import restore_best
 from attn_flax.training.config import Config
 from attn_flax.training.environment import environment
@@ -56,7 +56,7 @@ def evaluate_run(
       stored = run_folder.load_config(folder)
       chosen = stored
       if config is not None:
-        chosen = _normalized_alike(run_folder.as_decided(config, folder), folder)
+        chosen = _normalized_alike(left_open.as_begun(config, folder), folder)
       experiment = open_experiment(chosen, trains=False)
     if config is not None:
       run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)

@@ -13,7 +13,7 @@ from attn_flax.errors import UserError, shown
 from attn_flax.study.config import StudyConfig
 from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
-from attn_flax.training import dataset_file, run_folder
+from attn_flax.training import dataset_file, left_open, run_folder
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.lock import Locked
 from attn_flax.training.loop import train
@@ -33,7 +33,7 @@ def check(planned: Sequence[Planned]) -> Task:
   opened: dict[str, Experiment] = {}
   for run in planned:
     if run.variant not in opened:
-      opened[run.variant] = open_experiment(run_folder.as_decided(run.config, run.folder))
+      opened[run.variant] = open_experiment(left_open.as_begun(run.config, run.folder))
     resolved = opened[run.variant].config.copy_and_resolve_references()
     resolved.seed = run.seed
     resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256

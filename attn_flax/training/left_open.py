@@ -1,5 +1,7 @@
 """What a config leaves open and the data decides: the size of a batch, the epochs, the stem."""
 
+import pathlib
+
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
@@ -11,6 +13,7 @@ from attn_flax.training import run_folder
 from attn_flax.training.config import Config
 from attn_flax.training.run_folder import Json
 
+_FIELDS = ('model.stem', 'train.batch_size', 'train.epochs')
 # A batch has so many images at least and at most, and an epoch so many updates where that allows.
 _BATCH, _UPDATES_PER_EPOCH = (16, 64), 16
 # A run makes so many updates, within so many epochs: from random weights, and from trained ones.
@@ -38,6 +41,25 @@ def epochs(updates_per_epoch: int, *, trained: bool) -> int:
   """Passes over the training split; `trained`: whether the run starts from trained weights."""
   updates, least, most = _TRAINED if trained else _FRESH
   return min(max(-(-updates // max(updates_per_epoch, 1)), least), most)
+
+
+def as_begun(config: Config, workdir: pathlib.Path) -> Config:
+  """A config with what it leaves open to the data as the run in a folder has it, if there is one.
+
+  So a run goes on as it began, and scores other data, whatever would be chosen today.
+
+  Raises:
+    UserError: when the stored config is damaged.
+  """
+  if not (workdir / 'config.json').exists():
+    return config
+  stored, fields = run_folder.load_config(workdir).to_dict(), config.to_dict()
+  for field in _FIELDS:
+    section, _, name = field.partition('.')
+    is_same = section != 'model' or stored['model'].get('name') == config.model.name
+    if fields[section].get(name) is None and is_same:
+      fields[section][name] = stored[section].get(name)
+  return ConfigDict(fields)
 
 
 def with_batches(config: Config, images: int, parts: int) -> Config:

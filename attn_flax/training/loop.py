@@ -37,7 +37,7 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ru
   is_stored = (workdir / 'config.json').exists()
 
   def open_as_begun() -> Experiment:
-    return open_experiment(config if restart else run_folder.as_decided(config, workdir))
+    return open_experiment(config if restart else left_open.as_begun(config, workdir))
 
   with run_folder.reading_config(workdir) if is_stored else contextlib.nullcontext():
     experiment = processes.together(open_as_begun)

@@ -58,8 +58,6 @@ _NEWER: dict[str, Any] = {
   'data.max_pixels': MAX_PIXELS,
   'data.normalize': 'dataset',
 }
-# Fields that the data decides where a config leaves them open, see `left_open`.
-_LEFT_OPEN = ('model.stem', 'train.batch_size', 'train.epochs')
 # Fields that prolong a run.
 _LENGTH = ('train.epochs', 'train.steps')
 
@@ -206,26 +204,6 @@ def _stored_config(path: pathlib.Path) -> Json:
   if field := misfit(sections):
     raise UserError(f'{path} holds a {field} of another type than any run has; {_RESTORE}')
   return sections
-
-
-def as_decided(config: Config, workdir: pathlib.Path) -> Config:
-  """A config with what it leaves open to the data as the run in a folder has it, if there is one.
-
-  So a run goes on as it began, and scores other data, whatever would be chosen today.
-
-  Raises:
-    UserError: when the stored config is damaged.
-  """
-  path = workdir / 'config.json'
-  if not path.exists():
-    return config
-  stored, fields = _stored_config(path), config.to_dict()
-  for field in _LEFT_OPEN:
-    section, _, name = field.partition('.')
-    is_same = section != 'model' or stored['model'].get('name') == config.model.name
-    if fields[section].get(name) is None and is_same:
-      fields[section][name] = stored[section].get(name)
-  return ConfigDict(fields)
 
 
 @contextlib.contextmanager
