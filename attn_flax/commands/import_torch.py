@@ -75,6 +75,11 @@ def import_run(
   """
   _check_empty(workdir)
   model, variables = from_torch(source, attention_kwargs=attention_kwargs)
+  if model.num_classes is None:
+    raise UserError(
+      f'{source} holds no head, and a run needs one; train from it with '
+      f'--config.init_from={source}, which starts a fresh head'
+    )
   fields = config.to_dict()
   # The file decides all of the network but its dtype.
   fields['model'] = dict.fromkeys(fields['model']) | {'dtype': config.model.dtype}
