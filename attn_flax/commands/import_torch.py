@@ -15,6 +15,7 @@ from attn_flax.commands import configs
 from attn_flax.costs.count import count_params
 from attn_flax.errors import UserError
 from attn_flax.interop.torch_weights import describe, from_torch
+from attn_flax.layers.types import Variables
 from attn_flax.models import MODELS
 from attn_flax.models.placement import Placement, field_names
 from attn_flax.models.resnet import ResNet
@@ -80,6 +81,12 @@ def import_run(
       f'{source} holds no head, and a run needs one; train from it with '
       f'--config.init_from={source}, which starts a fresh head'
     )
+  channels = _channels(variables)
+  if channels != 3:
+    raise UserError(
+      f'{source} takes images of {channels} channel{"s" if channels > 1 else ""}, and a run has '
+      'images of 3; from_torch loads these weights in Python'
+    )
   fields = config.to_dict()
   # The file decides all of the network but its dtype.
   fields['model'] = dict.fromkeys(fields['model']) | {'dtype': config.model.dtype}
@@ -121,6 +128,13 @@ def import_run(
     'dataset': dataset,
     'workdir': str(workdir),
   }
+
+
+def _channels(variables: Variables) -> int:
+  """Channels of the images that a network takes."""
+  params = variables['params']
+  stem = params.get('stem_conv', params.get('stem_conv1'))
+  return int(stem['kernel'].shape[-2])
 
 
 def _check_empty(workdir: pathlib.Path) -> None:

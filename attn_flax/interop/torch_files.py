@@ -5,7 +5,6 @@ the plain values that scripts store with their weights.
 """
 
 import argparse
-import collections
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -64,7 +63,15 @@ def _entry(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     inner = content.get(key)
     if isinstance(inner, Mapping) and inner:
       return _entry(inner)
-  return content
+  holders = [value for value in content.values() if _holds_arrays(value)]
+  return holders[0] if len(holders) == 1 else content
+
+
+def _holds_arrays(value: object) -> bool:
+  """Whether a value is a state dict of any name."""
+  if not isinstance(value, Mapping) or not value:
+    return False
+  return all(isinstance(array, np.ndarray) or hasattr(array, 'detach') for array in value.values())
 
 
 def _read_file(path: pathlib.Path) -> object:
@@ -100,21 +107,26 @@ def _read_torch(path: pathlib.Path) -> object:
     try:
       return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
-      asked = re.search(r'GLOBAL ([\w.]+)', plain(error))
-      if asked is None and 'weights_only' not in str(error):
+      text = plain(error)
+      if 'weights_only' not in text:
         raise
-  # PyTorch advises to read it in a way that may run code; this never does.
-  what = f' ({asked[1]})' if asked else ''
+  # PyTorch advises to read such a file in a way that may run code; this never does.
+  save = "import torch; torch.save(model.state_dict(), 'weights.pth')"
+  if asked := re.search(r'GLOBAL ([\w.]+)', text):
+    raise UserError(
+      f'{path} holds more than weights ({asked[1]}), and reading that could run code; where the '
+      f'model was made, save its weights alone: {save}'
+    )
+  cause = re.search(r'WeightsUnpickler error: (.*?) Check the documentation', text)
   raise UserError(
-    f'{path} holds more than weights{what}, and reading that could run code; where the model was '
-    f"made, save its weights alone: import torch; torch.save(model.state_dict(), 'weights.pth')"
+    f'{path} is damaged or holds more than weights{f" ({cause[1]})" if cause else ""}; where the '
+    f'model was made, save its weights alone: {save}'
   )
 
 
 def _plain_values() -> Iterator[Any]:
   """Classes whose values do nothing but hold data: arguments, paths, NumPy's scores."""
-  yield from (argparse.Namespace, collections.defaultdict, dict, list, set)
-  yield from (pathlib.PosixPath, pathlib.PurePosixPath)
+  yield from (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
   # Python 3.13 and newer have moved them, and name them so in files.
   yield from ((pathlib.PosixPath, 'pathlib._local.PosixPath'),)
   yield from (np.ndarray, np.dtype)

@@ -142,7 +142,8 @@ def convert(weights: Weights, model: ResNet) -> Variables:
     found = _fresh_head(model, shape)
   unexpected, misshapen = [], []
   for name, value in state.items():
-    if fresh_head and name.startswith('fc.'):
+    is_head = name.startswith('fc.') or not weights.original(name).startswith(weights.root)
+    if fresh_head and is_head:
       continue
     path = _path(name, 'conv1.6.weight' in state, expected)
     if path not in expected or path in found:
@@ -161,7 +162,10 @@ def convert(weights: Weights, model: ResNet) -> Variables:
   problems = {'missing': missing, 'unexpected': unexpected, 'of another shape': misshapen}
   if any(problems.values()):
     listed = '; '.join(f'{what}: {", ".join(names)}' for what, names in problems.items() if names)
-    raise UserError(f'the weights do not fit {describe(model)}: {listed}')
+    hint = ''
+    if weights.classes is None and model.num_classes is None and unexpected:
+      hint = '; num_classes=... starts a fresh head in place of one that is no single layer'
+    raise UserError(f'the weights do not fit {describe(model)}: {listed}{hint}')
   arrays = {path: jax.numpy.asarray(found[path]) for path in expected}
   return flax.traverse_util.unflatten_dict(arrays, sep='/')
 
@@ -183,6 +187,7 @@ def _torch_names(weights: Weights, expected: Mapping[str, object]) -> dict[str, 
   """
   modules = {name.rpartition('.')[0] for name in weights.arrays} | {'fc', 'bn1'}
   inner = {match[1] for name in modules if (match := re.match(r'layer\d+\.\d+\.(.+)', name))}
+  inner |= {'downsample.conv', 'downsample.norm'}
   blocks = {match[1] for name in modules if (match := re.match(r'(layer\d+\.\d+)\.', name))}
   modules |= {f'{block}.{name}' for block in blocks for name in inner}
   deep = 'conv1.6.weight' in weights.arrays
