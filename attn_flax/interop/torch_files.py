@@ -16,7 +16,7 @@ import numpy as np
 from attn_flax.data.files import expand_user
 from attn_flax.errors import UserError
 
-_ENDINGS = ('.pth', '.pt', '.bin', '.tar', '.ckpt')
+_ENDINGS = ('.pth', '.pth.tar', '.tar', '.pt', '.bin', '.ckpt')
 # Where scripts keep their weights. An average comes first: it is what they evaluate.
 _AVERAGES = (
   'state_dict_ema',
