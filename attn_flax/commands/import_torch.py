@@ -81,12 +81,6 @@ def import_run(
       f'{source} holds no head, and a run needs one; train from it with '
       f'--config.init_from={source}, which starts a fresh head'
     )
-  channels = _channels(variables)
-  if channels != 3:
-    raise UserError(
-      f'{source} takes images of {channels} channel{"s" if channels > 1 else ""}, and a run has '
-      'images of 3; from_torch loads these weights in Python'
-    )
   fields = config.to_dict()
   # The file decides all of the network but its dtype.
   fields['model'] = dict.fromkeys(fields['model']) | {'dtype': config.model.dtype}
@@ -99,6 +93,12 @@ def import_run(
     dataset = f'not opened: {error}'
   else:
     experiment = open_experiment(config, trains=False)
+    channels, given = _channels(variables), experiment.image_shape[-1]
+    if channels != given:
+      raise UserError(
+        f'{source} takes images of {channels} channel{"s" if channels > 1 else ""}, and those of '
+        f'{dataset} have {given}; choose another dataset, or load the weights with from_torch'
+      )
     config, described = experiment.config, experiment.describe_data()
 
   train = config.train
