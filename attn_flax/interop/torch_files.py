@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from attn_flax.data.files import expand_user
+from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
 
 _ENDINGS = ('.pth', '.pth.tar', '.tar', '.pt', '.bin', '.ckpt')
@@ -39,7 +39,7 @@ def read_state_dict(source: str | pathlib.Path | Mapping[str, object]) -> dict[s
   """
   content: object = source
   if isinstance(source, str | pathlib.Path):
-    path = expand_user(source)
+    path = local_path(source)
     if not path.is_file():
       raise UserError(f'{path} is not a file; name a PyTorch, safetensors or npz file')
     content = _read_file(path)
