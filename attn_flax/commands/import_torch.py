@@ -15,6 +15,7 @@ from attn_flax.commands import configs
 from attn_flax.costs.count import count_params
 from attn_flax.errors import UserError
 from attn_flax.interop.torch_weights import describe, from_torch
+from attn_flax.layers.types import Variables
 from attn_flax.models import MODELS
 from attn_flax.models.placement import Placement, field_names
 from attn_flax.models.resnet import ResNet
@@ -75,6 +76,11 @@ def import_run(
   """
   _check_empty(workdir)
   model, variables = from_torch(source, attention_kwargs=attention_kwargs)
+  if model.num_classes is None:
+    raise UserError(
+      f'{source} holds no head, and a run needs one; train from it with '
+      f'--config.init_from={source}, which starts a fresh head'
+    )
   fields = config.to_dict()
   # The file decides all of the network but its dtype.
   fields['model'] = dict.fromkeys(fields['model']) | {'dtype': config.model.dtype}
@@ -87,6 +93,12 @@ def import_run(
     dataset = f'not opened: {error}'
   else:
     experiment = open_experiment(config, trains=False)
+    channels, given = _channels(variables), experiment.image_shape[-1]
+    if channels != given:
+      raise UserError(
+        f'{source} takes images of {channels} channel{"s" if channels > 1 else ""}, and those of '
+        f'{dataset} have {given}; choose another dataset, or load the weights with from_torch'
+      )
     config, described = experiment.config, experiment.describe_data()
 
   train = config.train
@@ -116,6 +128,13 @@ def import_run(
     'dataset': dataset,
     'workdir': str(workdir),
   }
+
+
+def _channels(variables: Variables) -> int:
+  """Channels of the images that a network takes."""
+  params = variables['params']
+  stem = params.get('stem_conv', params.get('stem_conv1'))
+  return int(stem['kernel'].shape[-2])
 
 
 def _check_empty(workdir: pathlib.Path) -> None:

@@ -14,7 +14,15 @@ from attn_flax.models.resnet import ResNet
 
 StateDict = Mapping[str, np.ndarray]
 
-_OLD_NAMES = (('layer0.', ''), ('se_module.', 'se.'), ('last_linear.', 'fc.'))
+_OLD_NAMES = (('layer0.', ''), ('se_module.', 'se.'))
+_HEADS = ('fc', 'classifier', 'last_linear', 'head.fc', 'head')
+# Wrappers that keep an average of the weights, which is what their users evaluate; and the half of
+# a contrastive network that its users go on with.
+_PREFERRED = (r'(^|[._])(ema|averaged?|swa|teacher)([._]|$)', r'(^|\.)(encoder_q|online\w*)\.')
+# What wrappers keep beside the weights.
+_BESIDE = re.compile(
+  r'(.*\.)?(num_batches_tracked|n_averaged|queue\w*|initted|step|decay|num_updates)'
+)
 
 
 class Weights(NamedTuple):
@@ -24,41 +32,127 @@ class Weights(NamedTuple):
     arrays: weights by name.
     legacy: whether the names were those of the older SE networks, which follow Caffe's.
     pooled_shortcut: whether the shortcuts pool before their convolution.
+    names: the names that the weights had, by the names here.
+    root: what stood before all names of the network, such as 'module.'.
   """
 
   arrays: dict[str, np.ndarray]
   legacy: bool
   pooled_shortcut: bool
+  names: dict[str, str]
+  root: str
+
+  @property
+  def classes(self) -> int | None:
+    """Classes of the head; None where there is no head."""
+    head = self.arrays.get('fc.weight')
+    return None if head is None else head.shape[0]
+
+  @property
+  def channels(self) -> int:
+    """Channels of the images: 3, and others where a stem was made for them."""
+    stem = self.arrays.get('conv1.0.weight', self.arrays.get('conv1.weight'))
+    return 3 if stem is None else stem.shape[1]
+
+  def original(self, name: str) -> str:
+    """The name that a weight has in its file, or would have there."""
+    if name in self.names:
+      return self.names[name]
+    module, _, leaf = name.rpartition('.')
+    for known, old in self.names.items():
+      if known.rpartition('.')[0] == module:
+        return f'{old.rpartition(".")[0]}.{leaf}'
+    conv, norm = (1, 2) if self.pooled_shortcut else (0, 1)
+    name = name.replace('downsample.conv', f'downsample.{conv}')
+    return self.root + name.replace('downsample.norm', f'downsample.{norm}')
 
 
 def canonical(state: StateDict) -> Weights:
   """Brings a state dict under one naming.
 
-  Strips the `module.` of data-parallel training and drops the counters of the batch norms.
+  Strips what wrappers put before the names, and drops the counters of the batch norms.
+
+  Raises:
+    UserError: when it holds two networks and neither is the other's average.
   """
-  arrays: dict[str, np.ndarray] = {}
-  for name, value in state.items():
-    clean = re.sub(r'^module\.', '', name)
-    if clean in arrays:
-      raise UserError(f'{clean} is there twice, with and without the prefix "module."; drop one')
-    arrays[clean] = value
-  legacy = 'layer0.conv1.weight' in arrays
+  root = _root(state)
+  names: dict[str, str] = {}
+  for name in state:
+    if _BESIDE.fullmatch(name) or (root and _belongs_to_another(name, root, state)):
+      continue
+    clean = name.removeprefix(root)
+    if not name.startswith(root):
+      # A head may stand beside the network that a wrapper holds.
+      clean = re.sub(r'^((module|_orig_mod|model)\.)+', '', name)
+    elif not root:
+      clean = re.sub(r'^(module|_orig_mod|model|backbone)\.', '', name)
+    if clean in names:
+      raise UserError(f'{clean} is there twice, as {names[clean]} and as {name}; drop one')
+    names[clean] = name
+  legacy = 'layer0.conv1.weight' in names
   if legacy:
-    for old, new in _OLD_NAMES:
-      arrays = {name.replace(old, new): value for name, value in arrays.items()}
+    for before, after in _OLD_NAMES:
+      names = {clean.replace(before, after): name for clean, name in names.items()}
+  names = _with_head(names, state)
   # A pooled shortcut has its pool, which has no weights, in front: its convolution is number 1.
   pooled = any(
-    name.endswith('downsample.1.weight') and value.ndim == 4 for name, value in arrays.items()
+    clean.endswith('downsample.1.weight') and state[name].ndim == 4 for clean, name in names.items()
   )
   conv, norm = (1, 2) if pooled else (0, 1)
-  arrays = {
-    name.replace(f'downsample.{conv}.', 'downsample.conv.').replace(
+  names = {
+    clean.replace(f'downsample.{conv}.', 'downsample.conv.').replace(
       f'downsample.{norm}.', 'downsample.norm.'
-    ): value
-    for name, value in arrays.items()
-    if not name.endswith('num_batches_tracked')
+    ): name
+    for clean, name in names.items()
   }
-  return Weights(arrays, legacy, pooled)
+  arrays = {clean: state[name] for clean, name in names.items()}
+  return Weights(arrays, legacy, pooled, names, root)
+
+
+def _roots(state: StateDict) -> list[str]:
+  """What stands before the names of each network that a state dict holds."""
+  pattern = re.compile(r'((?:.*\.)?)layer\d+\.\d+\.conv\d\.weight')
+  return sorted({match[1] for name in state if (match := pattern.fullmatch(name))})
+
+
+def _root(state: StateDict) -> str:
+  roots = _roots(state)
+  for pattern in _PREFERRED:
+    preferred = [root for root in roots if re.search(pattern, root)]
+    if len(roots) > 1 and len(preferred) == 1:
+      return preferred[0]
+  if len(roots) > 1:
+    listed = ' and '.join(repr(root) for root in roots)
+    raise UserError(
+      f'the weights of a network are there twice, below {listed}; give one, such as '
+      "{name: value for name, value in state.items() if name.startswith('...')}"
+    )
+  return roots[0] if roots else ''
+
+
+def _belongs_to_another(name: str, root: str, state: StateDict) -> bool:
+  """Whether a weight is one of another network beside the chosen one."""
+  if name.startswith(root):
+    return False
+  return any(name.startswith(other) for other in _roots(state) if other != root)
+
+
+def _with_head(names: dict[str, str], state: StateDict) -> dict[str, str]:
+  """Names with the head as `fc`, also where it is the one layer of a sequence, `fc.1`."""
+  for head in _HEADS:
+    pattern = re.compile(rf'({re.escape(head)}(?:\.\d+)?)\.weight')
+    found = {
+      match[1]
+      for clean, name in names.items()
+      if (match := pattern.fullmatch(clean)) and state[name].ndim == 2
+    }
+    if len(found) == 1:
+      old = found.pop() + '.'
+      return {
+        f'fc.{clean.removeprefix(old)}' if clean.startswith(old) else clean: name
+        for clean, name in names.items()
+      }
+  return names
 
 
 def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
@@ -73,7 +167,7 @@ def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
     UserError: when they are not those of a residual network with batch norms.
   """
   state = weights.arrays
-  depths = _depths(state)
+  depths = _depths(weights)
   bottleneck = 'layer1.0.conv3.weight' in state
   last = 'conv3' if bottleneck else 'conv2'
   outputs = [state[f'layer{i}.0.{last}.weight'].shape[0] for i in range(1, len(depths) + 1)]
@@ -81,7 +175,7 @@ def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
     'depths': depths,
     'widths': tuple(width // (4 if bottleneck else 1) for width in outputs),
     'block': 'bottleneck' if bottleneck else 'basic',
-    'num_classes': state['fc.weight'].shape[0],
+    'num_classes': weights.classes,
     'stem_width': state['bn1.weight'].shape[0],
     'stem': _stem(state),
     'shortcut': 'avg' if weights.pooled_shortcut else 'conv',
@@ -108,21 +202,23 @@ def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
   return add_attention(model, {where: {**entry, **attention_kwargs}})
 
 
-def _depths(state: StateDict) -> tuple[int, ...]:
+def _depths(weights: Weights) -> tuple[int, ...]:
   """Blocks per stage."""
+  state = weights.arrays
   found: dict[int, int] = {}
   for name in state:
     if match := re.match(r'layer(\d+)\.(\d+)\.conv1\.weight', name):
       found[int(match[1])] = max(found.get(int(match[1]), 0), int(match[2]) + 1)
   stem = 'conv1.0.weight' if 'conv1.0.weight' in state else 'conv1.weight'
   last = 'conv3' if 'layer1.0.conv3.weight' in state else 'conv2'
-  needed = ['fc.weight', stem, 'bn1.weight', 'bn1.running_mean', 'layer1.0.bn1.running_mean']
+  needed = [stem, 'bn1.weight', 'bn1.running_mean', 'layer1.0.bn1.running_mean']
   needed += [f'layer{stage}.0.{conv}.weight' for stage in found or (1,) for conv in ('conv2', last)]
   missing = [name for name in needed if name not in state]
   if missing or sorted(found) != list(range(1, len(found) + 1)):
+    why = f'no {weights.original(missing[0])}' if missing else f'stages {sorted(found)}'
     raise UserError(
       'the weights are not those of a residual network with batch norms in a known naming '
-      f'({"no " + missing[0] if missing else f"stages {sorted(found)}"}); known: torchvision, timm '
+      f'({why}); known: torchvision, timm '
       '(resnet*, resnext*, wide_resnet*, seresnet*, seresnext*, ecaresnet*, legacy_seresne*), '
       'Jongchan/attention-module, BangguWu/ECANet'
     )

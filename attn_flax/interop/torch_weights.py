@@ -16,7 +16,8 @@ import numpy as np
 
 from attn_flax.costs.count import abstract_variables
 from attn_flax.errors import UserError, check_type, shown
-from attn_flax.interop.torch_architecture import StateDict, canonical, infer
+from attn_flax.interop.torch_architecture import Weights, canonical, infer
+from attn_flax.interop.torch_files import read_state_dict
 from attn_flax.layers.types import Variables
 from attn_flax.models.placement import Fields, Placement
 from attn_flax.models.resnet import ResNet
@@ -96,14 +97,16 @@ def from_torch(
     >>> logits = model.apply(variables, images, train=False)
 
   Args:
-    source: a file (.pth, .pth.tar, .pt, .bin: these need torch; .safetensors; .npz), or a state
-      dict of arrays.
+    source: a file (.pth, .pth.tar, .pt, .bin, .ckpt: these need torch; .safetensors; .npz), or a
+      state dict of arrays. Averaged weights are preferred to the raw ones beside them.
     attention_kwargs: fields of the mechanism that leave no trace in the weights, such as CBAM's
       `pools` or BAM's `dilation`, where they are not the released ones.
-    **fields: likewise fields of the network, such as `stride_in` or `max_pool`.
+    **fields: likewise fields of the network, such as `stride_in` or `max_pool`. Another
+      `num_classes` than the weights have gives a fresh head, and None leaves the head out.
 
   Returns:
-    The model, and `{'params', 'batch_stats'}`. Its logits are PyTorch's for images in [N, H, W, C].
+    The model, without a head where the weights have none and `num_classes` is not given, and
+    `{'params', 'batch_stats'}`. Its logits are PyTorch's for images in [N, H, W, C].
 
   Raises:
     UserError: for a file that cannot be read, an unknown architecture, and weights that are
@@ -114,7 +117,7 @@ def from_torch(
   weights = canonical(read_state_dict(source))
   try:
     model = infer(weights, dict(kwargs), fields)
-    return model, convert(weights.arrays, model)
+    return model, convert(weights, model)
   except UserError as error:
     given = [f'{name}={shown(value)}' for name, value in {**kwargs, **fields}.items()]
     if not given:
@@ -122,91 +125,77 @@ def from_torch(
     raise UserError(f'{error}; given were {", ".join(given)}') from None
 
 
-def read_state_dict(source: str | pathlib.Path | Mapping[str, object]) -> dict[str, np.ndarray]:
-  """The arrays of a state dict, by name, from a file or a mapping.
+def convert(weights: Weights, model: ResNet) -> Variables:
+  """Variables of a model from weights in canonical names.
+
+  A head for other classes than the weights have is a fresh one.
 
   Raises:
-    UserError: for a file that is missing, damaged or of an unknown kind.
+    UserError: naming as its file does every weight that is missing, unexpected or of another shape.
   """
-  if isinstance(source, Mapping):
-    content: object = source
-  elif not isinstance(source, str | pathlib.Path):
-    content = source
-  else:
-    path = pathlib.Path(source)
-    if not path.is_file():
-      raise UserError(f'{path} is not a file; name a PyTorch, safetensors or npz file')
-    content = _read_file(path)
-  if not isinstance(content, Mapping):
-    raise UserError(f'a {type(content).__name__} holds no weights; give a state dict')
-  for key in ('state_dict', 'model', 'state_dict_ema'):
-    if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-      content = content[key]
-  arrays = {}
-  for name, value in content.items() if isinstance(content, Mapping) else ():
-    value = value.detach().cpu().float().numpy() if hasattr(value, 'detach') else value
-    if not isinstance(value, np.ndarray | np.generic | jax.Array):
-      raise UserError(f'{name!r} is a {type(value).__name__}, not an array; give a state dict')
-    arrays[str(name)] = np.asarray(value)
-  if not arrays:
-    raise UserError('no weights found; give a state dict, or a file that holds one')
-  return arrays
-
-
-def _read_file(path: pathlib.Path) -> object:
-  try:
-    if path.suffix == '.npz':
-      with np.load(path) as file:
-        return dict(file)
-    if path.suffix == '.safetensors':
-      from safetensors.numpy import load_file
-
-      return load_file(path)
-    if path.name.endswith(('.pth', '.pt', '.bin', '.tar')):
-      import torch
-
-      return torch.load(path, map_location='cpu', weights_only=True)
-  except ImportError as error:
-    raise UserError(
-      f'{path} takes the package {error.name!r} to read; install it (pip install {error.name}), or '
-      'save the weights as .npz'
-    ) from None
-  except Exception as error:  # Each reader has its own types for a damaged file.
-    reason = ' '.join(str(error).split())[:200]
-    if 'weights_only' in str(error):  # PyTorch advises to load it in a way that may run code.
-      reason = 'it holds more than tensors; save its state dict'
-    raise UserError(f'{path} cannot be read ({type(error).__name__}: {reason})') from None
-  raise UserError(
-    f'{path} is of an unknown kind; allowed: .pth, .pth.tar, .pt, .bin, .safetensors, .npz'
-  )
-
-
-def convert(state: StateDict, model: ResNet) -> Variables:
-  """Variables of a model from a state dict in canonical names.
-
-  Raises:
-    UserError: naming every weight that is missing, unexpected or of another shape.
-  """
-  wanted = abstract_variables(model, (model.stride, model.stride, 3))
-  expected = flax.traverse_util.flatten_dict(dict(wanted), sep='/')
-  found: dict[str, np.ndarray] = {}
+  state = weights.arrays
+  shape = (model.stride, model.stride, weights.channels)
+  expected = flax.traverse_util.flatten_dict(dict(abstract_variables(model, shape)), sep='/')
+  found: dict[str, np.ndarray | jax.Array] = {}
+  fresh_head = model.num_classes != weights.classes
+  if fresh_head and model.num_classes is not None:
+    found = _fresh_head(model, shape)
   unexpected, misshapen = [], []
   for name, value in state.items():
-    path = _path(name, state)
+    is_head = name.startswith('fc.') or not weights.original(name).startswith(weights.root)
+    if fresh_head and is_head:
+      continue
+    path = _path(name, 'conv1.6.weight' in state, expected)
     if path not in expected or path in found:
-      unexpected.append(name)
+      unexpected.append(weights.original(name))
       continue
     array = _to_flax(value, expected[path].shape)
     if array.shape != expected[path].shape:
-      misshapen.append(f'{name} {value.shape} for {path} {expected[path].shape}')
+      misshapen.append(f'{weights.original(name)} {value.shape} for {path} {expected[path].shape}')
     found[path] = array.astype(np.float32)
-  missing = [path for path in expected if path not in found]
+  names = _torch_names(weights, expected)
+  missing = [
+    f'{weights.original(names[path])} (for {path})' if path in names else path
+    for path in expected
+    if path not in found
+  ]
   problems = {'missing': missing, 'unexpected': unexpected, 'of another shape': misshapen}
   if any(problems.values()):
     listed = '; '.join(f'{what}: {", ".join(names)}' for what, names in problems.items() if names)
-    raise UserError(f'the weights do not fit {describe(model)}: {listed}')
+    hint = ''
+    if weights.classes is None and model.num_classes is None and unexpected:
+      hint = '; num_classes=... starts a fresh head in place of one that is no single layer'
+    raise UserError(f'the weights do not fit {describe(model)}: {listed}{hint}')
   arrays = {path: jax.numpy.asarray(found[path]) for path in expected}
   return flax.traverse_util.unflatten_dict(arrays, sep='/')
+
+
+def _fresh_head(model: ResNet, shape: tuple[int, ...]) -> dict[str, np.ndarray | jax.Array]:
+  """The head as the network starts it; the rest of the network is traced, not computed."""
+
+  @jax.jit
+  def start(key):
+    return model.init(key, jax.numpy.zeros((1, *shape)), train=False)['params']['head']
+
+  return {f'params/head/{name}': value for name, value in start(jax.random.key(0)).items()}
+
+
+def _torch_names(weights: Weights, expected: Mapping[str, object]) -> dict[str, str]:
+  """PyTorch's name of each weight here, also of one that is missing.
+
+  A block that lacks a module has it named as in the other blocks.
+  """
+  modules = {name.rpartition('.')[0] for name in weights.arrays} | {'fc', 'bn1'}
+  inner = {match[1] for name in modules if (match := re.match(r'layer\d+\.\d+\.(.+)', name))}
+  inner |= {'downsample.conv', 'downsample.norm'}
+  blocks = {match[1] for name in modules if (match := re.match(r'(layer\d+\.\d+)\.', name))}
+  modules |= {f'{block}.{name}' for block in blocks for name in inner}
+  deep = 'conv1.6.weight' in weights.arrays
+  return {
+    _path(f'{module}.{leaf}', deep, expected): f'{module}.{leaf}'
+    for module in sorted(modules)
+    for leaf in ('weight', 'bias', 'running_mean', 'running_var')
+  }
 
 
 def describe(model: ResNet) -> str:
@@ -220,13 +209,14 @@ def _describe_placement(placement: Placement) -> str:
   return f'{placement.module.__name__} at {placement.where!r} of stages {placement.stages}'
 
 
-def _path(name: str, state: StateDict) -> str:
-  """Where a weight goes: `params/...` or `batch_stats/...`."""
+def _path(name: str, deep: bool, expected: Mapping[str, object]) -> str:
+  """Where a weight goes: `params/...` or `batch_stats/...`; `deep` says that the stem is."""
   module, _, leaf = name.rpartition('.')
   target = _renamed(_RULES, module)
-  is_norm = f'{module}.running_mean' in state
-  if target == 'stem_norm' and 'conv1.6.weight' in state:
+  if target == 'stem_norm' and deep:
     target = 'stem_norm3'
+  # The network knows which modules are norms; statistics that are missing do not change that.
+  is_norm = f'params/{target}/scale' in expected
   leaves = {
     'running_mean': 'mean',
     'running_var': 'var',

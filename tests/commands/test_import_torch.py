@@ -85,6 +85,25 @@ def test_mistakes(imported, capsys, flags, message):
   assert message in error and error.count('\n') == 1
 
 
+def test_weights_without_a_head_are_sent_to_init_from(tmp_path, capsys):
+  state = {k: v for k, v in rule.load(NAME)[0].items() if not k.startswith('fc.')}
+  np.savez(tmp_path / 'weights.npz', **state)
+  flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
+  assert main.run(['main.py', *flags]) == 2
+  assert f'--config.init_from={tmp_path}/weights.npz' in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_stem_for_images_of_one_channel_is_refused(tmp_path, capsys):
+  state = rule.load(NAME)[0]
+  state['conv1.weight'] = state['conv1.weight'][:, :1]
+  np.savez(tmp_path / 'weights.npz', **state)
+  flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
+  assert main.run(['main.py', *flags]) == 2
+  assert 'images of 1 channel' in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()
+
+
 def test_another_number_of_classes_is_refused(tmp_path, capsys):
   np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar100-resnet18-CBAM')[0])
   flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']

@@ -10,6 +10,7 @@ import optax
 import pytest
 import rule
 import run_files
+import tiny_torch
 
 import main
 from attn_flax import UserError, create_model
@@ -181,3 +182,12 @@ def test_a_source_that_is_none_is_named(tmp_path, monkeypatch, source, match):
 def test_what_replaces_a_convolution_cannot_start_as_the_identity(name):
   with pytest.raises(UserError, match='replaces a convolution, so the network cannot start'):
     create_model('resnet18', attention=name, attention_kwargs={'start': 'identity'})
+
+
+def test_pytorch_weights_without_a_head_leave_the_head_fresh(tmp_path):
+  state = {k: v for k, v in tiny_torch.weights().items() if not k.startswith('fc.')}
+  np.savez(tmp_path / 'weights.npz', **state)
+  model = create_model('resnet18', depths=(1, 1), widths=(8, 16), stem='cifar', stem_width=8)
+  fresh = init_state(model, optax.sgd(0.1), jax.random.key(0), (8, 8, 3), ema=False)
+  _, found = start_from(fresh, read_source(f'{tmp_path}/weights.npz'))
+  assert found.new == ['params/head/bias', 'params/head/kernel']
