@@ -29,7 +29,7 @@ MODES = {
   'evaluate': Mode('Scores the best checkpoint of a run again.', '--workdir=runs/eca'),
   'predict': Mode(
     'Prints the likeliest classes of images, or writes them into a CSV file.',
-    '--workdir=runs/eca --images=folder/ --output=predictions.csv',
+    '--workdir=runs/eca --images=photos/ --output=classes.csv',
   ),
   'explain': Mode(
     'Writes maps of what a network looks at, over images, and their scores.',

@@ -74,7 +74,7 @@ def test_the_fields_of_a_config_are_explained(capsys):
   """Those of the base by its comments, those of a mechanism by its docstring."""
   assert run('--mode=train', '--help', '--config=cbam') == 0
   shown = capsys.readouterr().out
-  assert '--config.train.epochs=8\n    Passes over the training split.' in shown
+  assert '--config.train.epochs=8\n    Passes over the training split; none: ' in shown
   assert '--config.model.attention.branch.ratio=4\n    channels per hidden unit' in shown
   lines = shown.partition('The fields of this config:')[2].strip().splitlines()
   unexplained = [
