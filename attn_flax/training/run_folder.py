@@ -5,24 +5,19 @@ import hashlib
 import json
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
-from attn_flax.data.files import MAX_PIXELS, read_file
+from attn_flax.data.files import MAX_PIXELS
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import FIRST
 from attn_flax.training.config import Config, misfit
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
-
-_RESTORE = 'restore it from a copy, or choose another folder'
-# The content of a JSON file of a run folder.
-Json = dict[str, Any]
+from attn_flax.training.stored import RESTORE, Json, read_json, read_metrics, write_json
 
 _FREE = (
   'data.dir',
@@ -86,97 +81,6 @@ def difference(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str
   return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def read_json(path: pathlib.Path, fix: str = _RESTORE) -> Json:
-  """A JSON file of a run folder.
-
-  Args:
-    path: the file.
-    fix: what to do where it is damaged, for the error.
-
-  Raises:
-    UserError: when it is missing or damaged.
-  """
-  try:
-    content = json.loads(read_file(path))
-    if not isinstance(content, dict):
-      raise ValueError('it holds no mapping')
-    return content
-  except FileNotFoundError:
-    raise UserError(f'{path} does not exist; name the folder of a run with --workdir') from None
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f'{path} cannot be read ({error}); {fix}') from None
-
-
-def read_metrics(workdir: pathlib.Path) -> list[Json]:
-  """The lines of a run's `metrics.jsonl`: numbers by name; [] without a file.
-
-  Lines that a kill has cut short, or that hold anything else, are left out.
-  """
-  path, rows = workdir / 'metrics.jsonl', []
-  try:
-    lines = read_file(path).decode(errors='replace').splitlines()
-  except FileNotFoundError:
-    return []
-  except OSError as error:
-    raise UserError(f'{path} cannot be read ({error.strerror}); {_RESTORE}') from None
-  for line in lines:
-    with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
-      row = json.loads(line)
-      row['step'] = int(row['step'])
-      if all(isinstance(value, int | float) for value in row.values()):
-        rows.append(row)
-  return rows
-
-
-def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
-  """Writes a JSON file at once: a reader sees the old file or the new one, never a half.
-
-  Makes the folder where there is none.
-
-  Raises:
-    UserError: when it cannot be written.
-  """
-  text = json.dumps(content, indent=2) + '\n'
-  _write(path, lambda partial: partial.write_text(text))
-
-
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes an `.npz` file as `write_json` does; raises the same."""
-
-  def write(partial: pathlib.Path) -> None:
-    with partial.open('wb') as file:
-      np.savez(file, **arrays)  # type: ignore[arg-type]
-
-  _write(path, write)
-
-
-def _write(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-  partial = path.with_name(path.name + '.partial')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(partial)
-    partial.replace(path)
-  except OSError as error:
-    raise UserError(
-      f'{path} cannot be written ({error.strerror}); make room there, or choose another --workdir'
-    ) from None
-
-
-def check_writable(folder: pathlib.Path, fix: str) -> None:
-  """Makes a folder where there is none, and raises `UserError` where nothing can be written there.
-
-  Args:
-    folder: the folder.
-    fix: what to do then, for the error.
-  """
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
-  except OSError as error:
-    raise UserError(f'the folder {folder} cannot be written ({error.strerror}); {fix}') from None
-
-
 def free_fields(config: Config) -> tuple[str, ...]:
   """The fields of a config that change no result, so that a run may go on with other ones."""
   # The folder of one's own images is the dataset itself; others are known by their name.
@@ -197,12 +101,12 @@ def _stored_config(path: pathlib.Path) -> Json:
   sections = config if isinstance(config, dict) else {}
   for name in _SECTIONS:
     if not isinstance(sections.get(name), dict):
-      raise UserError(f'{path} lacks the section {name!r} of a config; {_RESTORE}')
+      raise UserError(f'{path} lacks the section {name!r} of a config; {RESTORE}')
   for newer, value in _NEWER.items():
     section, _, name = newer.rpartition('.')
     (sections[section] if section else sections).setdefault(name, value)
   if field := misfit(sections):
-    raise UserError(f'{path} holds a {field} of another type than any run has; {_RESTORE}')
+    raise UserError(f'{path} holds a {field} of another type than any run has; {RESTORE}')
   return sections
 
 
@@ -218,7 +122,7 @@ def reading_config(workdir: pathlib.Path) -> Iterator[None]:
   except (AttributeError, KeyError) as error:
     text = ' '.join(str(error).split())
     path = workdir / 'config.json'
-    raise UserError(f'{path} lacks a field of a config ({text}); {_RESTORE}') from None
+    raise UserError(f'{path} lacks a field of a config ({text}); {RESTORE}') from None
 
 
 def read_result(workdir: pathlib.Path) -> Json:
