@@ -42,7 +42,7 @@ def _cam(
   stage: int | None,
   rule: Rule,
 ) -> jax.Array:
-  taps.check(model, variables, images, labels)
+  labels = taps.check(model, variables, images, labels)
   networks.check_stage(model, stage)
   return _compiled(model, variables, images, labels, stage, rule)
 

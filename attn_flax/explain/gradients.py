@@ -53,7 +53,7 @@ def integrated_gradients(
   Raises:
     UserError: for labels outside the network's classes, no steps, or a baseline that does not fit.
   """
-  taps.check(model, variables, images, labels)
+  labels = taps.check(model, variables, images, labels)
   check_counts('', _MOST_PASSES, steps=steps)
   baseline = taps.as_color('baseline', 0.0 if baseline is None else baseline)
   if not taps.fits(baseline, images):
@@ -108,7 +108,7 @@ def smooth_grad(
   Raises:
     UserError: for labels outside the network's classes, no samples, or negative noise.
   """
-  taps.check(model, variables, images, labels)
+  labels = taps.check(model, variables, images, labels)
   check_counts('', _MOST_PASSES, samples=samples)
   check_range('noise', noise, 0, _MOST_NOISE)
   images = jnp.asarray(images, jnp.float32)

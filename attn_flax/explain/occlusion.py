@@ -50,7 +50,7 @@ def occlusion(
     UserError: for labels outside the network's classes, a patch or a fill that does not fit the
       images, or a stride that leaves pixels uncovered.
   """
-  taps.check(model, variables, images, labels)
+  labels = taps.check(model, variables, images, labels)
   height, width = images.shape[1:3]
   check_range('patch', patch, 1, min(height, width), whole=True)
   # A longer step would leave pixels uncovered.

@@ -76,7 +76,7 @@ def insertion_deletion(
     UserError: for labels outside the network's classes, maps or positions that do not fit the
       images, no steps or a blur that is not positive.
   """
-  maps = _checked_maps(model, variables, images, labels, maps)
+  labels, maps = _checked(model, variables, images, labels, maps)
   check_counts('', _MOST_STEPS, steps=steps)
   check_range('sigma', sigma, _LEAST_SIGMA, _MOST_SIGMA)
   images = jnp.asarray(images, jnp.float32)
@@ -132,7 +132,7 @@ def road(
     UserError: for labels outside the network's classes, maps or positions that do not fit the
       images, or shares that leave nothing to remove or to keep.
   """
-  maps = _checked_maps(model, variables, images, labels, maps)
+  labels, maps = _checked(model, variables, images, labels, maps)
   check_range('noise', noise, 0, _MOST_NOISE)
   if not isinstance(shares, Sequence | np.ndarray) or isinstance(shares, str | bytes):
     raise UserError(f'shares={shown(shares)} are none; give a tuple such as (0.2, 0.4, 0.6, 0.8)')
@@ -193,20 +193,21 @@ def _removed(model, count, variables, images, labels, places, added):
   return without(places < count), without(places >= places[0].size - count)
 
 
-def _checked_maps(
+def _checked(
   model: Model,
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
   maps: jax.Array,
-) -> jax.Array:
-  taps.check(model, variables, images, labels)
+) -> tuple[jax.Array, jax.Array]:
+  """The labels and the maps as arrays that fit the images."""
+  labels = taps.check(model, variables, images, labels)
   maps = taps.as_floats('maps', maps)
   if maps.ndim != 3:
     raise UserError(f'maps of shape {maps.shape} are none; give [N, h, w], one for each image')
   if len(maps) != len(images):
     raise UserError(f'{len(maps)} maps do not fit {len(images)} images; give one for each')
-  return maps
+  return labels, maps
 
 
 def _keys(key: jax.Array | None, positions: jax.Array | None, images: jax.Array) -> jax.Array:

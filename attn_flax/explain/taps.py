@@ -87,27 +87,36 @@ def check_images(images: jax.Array) -> None:
     )
 
 
-def check(model: Model, variables: Variables, images: jax.Array, labels: jax.Array) -> None:
-  """Raises `UserError` for images or labels that do not fit the network or each other.
+def check(
+  model: Model, variables: Variables, images: jax.Array, labels: jax.typing.ArrayLike
+) -> jax.Array:
+  """The labels as an array [N] of integers; lists and whole floats are taken, too.
 
-  The values of labels are looked at where they are known, so not inside a compiled function.
+  Their values are looked at where they are known, so not inside a compiled function.
+
+  Raises:
+    UserError: for images or labels that do not fit the network or each other.
   """
   check_network(model, variables, images)
   num_classes = networks.count_classes(model, variables, images)
-  array = as_array('labels', labels)
+  array = as_array('labels', list(labels) if isinstance(labels, range) else labels)
+  if jnp.issubdtype(array.dtype, jnp.floating) and not isinstance(array, jax.core.Tracer):
+    values = np.asarray(array)
+    array = jnp.asarray(values, jnp.int32) if (values == np.round(values)).all() else array
   if array.shape != images.shape[:1] or not jnp.issubdtype(array.dtype, jnp.integer):
     raise UserError(
       f'labels of shape {array.shape} and type {array.dtype} do not fit {len(images)} images; give '
       'one class number per image, [N]'
     )
   if isinstance(array, jax.core.Tracer):
-    return
+    return array
   values = np.asarray(array)
   wrong = values[(values < 0) | (values >= num_classes)]
   if wrong.size:
     raise UserError(
       f'labels hold {wrong[0]}, which is no class of this network; allowed: 0 to {num_classes - 1}'
     )
+  return jnp.asarray(array)
 
 
 def fits(values: jax.typing.ArrayLike, images: jax.Array) -> bool:
@@ -189,7 +198,7 @@ def activations_and_gradients(
   Raises:
     UserError: for a stage that the network does not have.
   """
-  check(model, variables, images, labels)
+  labels = check(model, variables, images, labels)
   networks.check_stage(model, stage)
   return _activations_and_gradients(model, variables, images, labels, stage)
 

@@ -479,3 +479,28 @@ def test_batches_that_do_not_fit_are_refused(arrays, message):
     explain.in_batches(lambda *x: x[0], *arrays)
   with pytest.raises(UserError, match='batch_size=0'):
     explain.in_batches(lambda *x: x[0], np.zeros(3), batch_size=0)
+
+
+@pytest.mark.parametrize(
+  'labels',
+  [[1, 2], (1, 2), range(1, 3), [1.0, 2.0], np.array([1.0, 2.0]), np.array([1, 2], np.uint8)],
+)
+def test_labels_may_be_given_in_every_plain_form(labels):
+  model = create_model('resnet20', depths=(1,), widths=(8,), num_classes=4)
+  images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+  variables = model.init(jax.random.key(0), images, train=False)
+  expected = explain.grad_cam(model, variables, images, np.array([1, 2], np.int32))
+  assert np.array_equal(explain.grad_cam(model, variables, images, labels), expected)
+
+
+@pytest.mark.parametrize(
+  'labels',
+  [[1.5, 2], ['1', '2'], None, 1, [[1], [2]], np.eye(4)[:2], [True, False], [-1, 2], [4, 0]],
+)
+def test_other_labels_are_refused_in_a_line(labels):
+  model = create_model('resnet20', depths=(1,), widths=(8,), num_classes=4)
+  images = np.zeros((2, 16, 16, 3), np.float32)
+  variables = model.init(jax.random.key(0), images, train=False)
+  with pytest.raises(UserError, match='^labels') as caught:
+    explain.grad_cam(model, variables, images, labels)
+  assert 'Tracer' not in str(caught.value)

@@ -1,0 +1,108 @@
+"""The files of a run folder, read as they may be found, and written whole or not at all."""
+
+import contextlib
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from attn_flax.data.files import read_file
+from attn_flax.errors import UserError
+
+RESTORE = 'restore it from a copy, or choose another folder'
+# The content of a JSON file of a run folder.
+Json = dict[str, Any]
+
+
+def read_json(path: pathlib.Path, fix: str = RESTORE) -> Json:
+  """A JSON file of a run folder.
+
+  Args:
+    path: the file.
+    fix: what to do where it is damaged, for the error.
+
+  Raises:
+    UserError: when it is missing or damaged.
+  """
+  try:
+    content = json.loads(read_file(path))
+    if not isinstance(content, dict):
+      raise ValueError('it holds no mapping')
+    return content
+  except FileNotFoundError:
+    raise UserError(f'{path} does not exist; name the folder of a run with --workdir') from None
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path} cannot be read ({error}); {fix}') from None
+
+
+def read_metrics(workdir: pathlib.Path) -> list[Json]:
+  """The lines of a run's `metrics.jsonl`: numbers by name; [] without a file.
+
+  Lines that a kill has cut short, or that hold anything else, are left out.
+  """
+  path, rows = workdir / 'metrics.jsonl', []
+  try:
+    lines = read_file(path).decode(errors='replace').splitlines()
+  except FileNotFoundError:
+    return []
+  except OSError as error:
+    raise UserError(f'{path} cannot be read ({error.strerror}); {RESTORE}') from None
+  for line in lines:
+    with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+      row = json.loads(line)
+      row['step'] = int(row['step'])
+      if all(isinstance(value, int | float) for value in row.values()):
+        rows.append(row)
+  return rows
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
+  """Writes a JSON file at once: a reader sees the old file or the new one, never a half.
+
+  Makes the folder where there is none.
+
+  Raises:
+    UserError: when it cannot be written.
+  """
+  text = json.dumps(content, indent=2) + '\n'
+  _write(path, lambda partial: partial.write_text(text))
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes an `.npz` file as `write_json` does; raises the same."""
+
+  def write(partial: pathlib.Path) -> None:
+    with partial.open('wb') as file:
+      np.savez(file, **arrays)  # type: ignore[arg-type]
+
+  _write(path, write)
+
+
+def _write(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+  partial = path.with_name(path.name + '.partial')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(partial)
+    partial.replace(path)
+  except OSError as error:
+    raise UserError(
+      f'{path} cannot be written ({error.strerror}); make room there, or choose another --workdir'
+    ) from None
+
+
+def check_writable(folder: pathlib.Path, fix: str) -> None:
+  """Makes a folder where there is none, and raises `UserError` where nothing can be written there.
+
+  Args:
+    folder: the folder.
+    fix: what to do then, for the error.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise UserError(f'the folder {folder} cannot be written ({error.strerror}); {fix}') from None
