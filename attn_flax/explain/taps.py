@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.errors import UserError, check_type, shown
+from attn_flax.errors import MOST_CLASSES, UserError, check_type, shown
 from attn_flax.explain import networks
 from attn_flax.layers.types import Model, Variables
 
@@ -102,7 +102,8 @@ def check(
   array = as_array('labels', list(labels) if isinstance(labels, range) else labels)
   if jnp.issubdtype(array.dtype, jnp.floating) and not isinstance(array, jax.core.Tracer):
     values = np.asarray(array)
-    array = jnp.asarray(values, jnp.int32) if (values == np.round(values)).all() else array
+    if ((values == np.round(values)) & (abs(values) < MOST_CLASSES)).all():
+      array = jnp.asarray(values, jnp.int32)
   if array.shape != images.shape[:1] or not jnp.issubdtype(array.dtype, jnp.integer):
     raise UserError(
       f'labels of shape {array.shape} and type {array.dtype} do not fit {len(images)} images; give '
