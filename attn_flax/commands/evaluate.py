@@ -54,6 +54,8 @@ def evaluate_run(
   def open_checked() -> Experiment:
     with run_folder.reading_config(folder):
       chosen = run_folder.load_config(folder)
+      if processes.is_first():  # Before the work.
+        stored.check_writable(output or folder, 'name another one with --output')
       if config is not None:
         chosen = _normalized_alike(left_open.as_begun(config, folder), folder)
       experiment = open_experiment(chosen, trains=False)
@@ -61,8 +63,6 @@ def evaluate_run(
       run_folder.check_same(folder, experiment.config, may_differ=_SCORED_ALIKE)
       _check_classes(experiment, folder)
     check_choice('split', split, experiment.dataset.splits)
-    if processes.is_first():  # Before the work.
-      stored.check_writable(output or folder, 'name another one with --output')
     return experiment
 
   experiment = processes.together(open_checked)
