@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from attn_flax.commands.flags import program
 from attn_flax.tasks.task import Task
-from attn_flax.training.stored import Json
+from attn_flax.training.artifacts import Json
 
 _NORMAL_95 = 1.959964  # The normal distribution has 95 % of its mass within so many deviations.
 

@@ -8,7 +8,7 @@ from absl import flags
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.data.normalization import in_text
 from attn_flax.errors import UserError, check_choice
-from attn_flax.training import dataset_file, left_open, processes, run_folder, stored
+from attn_flax.training import artifacts, dataset_file, left_open, processes, run_folder
 from attn_flax.training.checkpoints import restore_best
 from attn_flax.training.config import Config
 from attn_flax.training.environment import environment
@@ -32,7 +32,7 @@ def evaluate_run(
   split: str = 'test',
   output: pathlib.Path | None = None,
   config: Config | None = None,
-) -> stored.Json:
+) -> artifacts.Json:
   """Scores a run folder's best checkpoint again, and writes `evaluation.json`.
 
   Args:
@@ -55,7 +55,7 @@ def evaluate_run(
     with run_folder.reading_config(folder):
       chosen = run_folder.load_config(folder)
       if processes.is_first():  # Before the work.
-        stored.check_writable(output or folder, 'name another one with --output')
+        artifacts.check_writable(output or folder, 'name another one with --output')
       if config is not None:
         chosen = _normalized_alike(left_open.as_begun(config, folder), folder)
       experiment = open_experiment(chosen, trains=False)
@@ -72,7 +72,7 @@ def evaluate_run(
   scores, _ = Scorer(experiment, split).score_state(state, split)
   result = {'step': step, **scores}
   if processes.is_first():
-    stored.write_json((output or folder) / 'evaluation.json', {**result, **environment()})
+    artifacts.write_json((output or folder) / 'evaluation.json', {**result, **environment()})
   return result
 
 

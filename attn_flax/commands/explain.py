@@ -17,7 +17,7 @@ from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import UserError, check_choice
 from attn_flax.explain.perturbation import faithfulness
 from attn_flax.report.figures.pictures import is_blank
-from attn_flax.training import stored
+from attn_flax.training import artifacts
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
 # Maps by name: (model, variables, images, labels) -> [N, h, w], or None where there is none.
@@ -63,7 +63,7 @@ def explain_run(
   methods: Sequence[str],
   stage: int | None = None,
   output: pathlib.Path | None = None,
-) -> stored.Json:
+) -> artifacts.Json:
   """Writes `explanations/<image>.png` and `explanations.json` for a run, and a page of all images.
 
   The class that is explained is the one that the network predicts. Images are processed a few
@@ -103,10 +103,10 @@ def explain_run(
   trained = open_trained(folder)
   paths = find_images(images)
   output = output or folder
-  stored.check_writable(output, 'name another one with --output')  # Before the work.
+  artifacts.check_writable(output, 'name another one with --output')  # Before the work.
   explainer = _Explainer(trained, methods, stage, batch_size(paths))
   gallery = Gallery(trained, output / 'explanations', paths)
-  rows: list[stored.Json] = []
+  rows: list[artifacts.Json] = []
   broken: dict[str, str] = {}
   for good, pixels, bad in read_batches(trained, paths):
     broken |= bad
@@ -124,7 +124,7 @@ def explain_run(
     'notes': gallery.finish(output / _SHEET),
   }
   stale = _pictures_of_before(output) - {pathlib.Path(row['picture']) for row in rows} - {sheet}
-  stored.write_json(output / _RESULT, content)
+  artifacts.write_json(output / _RESULT, content)
   for picture in stale:
     picture.unlink(missing_ok=True)
   return content
@@ -133,7 +133,7 @@ def explain_run(
 def _pictures_of_before(folder: pathlib.Path) -> set[pathlib.Path]:
   """The pictures that the result in a folder speaks of, there; none without a result."""
   try:
-    content = stored.read_json(folder / _RESULT)
+    content = artifacts.read_json(folder / _RESULT)
     names = {pathlib.Path(row['picture']).name for row in content['images']}
     sheet = {folder / _SHEET} if content.get('contact_sheet') else set()
   except (UserError, KeyError, TypeError):
@@ -165,7 +165,7 @@ class _Explainer:
 
   def explain(
     self, paths: Sequence[pathlib.Path], images: np.ndarray, gallery: Gallery
-  ) -> list[stored.Json]:
+  ) -> list[artifacts.Json]:
     """Explains images [n, H, W, 3] uint8, has their files drawn, returns a row for each."""
     answers = predict(self._run, images, batch=self._batch)
     labels = np.array([answer[0].label for answer in answers], np.int32)

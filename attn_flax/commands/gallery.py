@@ -13,7 +13,7 @@ from attn_flax.errors import UserError
 from attn_flax.report.figures.contact_sheet import MOST_IMAGES, ContactSheet
 from attn_flax.report.figures.fonts import lettering
 from attn_flax.report.figures.photographs import MOST_PIXELS, Photograph, Told, overlays
-from attn_flax.training.stored import Json
+from attn_flax.training.artifacts import Json
 from attn_flax.training.trained_run import TrainedRun
 
 _USUAL_LIMIT = 255  # Bytes of a file's name, where the file system does not say.

@@ -19,7 +19,7 @@ from attn_flax.layers.types import Variables
 from attn_flax.models import MODELS
 from attn_flax.models.placement import Placement, field_names
 from attn_flax.models.resnet import ResNet
-from attn_flax.training import run_folder, stored
+from attn_flax.training import artifacts, run_folder
 from attn_flax.training.checkpoints import Checkpoints
 from attn_flax.training.experiment import open_experiment
 from attn_flax.training.lock import locked
@@ -117,7 +117,7 @@ def import_run(
     _check_empty(workdir)
     run_folder.open_run(workdir, config)
     if described is not None:
-      stored.write_json(workdir / 'dataset.json', described)
+      artifacts.write_json(workdir / 'dataset.json', described)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(0, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
     checkpoints.close()

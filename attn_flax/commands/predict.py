@@ -12,7 +12,7 @@ from absl import flags
 from attn_flax.commands.images import find_images, read_batches
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.errors import UserError
-from attn_flax.training import stored
+from attn_flax.training import artifacts
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
 
@@ -48,7 +48,7 @@ def check_table(path: pathlib.Path) -> None:
   """Raises `UserError` where no CSV file can be written at a path; makes its folder."""
   if path.suffix.lower() != '.csv' or path.is_dir():
     raise UserError(f'--output={path} is no CSV file; name one, such as {path / "predictions.csv"}')
-  stored.check_writable(path.parent, 'name a file elsewhere with --output')
+  artifacts.check_writable(path.parent, 'name a file elsewhere with --output')
 
 
 def write_table(

@@ -8,7 +8,7 @@ import numpy as np
 from attn_flax.study.findings import Conditions, Environment, Recipe, Run
 from attn_flax.study.groups import Member
 from attn_flax.study.performance import PredictionsOfRuns, run_scores
-from attn_flax.training import stored
+from attn_flax.training import artifacts
 from attn_flax.training.config import Config
 from attn_flax.training.environment import environment, without_home
 from attn_flax.training.experiment import Experiment
@@ -60,7 +60,7 @@ def _curves(path: pathlib.Path, names: Sequence[str], updates_per_epoch: int) ->
   """The metrics that a run logged, by epoch; for training, means between validations."""
   if not path.exists():
     return {}
-  rows = stored.read_metrics(path.parent)
+  rows = artifacts.read_metrics(path.parent)
   curves: dict[str, list] = {'train': [], 'validation': []}
   window: list[dict[str, float]] = []
   for row in rows:
@@ -125,7 +125,7 @@ def _further(config: Config) -> dict[str, object]:
   return {field: value for field, value in fields.items() if value and field not in idle}
 
 
-def _environment(record: stored.Json) -> Environment:
+def _environment(record: artifacts.Json) -> Environment:
   """Where a run or a study was computed, by what its record says."""
   return Environment(
     device=record.get('device'),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from attn_flax.errors import UserError
 from attn_flax.study.plan import Planned
-from attn_flax.training import run_folder, stored
+from attn_flax.training import artifacts, run_folder
 from attn_flax.training.config import Config
 
 # The attention is what is compared; the seed is what is averaged over.
@@ -28,7 +28,7 @@ class Member(NamedTuple):
   seed: int
   folder: pathlib.Path
   config: Config | None
-  record: stored.Json
+  record: artifacts.Json
   error: str = ''
 
 
@@ -129,7 +129,7 @@ def _read(folder: pathlib.Path, error: str) -> Member:
   path = folder / 'config.json'
   if not path.exists():
     return Member(-1, folder, None, {}, error or 'not trained yet')
-  record, config = stored.read_json(path), run_folder.load_config(folder)
+  record, config = artifacts.read_json(path), run_folder.load_config(folder)
   if not error and not any((folder / 'checkpoints').glob('[0-9]*')):
     error = 'no checkpoint yet'
   # An imported network has a checkpoint alone: it was trained elsewhere.

@@ -13,7 +13,7 @@ from attn_flax.errors import UserError, shown
 from attn_flax.study.config import StudyConfig
 from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
-from attn_flax.training import dataset_file, left_open, run_folder, stored
+from attn_flax.training import artifacts, dataset_file, left_open, run_folder
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.lock import Locked
 from attn_flax.training.loop import train
@@ -128,19 +128,19 @@ def sweep(study: StudyConfig, workdir: pathlib.Path) -> dict[str, float] | None:
   rates = {name: best(found, key=lambda rate: found[rate]) for name, found in scores.items()}
   path, key = workdir / 'sweep.json', f'validation_{task.best}'
   # Other variants' rates may have been chosen before.
-  before = stored.read_json(path, 'remove it') if path.exists() else {}
+  before = artifacts.read_json(path, 'remove it') if path.exists() else {}
   content: dict[str, dict] = {'chosen': rates, key: scores}
   for name, found in content.items():
     if not isinstance(old := before.get(name, {}), dict):
       raise UserError(f'{path} has {name}={shown(old)}, which no study writes; remove it')
     content[name] = old | found
-  stored.write_json(path, content)
+  artifacts.write_json(path, content)
   return rates
 
 
 def best_validation(folder: pathlib.Path, task: Task) -> float:
   """The best score on the validation split that a run logged, by its moving average if kept."""
-  rows = stored.read_metrics(folder)
+  rows = artifacts.read_metrics(folder)
   name, averaged = f'val_{task.best}', f'val_ema_{task.best}'
   best = max if task.higher_is_better else min
   scores = [float(row[averaged] if averaged in row else row[name]) for row in rows if name in row]

@@ -8,8 +8,8 @@ from typing import Any
 
 from attn_flax.data.files import composed
 from attn_flax.errors import UserError
+from attn_flax.training.artifacts import Json, read_json, write_json
 from attn_flax.training.run_folder import move_data
-from attn_flax.training.stored import Json, read_json, write_json
 
 _MOST = 1e30  # Of a number in the file; infinities and integers beyond floats are larger.
 

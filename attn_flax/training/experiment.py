@@ -17,7 +17,7 @@ from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Setting, Task
-from attn_flax.training import left_open, stored
+from attn_flax.training import artifacts, left_open
 from attn_flax.training.config import Config, ModelConfig, Section
 from attn_flax.training.optimizer import (
   MOST_STEPS,
@@ -86,7 +86,7 @@ class Experiment(NamedTuple):
     """(H, W, C) of the images."""
     return self.dataset.image_shape
 
-  def describe_data(self) -> stored.Json:
+  def describe_data(self) -> artifacts.Json:
     """Class names and preprocessing: what it takes to use the network on other images."""
     spec, content = self.dataset.spec, self.dataset.content
     return {
@@ -232,7 +232,7 @@ def make_augmentation(config: Section, dataset: data.Dataset) -> Augmentation:
     if config[name] is not None:
       check_range(f'augment.{name}', config[name], 0, spec.image_size, whole=True)
   usual = {'crop_padding': spec.crop_padding, 'flip': spec.flip}
-  fields: stored.Json = {
+  fields: artifacts.Json = {
     key: usual.get(key) if value is None else value for key, value in config.items()
   }
   if fields['randaugment'] is not None:

@@ -10,8 +10,8 @@ from attn_flax.models import Network
 from attn_flax.models.placement import field_names
 from attn_flax.models.zoo import find_network
 from attn_flax.training import run_folder
+from attn_flax.training.artifacts import Json
 from attn_flax.training.config import Config
-from attn_flax.training.stored import Json
 
 _FIELDS = ('model.stem', 'train.batch_size', 'train.epochs')
 # A batch has so many images at least and at most, and an epoch so many updates where that allows.

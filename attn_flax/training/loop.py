@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 
 from attn_flax.costs import count as cost
-from attn_flax.training import dataset_file, left_open, lock, processes, run_folder, stored
+from attn_flax.training import artifacts, dataset_file, left_open, lock, processes, run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.config import Config
 from attn_flax.training.experiment import Experiment, open_experiment
@@ -18,7 +18,7 @@ from attn_flax.training.scoring import Scorer
 from attn_flax.training.updates import TIMES, Updates, saving_steps
 
 
-def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> stored.Json:
+def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> artifacts.Json:
   """Trains the network of a config, or goes on with the run that the folder holds.
 
   Args:
@@ -84,7 +84,7 @@ def _follow_data(experiment: Experiment, workdir: pathlib.Path) -> None:
     dataset_file.follow(workdir, experiment.describe_data(), experiment.config.data.dir)
 
 
-def _finished(workdir: pathlib.Path) -> stored.Json:
+def _finished(workdir: pathlib.Path) -> artifacts.Json:
   result = run_folder.read_result(workdir)
   path = workdir / 'result.json'
   if processes.is_first():
@@ -106,7 +106,9 @@ def _open_folder(
     dataset_file.write(workdir, experiment.describe_data())
 
 
-def _score(experiment: Experiment, workdir: pathlib.Path, further: stored.Json) -> stored.Json:
+def _score(
+  experiment: Experiment, workdir: pathlib.Path, further: artifacts.Json
+) -> artifacts.Json:
   """Scores the best checkpoint of a trained run on the test split, and writes the result."""
   state, best_step = restore_best(workdir, experiment.abstract_state())
   scores, predictions = Scorer(experiment, 'test').score_state(state, 'test')
@@ -114,7 +116,7 @@ def _score(experiment: Experiment, workdir: pathlib.Path, further: stored.Json) 
   if files := experiment.dataset.files.get('test'):  # Each row leads to its image.
     arrays['files'] = np.array(files)
   images = experiment.updates * experiment.config.train.batch_size
-  result: stored.Json = {
+  result: artifacts.Json = {
     **scores,
     **{f'test_{name}': value for name, value in summary.items()},
     'best_step': best_step,
@@ -125,6 +127,6 @@ def _score(experiment: Experiment, workdir: pathlib.Path, further: stored.Json) 
     'images_per_second': images / further['train_seconds'],
   }
   if processes.is_first():
-    stored.write_arrays(workdir / 'predictions.npz', predictions | arrays)
-    stored.write_json(workdir / 'result.json', result)
+    artifacts.write_arrays(workdir / 'predictions.npz', predictions | arrays)
+    artifacts.write_json(workdir / 'result.json', result)
   return result

@@ -3,8 +3,8 @@
 import pathlib
 
 from attn_flax.attention.names import attention_name
+from attn_flax.training.artifacts import Json
 from attn_flax.training.experiment import Experiment
-from attn_flax.training.stored import Json
 
 
 def opening(experiment: Experiment, costs: Json, start: int, workdir: pathlib.Path) -> str:

@@ -14,10 +14,10 @@ from attn_flax.data import FOLDER
 from attn_flax.data.files import MAX_PIXELS
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import FIRST
+from attn_flax.training.artifacts import RESTORE, Json, read_json, read_metrics, write_json
 from attn_flax.training.config import Config, misfit
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
-from attn_flax.training.stored import RESTORE, Json, read_json, read_metrics, write_json
 
 _FREE = (
   'data.dir',

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from attn_flax.data.pipeline.protocol import Pipeline
-from attn_flax.training import processes, run_folder, stopping, stored
+from attn_flax.training import artifacts, processes, run_folder, stopping
 from attn_flax.training.checkpoints import Checkpoints
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.finetune import FlatWeights, read_source, start_from
@@ -57,7 +57,7 @@ class Updates:
     init_key, train_key = jax.random.split(jax.random.key(experiment.config.seed))
     # Not `device_put`, which reaches the devices of this process alone.
     self._key = jax.jit(lambda key: key, out_shardings=experiment.replicated)(train_key)
-    like, stored = experiment.abstract_state(), stored.Json()
+    like, stored = experiment.abstract_state(), artifacts.Json()
     restored = processes.together(lambda: checkpoints.restore_latest(like))
     if restored is None:
       processes.together(lambda: run_folder.check_never_saved(workdir, self._saves_at))
@@ -221,7 +221,7 @@ def _fresh_state(
   state, loaded = start_from(state, weights or read_source(source))
   if processes.is_first():
     print(f'starting from {source}: {loaded.describe()}')
-    stored.write_json(workdir / 'init_from.json', loaded._asdict())
+    artifacts.write_json(workdir / 'init_from.json', loaded._asdict())
   return state
 
 

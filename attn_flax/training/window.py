@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from attn_flax.errors import UserError
-from attn_flax.training.stored import Json
+from attn_flax.training.artifacts import Json
 
 Metrics = dict[str, np.float32]
 # Parts that the device may have before it: enough to keep it busy, and few enough for a progress

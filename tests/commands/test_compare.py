@@ -8,7 +8,7 @@ import pytest
 import run_files
 
 import main
-from attn_flax.training import stored
+from attn_flax.training import artifacts
 from configs import compare
 
 STEPS = 12
@@ -103,7 +103,7 @@ def test_runs_that_were_not_trained_alike_are_refused(finished, tmp_path, capsys
   (changed / 'checkpoints' / '3').mkdir(parents=True)
   content = json.loads((finished / 'cbam' / 'seed0' / 'config.json').read_text())
   content['config']['train']['batch_size'] = 32
-  stored.write_json(changed / 'config.json', content)
+  artifacts.write_json(changed / 'config.json', content)
   assert run('--mode=compare', f'--workdirs={finished}/resnet/seed0,{changed}') == 2
   error = capsys.readouterr().err.splitlines()[-1]
   assert 'train.batch_size: 64 there, 32 here' in error

@@ -13,7 +13,7 @@ import main
 from attn_flax import UserError
 from attn_flax.commands import flags
 from attn_flax.data.sources.folder import check
-from attn_flax.training import run_folder, stored
+from attn_flax.training import artifacts, run_folder
 from attn_flax.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
@@ -158,4 +158,4 @@ def test_without_a_home_folder_nothing_is_remembered_and_that_is_all(tmp_path, m
   monkeypatch.setattr(check, '_WORTH_KEEPING_S', 0.0)
   Image.new('RGB', (8, 9)).save(tmp_path / 'a.png')
   assert check.check(tmp_path, ['a.png'], 100)['a.png'][:3] == (9, 8, '')
-  stored.write_json(tmp_path / 'run' / 'config.json', run_folder.environment())
+  artifacts.write_json(tmp_path / 'run' / 'config.json', run_folder.environment())

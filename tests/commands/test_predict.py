@@ -21,7 +21,7 @@ from attn_flax.commands import gallery, predict
 from attn_flax.commands.explain import METHODS
 from attn_flax.data.decode import central_crop
 from attn_flax.explain import perturbation
-from attn_flax.training import run_folder, stored, trained_run
+from attn_flax.training import artifacts, run_folder, trained_run
 from attn_flax.training.checkpoints import Checkpoints
 from attn_flax.training.experiment import open_experiment
 from configs import cbam
@@ -35,7 +35,7 @@ def workdir(small_dataset, quick_compilation, tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs') / 'cbam'
   experiment = open_experiment(cbam.get_config('smoke'))
   run_folder.open_run(folder, experiment.config)
-  stored.write_json(folder / 'dataset.json', experiment.describe_data())
+  artifacts.write_json(folder / 'dataset.json', experiment.describe_data())
   checkpoints = Checkpoints(folder)
   state = experiment.fresh_state(jax.random.key(0))
   checkpoints.save(1, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
@@ -350,9 +350,9 @@ def test_classes_that_share_a_name_are_told_apart(workdir, photos, monkeypatch, 
   """The class that is explained is the likeliest, not the first of its name."""
   folder = tmp_path / 'run'
   shutil.copytree(workdir, folder)
-  described = stored.read_json(folder / 'dataset.json')
+  described = artifacts.read_json(folder / 'dataset.json')
   described['class_names'] = ['crane'] * 9 + ['other']
-  stored.write_json(folder / 'dataset.json', described)
+  artifacts.write_json(folder / 'dataset.json', described)
   probabilities = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.4, 0.09, 0.23], np.float32)
   monkeypatch.setattr(
     trained_run, '_probabilities', lambda *args: np.tile(probabilities, (len(args[-1]), 1))

@@ -12,7 +12,7 @@ import run_files
 from PIL import Image
 
 import main
-from attn_flax.training import stored
+from attn_flax.training import artifacts
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -185,7 +185,7 @@ def test_a_log_of_anything_is_read_for_what_it_holds(damaged, capsys):
   with open(damaged / 'metrics.jsonl', 'ab') as file:
     file.write(b'{"step": Infinity}\n{"step": 7, "loss": "x"}\n[1]\n\xff\n' + b'[' * 100_000)
   assert main.run(['main.py', *TINY, f'--workdir={damaged}']) == 0
-  assert stored.read_metrics(damaged)[-1]['step'] == 6
+  assert artifacts.read_metrics(damaged)[-1]['step'] == 6
 
 
 def test_restart_needs_the_checkpoints_out_of_the_way(damaged, capsys, monkeypatch):

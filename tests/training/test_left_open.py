@@ -11,7 +11,7 @@ import main
 from attn_flax.commands.import_torch import model_config
 from attn_flax.errors import UserError
 from attn_flax.models import create_model
-from attn_flax.training import left_open, run_folder, stored
+from attn_flax.training import artifacts, left_open, run_folder
 from attn_flax.training.experiment import open_experiment
 from configs import base, cbam
 
@@ -94,7 +94,7 @@ def test_the_stem_of_trained_weights_counts(tmp_path):
   config.init_from = str(tmp_path)
   begun = base.get_config('resnet18')
   begun.model.stem = 'deep'
-  stored.write_json(tmp_path / 'config.json', {'config': run_folder.resolved(begun)})
+  artifacts.write_json(tmp_path / 'config.json', {'config': run_folder.resolved(begun)})
   assert left_open.with_stem(create_model('resnet18'), config, 64).stem == 'deep'
   assert left_open.with_stem(create_model('resnet50'), base.get_config(), 64).stem == 'cifar'
 
@@ -165,7 +165,7 @@ def test_a_run_goes_on_as_it_began_and_scores_other_data(tmp_path, capsys):
   content = run_files.read(tmp_path / 'run', 'config.json')
   assert content['config']['model']['stem'] == 'cifar'
   content['config']['train']['epochs'] = 123  # As another version would have it.
-  stored.write_json(tmp_path / 'run/config.json', content)
+  artifacts.write_json(tmp_path / 'run/config.json', content)
   assert main.run([*command, f'--config.data.dir={images}']) == 0
   assert 'nothing to do' in capsys.readouterr().out
 
@@ -177,7 +177,7 @@ def test_a_run_goes_on_as_it_began_and_scores_other_data(tmp_path, capsys):
 def test_of_another_network_the_stem_is_not_taken_over(tmp_path):
   stored = base.get_config('resnet18')
   stored.model.stem = 'imagenet'
-  stored.write_json(tmp_path / 'config.json', {'config': run_folder.resolved(stored)})
+  artifacts.write_json(tmp_path / 'config.json', {'config': run_folder.resolved(stored)})
   assert left_open.as_begun(base.get_config('resnet18'), tmp_path).model.stem == 'imagenet'
   assert left_open.as_begun(base.get_config('vit_tiny32'), tmp_path).model.stem is None
   with_own = base.get_config('resnet18')

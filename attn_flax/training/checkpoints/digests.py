@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 
-from attn_flax.training.stored import Json
+from attn_flax.training.artifacts import Json
 
 
 def of_array(array: jax.typing.ArrayLike) -> str:

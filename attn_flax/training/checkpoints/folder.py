@@ -15,7 +15,7 @@ from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
 from attn_flax.tasks.names import FIRST, find_task
 from attn_flax.tasks.task import Task
-from attn_flax.training import processes, run_folder, stored
+from attn_flax.training import artifacts, processes, run_folder
 from attn_flax.training.checkpoints import digests
 from attn_flax.training.checkpoints import progress as progress_file
 from attn_flax.training.checkpoints.upstream import Preserved, draining_loops, reason, remedy
@@ -87,7 +87,7 @@ class Checkpoints:
       ) from None
 
   def save(
-    self, step: int, state: object, progress: stored.Json, scores: dict[str, float] | None
+    self, step: int, state: object, progress: artifacts.Json, scores: dict[str, float] | None
   ) -> None:
     """Saves in the background.
 
@@ -194,7 +194,7 @@ class Checkpoints:
     best = [step for _, step in sorted(self._merits(steps))[-1:]]
     return {*steps[-1:], *regular[-_LATEST:], *best}
 
-  def restore(self, step: int, like: State) -> tuple[State, stored.Json]:
+  def restore(self, step: int, like: State) -> tuple[State, artifacts.Json]:
     """The state and the progress of a step.
 
     Args:
@@ -212,14 +212,14 @@ class Checkpoints:
     self._check_arrays(step, state, progress)
     return state, {k: v for k, v in progress.items() if k not in ('scores', 'digests')}
 
-  def restore_together(self, step: int, like: State) -> tuple[State, stored.Json]:
+  def restore_together(self, step: int, like: State) -> tuple[State, artifacts.Json]:
     """What `restore` returns or raises: where it fails in one process of a run, it does in all."""
     try:
       return processes.together(lambda: self.restore(step, like))
     except processes.Shared as error:
       raise Damaged(str(error)) from None
 
-  def restore_latest(self, like: State) -> tuple[int, State, stored.Json] | None:
+  def restore_latest(self, like: State) -> tuple[int, State, artifacts.Json] | None:
     """The latest checkpoint that is whole: its step, state and progress; None: there is none yet.
 
     Damaged ones behind it are set aside, each with a warning, so that the run can go on.
@@ -301,14 +301,14 @@ class Checkpoints:
       f'another network ({why})'
     )
 
-  def _read_progress(self, step: int) -> stored.Json:
+  def _read_progress(self, step: int) -> artifacts.Json:
     """The JSON of a step; raises `Damaged`."""
     try:
       return progress_file.read(self.folder / str(step))
     except (OSError, ValueError) as error:
       raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {error}') from None
 
-  def _check_arrays(self, step: int, tree: object, progress: stored.Json) -> None:
+  def _check_arrays(self, step: int, tree: object, progress: artifacts.Json) -> None:
     if progress['digests'] is None:  # Saved before there were digests.
       return
     if names := digests.damaged(tree, progress['digests']):

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from attn_flax.data.files import read_file
-from attn_flax.training import stored
+from attn_flax.training import artifacts
 from attn_flax.training.checkpoints import digests
 
 
@@ -12,18 +12,18 @@ def _path(checkpoint: pathlib.Path) -> pathlib.Path:
   return checkpoint / 'progress' / 'metadata'  # Named by Orbax.
 
 
-def signed(content: stored.Json) -> stored.Json:
+def signed(content: artifacts.Json) -> artifacts.Json:
   """JSON values with their own digest."""
   content = json.loads(json.dumps(content))
   return {**content, 'digest': digests.of_json(content)}
 
 
-def write(checkpoint: pathlib.Path, content: stored.Json) -> None:
+def write(checkpoint: pathlib.Path, content: artifacts.Json) -> None:
   """Replaces the file of a checkpoint, with its digest."""
-  stored.write_json(_path(checkpoint), signed(content))
+  artifacts.write_json(_path(checkpoint), signed(content))
 
 
-def read(checkpoint: pathlib.Path) -> stored.Json:
+def read(checkpoint: pathlib.Path) -> artifacts.Json:
   """The content of a checkpoint's file, without its own digest.
 
   Checkpoints saved before there were digests have `digests` None.
@@ -48,7 +48,7 @@ def read(checkpoint: pathlib.Path) -> stored.Json:
   return {**content, 'scores': found, 'digests': None}
 
 
-def _mapping(path: pathlib.Path) -> stored.Json:
+def _mapping(path: pathlib.Path) -> artifacts.Json:
   try:
     content = json.loads(read_file(path))
   except RecursionError:
