@@ -37,7 +37,7 @@ from tables import write_csv
 from attn_flax import create_model
 from attn_flax.costs.table import format_table
 from attn_flax.costs.timing import interleave, ratio
-from attn_flax.data import Split, decode
+from attn_flax.data import Split, crops, decode
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.dataset import eval_resize
 from attn_flax.data.pipeline.resident import Resident
@@ -155,7 +155,7 @@ def _decoders() -> dict[str, Callable[[bytes, np.ndarray], object]]:
 
     def with_simplejpeg(encoded, draws):
       pixels = Image.fromarray(simplejpeg.decode_jpeg(encoded))
-      box = decode.crop_box(*pixels.size, draws)
+      box = crops.crop_box(*pixels.size, draws)
       return np.asarray(pixels.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR, box=box))
 
     ways['simplejpeg, resized by Pillow'] = with_simplejpeg
@@ -165,7 +165,7 @@ def _decoders() -> dict[str, Callable[[bytes, np.ndarray], object]]:
     cv2.setNumThreads(1)
 
     def resized(pixels, draws):
-      left, top, right, bottom = decode.crop_box(pixels.shape[1], pixels.shape[0], draws)
+      left, top, right, bottom = crops.crop_box(pixels.shape[1], pixels.shape[0], draws)
       crop = pixels[top:bottom, left:right]
       # Averages where it shrinks, as Pillow does.
       shrinks = crop.shape[0] > _SIZE and crop.shape[1] > _SIZE
@@ -187,7 +187,7 @@ def _decoders() -> dict[str, Callable[[bytes, np.ndarray], object]]:
 def _decoding(files: list[bytes], rounds: int) -> list[dict]:
   """Images per second of one core's time; the best of the rounds, in turn."""
   ways = _decoders()
-  draws = np.random.default_rng(0).random((len(files), decode.TRIES, 4))
+  draws = np.random.default_rng(0).random((len(files), crops.TRIES, 4))
   best = dict.fromkeys(ways, float('inf'))
   for _ in range(rounds):
     for name, way in ways.items():

@@ -11,38 +11,13 @@ The default command makes 1,000 updates of 64 images (eight epochs). The heads o
 say how long an update takes on two CPU cores, and what the quick study of the README found.
 """
 
-import difflib
 import re
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
+from configs.presets import words
 from configs.presets.mechanisms import ATTENTION
-from configs.presets.recipes import DATASETS, RECIPES
-
-# Names of these forms are networks; `attn_flax.create_model` knows which exist. Each form comes
-# with the fields of the tiny network that `smoke` makes of them.
-_NETWORKS = {
-  r'resnet(20|32|44|56|110)|wrn\d+_\d+': {'depths': (1, 1, 1), 'widths': (8, 16, 32)},
-  r'(wide_)?resnet\d+(_[\d.]+)?': {
-    'depths': (1, 1, 1, 1),
-    'widths': (8, 16, 32, 64),
-    'stem': 'cifar',
-  },
-  r'resnext\d+_\w+': {
-    'depths': (1, 1, 1, 1),
-    'widths': (8, 16, 32, 64),
-    'groups': 2,
-    'base_width': 32,
-    'stem': 'cifar',
-  },
-  r'mnasnet_a1(_[\d.]+)?': {'width_multiplier': 0.25, 'depths': (1,) * 7, 'stem': 'cifar'},
-  r'vit_\w+': {'patch': 8, 'width': 16, 'depth': 2, 'heads': 2, 'mlp_width': 32},
-}
-# Of the forms, what a mistyped word may mean.
-_USUAL = ('resnet18', 'resnet20', 'resnet34', 'resnet50', 'resnet56', 'resnet101', 'wrn28_10')
-# He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
-_THIN = re.compile(r'resnet(20|32|44|56|110)$')
 
 
 def attention(name, every=1, stages=None, start='paper', **fields):
@@ -77,12 +52,12 @@ def last_stage(config):
   """Number of the network's last stage: He's and Zagoruyko's CIFAR networks have three."""
   if config.model.depths:
     return len(config.model.depths)
-  return 3 if re.match('wrn', config.model.name) or _THIN.match(config.model.name) else 4
+  return 3 if re.match('wrn', config.model.name) or words.THIN.match(config.model.name) else 4
 
 
 def thin(config):
   """Whether the network's first stage is too narrow for the papers' reduction ratio of 16."""
-  thin_name = _THIN.match(config.model.name) or config.model.name.startswith('mnasnet')
+  thin_name = words.THIN.match(config.model.name) or config.model.name.startswith('mnasnet')
   return config.model.widths is not None or bool(thin_name)
 
 
@@ -275,47 +250,5 @@ def get_config(arg=''):
   # Updates between lines of metrics.
   config.log_every = 25
 
-  _apply(config, arg)
+  words.apply(config, arg)
   return config
-
-
-def _apply(config, arg):
-  """Sets what the words of the argument say; a recipe's word counts more than a dataset's."""
-  words = [word for word in (word.strip() for word in (arg or '').split(',')) if word]
-  datasets = [word for word in words if word in DATASETS]
-  recipes = [word for word in words if word in RECIPES]
-  networks = [word for word in words if _family(word) is not None]
-  known = ['smoke', *DATASETS, *RECIPES]
-  for word in words:
-    if word not in known and word not in networks:
-      near = difflib.get_close_matches(word, [*known, *_USUAL], n=1)
-      hint = f'did you mean {near[0]!r}? ' if near else ''
-      raise ValueError(
-        f'unknown word {word!r} behind the colon of the config; {hint}'
-        f'allowed: {", ".join(known)}, or the name of a network'
-      )
-  for several in (datasets, recipes, networks):
-    if len(several) > 1:
-      raise ValueError(f'the config argument {arg!r} names {" and ".join(several)}; keep one')
-
-  for dataset in datasets:
-    config.data.name = dataset
-    fields = dict(DATASETS[dataset])
-    recipes = recipes or [fields.pop('recipe')]
-    fields.pop('recipe', None)
-    config.update_from_flattened_dict(fields)
-  for recipe in recipes:
-    config.update_from_flattened_dict(RECIPES[recipe])
-  for network in networks:
-    config.model.name = network
-    if re.match('vit|wrn', network) or _THIN.match(network):
-      config.model.stem = None  # Theirs suits, or they have none.
-  if 'smoke' in words:
-    config.model.update(_family(config.model.name))
-    config.train.steps = 20
-    config.log_every = 5
-
-
-def _family(name):
-  """The smoke fields of a network's family; None for what is no network's name."""
-  return next((smoke for form, smoke in _NETWORKS.items() if re.fullmatch(form, name)), None)

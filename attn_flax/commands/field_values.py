@@ -1,4 +1,4 @@
-"""What a command line may write into a field of a config: numbers, and none where it has a meaning.
+"""How the fields of a config are read from a command line, and none where it has a meaning.
 
 ml_collections knows a field by its type alone; the built-in configs know which can be none.
 """
@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from attn_flax.commands.typed import Words
+from attn_flax.commands.typed import Number, Switch, Words, is_none
 from attn_flax.errors import UserError, shown
 
 # What is none there is decided by the data.
@@ -21,47 +20,11 @@ _OF_MECHANISM = re.compile(
 )
 
 
-class _Number(flags.ArgumentParser):
-  """Reads a number, or none; of an integer also the form `2.0`."""
-
-  def __init__(self, kind: type[int] | type[float]):
-    """`kind` is the type of the field."""
-    self._kind = kind
-    self.syntactic_help = 'a whole number' if kind is int else 'a number'
-
-  def flag_type(self) -> str:
-    return self._kind.__name__
-
-  def parse(self, argument: object) -> int | float | None:
-    if _is_none(argument):
-      return None
-    if not isinstance(argument, str):
-      return argument  # type: ignore[return-value]  # The default.
-    try:
-      return self._kind(argument)
-    except ValueError:
-      pass
-    try:
-      number = float(argument)
-    except ValueError:
-      number = float('nan')
-    if not number.is_integer():
-      raise ValueError(f'{shown(argument)} is not {self.syntactic_help}')
-    return int(number)
-
-
-class _Switch(flags.BooleanParser):
-  """Reads true or false, or none."""
-
-  def parse(self, argument: str | int) -> bool | None:  # type: ignore[override]
-    return None if _is_none(argument) else super().parse(argument)
-
-
 def register() -> None:
   """Has `--config.<field>` read its values so."""
-  config_flags.register_flag_parser_for_type(bool, _Switch())
+  config_flags.register_flag_parser_for_type(bool, Switch())
   for kind in (int, float):
-    config_flags.register_flag_parser_for_type(kind, _Number(kind))
+    config_flags.register_flag_parser_for_type(kind, Number(kind))
   config_flags.register_flag_parser_for_type(tuple, Words())
 
 
@@ -84,7 +47,7 @@ def settle_nones(
   """
   for field, value in given.items():
     # A tuple is made of what is read for it.
-    if not _is_none(value[0] if isinstance(value, tuple) and len(value) == 1 else value):
+    if not is_none(value[0] if isinstance(value, tuple) and len(value) == 1 else value):
       continue
     if _OF_MECHANISM.fullmatch(field):
       entry, _, name = field.rpartition('.')
@@ -107,7 +70,3 @@ def _default(field: str, defaults: ConfigDict) -> object:
   for part in field.split('.'):
     found = found.get(part) if isinstance(found, ConfigDict) else None
   return found
-
-
-def _is_none(value: object) -> bool:
-  return value is None or (isinstance(value, str) and value.strip().lower() == 'none')

@@ -3,17 +3,16 @@
 import os
 import pathlib
 import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from attn_flax.commands.predict import Answer
-from attn_flax.errors import UserError
+from attn_flax.data.files import composed
 from attn_flax.report.figures.contact_sheet import MOST_IMAGES, ContactSheet
 from attn_flax.report.figures.fonts import lettering
 from attn_flax.report.figures.photographs import MOST_PIXELS, Photograph, Told, overlays
-from attn_flax.training.artifacts import Json
+from attn_flax.training.artifacts import Json, replacing
 from attn_flax.training.trained_run import TrainedRun
 
 _USUAL_LIMIT = 255  # Bytes of a file's name, where the file system does not say.
@@ -33,7 +32,7 @@ class Gallery:
     self._run = run
     self._folder = folder
     self._lettering = lettering([*run.class_names, *(path.name for path in paths)])
-    self._numbers = {name: i for i, name in enumerate(map(_composed, run.class_names))}
+    self._numbers = {name: i for i, name in enumerate(map(composed, run.class_names))}
     self._names = self._lettering.named(run.class_names)
     self._sheet = ContactSheet()
     self._count = self._smaller = 0
@@ -68,7 +67,7 @@ class Gallery:
     self._smaller += pixels.shape[:2] != size
     left, top, right, bottom = (side * share for side in crop)
     photo = Photograph(pixels, (left, top, right, bottom))
-    label = self._numbers.get(_composed(path.absolute().parent.name))
+    label = self._numbers.get(composed(path.absolute().parent.name))
     told = Told(
       self._names[answer.label], answer.probability, None if label is None else self._names[label]
     )
@@ -115,14 +114,5 @@ class Gallery:
       return _USUAL_LIMIT
 
   def _write(self, path: pathlib.Path, content: bytes) -> None:
-    try:
-      path.write_bytes(content)
-    except OSError as error:
-      raise UserError(
-        f'{path} cannot be written ({error.strerror}); name another folder with --output'
-      ) from None
-
-
-def _composed(name: str) -> str:
-  """A name in the one form that file systems may have taken apart."""
-  return unicodedata.normalize('NFC', name)
+    with replacing(path, 'name another folder with --output') as partial:
+      partial.write_bytes(content)

@@ -66,8 +66,8 @@ def write_table(
   Returns:
     The number of images.
   """
-  partial, count = path.with_name(path.name + '.partial'), 0
-  try:
+  count = 0
+  with artifacts.replacing(path, 'name a file elsewhere with --output') as partial:
     # Names of files may be no text; their bytes stay what they are.
     with partial.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file:
       writer = csv.writer(file)
@@ -77,9 +77,6 @@ def write_table(
           writer.writerow([*_HEADER, *further])
         likeliest = [x for name, probability in answers for x in (name, f'{probability:.6g}')]
         writer.writerow([image, *likeliest])
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
   return count
 
 

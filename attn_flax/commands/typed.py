@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections.config_flags import tuple_parser
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, shown
 
 # What absl and Python say of a value of the wrong kind, and what to give.
 _KINDS = {
@@ -33,6 +33,45 @@ class Choice(flags.ArgumentParser):
     hint = f' did you mean --{self._name}={near[0]}?' if near else ''
     listed = ', '.join(self._choices)
     raise UserError(f'--{self._name}={argument} is unknown;{hint} allowed: {listed}')
+
+
+class Number(flags.ArgumentParser):
+  """Reads a number, or none; of an integer also the form `2.0`."""
+
+  def __init__(self, kind: type[int] | type[float]):
+    """`kind` is the type of the field."""
+    self._kind = kind
+    self.syntactic_help = 'a whole number' if kind is int else 'a number'
+
+  def flag_type(self) -> str:
+    """For absl's help."""
+    return self._kind.__name__
+
+  def parse(self, argument: object) -> int | float | None:
+    """The number; raises `ValueError` for what is none."""
+    if is_none(argument):
+      return None
+    if not isinstance(argument, str):
+      return argument  # type: ignore[return-value]  # The default.
+    try:
+      return self._kind(argument)
+    except ValueError:
+      pass
+    try:
+      number = float(argument)
+    except ValueError:
+      number = float('nan')
+    if not number.is_integer():
+      raise ValueError(f'{shown(argument)} is not {self.syntactic_help}')
+    return int(number)
+
+
+class Switch(flags.BooleanParser):
+  """Reads true or false, or none."""
+
+  def parse(self, argument: str | int) -> bool | None:  # type: ignore[override]
+    """The value; raises `ValueError` for another word."""
+    return None if is_none(argument) else super().parse(argument)
 
 
 class Words(tuple_parser.TupleParser):
@@ -65,3 +104,8 @@ def plain(text: str) -> str:
       if re.fullmatch(form, match[2], re.S):
         return f'{match[1]} is impossible; give {kind}'
   return text
+
+
+def is_none(value: object) -> bool:
+  """Whether a value, or the text of one, is none."""
+  return value is None or (isinstance(value, str) and value.strip().lower() == 'none')

@@ -147,7 +147,7 @@ class Records:
 
     Args:
       indices: N of them.
-      draws: [N, decode.TRIES, 4] uniform in 0..1: the crops' randomness.
+      draws: [N, crops.TRIES, 4] uniform in 0..1: the crops' randomness.
       scale: least and largest share of an image that a crop covers.
       ratio: least and largest width / height of a crop.
       threads: how many of them read and decode.

@@ -11,6 +11,7 @@ from attn_flax.report.tables import cells
 from attn_flax.report.tables.cells import Value
 from attn_flax.report.tables.results import state
 from attn_flax.study.findings import Findings
+from attn_flax.training.artifacts import replacing
 
 __all__ = ['write_report']
 
@@ -31,15 +32,18 @@ def write_report(findings: Findings, folder: pathlib.Path) -> None:
   plots = folder / 'plots'
   plots.mkdir(parents=True, exist_ok=True)
   older = folder / 'report.md'
-  for name in markdown.pictures(older.read_text(encoding='utf-8')) if older.exists() else ():
+  before = older.read_text(encoding='utf-8', errors='replace') if older.exists() else ''
+  for name in markdown.pictures(before):
     (plots / name).unlink(missing_ok=True)
   for illustration in all_illustrations(document):
-    (plots / f'{illustration.name}.png').write_bytes(illustration.png)
+    with replacing(plots / f'{illustration.name}.png') as partial:
+      partial.write_bytes(illustration.png)
   for name, text in (
     ('report.html', html.render(heading, document)),
     ('report.md', markdown.render(heading, document)),
   ):
-    (folder / name).write_text(text, encoding='utf-8')
+    with replacing(folder / name) as partial:
+      partial.write_text(text, encoding='utf-8')
   variants = cells.results(all_tables(document), findings.variants)
   _write(folder / 'results.csv', list(variants[0]), variants)
   runs = [run for variant in findings.variants for run in variant.runs]
@@ -63,7 +67,7 @@ def write_report(findings: Findings, folder: pathlib.Path) -> None:
 
 
 def _write(path: pathlib.Path, columns: Sequence[str], rows: Sequence[Mapping[str, Value]]) -> None:
-  with open(path, 'w', newline='', encoding='utf-8') as file:
+  with replacing(path) as partial, partial.open('w', newline='', encoding='utf-8') as file:
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
     writer.writerows(rows)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,38 +59,44 @@ def read_metrics(workdir: pathlib.Path) -> list[Json]:
   return rows
 
 
-def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
-  """Writes a JSON file at once: a reader sees the old file or the new one, never a half.
+@contextlib.contextmanager
+def replacing(
+  path: pathlib.Path, fix: str = 'make room there, or choose another --workdir'
+) -> Iterator[pathlib.Path]:
+  """Yields the path to write a file to, which takes its place once the body is done.
 
-  Makes the folder where there is none.
+  So a reader sees the old file or the new one, never a half. Makes the folder where there is none.
+
+  Args:
+    path: the file.
+    fix: what to do where it cannot be written, for the error.
 
   Raises:
-    UserError: when it cannot be written.
+    UserError: when it cannot.
   """
+  partial = path.with_name(path.name[:60] + '.partial')  # Names have limits of their own.
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield partial
+    partial.replace(path)
+  except OSError as error:
+    raise UserError(f'{path} cannot be written ({error.strerror}); {fix}') from None
+  finally:
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
+  """Writes a JSON file; raises what `replacing` does."""
   text = json.dumps(content, indent=2) + '\n'
-  _write(path, lambda partial: partial.write_text(text))
+  with replacing(path) as partial:
+    partial.write_text(text)
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes an `.npz` file as `write_json` does; raises the same."""
-
-  def write(partial: pathlib.Path) -> None:
-    with partial.open('wb') as file:
-      np.savez(file, **arrays)  # type: ignore[arg-type]
-
-  _write(path, write)
-
-
-def _write(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-  partial = path.with_name(path.name + '.partial')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(partial)
-    partial.replace(path)
-  except OSError as error:
-    raise UserError(
-      f'{path} cannot be written ({error.strerror}); make room there, or choose another --workdir'
-    ) from None
+  """Writes an `.npz` file; raises what `replacing` does."""
+  with replacing(path) as partial, partial.open('wb') as file:
+    np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def check_writable(folder: pathlib.Path, fix: str) -> None:

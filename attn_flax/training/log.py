@@ -14,6 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from attn_flax.errors import UserError
+from attn_flax.training import artifacts
 from attn_flax.training.pace import Pace
 
 _FLUSH_SECONDS = 5  # Between writes of TensorBoard's file to the disk.
@@ -235,6 +236,5 @@ def _drop_later(path: pathlib.Path, start: int, unscored: bool) -> None:
       continue
     if is_kept:
       kept.append(line)
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(''.join(line + '\n' for line in kept))
-  partial.replace(path)
+  with artifacts.replacing(path) as partial:
+    partial.write_text(''.join(line + '\n' for line in kept))

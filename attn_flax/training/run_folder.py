@@ -41,6 +41,7 @@ _WRITTEN = (
   'predictions.npz',
   'evaluation.json',
   'explanations.json',
+  'explanations.png',
   SAVED,
 )
 _WRITTEN_FOLDERS = ('checkpoints', 'tensorboard', 'explanations')

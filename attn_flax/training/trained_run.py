@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from attn_flax.batching import in_batches
-from attn_flax.data import decode
+from attn_flax.data import crops, decode
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.decode import BadImage, central_crop
 from attn_flax.data.files import read_file
@@ -61,7 +61,7 @@ class TrainedRun:
 
   def read_whole(
     self, path: pathlib.Path, most: int
-  ) -> tuple[np.ndarray, tuple[int, int], decode.Box]:
+  ) -> tuple[np.ndarray, tuple[int, int], crops.Box]:
     """An image file as it is, upright, made smaller where a side is longer than `most` pixels.
 
     Returns:
@@ -72,7 +72,7 @@ class TrainedRun:
       BadImage: it cannot be decoded.
     """
     pixels, (height, width) = decode.whole(_content(path), most, upright=True)
-    return pixels, (height, width), decode.central_box(width, height, self.size, self.resize)
+    return pixels, (height, width), crops.central_box(width, height, self.size, self.resize)
 
   def probabilities(self, images: np.ndarray, batch: int | None = None) -> np.ndarray:
     """[N, H, W, 3] uint8 -> probability of each class, [N, K] float32.

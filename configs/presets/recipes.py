@@ -91,9 +91,9 @@ RECIPES = {
     'augment.mixup_alpha': 0.2,
     'augment.cutmix_alpha': 1.0,
   },
-  # Ours, for a few hundred to some ten thousand photographs: batch and epochs follow their number,
-  # and AdamW, because so few updates teach a fresh network little by SGD. The moving average spans
-  # a ninth of the updates so far (`training/steps.py`), at most 1,000.
+  # Ours, and hardly tuned, for a few hundred to some ten thousand photographs: batch and epochs
+  # follow their number. AdamW as in the studies, where it learns in few epochs. The moving average
+  # spans a ninth of the updates so far (`training/steps.py`), at most 1,000.
   'photos': {
     'optimizer.name': 'adamw',
     'train.epochs': None,

@@ -145,8 +145,9 @@ def test_what_cannot_be_read_or_written_is_said_in_a_line(noted, tmp_path):
   path.unlink()
   with pytest.raises(UserError, match='No such file'):
     drawing.draw(path, MAPS, ANSWER)
+  (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='cannot be written .*--output'):
-    drawing._write(tmp_path / 'none' / 'a.png', b'')
+    drawing._write(tmp_path / 'file' / 'a.png', b'')
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'RGBA', 'P', '1', 'CMYK'])

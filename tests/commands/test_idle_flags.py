@@ -2,6 +2,7 @@
 
 import pathlib
 
+import answers
 import pytest
 
 import main
@@ -45,23 +46,14 @@ BESIDE = {
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-  monkeypatch.chdir(tmp_path)
-  yield
-  assert list(tmp_path.iterdir()) == []
-
-
-def error_of(capsys, *words):
-  assert main.run(['main.py', *words]) == 2
-  out, err = capsys.readouterr()
-  (line,) = err.splitlines()
-  assert line.startswith('error: ') and not out
-  return line
+def elsewhere(tmp_path):
+  with answers.nothing_written(tmp_path):
+    yield
 
 
 @pytest.mark.parametrize(('words', 'message'), BESIDE.items(), ids=lambda value: str(value)[:80])
 def test_a_flag_that_another_one_overrules_is_refused(words, message, capsys):
-  line = error_of(capsys, *words)
+  line = answers.error_of(capsys, *words)
   assert message in line
   assert 'leave one of the two out' in line or 'leave it out' in line
 
@@ -79,7 +71,7 @@ def test_a_flag_that_another_one_overrules_is_refused(words, message, capsys):
 def test_an_empty_flag_is_refused(mode, flag, capsys):
   lists = isinstance(flag.default, tuple) or flag.kind is tuple
   for value in ('', ',', 'a,', 'a,,b', ' ,a') if lists else ('',):
-    line = error_of(capsys, f'--mode={mode}', f'--{flag.name}={value}')
+    line = answers.error_of(capsys, f'--mode={mode}', f'--{flag.name}={value}')
     assert f'--{flag.name} names nothing, or an empty name' in line
 
 
@@ -93,7 +85,7 @@ def test_an_empty_flag_is_refused(mode, flag, capsys):
   ],
 )
 def test_costs_of_what_nobody_knows_are_refused(words, message, capsys):
-  assert message in error_of(capsys, '--mode=cost', *words)
+  assert message in answers.error_of(capsys, '--mode=cost', *words)
 
 
 def test_a_mechanism_that_a_network_does_not_take_is_a_row(capsys):
@@ -105,8 +97,8 @@ def test_a_mechanism_that_a_network_does_not_take_is_a_row(capsys):
 
 @pytest.mark.parametrize('text', ['[]', 'null', '3', '{'])
 def test_fields_that_are_no_mapping_are_refused(text, capsys):
-  assert 'is no mapping in JSON' in error_of(capsys, *WEIGHTS, f'--attention_kwargs={text}')
+  assert 'is no mapping in JSON' in answers.error_of(capsys, *WEIGHTS, f'--attention_kwargs={text}')
 
 
 def test_a_study_is_not_imported(capsys):
-  assert 'this is a study of many' in error_of(capsys, *WEIGHTS, '--config=compare')
+  assert 'this is a study of many' in answers.error_of(capsys, *WEIGHTS, '--config=compare')

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import answers
 import pytest
 
 import main
@@ -76,17 +77,13 @@ OTHERS = {
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-  monkeypatch.chdir(tmp_path)
-  yield
-  assert list(tmp_path.iterdir()) == []
+def elsewhere(tmp_path):
+  with answers.nothing_written(tmp_path):
+    yield
 
 
 def error_of(capsys, *words):
-  assert main.run(['main.py', *words]) == 2
-  out, err = capsys.readouterr()
-  (line,) = err.splitlines()
-  assert line.startswith('error: ') and not out
+  line = answers.error_of(capsys, *words)
   assert line.count(',') < MOST_NAMES and '"' not in line, line
   return line
 

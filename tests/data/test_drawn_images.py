@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from attn_flax import UserError
-from attn_flax.data import decode, load
+from attn_flax.data import crops, decode, load
 from attn_flax.data.records import Records
 from attn_flax.data.sources.folder.listing import is_system
 
@@ -104,7 +104,7 @@ def malformed():
 def fault(content, rng):
   """What is wrong with the answers of all decoders, '' if nothing; and what they were."""
   upright = rng.random() < 0.5
-  draws = np.random.default_rng(0).random((decode.TRIES, 4))
+  draws = np.random.default_rng(0).random((crops.TRIES, 4))
   calls = (
     lambda: decode.probe(content, upright=upright),
     lambda: decode.central_crop(content, 16, upright=upright),

@@ -22,6 +22,7 @@ from attn_flax.training.checkpoints import (
   read_weights,
   restore_best,
 )
+from attn_flax.training.checkpoints.failures import saving
 
 
 def state(value):
@@ -352,11 +353,8 @@ def test_what_a_killed_save_left_behind_is_removed(tmp_path):
 def test_a_save_that_a_lost_process_has_failed_is_no_matter_of_the_disk(
   error, is_lost, tmp_path, monkeypatch
 ):
-  checkpoints = Checkpoints(tmp_path)
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  with pytest.raises((RuntimeError, UserError)) as caught, checkpoints._reporting():
+  with pytest.raises((RuntimeError, UserError)) as caught, saving(tmp_path):
     raise RuntimeError('Orbax wraps it') from error
   assert isinstance(caught.value, UserError) != is_lost
   assert processes.is_lost(caught.value) == is_lost
-  monkeypatch.undo()
-  checkpoints.close()

@@ -207,14 +207,15 @@ def test_restart_needs_the_checkpoints_out_of_the_way(damaged, capsys, monkeypat
 
 
 def test_restart_leaves_no_result_of_the_run_before(damaged):
-  for name in ('evaluation.json', 'explanations.json', 'predictions.npz'):
+  for name in ('evaluation.json', 'explanations.json', 'explanations.png', 'predictions.npz'):
     (damaged / name).write_text('old')
   (damaged / 'explanations').mkdir()
   (damaged / 'notes.txt').write_text('mine')
   assert main.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 0
   left = {path.name for path in damaged.iterdir()}
   assert 'notes.txt' in left and not left & {
-    *('evaluation.json', 'explanations.json', 'explanations', 'checkpoints.removed'),
+    *('evaluation.json', 'explanations.json', 'explanations.png', 'explanations'),
+    'checkpoints.removed',
   }
 
 

@@ -50,7 +50,7 @@ class TrainBatches:
     return _ENDLESS
 
   def __getitem__(self, step: int) -> Batch:
-    from attn_flax.data.decode import TRIES
+    from attn_flax.data.crops import TRIES
 
     index = self.order.batch(step, self.batch_size)[self.rows]
     # Drawn for the whole batch, so that a row's crop does not depend on who makes it.

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -18,7 +18,8 @@ from attn_flax.tasks.task import Task
 from attn_flax.training import artifacts, processes, run_folder
 from attn_flax.training.checkpoints import digests
 from attn_flax.training.checkpoints import progress as progress_file
-from attn_flax.training.checkpoints.upstream import Preserved, draining_loops, reason, remedy
+from attn_flax.training.checkpoints.failures import reading, reason, saving
+from attn_flax.training.checkpoints.upstream import Preserved
 from attn_flax.training.checkpoints.whole import Damaged, Gone, first_whole, is_gone
 
 # A pytree of arrays, or of what stands for them.
@@ -66,9 +67,8 @@ class Checkpoints:
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints; name the folder of a run with --workdir')
     if not read_only and jax.process_index() == 0:
-      for unfinished in self.folder.glob(
-        '*.orbax-checkpoint-tmp*'
-      ):  # Of a process that was killed.
+      # Of a process that was killed.
+      for unfinished in self.folder.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(unfinished, ignore_errors=True)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=Preserved(self._kept),
@@ -100,7 +100,7 @@ class Checkpoints:
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(content)
     )
-    with self._reporting():
+    with saving(self.folder):
       self._manager.check_for_errors()
       self._scores[step] = scores
       self._manager.save(step, args=args, force=True)
@@ -122,7 +122,7 @@ class Checkpoints:
     Raises:
       UserError: when it failed.
     """
-    with self._reporting():
+    with saving(self.folder):
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
 
@@ -133,28 +133,11 @@ class Checkpoints:
       UserError: when the last save failed.
     """
     self.wait()
-    with self._reporting():
+    with saving(self.folder):
       steps = self.steps()
       for step in () if self._read_only else sorted(set(steps) - self._kept(steps)):
         self._manager.delete(step)
       self._manager.close()
-
-  @contextlib.contextmanager
-  def _reporting(self) -> Iterator[None]:
-    """Says in one line what became of a save that failed."""
-    try:
-      yield
-    except Exception as error:  # Orbax raises many types, by what the file system refuses.
-      processes.raise_lost(error)
-      why, fix = reason(error), remedy(error)
-    else:
-      return
-    saved = [int(p.name) for p in self.folder.glob('*') if p.name.isdigit()]
-    before = f'the one before it, {max(saved)}, is whole' if saved else 'there is none before it'
-    raise UserError(
-      f'a checkpoint could not be saved in {self.folder} ({why}); {before}; {fix}, and give the '
-      'same command again'
-    )
 
   def steps(self) -> list[int]:
     """Steps of all checkpoints, ascending."""
@@ -207,7 +190,7 @@ class Checkpoints:
     progress = self._read_progress(step)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    with self._reading(step):
+    with reading(self.folder / str(step)):
       state = self._manager.restore(step, args=args)['state']
     self._check_arrays(step, state, progress)
     return state, {k: v for k, v in progress.items() if k not in ('scores', 'digests')}
@@ -274,7 +257,7 @@ class Checkpoints:
     """
     progress = self._read_progress(step)
     folder = self.folder / str(step) / 'state'
-    with self._reading(step), ocp.PyTreeCheckpointer() as reader:
+    with reading(self.folder / str(step)), ocp.PyTreeCheckpointer() as reader:
       tree = reader.metadata(folder).item_metadata.tree
       as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
       state = reader.restore(folder, restore_args=as_numpy)
@@ -284,22 +267,6 @@ class Checkpoints:
     self._check_arrays(step, used, progress)
     source = average.get('ema') or state
     return {name: source[name] for name in names if source.get(name)}
-
-  @contextlib.contextmanager
-  def _reading(self, step: int) -> Iterator[None]:
-    """Turns what Orbax raises into `Damaged`."""
-    with draining_loops():
-      try:
-        yield
-      except Exception as error:  # Orbax raises many types, by what is damaged.
-        processes.raise_lost(error)
-        why = reason(error)
-      else:
-        return
-    raise Damaged(
-      f'the checkpoint {self.folder / str(step)} cannot be read: it is damaged or belongs to '
-      f'another network ({why})'
-    )
 
   def _read_progress(self, step: int) -> artifacts.Json:
     """The JSON of a step; raises `Damaged`."""

@@ -8,25 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from orbax.checkpoint import checkpoint_managers
 
 
-def reason(error: BaseException) -> str:
-  """The beginning of what first went wrong."""
-  first = _first(error)
-  return f'{type(first).__name__}: {" ".join(str(first).split())[:200]}'
-
-
-def remedy(error: BaseException) -> str:
-  """What a user can do about a save that failed."""
-  if 'Too many open files' in str(_first(error)):
-    return 'allow more open files (ulimit -n)'
-  return 'make room there'
-
-
-def _first(error: BaseException) -> BaseException:
-  while error.__cause__ is not None:
-    error = error.__cause__
-  return error
-
-
 class _DrainingLoop(asyncio.SelectorEventLoop):
   """An event loop that waits for its tasks before it closes."""
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from attn_flax import data
-from attn_flax.data import decode
+from attn_flax.data import crops, decode
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.batches import EvalBatches, TrainBatches, read_ahead
 from attn_flax.data.pipeline.open import open_pipeline
@@ -91,13 +91,13 @@ def assert_same(left, right):
 
 
 def test_random_crops_are_pillows():
-  draws = np.random.default_rng(0).random((40, decode.TRIES, 4))
+  draws = np.random.default_rng(0).random((40, crops.TRIES, 4))
   source = Pictures(40)
   batch = records(40).train_batch(range(40), draws)
   np.testing.assert_array_equal(batch.label, np.arange(40))
   for i in range(40):
     image = Image.fromarray(source.pixels(i))
-    box = decode.crop_box(*image.size, draws[i])
+    box = crops.crop_box(*image.size, draws[i])
     expected = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box)
     np.testing.assert_array_equal(batch.image[i], np.asarray(expected))
 
@@ -120,7 +120,7 @@ def test_central_crops_are_pillows_two_steps():
 def test_crops_have_the_shares_and_shapes_that_were_asked_for():
   rng = np.random.default_rng(0)
   boxes = np.array(
-    [decode.crop_box(640, 480, rng.random((10, 4)), (0.08, 0.5)) for _ in range(4000)]
+    [crops.crop_box(640, 480, rng.random((10, 4)), (0.08, 0.5)) for _ in range(4000)]
   )
   left, top, right, bottom = boxes.T
   assert (left >= 0).all() and (top >= 0).all() and (right <= 640).all() and (bottom <= 480).all()
@@ -137,10 +137,10 @@ def test_crops_have_the_shares_and_shapes_that_were_asked_for():
 def test_crops_of_what_no_box_fits(width, height):
   rng = np.random.default_rng(0)
   for _ in range(50):
-    left, top, right, bottom = decode.crop_box(width, height, rng.random((10, 4)), (1.0, 1.0))
+    left, top, right, bottom = crops.crop_box(width, height, rng.random((10, 4)), (1.0, 1.0))
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
   if width > 1:
-    left, top, right, bottom = decode.crop_box(1000, 10, np.full((10, 4), 0.5), (1.0, 1.0))
+    left, top, right, bottom = crops.crop_box(1000, 10, np.full((10, 4), 0.5), (1.0, 1.0))
     assert (right - left, bottom - top) == (13, 10) and left == (1000 - 13) // 2
 
 
@@ -154,10 +154,10 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(monkeypatch):
   convert = decode._to_rgb
   monkeypatch.setattr(decode, '_to_rgb', lambda x: decoded.append(x.size) or convert(x))
   for share, size in [(0.99, (200, 150)), (0.3, (400, 300)), (0.02, (800, 600))]:
-    draws = np.tile([share, 0.5, 0.4, 0.6], (decode.TRIES, 1))
+    draws = np.tile([share, 0.5, 0.4, 0.6], (crops.TRIES, 1))
     crop = decode.random_crop(buffer.getvalue(), 128, draws, scale=(0, 1))
     assert decoded.pop() == size
-    box = decode.crop_box(800, 600, draws, (0, 1))
+    box = crops.crop_box(800, 600, draws, (0, 1))
     expected = np.asarray(image.resize((128, 128), Image.Resampling.BILINEAR, box=box)).astype(int)
     assert np.abs(crop - expected).mean() < 3
   decode.central_crop(buffer.getvalue(), 64)  # Evaluation is exact rather than fast.
@@ -170,7 +170,7 @@ def test_whole_images_where_they_have_the_size_already():
       return np.random.default_rng(index).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
 
   split = Records(Small(9), SIZE, SIZE, one_size=True)
-  batch = split.train_batch([3, 1], np.zeros((2, decode.TRIES, 4)))
+  batch = split.train_batch([3, 1], np.zeros((2, crops.TRIES, 4)))
   np.testing.assert_array_equal(batch.image[0], Small(9).pixels(3))
   # The device then crops.
   augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, crop_padding=4)
@@ -214,7 +214,7 @@ def test_resuming_equals_a_slice(start):
 
 
 def test_labels_name_the_images():
-  draws = np.random.default_rng([0, 2, 0, 1]).random((5, decode.TRIES, 4))
+  draws = np.random.default_rng([0, 2, 0, 1]).random((5, crops.TRIES, 4))
   (batch,) = taken(Stream(records(), 5, seed=0, augmentation=PLAIN), 2, 3)
   expected = records().train_batch(batch['label'], draws)
   np.testing.assert_array_equal(batch['image'], expected.image)
@@ -228,7 +228,7 @@ def source(rows=None, threads=1, count=23):
 
 def test_the_number_of_threads_changes_nothing():
   split = records(90)
-  draws = np.random.default_rng(0).random((90, decode.TRIES, 4))
+  draws = np.random.default_rng(0).random((90, crops.TRIES, 4))
   one, many = (split.train_batch(range(90), draws, threads=threads) for threads in (1, 5))
   np.testing.assert_array_equal(one.image, many.image)
   np.testing.assert_array_equal(one.label, many.label)

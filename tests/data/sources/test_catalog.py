@@ -17,11 +17,11 @@ from fake_catalog import SIZES, FakeSource, catalog, encode, write_metadata
 from PIL import Image
 
 from attn_flax import data
-from attn_flax.data import decode, prepare
+from attn_flax.data import crops, prepare
 from attn_flax.data.sources.tfds import builders
 from attn_flax.data.sources.tfds import catalog as under_test
 from attn_flax.errors import UserError
-from configs import base
+from configs.presets import recipes
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -57,7 +57,7 @@ def test_the_table_agrees_with_the_catalog(tmp_path, name):
 
 
 def test_the_configs_say_what_suits_each_dataset():
-  assert set(data.DATASETS) | {data.FOLDER} == set(base.DATASETS)
+  assert set(data.DATASETS) | {data.FOLDER} == set(recipes.DATASETS)
 
 
 @pytest.mark.parametrize('count', [1, 7, 10, 1281167])
@@ -358,7 +358,7 @@ def test_a_prepared_dataset_by_name_and_by_path(shapes, by):
 def test_stored_records_can_be_read_by_many(shapes):
   """By threads at once, and by a process that gets them pickled."""
   records = data.load('shapes', data_dir=str(shapes), splits=['train']).splits['train']
-  draws = np.random.default_rng(0).random((160, decode.TRIES, 4))
+  draws = np.random.default_rng(0).random((160, crops.TRIES, 4))
   index = np.tile(np.arange(16), 10)
   expected = records.train_batch(index, draws)
   for other, threads in [(records, 5), (pickle.loads(pickle.dumps(records)), 1)]:

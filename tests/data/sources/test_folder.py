@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from attn_flax import data
-from attn_flax.data import decode
+from attn_flax.data import crops, decode
 from attn_flax.data.sources.folder import check, layout
 from attn_flax.errors import UserError
 
@@ -255,8 +255,8 @@ def test_images_are_turned_as_exif_says(orientation, file_format):
     box = (left, top, width - left, height - top)
     expected = expected.convert('RGB').resize((60, 60), Image.Resampling.BILINEAR, box=box)
     np.testing.assert_array_equal(decode.central_crop(encoded, 60, upright=turn), expected)
-    draws = np.tile([0.3, 0.6, 0.2, 0.7], (decode.TRIES, 1))
-    left, top, right, bottom = decode.crop_box(width, height, draws)
+    draws = np.tile([0.3, 0.6, 0.2, 0.7], (crops.TRIES, 1))
+    left, top, right, bottom = crops.crop_box(width, height, draws)
     whole = upright if turn else Image.open(io.BytesIO(encoded))
     crop = whole.convert('RGB').crop((left, top, right, bottom))
     expected = crop.resize((20, 20), Image.Resampling.BILINEAR)
@@ -325,7 +325,7 @@ def test_images_smaller_than_the_crop_are_refused_or_enlarged_with_a_warning(tmp
   assert line.startswith('warning: 1 of 10 images are smaller than 128 pixels')
   assert f'{tmp_path}/train/a/1.png (90 x 20)' in line and '--config.data.size' in line
   assert dataset.splits['train'].take([1]).image.shape == (1, 128, 128, 3)
-  batch = dataset.splits['train'].train_batch([0, 1], np.full((2, decode.TRIES, 4), 0.5))
+  batch = dataset.splits['train'].train_batch([0, 1], np.full((2, crops.TRIES, 4), 0.5))
   assert batch.image.shape == (2, 128, 128, 3)
 
 
@@ -390,7 +390,7 @@ def test_what_is_cut_short_is_found_before_the_training(kind, share):
   """The check decodes less, and accepts no more than training and evaluation."""
   content = FORMATS[kind](picture(6, height=300, width=400))
   encoded = content[: int(share * len(content))]
-  draws = np.tile([0.9, 0.5, 0.5, 0.5], (decode.TRIES, 1))
+  draws = np.tile([0.9, 0.5, 0.5, 0.5], (crops.TRIES, 1))
   for call in (
     lambda: decode.probe(encoded, upright=True),
     lambda: decode.central_crop(encoded, 40, upright=True),
@@ -423,7 +423,7 @@ def test_a_file_that_breaks_later_is_named(whole):
     dataset.splits['train'].take([0, 1])
   (whole / 'train/a/1.png').unlink()
   with pytest.raises(UserError, match=r"cannot read '.*train/a/1\.png': No such file"):
-    dataset.splits['train'].train_batch([1], np.zeros((1, decode.TRIES, 4)))
+    dataset.splits['train'].train_batch([1], np.zeros((1, crops.TRIES, 4)))
 
 
 def test_what_was_found_out_is_remembered(whole, cache, monkeypatch):

@@ -1,0 +1,55 @@
+"""Where images are cut: boxes (left, top, right, bottom) in pixels of the upright image.
+
+* Random resized crop: Szegedy et al., Going Deeper with Convolutions, CVPR 2015,
+  https://arxiv.org/abs/1409.4842; the details are torchvision's.
+"""
+
+import math
+
+import numpy as np
+
+TRIES = 10  # Boxes that are drawn for a crop; where none fits, it is the largest central one.
+
+Box = tuple[float, float, float, float]
+
+
+def crop_box(
+  width: int,
+  height: int,
+  draws: np.ndarray,
+  scale: tuple[float, float] = (0.08, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+  """A random box of a random share of the image and a random shape; its corners are integers.
+
+  Args:
+    width: of the image, in pixels.
+    height: of the image, in pixels.
+    draws: [TRIES, 4] uniform in 0..1: for each try its share, shape, top and left. The first try
+      that fits into the image counts.
+    scale: least and largest share, uniform between them.
+    ratio: least and largest width / height, log-uniform between them.
+  """
+  low, high = math.log(ratio[0]), math.log(ratio[1])
+  for share, shape, top, left in draws:
+    area = width * height * (scale[0] + share * (scale[1] - scale[0]))
+    aspect = math.exp(low + shape * (high - low))
+    columns, rows = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if 0 < columns <= width and 0 < rows <= height:
+      x, y = int(left * (width - columns + 1)), int(top * (height - rows + 1))
+      return x, y, x + columns, y + rows
+  aspect = min(max(width / height, ratio[0]), ratio[1])
+  columns, rows = min(width, round(height * aspect)), min(height, round(width / aspect))
+  x, y = (width - columns) // 2, (height - rows) // 2
+  return x, y, x + columns, y + rows
+
+
+def central_box(width: int, height: int, size: int, resize: int | None = None) -> Box:
+  """The box that becomes the central `size` x `size` once the shorter side is `resize` long."""
+  resize = resize or size
+  shorter = min(width, height)
+  # Rounded as torchvision's Resize and CenterCrop do.
+  new_width, new_height = (side * resize // shorter for side in (width, height))
+  x, y = (round((side - size) / 2) for side in (new_width, new_height))
+  across, down = width / new_width, height / new_height
+  return x * across, y * down, (x + size) * across, (y + size) * down

@@ -1,0 +1,72 @@
+"""The words behind the colon of a config: networks, datasets and recipes, and what they set."""
+
+import difflib
+import re
+
+from configs.presets.recipes import DATASETS, RECIPES
+
+# Names of these forms are networks; `attn_flax.create_model` knows which exist. Each form comes
+# with the fields of the tiny network that `smoke` makes of them.
+_NETWORKS = {
+  r'resnet(20|32|44|56|110)|wrn\d+_\d+': {'depths': (1, 1, 1), 'widths': (8, 16, 32)},
+  r'(wide_)?resnet\d+(_[\d.]+)?': {
+    'depths': (1, 1, 1, 1),
+    'widths': (8, 16, 32, 64),
+    'stem': 'cifar',
+  },
+  r'resnext\d+_\w+': {
+    'depths': (1, 1, 1, 1),
+    'widths': (8, 16, 32, 64),
+    'groups': 2,
+    'base_width': 32,
+    'stem': 'cifar',
+  },
+  r'mnasnet_a1(_[\d.]+)?': {'width_multiplier': 0.25, 'depths': (1,) * 7, 'stem': 'cifar'},
+  r'vit_\w+': {'patch': 8, 'width': 16, 'depth': 2, 'heads': 2, 'mlp_width': 32},
+}
+# Of the forms, what a mistyped word may mean.
+_USUAL = ('resnet18', 'resnet20', 'resnet34', 'resnet50', 'resnet56', 'resnet101', 'wrn28_10')
+# He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
+THIN = re.compile(r'resnet(20|32|44|56|110)$')
+
+
+def apply(config, arg):
+  """Sets what the words of the argument say; a recipe's word counts more than a dataset's."""
+  words = [word for word in (word.strip() for word in (arg or '').split(',')) if word]
+  datasets = [word for word in words if word in DATASETS]
+  recipes = [word for word in words if word in RECIPES]
+  networks = [word for word in words if _family(word) is not None]
+  known = ['smoke', *DATASETS, *RECIPES]
+  for word in words:
+    if word not in known and word not in networks:
+      near = difflib.get_close_matches(word, [*known, *_USUAL], n=1)
+      hint = f'did you mean {near[0]!r}? ' if near else ''
+      raise ValueError(
+        f'unknown word {word!r} behind the colon of the config; {hint}'
+        f'allowed: {", ".join(known)}, or the name of a network'
+      )
+  for several in (datasets, recipes, networks):
+    if len(several) > 1:
+      raise ValueError(f'the config argument {arg!r} names {" and ".join(several)}; keep one')
+
+  for dataset in datasets:
+    config.data.name = dataset
+    fields = dict(DATASETS[dataset])
+    recipes = recipes or [fields.pop('recipe')]
+    fields.pop('recipe', None)
+    config.update_from_flattened_dict(fields)
+  for recipe in recipes:
+    config.update_from_flattened_dict(RECIPES[recipe])
+  for network in networks:
+    config.model.name = network
+    if re.match('vit|wrn', network) or THIN.match(network):
+      config.model.stem = None  # Theirs suits, or they have none.
+  if 'smoke' in words:
+    config.model.update(_family(config.model.name))
+    config.train.steps = 20
+    config.log_every = 5
+
+
+def _family(name):
+  """The smoke fields of a network's family; None for what is no network's name."""
+  return next((smoke for form, smoke in _NETWORKS.items() if re.fullmatch(form, name)), None)
