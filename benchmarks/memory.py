@@ -129,8 +129,8 @@ def growth(rows: list[dict]) -> float:
   return statistics.mean(values[-_FIRST:] or values) / before - 1
 
 
-def update_ms(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> tuple[float, float]:
-  """Milliseconds of an update of the default network, and the memory that the process held."""
+def timed(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> dict[str, float]:
+  """The default network: milliseconds of an update, and the memory at most and while it trains."""
   workdir = folder / f'timed_{kept}_{trial}'
   process = start(
     kept,
@@ -142,10 +142,10 @@ def update_ms(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> tup
     ],
     workdir,
   )
-  held = 0.0
+  held = []
   while process.poll() is None:
     try:
-      held = max(held, resident_mb(process.pid))
+      held.append(resident_mb(process.pid))
     except (FileNotFoundError, IndexError):
       break
     time.sleep(0.1)
@@ -153,28 +153,29 @@ def update_ms(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> tup
     raise RuntimeError(pathlib.Path(f'{workdir}.log').read_text()[-2000:])
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   rates = [line['images_per_second'] for line in lines if 'images_per_second' in line][1:]
-  return 64e3 / statistics.median(rates), held
+  return {
+    'update_ms': round(64e3 / statistics.median(rates), 1),
+    'peak_mb': round(max(held)),
+    'training_mb': round(statistics.median(held[-len(held) // 3 :])),
+  }
 
 
 def main(argv):
   """Measures and prints the tables."""
   del argv
-  updates, timed, turns = (60, 15, 1) if _SMALL.value else (20_000, 60, 6)
+  updates, short, turns = (60, 15, 1) if _SMALL.value else (20_000, 60, 6)
   with tempfile.TemporaryDirectory(prefix='memory_') as name:
     folder = pathlib.Path(name)
     long_rows = [row for kept in (True, False) for row in long_run(kept, updates, folder)]
     pairs = []
     for trial in range(turns):
-      kept, held = update_ms(True, timed, folder, trial)
-      given, held_given = update_ms(False, timed, folder, trial)
+      kept, given = (timed(setting, short, folder, trial) for setting in (True, False))
       pairs.append(
         {
           'trial': trial,
-          'kept_ms': round(kept, 1),
-          'given_back_ms': round(given, 1),
-          'ratio': round(kept / given, 3),
-          'kept_resident_mb': round(held),
-          'given_back_resident_mb': round(held_given),
+          **{f'kept_{name}': value for name, value in kept.items()},
+          **{f'given_back_{name}': value for name, value in given.items()},
+          'ratio': round(kept['update_ms'] / given['update_ms'], 3),
         }
       )
       print(pairs[-1], flush=True)
@@ -185,7 +186,7 @@ def main(argv):
       summary.append({'kept': kept, 'growth': round(growth(rows), 4), **rows[-1]})
   print(format_table(summary))
   print(format_table(pairs))
-  print(f'kept / given back: {statistics.median(pair["ratio"] for pair in pairs):.3f}')
+  print(f'time, kept / given back: {statistics.median(pair["ratio"] for pair in pairs):.3f}')
   write_csv(_OUT.value, 'memory_long', long_rows)
   write_csv(_OUT.value, 'memory_setting', pairs)
 

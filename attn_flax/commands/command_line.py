@@ -48,6 +48,7 @@ def run(argv: Sequence[str]) -> int:
   try:
     argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
     configs.check_given(argv)
+    argv = configs.without_repeats(argv)
     values = define(argv)
     parse(values, argv)
     if values.help:

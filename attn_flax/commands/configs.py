@@ -99,6 +99,16 @@ def overrides(argv: Sequence[str]) -> dict[str, str]:
   return found
 
 
+def without_repeats(argv: Sequence[str]) -> list[str]:
+  """A command line with the last setting of each field alone: ml_collections would join tuples."""
+  last = {match[1]: place for place, word in enumerate(argv) if (match := _FIELD.match(word))}
+  return [
+    word
+    for place, word in enumerate(argv)
+    if not (match := _FIELD.match(word)) or not match[2] or last[match[1]] == place
+  ]
+
+
 def check_given(argv: Sequence[str]) -> None:
   """Raises `UserError` for fields of a config that the command line does not name before them."""
   words = [word for word in argv if _FIELD.match(word) or re.match(r'--?config(=|$)', word)]

@@ -6,12 +6,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import jax
+
 _QUIET_S = 10.0  # Seconds of work without a word, where there is no terminal.
 
 
 @functools.cache
 def say(line: str) -> None:
-  """Prints a line that names a folder, once: a study opens the same data for every run."""
+  """Prints a line that names a folder, once: a study opens the same data for every run.
+
+  Of the processes of a run, the first one prints it.
+  """
+  if jax.process_index():
+    return
   # Names of files may hold line breaks and bytes that are no text.
   print(''.join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
 

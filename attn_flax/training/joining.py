@@ -136,8 +136,7 @@ def join(place: Place, about: Mapping[str, object]) -> None:
     except (ValueError, RuntimeError) as error:
       reason = ' '.join(str(error).split())[:200]
       raise UserError(
-        f'the processes did not find each other at {coordinator} ({reason}); start all of them, '
-        'with the same --coordinator and --num_processes'
+        f'the processes did not find each other at {coordinator} ({reason}); {rendezvous.START}'
       ) from None
 
 

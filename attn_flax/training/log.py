@@ -63,6 +63,7 @@ class Log:
     self._pace = Pace(start, total, eval_every)
     self._values: list[str] = []
     self._printed = -1
+    self._is_evaluating = False
     self._bar = _Bar(
       total=total,
       initial=start,
@@ -83,9 +84,16 @@ class Log:
     self._pace.move(done)
     self._bar.update(max(done - self._bar.n, 0))
 
-  def evaluating(self) -> contextlib.AbstractContextManager[None]:
-    """Has the time that the body takes count as an evaluation's."""
-    return self._pace.evaluating()
+  @contextlib.contextmanager
+  def evaluating(self) -> Iterator[None]:
+    """Shows that the body is an evaluation, and times it as one."""
+    self._is_evaluating = True
+    self._bar.refresh()
+    try:
+      with self._pace.evaluating():
+        yield
+    finally:
+      self._is_evaluating = False
 
   def metrics(self, step: int, values: Mapping[str, float]) -> None:
     """Logs the metrics of an update, which is done."""
@@ -117,7 +125,7 @@ class Log:
   def _notes(self) -> list[str]:
     """What stands behind the bar, what matters most first."""
     rate, left = self._pace.rate(), self._pace.left()
-    notes = []
+    notes = ['validating'] if self._is_evaluating else []
     if rate is not None and self._batch_size is not None:
       notes.append(f'{_three_digits(rate * self._batch_size)} images/s')
     if left is not None:

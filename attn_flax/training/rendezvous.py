@@ -23,7 +23,7 @@ _READ_SECONDS = 5  # For the line of a process that has connected.
 _PAUSE = 0.2  # Between two tries to reach process 0.
 _AFTER_ERROR_SECONDS = 10  # Time for the others to come, so that they hear of it too.
 _MOST_SHOWN = 6
-_ALL = 'start all of them, with the same --coordinator and --num_processes'
+START = 'start all of them together, with the same command but for --process_id'
 
 
 # Connections to other processes, by their number.
@@ -96,7 +96,7 @@ def _watch(others: _Others, end: Callable[[str], object], closed: threading.Even
       try:
         text = str(_receive(connection, _READ_SECONDS)['error'])
       except (OSError, ValueError, KeyError, TypeError):
-        text = f'process {process} of this run has ended, and so does this one; {_ALL}'
+        text = f'process {process} of this run has ended, and so does this one; {START}'
       if closed.is_set():
         return
       del left[process]
@@ -188,7 +188,7 @@ def _visit(address: str, content: Mapping[str, object], seconds: float) -> tuple
     if time.monotonic() > end:
       break
     time.sleep(_PAUSE)
-  return f'process 0 did not come to {address} within {seconds:g} s ({reason}); {_ALL}', {}
+  return f'process 0 did not come to {address} within {seconds:g} s ({reason}); {START}', {}
 
 
 def _send(connection: socket.socket, content: Mapping[str, object]) -> None:
@@ -205,7 +205,7 @@ def _receive(connection: socket.socket, seconds: float) -> Any:
 def _missing(processes: set[int], address: str, seconds: float) -> str:
   numbers = ', '.join(map(str, sorted(processes)))
   name = 'processes' if len(processes) > 1 else 'process'
-  return f'{name} {numbers} did not come to {address} within {seconds:g} s; {_ALL}'
+  return f'{name} {numbers} did not come to {address} within {seconds:g} s; {START}'
 
 
 def _difference(first: Mapping[str, object], other: Mapping[str, object], process: int) -> str:
@@ -218,7 +218,4 @@ def _difference(first: Mapping[str, object], other: Mapping[str, object], proces
   if not pairs:
     return ''
   more = f'; and {len(pairs) - _MOST_SHOWN} more' if len(pairs) > _MOST_SHOWN else ''
-  return (
-    f'the processes of a run differ ({"; ".join(pairs[:_MOST_SHOWN])}{more}); start all of them '
-    'with the same command'
-  )
+  return f'the processes of a run differ ({"; ".join(pairs[:_MOST_SHOWN])}{more}); {START}'

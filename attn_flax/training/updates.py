@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from attn_flax.data.pipeline.protocol import Pipeline
-from attn_flax.training import artifacts, processes, run_folder, stopping
+from attn_flax.training import allocator, artifacts, processes, run_folder, stopping
 from attn_flax.training.checkpoints import Checkpoints
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.finetune import FlatWeights, read_source, start_from
@@ -121,6 +121,7 @@ class Updates:
     inputs = pipeline.abstract_batch()
     step = compile_step(self._experiment, pipeline, self._state, inputs, self._key)
     self._times['compile_seconds'] += time.perf_counter() - began
+    allocator.give_back()  # The compiler takes several times what a step does.
     processes.wait_for_all()  # One that has to compile what others find in a cache holds them up.
     return step
 
@@ -161,6 +162,7 @@ class Updates:
       }
       self._checkpoints.save(update, self._state, content, scores)
       self._saved = update
+      allocator.give_back()
     if stops:
       self._checkpoints.wait()
       raise self._stopped(stop, update)

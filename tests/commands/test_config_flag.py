@@ -315,3 +315,12 @@ def test_flags_may_lie_in_a_file(outside, capsys):
   assert f'{BRANCH}.name=cbam' in capsys.readouterr().out
   assert run('--flagfile=nowhere.txt') == 2
   assert 'nowhere.txt' in error_of(capsys)
+
+
+def test_of_a_field_that_is_given_twice_the_last_value_counts():
+  argv = ['main.py', '--config=eca', '--config.model.depths=(1,)', '--config.seed=1']
+  argv += ['--config.model.depths=(2,2)', '--config.seed', '3']
+  argv = configs.without_repeats(argv)
+  values = define(argv)
+  values(argv)
+  assert values.config.model.depths == (2, 2) and values.config.seed == 3

@@ -107,13 +107,16 @@ def test_a_terminal_gets_a_bar_with_the_time_left(tmp_path, monkeypatch, capsys)
   with Log(tmp_path, start=2, total=10, batch_size=64) as log:
     log.advance(4)
     log.metrics(5, {'lr': 0.1, 'loss': 0.5})
+    with log.evaluating():
+      pass
     log.metrics(5, {'val_loss': 0.25})
     log.advance(6)
   captured = capsys.readouterr()
   assert captured.out == 'step 5 val_loss=0.25\n'
   assert '5/10' in captured.err and ', loss=0.5' in captured.err
   assert ' images/s, ' in captured.err and ' left' in captured.err
-  assert '6/10' in captured.err
+  assert '5/10validating' in captured.err.replace(', ', '').replace(' ', '')
+  assert 'validating' not in captured.err.rpartition('6/10')[2]
 
 
 BAR = """

@@ -276,7 +276,7 @@ def test_a_mistake_ends_all_with_one_line(two):
   [
     (
       (['--workdir=/a'], ['--workdir=/b']),
-      "differ (--workdir: '/a' in process 0, '/b' in process 1); start all of them with the same",
+      "differ (--workdir: '/a' in process 0, '/b' in process 1); start all of them together, with",
     ),
     (([], ['--config.seed=3']), 'differ (config.seed: 0 in process 0, 3 in process 1)'),
     (([], ['--num_processes=3']), 'differ (num_processes: 2 in process 0, 3 in process 1)'),

@@ -65,7 +65,8 @@ def test_what_differs_is_named_to_all(address):
   errors = meet(address, [(0, SAME, ''), (1, SAME, ''), (2, other, '')])
   assert set(errors) == {
     "the processes of a run differ (--mode: 'train' in process 0, 'evaluate' in process 2; "
-    'config.seed: None in process 0, 3 in process 2); start all of them with the same command'
+    'config.seed: None in process 0, 3 in process 2); start all of them together, '
+    'with the same command but for --process_id'
   }
 
 

@@ -276,7 +276,13 @@ class Checkpoints:
       raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {error}') from None
 
   def _check_arrays(self, step: int, tree: object, progress: artifacts.Json) -> None:
-    if progress['digests'] is None:  # Saved before there were digests.
+    if progress['digests'] is None:
+      if processes.is_first():
+        print(
+          f'warning: the checkpoint {self.folder / str(step)} was saved before there were digests; '
+          'damage to it would not be noticed',
+          file=sys.stderr,
+        )
       return
     if names := digests.damaged(tree, progress['digests']):
       more = f' and {len(names) - 1} more' if len(names) > 1 else ''
