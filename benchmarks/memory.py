@@ -1,6 +1,7 @@
 """Memory and files of a long run, and what it is worth to keep freed pages.
 
     python benchmarks/memory.py
+    python benchmarks/memory.py --parts=long  # the other part, time, needs a quiet machine
     python benchmarks/memory.py --small  # a minute, to see that everything works
 
 A small network trains for 20,000 updates with evaluations and checkpoints, once with the setting of
@@ -26,6 +27,7 @@ from attn_flax.costs.table import format_table
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SMALL = flags.DEFINE_bool('small', False, 'A few updates.')
+_PARTS = flags.DEFINE_list('parts', ['long', 'time'], 'What is measured.')
 _OUT = flags.DEFINE_string(
   'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSVs; empty: none.'
 )
@@ -39,8 +41,8 @@ from attn_flax.commands.command_line import run
 sys.exit(run(['main.py', *sys.argv[1:]]))
 """
 _SAMPLES = 20  # Of a run.
-# The network starts on a plateau of buffers; growth is counted from a tenth of the run on.
-_FIRST = _SAMPLES // 10
+_FIRST = _SAMPLES // 10  # Growth is counted from there on: buffers and caches are full by then.
+_MEANT = _SAMPLES // 4  # Samples of a mean: whether a save is under way makes some 10 MB.
 
 
 def start(kept: bool, words: list[str], workdir: pathlib.Path) -> subprocess.Popen:
@@ -123,10 +125,10 @@ def long_run(kept: bool, updates: int, folder: pathlib.Path) -> list[dict]:
 
 
 def growth(rows: list[dict]) -> float:
-  """By how much the last tenth of a run holds more memory than its second one, as a share."""
+  """By how much the last quarter of a run holds more memory than an early one, as a share."""
   values = [row['resident_mb'] for row in rows]
-  before = statistics.mean(values[_FIRST : 2 * _FIRST] or values)
-  return statistics.mean(values[-_FIRST:] or values) / before - 1
+  before = statistics.mean(values[_FIRST : _FIRST + _MEANT] or values)
+  return statistics.mean(values[-_MEANT:] or values) / before - 1
 
 
 def timed(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> dict[str, float]:
@@ -160,35 +162,46 @@ def timed(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> dict[st
   }
 
 
+def measure_long(folder: pathlib.Path, updates: int) -> None:
+  """Trains for long, prints how memory and files grow, and writes the samples."""
+  rows, summary = [], []
+  for kept in (True, False):
+    found = long_run(kept, updates, folder)
+    rows += found
+    if found:
+      summary.append({'kept': kept, 'growth': round(growth(found), 4), **found[-1]})
+  print(format_table(summary))
+  write_csv(_OUT.value, 'memory_long', rows)
+
+
+def measure_time(folder: pathlib.Path, updates: int, turns: int) -> None:
+  """Times updates with the setting and without, in turn, prints the ratio and writes the times."""
+  rows = []
+  for trial in range(turns):
+    kept, given = (timed(setting, updates, folder, trial) for setting in (True, False))
+    rows.append(
+      {
+        'trial': trial,
+        **{f'kept_{name}': value for name, value in kept.items()},
+        **{f'given_back_{name}': value for name, value in given.items()},
+        'ratio': round(kept['update_ms'] / given['update_ms'], 3),
+      }
+    )
+    print(rows[-1], flush=True)
+  print(format_table(rows))
+  print(f'time, kept / given back: {statistics.median(row["ratio"] for row in rows):.3f}')
+  write_csv(_OUT.value, 'memory_setting', rows)
+
+
 def main(argv):
   """Measures and prints the tables."""
   del argv
   updates, short, turns = (60, 15, 1) if _SMALL.value else (20_000, 60, 6)
   with tempfile.TemporaryDirectory(prefix='memory_') as name:
-    folder = pathlib.Path(name)
-    long_rows = [row for kept in (True, False) for row in long_run(kept, updates, folder)]
-    pairs = []
-    for trial in range(turns):
-      kept, given = (timed(setting, short, folder, trial) for setting in (True, False))
-      pairs.append(
-        {
-          'trial': trial,
-          **{f'kept_{name}': value for name, value in kept.items()},
-          **{f'given_back_{name}': value for name, value in given.items()},
-          'ratio': round(kept['update_ms'] / given['update_ms'], 3),
-        }
-      )
-      print(pairs[-1], flush=True)
-  summary = []
-  for kept in (True, False):
-    rows = [row for row in long_rows if row['kept'] == kept]
-    if rows:
-      summary.append({'kept': kept, 'growth': round(growth(rows), 4), **rows[-1]})
-  print(format_table(summary))
-  print(format_table(pairs))
-  print(f'time, kept / given back: {statistics.median(pair["ratio"] for pair in pairs):.3f}')
-  write_csv(_OUT.value, 'memory_long', long_rows)
-  write_csv(_OUT.value, 'memory_setting', pairs)
+    if 'long' in _PARTS.value:
+      measure_long(pathlib.Path(name), updates)
+    if 'time' in _PARTS.value:
+      measure_time(pathlib.Path(name), short, turns)
 
 
 if __name__ == '__main__':
