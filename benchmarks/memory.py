@@ -1,13 +1,13 @@
-"""Memory and files of a long run, and what it is worth to keep freed pages.
+"""Memory and files of a long run, and the effect of keeping freed pages on time and memory.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --small  # a minute, to see that everything works
 
 A small network trains for 20,000 updates with evaluations and checkpoints, once with the setting of
-`training/allocator.py` and once without; the resident memory of the process and the size of its run
-folder are noted on the way. Then the updates of the default network are timed in processes that
-take turns, with the setting and without. The tables also go to benchmarks/results, in CSVs whose
-names hold the conditions.
+`training/allocator.py` and once without, while the resident memory of the process and the size of
+its run folder are sampled. Then the updates of the default network are timed in processes that take
+turns, with the setting and without it. The tables are printed and written to benchmarks/results, as
+CSVs whose names hold the conditions.
 """
 
 import json
@@ -27,7 +27,7 @@ from attn_flax.costs.table import format_table
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SMALL = flags.DEFINE_bool('small', False, 'A few updates.')
 _OUT = flags.DEFINE_string(
-  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSVs; empty: none.'
+  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSVs; empty: do not write them.'
 )
 
 _COMMAND = """
@@ -38,13 +38,19 @@ if {kept}:
 from attn_flax.commands.command_line import run
 sys.exit(run(['main.py', *sys.argv[1:]]))
 """
-_SAMPLES = 20  # Of a run.
-# The network starts on a plateau of buffers; growth is counted from a tenth of the run on.
+_SAMPLES = 20  # Of a long run.
+# Buffers are allocated in the first tenth of a run; growth is counted after it.
 _FIRST = _SAMPLES // 10
 
 
 def start(kept: bool, words: list[str], workdir: pathlib.Path) -> subprocess.Popen:
-  """Starts a training command with or without the setting."""
+  """Starts a training command; its output goes to `<workdir>.log`.
+
+  Args:
+    kept: whether the process keeps freed pages.
+    words: the flags.
+    workdir: the run folder.
+  """
   with open(f'{workdir}.log', 'w') as log:
     return subprocess.Popen(
       [sys.executable, '-c', _COMMAND.format(kept=kept), *words, f'--workdir={workdir}'],
@@ -55,13 +61,13 @@ def start(kept: bool, words: list[str], workdir: pathlib.Path) -> subprocess.Pop
 
 
 def resident_mb(pid: int) -> float:
-  """Resident memory of a process, 10^6 bytes."""
+  """Resident memory of a process, in 10^6 bytes."""
   pages = int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1])
   return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
 
 
 def folder_mb(folder: pathlib.Path) -> float:
-  """The files of a run folder, 10^6 bytes; checkpoints come and go meanwhile."""
+  """Size of the files of a run folder, in 10^6 bytes; files may vanish meanwhile."""
   total = 0
   for path in folder.rglob('*'):
     try:
@@ -72,7 +78,7 @@ def folder_mb(folder: pathlib.Path) -> float:
 
 
 def last_update(workdir: pathlib.Path) -> int:
-  """The last update that the run's log names."""
+  """The last update in a run's log; 0 without one."""
   try:
     lines = (workdir / 'metrics.jsonl').read_text().splitlines()
     return json.loads(lines[-1])['step']
@@ -81,7 +87,11 @@ def last_update(workdir: pathlib.Path) -> int:
 
 
 def long_run(kept: bool, updates: int, folder: pathlib.Path) -> list[dict]:
-  """Memory and files of one run, a row each time that it has gone on by a share of its updates."""
+  """Memory and files of one run: a row whenever another 1/20 of its updates is done.
+
+  Raises:
+    RuntimeError: when the command fails.
+  """
   workdir = folder / f'long_{kept}'
   every = updates // _SAMPLES
   process = start(
@@ -123,14 +133,18 @@ def long_run(kept: bool, updates: int, folder: pathlib.Path) -> list[dict]:
 
 
 def growth(rows: list[dict]) -> float:
-  """By how much the last tenth of a run holds more memory than its second one, as a share."""
+  """Relative growth of the resident memory from the second to the last tenth of a run."""
   values = [row['resident_mb'] for row in rows]
   before = statistics.mean(values[_FIRST : 2 * _FIRST] or values)
   return statistics.mean(values[-_FIRST:] or values) / before - 1
 
 
 def update_ms(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> tuple[float, float]:
-  """Milliseconds of an update of the default network, and the memory that the process held."""
+  """Milliseconds of an update of the default network, and the most memory held, in 10^6 bytes.
+
+  Raises:
+    RuntimeError: when the command fails.
+  """
   workdir = folder / f'timed_{kept}_{trial}'
   process = start(
     kept,
@@ -157,7 +171,7 @@ def update_ms(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> tup
 
 
 def main(argv):
-  """Measures and prints the tables."""
+  """Measures, prints the tables and writes them."""
   del argv
   updates, timed, turns = (60, 15, 1) if _SMALL.value else (20_000, 60, 6)
   with tempfile.TemporaryDirectory(prefix='memory_') as name:
