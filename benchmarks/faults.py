@@ -240,7 +240,7 @@ def neighbors(bench: Bench, tries: int, seed: int = 0) -> Row:
 
 
 def processes(bench: Bench, tries: int, seed: int = 0) -> Row:
-  """Kills one of two processes: the other ends and names it, and a restart ends with equal arrays."""
+  """Kills one of two processes: the other ends and names it; a restart ends with equal arrays."""
   rng, lost = random.Random(seed), 0
   whole = bench.folder / 'two'
   if fault_bench.codes(fault_bench.pair(bench, whole)) != [0, 0]:
