@@ -95,9 +95,9 @@ def get_config(arg=''):
   config.model.widths = placeholder(tuple)
   # Kind of the blocks: 'basic', 'bottleneck' or 'preact' (pre-activation).
   config.model.block = placeholder(str)
-  # 'imagenet' (7x7 of stride 2, then max-pool), 'deep' (three 3x3 in place of the 7x7), 'tiered'
-  # (the same, narrower at first) or 'cifar' (3x3); none: the network's own, or 'cifar' if that one
-  # would leave a last feature map below 3x3.
+  # Stem: 'imagenet' (7x7 of stride 2, then max-pool), 'deep' (three 3x3 in place of the 7x7),
+  # 'tiered' (the same, narrower at first) or 'cifar' (3x3); none: the network's own, or 'cifar' if
+  # that one would leave a last feature map below 3x3.
   config.model.stem = placeholder(str)
   # Channels of the stem.
   config.model.stem_width = placeholder(int)
