@@ -10,7 +10,11 @@ PRESETS = ('smoke', 'quick')
 
 
 def split(arg):
-  """The preset that an argument names, or '', and the words for the shared configuration."""
+  """The preset that an argument names, or '', and the words for the shared configuration.
+
+  Raises:
+    ValueError: for two presets.
+  """
   words = [word for word in (word.strip() for word in (arg or '').split(',')) if word]
   presets = [word for word in words if word in PRESETS]
   if len(presets) > 1:
