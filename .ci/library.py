@@ -1,4 +1,4 @@
-"""What the library does with JAX, Flax and NumPy alone; run where nothing else is installed."""
+"""Checks the library where only JAX, Flax and NumPy are installed."""
 
 import sys
 

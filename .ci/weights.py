@@ -1,4 +1,4 @@
-"""Writes a PyTorch network of one block, under torchvision's names, to an .npz file."""
+"""Writes the weights of a network of one block, under torchvision's names, to an .npz file."""
 
 import pathlib
 import sys
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def state(classes: int) -> dict[str, np.ndarray]:
-  """The state dict of the network."""
+  """The state dict of the network, with a head of `classes` logits; weights are ones."""
   shapes = {'conv1.weight': (8, 3, 3, 3), 'fc.weight': (classes, 8), 'fc.bias': (classes,)}
   for name in ('conv1', 'conv2'):
     shapes[f'layer1.0.{name}.weight'] = (8, 8, 3, 3)

@@ -1,10 +1,11 @@
-"""Attention between pixels: memory and time of its implementations, forward and backward.
+"""Memory and time of the implementations of attention between pixels, forward and backward.
 
     python benchmarks/attention.py
 
-Attention-augmented convolution's dimensions: 8 heads of 20 key and 4 value dimensions, relative
-positions, batch 8. The implementations are timed in turn; memory is the compiler's own count of
-temporaries. The table also goes to benchmarks/results, in a CSV whose name holds the conditions.
+Dimensions are those of attention-augmented convolution: 8 heads of 20 key and 4 value dimensions,
+with relative positions, batch 8. The implementations are timed in turn; memory is the compiler's
+own count of temporaries. The table is printed and written to benchmarks/results, as a CSV whose
+name holds the conditions.
 """
 
 import jax
@@ -17,15 +18,17 @@ from attn_flax.attention import products
 from attn_flax.costs.table import format_table
 from attn_flax.costs.timing import interleave, ratio
 
-_SIDES = flags.DEFINE_list('sides', '14,28', 'Sides of the square maps.')
-_BATCH = flags.DEFINE_integer('batch_size', 8, 'Images.')
-_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed calls of each.')
-_OUT = flags.DEFINE_string('out', 'benchmarks/results', 'Folder of the CSV; empty: none.')
+_SIDES = flags.DEFINE_list('sides', '14,28', 'Sides of the square feature maps in pixels.')
+_BATCH = flags.DEFINE_integer('batch_size', 8, 'Images per call.')
+_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed calls of each implementation.')
+_OUT = flags.DEFINE_string(
+  'out', 'benchmarks/results', 'Folder of the CSV; empty: do not write it.'
+)
 _HEADS, _KEY_DIM, _VALUE_DIM = 8, 20, 4
 
 
 def _call(side, implementation):
-  """A compiled value-and-gradient, and the bytes of its temporaries."""
+  """A call that computes a value and its gradient, compiled, and the bytes of its temporaries."""
   rng = np.random.default_rng(0)
 
   def normal(*shape):
@@ -46,7 +49,7 @@ def _call(side, implementation):
 
 
 def main(argv):
-  """Times every implementation on every map and prints the table."""
+  """Times every implementation at every size, prints the table and writes it."""
   del argv
   logging.set_verbosity(logging.ERROR)
   rows = []

@@ -1,11 +1,11 @@
-"""What the default command of each config gives and costs: top-1 and the time of an update.
+"""The default command of each config: its top-1 accuracy and the time of an update.
 
     python benchmarks/commands.py
     python benchmarks/commands.py --small  # minutes, to see that everything works
 
 Trains every config in `configs/` as `python main.py --config=configs/<name>.py` does, with seed 0;
-runs that are there already are not trained again. Then the training steps of all of them are timed
-in turn. The table also goes to benchmarks/results, in a CSV whose name holds the conditions.
+finished runs are not trained again. Then the training steps of all configs are timed in turn. The
+table is printed and written to benchmarks/results, as a CSV whose name holds the conditions.
 """
 
 import pathlib
@@ -27,17 +27,17 @@ from attn_flax.training.loop import train
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STUDIES = ('base', 'compare', 'placement', 'ratio')
 BASELINE = 'resnet'
-_CONFIGS = flags.DEFINE_list('configs', [], 'Which of them beside the baseline; empty: all.')
-_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed steps of each.')
-_RUNS = flags.DEFINE_string('runs', 'runs/commands', 'Folder of the runs.')
+_CONFIGS = flags.DEFINE_list('configs', [], 'Configs beside the baseline; empty: all.')
+_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed steps of each config.')
+_RUNS = flags.DEFINE_string('runs', 'runs/commands', 'Folder of the run folders.')
 _SMALL = flags.DEFINE_bool('small', False, 'Tiny networks and a few steps.')
 _OUT = flags.DEFINE_string(
-  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSV; empty: none.'
+  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSV; empty: do not write it.'
 )
 
 
 def main(argv):
-  """Trains, times and prints the table."""
+  """Trains and times the configs, prints the table and writes it."""
   del argv
   logging.set_verbosity(logging.ERROR)
   words = 'smoke' if _SMALL.value else ''

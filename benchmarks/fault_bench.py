@@ -1,4 +1,4 @@
-"""What the faults of `faults.py` happen to: a small run, as processes of their own; and tests."""
+"""What `faults.py` damages and stops: a small run in processes of its own. And it counts tests."""
 
 import json
 import os
@@ -17,13 +17,20 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 _TIMES = ('train_seconds', 'compile_seconds', 'images_per_second')
-# In the new process itself: a function between fork and exec may meet a lock that nobody releases.
+# Runs in the new process itself: `preexec_fn` could wait forever for a lock of another thread.
 _PROGRAM = 'import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
-_UPDATES = 150  # Of a run; 30 are an epoch.
+_UPDATES = 150  # Of a run; an epoch has 30.
 
 
 class Row(NamedTuple):
-  """One line of the table."""
+  """One row of the table.
+
+  Attributes:
+    what: the kind of fault.
+    tries: how often it was tried.
+    survived: tries after which all was right.
+    lost: the other tries.
+  """
 
   what: str
   tries: int
@@ -32,10 +39,21 @@ class Row(NamedTuple):
 
 
 class Bench:
-  """A folder with made images, a finished run to compare with, and the command that made it."""
+  """A folder with generated images, a finished run as the reference, and the command that made it.
+
+  Attributes:
+    folder: the folder.
+    image: one of the test images.
+    command: the flags of the run, without `--workdir`.
+    whole: the folder of the reference run.
+  """
 
   def __init__(self, folder: pathlib.Path):
-    """Makes the images and the run."""
+    """Makes the images and the reference run in a folder.
+
+    Raises:
+      RuntimeError: when the run fails.
+    """
     self.folder = folder
     images = folder / 'images'
     rng = np.random.default_rng(0)
@@ -66,7 +84,15 @@ class Bench:
   def start(
     self, words: list[str], workdir: pathlib.Path, log: str = '', before: str = '', **options
   ) -> subprocess.Popen:
-    """Starts a command, behind lines of Python; its output goes to `<workdir><log>.log`."""
+    """Starts a command; its output goes to `<workdir><log>.log`.
+
+    Args:
+      words: the flags.
+      workdir: the run folder.
+      log: the end of the name of the log file.
+      before: Python statements that the new process executes first.
+      **options: options of `subprocess.Popen`; `env` adds to the environment.
+    """
     environment = os.environ | {
       'JAX_COMPILATION_CACHE_DIR': str(self.folder / 'cache'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -90,7 +116,11 @@ class Bench:
       )
 
   def run(self, words: list[str], workdir: pathlib.Path, **options) -> tuple[int | None, str]:
-    """The exit code of a command, None where it hangs; and what it printed."""
+    """Runs a command to its end.
+
+    Returns:
+      The exit code, None if the command was killed after 300 seconds; and the printed text.
+    """
     process = self.start(words, workdir, **options)
     try:
       code: int | None = process.wait(300)
@@ -101,7 +131,12 @@ class Bench:
     return code, pathlib.Path(f'{workdir}.log').read_text()
 
   def copy(self, name: str, *, finished: bool = True) -> pathlib.Path:
-    """A copy of the finished run; without its result, one that was killed before the last test."""
+    """A copy of the reference run.
+
+    Args:
+      name: of the new folder; an old one is replaced.
+      finished: False removes the result, as if the run had been killed before its last evaluation.
+    """
     workdir = self.folder / name
     shutil.rmtree(workdir, ignore_errors=True)
     shutil.copytree(self.whole, workdir)
@@ -110,7 +145,7 @@ class Bench:
     return workdir
 
   def differs(self, workdir: pathlib.Path) -> list[str]:
-    """What differs between a run and the one that nothing happened to, times aside."""
+    """What differs between a run and the reference run, apart from times, and files left behind."""
     found = []
     if steps(workdir) != steps(self.whole):
       found.append(f'checkpoints {steps(workdir)}')
@@ -132,7 +167,7 @@ class Bench:
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
-  """The checkpoints of a run folder."""
+  """The updates of the checkpoints in a run folder, in order."""
   folder = workdir / 'checkpoints'
   return (
     sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
@@ -140,25 +175,25 @@ def steps(workdir: pathlib.Path) -> list[int]:
 
 
 def progress(workdir: pathlib.Path, step: int) -> dict:
-  """The JSON of a checkpoint."""
+  """The JSON metadata of a checkpoint: progress, scores and digests."""
   path = workdir / 'checkpoints' / str(step) / 'progress' / 'metadata'
   return json.loads(path.read_text())
 
 
 def lines(workdir: pathlib.Path) -> int:
-  """The lines of a run's log."""
+  """Number of lines in a run's log; 0 without one."""
   path = workdir / 'metrics.jsonl'
   return path.read_text().count('\n') if path.exists() else 0
 
 
 def report(problems: list[str], workdir: pathlib.Path) -> None:
-  """Prints what is wrong with a run, if anything."""
+  """Prints the problems of a run, if there are any."""
   if problems:
     print(f'{workdir.name}: {"; ".join(problems)}', flush=True)
 
 
 def codes(started: list[subprocess.Popen]) -> list[int | None]:
-  """Exit codes; a process that does not end is killed and has none."""
+  """Exit codes of processes; None for one that was killed after 150 seconds."""
   codes: list[int | None] = []
   for process in started:
     try:
@@ -171,7 +206,7 @@ def codes(started: list[subprocess.Popen]) -> list[int | None]:
 
 
 def pair(bench: Bench, workdir: pathlib.Path) -> list[subprocess.Popen]:
-  """Starts one run on two processes."""
+  """Starts one run on two processes; their logs are `<workdir>-0.log` and `<workdir>-1.log`."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{probe.getsockname()[1]}'
@@ -184,7 +219,15 @@ def pair(bench: Bench, workdir: pathlib.Path) -> list[subprocess.Popen]:
 
 
 def answered(what: str, tests: Sequence[str]) -> Row:
-  """Adds up what tests of drawn values print, see `tests/helpers/drawn.py`."""
+  """Adds up the counts that tests of randomly drawn values print, see `tests/helpers/drawn.py`.
+
+  Args:
+    what: what the row counts.
+    tests: arguments of pytest.
+
+  Raises:
+    RuntimeError: when a test fails for another reason than a wrong answer.
+  """
   command = [sys.executable, '-m', 'pytest', '-q', '-m', '', *tests]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   counts = re.findall(r'^(\d+) [a-z ]+: \{.*\}, (\d+) wrong$', done.stdout, re.MULTILINE)

@@ -1,13 +1,14 @@
-"""Faults: what a run survives, as a table of (what, tries, survived, lost).
+"""Fault injection: which faults a run survives, as a table of (what, tries, survived, lost).
 
     python benchmarks/faults.py
     python benchmarks/faults.py --small  # minutes, to see that everything works
 
-Runs of a small network on made images, as processes of their own, meet signals and kills at drawn
-moments, flipped bits, damaged files, limits of the file system, second writers and lost processes;
-then the tests of drawn command lines, library calls and malformed images are counted. The seeds
-are fixed. What survives ends as if nothing had happened, or is refused in one line. The table also
-goes to benchmarks/results, in a CSV whose name holds the conditions.
+A small network trains on generated images, in processes of its own, under signals and kills at
+random moments, flipped bits, damaged files, limits of the file system, second writers and lost
+processes. Then the tests of randomly drawn command lines and library calls and of malformed images
+are run and counted. The seeds are fixed. A try is survived if the run ends as it would have without
+the fault, or if the fault is refused with an error of one line. The table is printed and written to
+benchmarks/results, as a CSV whose name holds the conditions.
 """
 
 import contextlib
@@ -30,27 +31,27 @@ import tables
 from absl import app, flags, logging
 from fault_bench import ROOT, Bench, Row
 
-_SMALL = flags.DEFINE_bool('small', False, 'A few tries of each.')
+_SMALL = flags.DEFINE_bool('small', False, 'A few tries of each fault.')
 _OUT = flags.DEFINE_string(
-  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSV; empty: none.'
+  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSV; empty: do not write it.'
 )
 
-# In the new process itself: a function between fork and exec may meet a lock that nobody releases.
+# Runs in the new process itself: `preexec_fn` could wait forever for a lock of another thread.
 _LIMITED = 'import resource; resource.setrlimit({0}, ({1}, {1}));'
 _COMMANDS, _IMAGES = 'tests/commands/test_drawn_commands.py', ('tests/data/test_drawn_images.py',)
 
 
 def signals(bench: Bench, tries: int, seed: int = 0) -> Row:
-  """Signals at drawn moments from the start of the process to its end, some of them twice.
+  """Sends signals at random moments between start and end of the process, some of them twice.
 
-  A run that says it is saved is; a run that goes on ends with the same bits; exit codes are those
-  of the signals; nothing prints a traceback.
+  Survived: a run that says that it is saved has that checkpoint, a run that goes on ends with the
+  same bits, exit codes are those of the signals, and no traceback is printed.
   """
   return _interrupted(bench, 'signals', tries, seed, _signal)
 
 
 def kills(bench: Bench, tries: int, seed: int = 0) -> Row:
-  """SIGKILL at drawn moments; the same command each time, until the run is finished."""
+  """Kills a run at random moments and starts the same command again until the run is finished."""
   return _interrupted(bench, 'kills', tries, seed, lambda process, rng: process.kill())
 
 
@@ -72,9 +73,9 @@ def _interrupted(
     code: int | None = None
     for _ in range(40):
       process = bench.start(bench.command, workdir)
-      # Half of the moments are drawn in set-up and compilation, half while it trains.
+      # Some moments lie in set-up and compilation, the others in training.
       lines = fault_bench.lines(workdir)
-      # Python itself answers in its first moments, before any line of the command runs.
+      # Not in the first half second, in which Python itself, not the command, answers a signal.
       wait, trains = rng.uniform(0.5, 6), rng.random() < 0.6 and done < tries
       began = time.monotonic()
       while process.poll() is None and done < tries:
@@ -91,15 +92,15 @@ def _interrupted(
       saved = re.search(r'stopped after update (\d+) of \d+, saved in', output)
       problems = ['a traceback'] if 'Traceback' in output else []
       if saved and int(saved[1]) not in fault_bench.steps(workdir):
-        problems.append(f'{saved[0]} and is not there')
-      # A signal before the first line of Python is answered by the kernel.
+        problems.append(f'{saved[0]}, but that checkpoint is missing')
+      # Before the first line of Python runs, a signal ends the process with its own number.
       if code not in (0, -9, 130, 143, 138, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1):
         problems.append(f'exit code {code}')
       lost += bool(problems)
       fault_bench.report(problems, workdir)
       if code == 0:
         break
-    problems = bench.differs(workdir) if code == 0 else ['it never ends']
+    problems = bench.differs(workdir) if code == 0 else ['the run does not end']
     lost += bool(problems)
     fault_bench.report(problems, workdir)
     shutil.rmtree(workdir)
@@ -107,9 +108,9 @@ def _interrupted(
 
 
 def flips(bench: Bench, tries: int, seed: int = 0) -> Row:
-  """One bit flipped in the arrays of the latest checkpoint: never read as if it were right.
+  """Flips one bit in the files of the latest checkpoint and reads its weights.
 
-  The reader runs in this process; what has no effect on what is read survives, too.
+  Survived: the reader raises `Damaged`, or reads the right weights. It runs in this process.
   """
   from attn_flax.training.checkpoints import Checkpoints, Damaged
 
@@ -147,9 +148,10 @@ def _leaves(tree) -> Iterator[np.ndarray]:
 
 
 def damages(bench: Bench, tries: int, seed: int = 0) -> Row:
-  """A file of the run folder emptied, cut, overwritten, removed or made a folder.
+  """Empties, cuts, overwrites or removes a file of a run folder, or puts a folder in its place.
 
-  Then it is evaluated, used and gone on with: a right result, or one line and exit code 2.
+  Then the run is continued, evaluated or used for a prediction. Survived: exit code 0, or an error
+  of one line and exit code 2; no traceback.
   """
   rng, done, lost = random.Random(seed), 0, 0
   for _ in range(tries):
@@ -184,7 +186,7 @@ def damages(bench: Bench, tries: int, seed: int = 0) -> Row:
 
 
 def disks(bench: Bench, tries: int, seed: int = 0) -> Row:
-  """Limits of file size and of open files, and folders removed while a run writes there."""
+  """Limits on file size and open files, and removed run folders: exit code 0 or 2, no traceback."""
   rng, lost = random.Random(seed), 0
   code: int | None
   for trial in range(tries):
@@ -202,7 +204,7 @@ def disks(bench: Bench, tries: int, seed: int = 0) -> Row:
       limit = int(10 ** rng.uniform(3, 6)) if kind == 'size' else rng.randrange(12, 40)
       which = resource.RLIMIT_FSIZE if kind == 'size' else resource.RLIMIT_NOFILE
       code, output = bench.run(bench.command, workdir, before=_LIMITED.format(which, limit))
-    # Where there are too few files for Python itself, it cannot even begin.
+    # With too few open files Python itself cannot start.
     if code not in (0, 2) or 'Traceback' in output:
       lost += 1
       fault_bench.report([f'{kind}: {code}'], workdir)
@@ -224,12 +226,12 @@ def neighbors(bench: Bench, tries: int, seed: int = 0) -> Row:
       capture_output=True,
       text=True,
     )
-    problems = [] if first.wait(300) == 0 else ['the first fails']
+    problems = [] if first.wait(300) == 0 else ['the first process failed']
     if first.returncode == 0 and second.returncode == 2:
       if f'process {first.pid} on' not in second.stderr:
-        problems.append('the first is not named')
+        problems.append('the error does not name the first process')
     elif 'holds a finished run' not in second.stdout:
-      problems.append(f'the second: {second.returncode}')
+      problems.append(f'the second process ended with exit code {second.returncode}')
     problems += bench.differs(workdir)
     lost += bool(problems)
     fault_bench.report(problems, workdir)
@@ -238,7 +240,7 @@ def neighbors(bench: Bench, tries: int, seed: int = 0) -> Row:
 
 
 def processes(bench: Bench, tries: int, seed: int = 0) -> Row:
-  """One of two processes of a run is killed: the other ends and names it, and both go on."""
+  """Kills one of two processes: the other ends and names it; a restart ends with equal arrays."""
   rng, lost = random.Random(seed), 0
   whole = bench.folder / 'two'
   if fault_bench.codes(fault_bench.pair(bench, whole)) != [0, 0]:
@@ -253,20 +255,20 @@ def processes(bench: Bench, tries: int, seed: int = 0) -> Row:
     began = time.monotonic()
     fault_bench.codes(pair)
     output = pathlib.Path(f'{workdir}-{1 - victim}.log').read_text()
-    problems = ['it takes long'] if time.monotonic() - began > 60 else []
+    problems = ['it took over a minute to end'] if time.monotonic() - began > 60 else []
     if f'error: process {victim} of this run has ended' not in output or ' @ 0x' in output:
-      problems.append('the lost process is not named')
+      problems.append('the error does not name the lost process')
     if fault_bench.codes(fault_bench.pair(bench, workdir)) != [0, 0]:
-      problems.append('they do not go on')
+      problems.append('the restarted run failed')
     elif fault_bench.progress(workdir, 40)['digests'] != fault_bench.progress(whole, 40)['digests']:
-      problems.append('other arrays')
+      problems.append('the arrays differ')
     lost += bool(problems)
     fault_bench.report(problems, workdir)
   return Row('lost processes', tries, tries - lost, lost)
 
 
 def inputs(bench: Bench, tests: Sequence[str], seed: int = 0) -> Row:
-  """Drawn command lines and library calls: each works, or ends in one line that names the field."""
+  """Randomly drawn commands and library calls: each works, or a one-line error names the field."""
   del bench, seed
   return fault_bench.answered('command lines and calls', tests)
 
@@ -277,7 +279,7 @@ def images(bench: Bench, tests: Sequence[str], seed: int = 0) -> Row:
   return fault_bench.answered('malformed images', tests)
 
 
-# What each part is given: how often to try, or which tests hold what is drawn.
+# Each part with its number of tries, or its tests; then the same for `--small`.
 PARTS = (
   (kills, 40, 2),
   (signals, 60, 2),
@@ -292,7 +294,7 @@ PARTS = (
 
 
 def main(argv: list[str]) -> None:
-  """Measures, prints the table and writes it."""
+  """Runs all parts, prints the table and writes it."""
   del argv
   logging.set_verbosity(logging.FATAL)
   rows: list[Row] = []

@@ -1,15 +1,16 @@
-"""Whether the input pipelines keep up: three tables, also written to benchmarks/results as a CSV.
+"""Whether the input pipelines keep up with training: three tables.
 
     python benchmarks/input_pipeline.py
     python benchmarks/input_pipeline.py --small            # seconds, to see that everything works
 
-1. Images of CIFAR's size on the device: gather and augmentation against the training step that
-   they feed; their share of it has to stay below 5 %.
-2. JPEGs of 500 x 375 pixels: decoding and random crops of 224 x 224, per core. Pillow is what the
-   library uses; simplejpeg and opencv are timed where they are installed.
+1. Images of CIFAR's size on the device: the time to gather and augment a batch, as a share of the
+   training step that it feeds. The share should stay below 5 %.
+2. JPEGs of 500 x 375 pixels: decoding and random crops of 224 x 224, per core. The library uses
+   Pillow; simplejpeg and opencv are timed where they are installed.
 3. The loader that streams such files, with threads (0 workers) and with worker processes.
 
-Rates per core are per second of CPU time, so that whatever else the machine does hits them less.
+Rates per core are per second of CPU time, so that other load on the machine affects them less. The
+tables are printed and written to benchmarks/results, as one CSV whose name holds the conditions.
 """
 
 import importlib.metadata
@@ -47,21 +48,23 @@ from attn_flax.data.sources.folder.read import FolderSource
 from attn_flax.tasks.names import find_task
 from attn_flax.training.steps import init_state, make_train_step
 
-_MODEL = flags.DEFINE_string('model', 'resnet20', 'Network whose training step is fed.')
+_MODEL = flags.DEFINE_string('model', 'resnet20', 'Network whose training step is timed.')
 _BATCH = flags.DEFINE_integer('batch_size', 128, 'Images per step.')
-_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed steps of each.')
-_IMAGES = flags.DEFINE_integer('images', 600, 'JPEGs to decode, and to stream.')
-_WORKERS = flags.DEFINE_list('workers', '0,1,2', 'Numbers of worker processes.')
-_SMALL = flags.DEFINE_bool('small', False, 'A run of seconds; its figures mean nothing.')
-_OUT = flags.DEFINE_string('out', 'benchmarks/results', 'Folder of the CSV; empty: none.')
+_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed calls of each augmentation and of the step.')
+_IMAGES = flags.DEFINE_integer('images', 600, 'Number of JPEGs to decode and to stream.')
+_WORKERS = flags.DEFINE_list('workers', '0,1,2', 'Numbers of worker processes to stream with.')
+_SMALL = flags.DEFINE_bool('small', False, 'A few seconds; the figures mean nothing.')
+_OUT = flags.DEFINE_string(
+  'out', 'benchmarks/results', 'Folder of the CSV; empty: do not write it.'
+)
 
-_LIMIT = 0.05  # Share of the training step that the pipeline may take.
+_LIMIT = 0.05  # Share of the training step above which a pipeline is marked.
 _SIZE = 224
 _SIDES = (500, 375)  # Width and height of a typical image of ImageNet.
 
 
 def _resident(rounds: int, batch_size: int) -> list[dict]:
-  """Gather and augmentation on the device, against the step of the network."""
+  """Times gathering and augmentation on the device, and the training step of the network."""
   count = max(2_000, batch_size)
   rng = np.random.default_rng(0)
   split = Split(
@@ -69,7 +72,7 @@ def _resident(rounds: int, batch_size: int) -> list[dict]:
   )
   facts = {'mean': (0.5,) * 3, 'std': (0.25,) * 3, 'crop_padding': 4, 'flip': True}
   augmentations = {'crop, flip': Augmentation(**facts)}
-  if not _SMALL.value:  # It takes long to compile.
+  if not _SMALL.value:  # RandAugment takes long to compile.
     augmentations['crop, flip, RandAugment, mixup'] = Augmentation(
       **facts, randaugment=(2, 9), mixup_alpha=0.2, num_classes=10
     )
@@ -98,7 +101,7 @@ def _resident(rounds: int, batch_size: int) -> list[dict]:
     pipeline = Resident(split, batch_size, seed=0, augmentation=augmentation)
     make = jax.jit(pipeline.train_batch)
     batches = pipeline.batches()
-    # With drawing the indices and copying them, as in training.
+    # As in training, this includes drawing the indices and copying them to the device.
     calls[name] = lambda make=make, pipeline=pipeline, batches=batches: make(
       pipeline.constants, next(batches), key
     )
@@ -121,7 +124,7 @@ def _resident(rounds: int, batch_size: int) -> list[dict]:
 
 
 def _photos(count: int) -> list[bytes]:
-  """JPEGs of crops of scikit-learn's two photos, quality 90."""
+  """JPEG files (quality 90) of crops of scikit-learn's two photographs, scaled to `_SIDES`."""
   from sklearn import datasets
 
   photos = [Image.fromarray(image) for image in datasets.load_sample_images().images]
@@ -138,7 +141,7 @@ def _photos(count: int) -> list[bytes]:
 
 
 def _decoders() -> dict[str, Callable[[bytes, np.ndarray], object]]:
-  """Ways to decode a JPEG and cut a random crop out of it."""
+  """Ways to decode a JPEG and cut out a random crop, as functions of (encoded, draws)."""
 
   def pillow_alone(encoded, draws):
     del draws
@@ -167,7 +170,7 @@ def _decoders() -> dict[str, Callable[[bytes, np.ndarray], object]]:
     def resized(pixels, draws):
       left, top, right, bottom = crops.crop_box(pixels.shape[1], pixels.shape[0], draws)
       crop = pixels[top:bottom, left:right]
-      # Averages where it shrinks, as Pillow does.
+      # Pillow averages pixels where it shrinks an image.
       shrinks = crop.shape[0] > _SIZE and crop.shape[1] > _SIZE
       method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
       return cv2.resize(crop, (_SIZE, _SIZE), interpolation=method)
@@ -185,7 +188,7 @@ def _decoders() -> dict[str, Callable[[bytes, np.ndarray], object]]:
 
 
 def _decoding(files: list[bytes], rounds: int) -> list[dict]:
-  """Images per second of one core's time; the best of the rounds, in turn."""
+  """Images per second of CPU time, by decoder; they take turns, and the best round counts."""
   ways = _decoders()
   draws = np.random.default_rng(0).random((len(files), crops.TRIES, 4))
   best = dict.fromkeys(ways, float('inf'))
@@ -206,7 +209,7 @@ def _decoding(files: list[bytes], rounds: int) -> list[dict]:
 
 
 def _loading(files: list[bytes], batch_size: int) -> list[dict]:
-  """The loader from files on disk, to batches on the device."""
+  """Times the loader, from files on disk to batches on the device."""
   augmentation = Augmentation((0.5,) * 3, (0.25,) * 3, flip=True)
   rows = []
   with tempfile.TemporaryDirectory() as folder:
@@ -221,7 +224,7 @@ def _loading(files: list[bytes], batch_size: int) -> list[dict]:
       batches = pipeline.batches()
       jax.block_until_ready(next(batches))
       start_s = time.perf_counter() - began
-      for _ in range(4 * max(workers, 1)):  # What was made ahead while the workers started.
+      for _ in range(4 * max(workers, 1)):  # Batches that were made while the workers started.
         next(batches)
       steps = max(len(files) // batch_size, 2)
       began, cpu = time.perf_counter(), time.process_time()

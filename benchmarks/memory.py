@@ -1,14 +1,14 @@
-"""Memory and files of a long run, and what it is worth to keep freed pages.
+"""Memory and files of a long run, and the effect of keeping freed pages on time and memory.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --parts=long  # the other part, time, needs a quiet machine
     python benchmarks/memory.py --small  # a minute, to see that everything works
 
 A small network trains for 20,000 updates with evaluations and checkpoints, once with the setting of
-`training/allocator.py` and once without; the resident memory of the process and the size of its run
-folder are noted on the way. Then the updates of the default network are timed in processes that
-take turns, with the setting and without. The tables also go to benchmarks/results, in CSVs whose
-names hold the conditions.
+`training/allocator.py` and once without, while the resident memory of the process and the size of
+its run folder are sampled. Then the updates of the default network are timed in processes that take
+turns, with the setting and without it. The tables are printed and written to benchmarks/results, as
+CSVs whose names hold the conditions.
 """
 
 import json
@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SMALL = flags.DEFINE_bool('small', False, 'A few updates.')
 _PARTS = flags.DEFINE_list('parts', ['long', 'time'], 'What is measured.')
 _OUT = flags.DEFINE_string(
-  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSVs; empty: none.'
+  'out', str(ROOT / 'benchmarks/results'), 'Folder of the CSVs; empty: do not write them.'
 )
 
 _COMMAND = """
@@ -40,13 +40,19 @@ if {kept}:
 from attn_flax.commands.command_line import run
 sys.exit(run(['main.py', *sys.argv[1:]]))
 """
-_SAMPLES = 20  # Of a run.
-_FIRST = _SAMPLES // 10  # Growth is counted from there on: buffers and caches are full by then.
+_SAMPLES = 20  # Of a long run.
+_FIRST = _SAMPLES // 10  # Growth is counted after it: buffers and caches are full by then.
 _MEANT = _SAMPLES // 4  # Samples of a mean: whether a save is under way makes some 10 MB.
 
 
 def start(kept: bool, words: list[str], workdir: pathlib.Path) -> subprocess.Popen:
-  """Starts a training command with or without the setting."""
+  """Starts a training command; its output goes to `<workdir>.log`.
+
+  Args:
+    kept: whether the process keeps freed pages.
+    words: the flags.
+    workdir: the run folder.
+  """
   with open(f'{workdir}.log', 'w') as log:
     return subprocess.Popen(
       [sys.executable, '-c', _COMMAND.format(kept=kept), *words, f'--workdir={workdir}'],
@@ -57,13 +63,13 @@ def start(kept: bool, words: list[str], workdir: pathlib.Path) -> subprocess.Pop
 
 
 def resident_mb(pid: int) -> float:
-  """Resident memory of a process, 10^6 bytes."""
+  """Resident memory of a process, in 10^6 bytes."""
   pages = int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1])
   return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
 
 
 def folder_mb(folder: pathlib.Path) -> float:
-  """The files of a run folder, 10^6 bytes; checkpoints come and go meanwhile."""
+  """Size of the files of a run folder, in 10^6 bytes; files may vanish meanwhile."""
   total = 0
   for path in folder.rglob('*'):
     try:
@@ -74,7 +80,7 @@ def folder_mb(folder: pathlib.Path) -> float:
 
 
 def last_update(workdir: pathlib.Path) -> int:
-  """The last update that the run's log names."""
+  """The last update in a run's log; 0 without one."""
   try:
     lines = (workdir / 'metrics.jsonl').read_text().splitlines()
     return json.loads(lines[-1])['step']
@@ -83,7 +89,11 @@ def last_update(workdir: pathlib.Path) -> int:
 
 
 def long_run(kept: bool, updates: int, folder: pathlib.Path) -> list[dict]:
-  """Memory and files of one run, a row each time that it has gone on by a share of its updates."""
+  """Memory and files of one run: a row whenever another 1/20 of its updates is done.
+
+  Raises:
+    RuntimeError: when the command fails.
+  """
   workdir = folder / f'long_{kept}'
   every = updates // _SAMPLES
   process = start(
@@ -125,14 +135,18 @@ def long_run(kept: bool, updates: int, folder: pathlib.Path) -> list[dict]:
 
 
 def growth(rows: list[dict]) -> float:
-  """By how much the last quarter of a run holds more memory than an early one, as a share."""
+  """Relative growth of the resident memory from an early quarter of a run to its last quarter."""
   values = [row['resident_mb'] for row in rows]
   before = statistics.mean(values[_FIRST : _FIRST + _MEANT] or values)
   return statistics.mean(values[-_MEANT:] or values) / before - 1
 
 
 def timed(kept: bool, updates: int, folder: pathlib.Path, trial: int) -> dict[str, float]:
-  """The default network: milliseconds of an update, and the memory at most and while it trains."""
+  """The default network: milliseconds of an update, and the memory at most and while it trains.
+
+  Raises:
+    RuntimeError: when the command fails.
+  """
   workdir = folder / f'timed_{kept}_{trial}'
   process = start(
     kept,
@@ -194,7 +208,7 @@ def measure_time(folder: pathlib.Path, updates: int, turns: int) -> None:
 
 
 def main(argv):
-  """Measures and prints the tables."""
+  """Measures, prints the tables and writes them."""
   del argv
   updates, short, turns = (60, 15, 1) if _SMALL.value else (20_000, 60, 6)
   with tempfile.TemporaryDirectory(prefix='memory_') as name:

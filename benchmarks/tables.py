@@ -10,13 +10,12 @@ import jax
 
 
 def write_csv(folder: str, name: str, rows: list[dict]) -> None:
-  """Writes rows, which may differ in their columns, and says where.
+  """Writes rows to a CSV file, and prints its path.
 
   Args:
-    folder: where to; made if it is missing; '' writes nothing.
-    name: of the benchmark, with the conditions that are its own; device, cores and versions are
-      added.
-    rows: the table.
+    folder: folder of the file, made if it is missing; '' writes nothing.
+    name: name of the benchmark and its own conditions; device, cores and versions are added.
+    rows: the table; rows may differ in their columns.
   """
   if not folder:
     return

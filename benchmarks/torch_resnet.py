@@ -1,4 +1,4 @@
-"""He's CIFAR networks with SE, ECA, CBAM or BAM in PyTorch, to time the same work beside ours."""
+"""He's CIFAR networks with SE, ECA, CBAM or BAM in PyTorch, to be timed beside those in JAX."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -27,7 +27,7 @@ class ChannelMLP(nn.Module):
 
 
 class SE(nn.Module):
-  """Squeeze-and-excitation."""
+  """Squeeze-and-excitation; [N, C, H, W] to the same shape, as all mechanisms here."""
 
   def __init__(self, channels, ratio):
     super().__init__()
@@ -51,7 +51,7 @@ class ECA(nn.Module):
 
 
 class CBAM(nn.Module):
-  """Channel gate, then spatial gate."""
+  """CBAM: channel gate, then spatial gate."""
 
   def __init__(self, channels, ratio):
     super().__init__()
@@ -66,7 +66,7 @@ class CBAM(nn.Module):
 
 
 class BAM(nn.Module):
-  """Channel and spatial gate in parallel, with a residual."""
+  """BAM: channel and spatial gate in parallel, with a residual."""
 
   def __init__(self, channels, ratio):
     super().__init__()
@@ -83,7 +83,7 @@ class BAM(nn.Module):
 
 
 class Block(nn.Module):
-  """A basic residual block."""
+  """A basic residual block, with attention on its branch before the addition."""
 
   def __init__(self, inputs, planes, stride, attention):
     super().__init__()
@@ -104,7 +104,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-  """He's network of 6n + 2 layers with attention at its usual place."""
+  """He's network of 6n + 2 layers, with attention at its default place; returns logits."""
 
   def __init__(self, depth, attention, ratio, num_classes=10):
     super().__init__()
@@ -126,10 +126,17 @@ class ResNet(nn.Module):
 
 
 def training_step(depth, attention, ratio, batch_size, image_size):
-  """A function that trains once on a fixed batch, channels last, SGD with Nesterov momentum.
+  """A training step on one random batch: channels last, SGD with Nesterov momentum.
+
+  Args:
+    depth: 20, 32, 44, 56 or 110.
+    attention: 'se', 'eca', 'cbam' or 'bam'; anything else: none.
+    ratio: reduction ratio of SE, CBAM and BAM.
+    batch_size: images of the batch.
+    image_size: height and width of the images in pixels.
 
   Returns:
-    The function and the number of parameters.
+    A function that makes one step and returns the loss, and the number of parameters.
   """
   torch.manual_seed(0)
   model = ResNet(depth, attention, ratio).to(memory_format=torch.channels_last)

@@ -1,11 +1,11 @@
-"""The cost of attention in training: one table, a row per mechanism, measured in turn.
+"""The cost of attention in training: a table with a row per mechanism, timed in turn.
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --model=resnet50 --image_size=224 --batch_size=8 --rounds=5
 
 Where torch is installed and the network is one of He's CIFAR networks, the same network in PyTorch
-(channels last, eager) is timed in the same rounds. The table also goes to benchmarks/results, in a
-CSV whose name holds the conditions.
+(channels last, eager) is timed in the same rounds. The table is printed and written to
+benchmarks/results, as a CSV whose name holds the conditions.
 """
 
 import importlib.util
@@ -30,14 +30,16 @@ from attn_flax.costs.timing import interleave, peak_bytes, ratio
 from attn_flax.tasks.names import find_task
 from attn_flax.training.steps import init_state, make_train_step
 
-_MODEL = flags.DEFINE_string('model', 'resnet20', 'Network.')
+_MODEL = flags.DEFINE_string('model', 'resnet20', 'Network, one of list_models().')
 _ATTENTION = flags.DEFINE_list('attention', 'none,se,eca,cbam,bam', 'Mechanisms; first: baseline.')
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Images per step.')
-_SIZE = flags.DEFINE_integer('image_size', 32, 'Side of the images.')
-_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed steps of each.')
+_SIZE = flags.DEFINE_integer('image_size', 32, 'Side of the images in pixels.')
+_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed steps of each mechanism.')
 _RATIO = flags.DEFINE_integer('ratio', 4, 'Reduction ratio of SE, CBAM and BAM.')
-_DTYPE = flags.DEFINE_string('dtype', 'float32', 'Compute dtype.')
-_OUT = flags.DEFINE_string('out', 'benchmarks/results', 'Folder of the CSV; empty: none.')
+_DTYPE = flags.DEFINE_string('dtype', 'float32', 'Compute dtype: float32 or bfloat16.')
+_OUT = flags.DEFINE_string(
+  'out', 'benchmarks/results', 'Folder of the CSV; empty: do not write it.'
+)
 
 
 def _fields(attention: str) -> dict:
@@ -45,7 +47,7 @@ def _fields(attention: str) -> dict:
 
 
 def _jax_step(attention: str):
-  """A call that trains once, and its costs."""
+  """A call that makes one training step, compiled, and its costs."""
   model = create_model(
     _MODEL.value,
     attention=None if attention == 'none' else attention,
@@ -85,7 +87,7 @@ def _jax_step(attention: str):
 
 
 def main(argv):
-  """Times every mechanism and prints the table."""
+  """Times every mechanism, prints the table and writes it."""
   del argv
   logging.set_verbosity(logging.ERROR)
   calls, costs = {}, {}
@@ -101,7 +103,10 @@ def main(argv):
         int(depth[1]), attention, _RATIO.value, _BATCH.value, _SIZE.value
       )
       if params != costs[attention]['params']:
-        raise ValueError(f'{attention}: {params} parameters in torch, {costs[attention]} here')
+        raise ValueError(
+          f'{attention} has {params} parameters in torch and {costs[attention]["params"]} in JAX, '
+          'so they are not the same network'
+        )
   seconds = interleave(calls, rounds=_ROUNDS.value)
 
   baseline = seconds[_ATTENTION.value[0]]

@@ -10,11 +10,11 @@ from configs import base
 
 
 def fields(config):
-  """The fields of augmented convolutions that suit a network."""
+  """The fields of augmented convolution for a config's network; {} for the defaults."""
   if not base.thin(config):
     return {}
-  # The paper's shares and heads would leave a thin network's values less than one dimension a head,
-  # and its least key dimensions, 20 a head, would be more than the map has channels.
+  # With the paper's shares and 8 heads, a thin network has less than one value dimension per head,
+  # and the paper's least 20 key dimensions per head are more than its feature maps have channels.
   return {'heads': 4, 'kappa': 0.5, 'upsilon': 0.25, 'min_key_dim': 1}
 
 

@@ -1,4 +1,4 @@
-"""BAM between the stages (Park et al., BMVC 2018).
+"""BAM after every stage but the last (Park et al., BMVC 2018).
 
 Default network: 275,080 parameters, 41.5 M multiply-adds per image.
 Quick study: top-1 84.7 +- 0.9 %, 150 ms per update (x1.06).
@@ -11,7 +11,7 @@ from configs import base
 
 def get_config(arg=''):
   config = base.get_config(arg)
-  # The paper's ratio of 16 would leave a thin network's first stage a single hidden channel.
+  # With the paper's ratio of 16, the first stage of a thin network has a single hidden channel.
   ratio = 4 if base.thin(config) else 16
   config.model.attention.stage = base.attention('bam', ratio=ratio)
   return config

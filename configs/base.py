@@ -1,14 +1,15 @@
-"""The configuration that every other one starts from: each field, with its meaning.
+"""The configuration that all others start from: every field, with its meaning.
 
-Any field can be overridden on the command line, `--config.train.epochs=20`. The argument behind
-the colon, `--config=configs/eca.py:resnet18,smoke`, takes words:
-  a network      one of the names of `attn_flax.list_models()`
+The command line can set any field, `--config.train.epochs=20`. After a colon, as in
+`--config=configs/eca.py:resnet18,smoke`, it takes words:
+  a network      one of `attn_flax.list_models()`
   a dataset      one of `presets.recipes.DATASETS`, with the network and the recipe that suit it
   a recipe       one of `presets.recipes.RECIPES`
-  smoke          a tiny network and a few steps, to see that everything works
+  smoke          a tiny network and a few updates, to see that everything works
 
-The default command makes 1,000 updates of 64 images (eight epochs). The heads of the other files
-say how long an update takes on two CPU cores, and what the quick study of the README found.
+The default command makes 1,000 updates of 64 images (eight epochs). The docstrings of the other
+files say what the example study of the README measured: the top-1 accuracy (mean and standard
+deviation of three seeds) and the time of an update on two CPU cores.
 """
 
 import re
@@ -21,20 +22,26 @@ from configs.presets.mechanisms import ATTENTION
 
 
 def attention(name, every=1, stages=None, start='paper', **fields):
-  """An entry of `config.model.attention`: the mechanism, where in the network, and its fields.
+  """Makes an entry of `config.model.attention`: a mechanism, where it acts, and its fields.
 
   Args:
     name: one of `attn_flax.list_attention()`; or 'module:Class', a Flax module of your own.
-    every: it acts in every block, every second one, and so on.
+    every: 1 to act in every block of its stages, 2 in every second one, and so on.
     stages: stages where it acts, counted from 1; None: the mechanism's default.
     start: 'paper', or 'identity' to start as the network without the mechanism.
-    **fields: fields of the mechanism. The command line sets all fields of a built-in mechanism, and
-      of others those that are given here.
+    **fields: fields of the mechanism. The entry of a built-in mechanism has all its fields, so that
+      the command line can set them; that of another module has only the fields given here.
+
+  Returns:
+    The entry, locked.
+
+  Raises:
+    AttributeError, KeyError: for a field that a built-in mechanism does not have.
   """
   usual = ATTENTION.get(name, fields)
   entry = ConfigDict({'name': name, 'every': every, 'start': start})
   for field, value in {'stages': None, **usual}.items():
-    # A placeholder of its own: one that entries shared would carry values from one to another.
+    # A new placeholder for each entry: a shared one would carry values from one entry to another.
     entry[field] = placeholder(tuple) if value is None else value
   entry.lock()
   for field, value in {'stages': stages, **fields}.items():
@@ -44,12 +51,12 @@ def attention(name, every=1, stages=None, start='paper', **fields):
 
 
 def every_second(config):
-  """`every` for every second block; 1 where each stage has but one block."""
+  """The value of `every` for every second block; 1 if no stage has two blocks."""
   return 1 if config.model.depths and max(config.model.depths) < 2 else 2
 
 
 def last_stage(config):
-  """Number of the network's last stage: He's and Zagoruyko's CIFAR networks have three."""
+  """Number of the last stage: three in He's CIFAR networks and `wrn*`, four in other ResNets."""
   if config.model.depths:
     return len(config.model.depths)
   return 3 if re.match('wrn', config.model.name) or words.THIN.match(config.model.name) else 4
@@ -65,14 +72,14 @@ def get_config(arg=''):
   """The baseline: ResNet-20 without attention on the embedded dataset."""
   config = ConfigDict()
 
-  # Seed of the weights, the data order and the augmentation.
+  # Seed of the initial weights, the order of the data and the augmentation.
   config.seed = 0
   # Fine-tuning: a run folder or a PyTorch file whose weights the run starts from.
   config.init_from = placeholder(str)
   # What the network learns: one of `attn_flax.tasks.names.TASKS`.
   config.task = 'classification'
 
-  # The network. Where a field is none, the network's own default applies.
+  # The network. A field that is none takes the network's own default.
   config.model = ConfigDict()
   # Network: one of `attn_flax.list_models()`.
   config.model.name = 'resnet20'
@@ -80,16 +87,17 @@ def get_config(arg=''):
   config.model.attention = ConfigDict()
   # Compute dtype, 'float32' or 'bfloat16'. Parameters, loss and metrics are float32.
   config.model.dtype = 'float32'
-  # Number of logits; none: the dataset's classes.
+  # Number of logits; none: the number of classes of the dataset.
   config.model.num_classes = placeholder(int)
   # Blocks per stage.
   config.model.depths = placeholder(tuple)
-  # Planes per stage.
+  # Width of the blocks of each stage, in channels; a bottleneck's output has four times as many.
   config.model.widths = placeholder(tuple)
-  # 'basic', 'bottleneck' or 'preact' blocks.
+  # Kind of the blocks: 'basic', 'bottleneck' or 'preact' (pre-activation).
   config.model.block = placeholder(str)
-  # 'imagenet' (7x7 of stride 2, max-pool), 'deep', 'tiered' (three 3x3) or 'cifar' (3x3); none: the
-  # network's own, or 'cifar' where that would leave a last map below 3x3.
+  # Stem: 'imagenet' (7x7 of stride 2, then max-pool), 'deep' (three 3x3 in place of the 7x7),
+  # 'tiered' (the same, narrower at first) or 'cifar' (3x3); none: the network's own, or 'cifar' if
+  # that one would leave a last feature map below 3x3.
   config.model.stem = placeholder(str)
   # Channels of the stem.
   config.model.stem_width = placeholder(int)
@@ -97,25 +105,28 @@ def get_config(arg=''):
   config.model.stride_in = placeholder(str)
   # Bottlenecks: groups of the 3x3 convolutions.
   config.model.groups = placeholder(int)
-  # Bottlenecks: width of a group at 64 planes.
+  # Bottlenecks: channels of a group in a block of width 64; they grow in proportion to the width.
   config.model.base_width = placeholder(int)
-  # 'conv' (strided 1x1) or 'avg' (average pool, then 1x1).
+  # Shortcut where the shape changes: 'conv' (strided 1x1) or 'avg' (average pool, then 1x1).
   config.model.shortcut = placeholder(str)
-  # 'torch' (padded, rounds down) or 'caffe' (not padded, rounds up).
+  # Max-pool of the stem: 'torch' (padded, rounds down) or 'caffe' (not padded, rounds up).
   config.model.max_pool = placeholder(str)
-  # A ReLU behind each branch's last norm.
+  # Whether a ReLU follows the last norm of each residual branch.
   config.model.branch_relu = placeholder(bool)
-  # Share of the activations dropped: inside pre-activation blocks, else before the head; in ViT.
+  # Dropout rate: inside pre-activation blocks, else before the head; in ViT after the position
+  # embedding and the dense layers.
   config.model.dropout = placeholder(float)
-  # Stochastic depth: share of the images that skip the last block's branch; earlier blocks less.
+  # Stochastic depth: share of the images that skip the branch of the last block. It grows in
+  # proportion to the block's number.
   config.model.drop_path = placeholder(float)
-  # Stages that stay as they are, weights and statistics; 0 is the stem.
+  # Stages that are not trained, their batch statistics included; 0 is the stem.
   config.model.frozen = placeholder(tuple)
-  # Start each block's last norm at scale 0. Gates behind it then learn nothing at the first step.
+  # Whether the last norm of each block starts at scale 0. Gates after it then have no gradient at
+  # the first update.
   config.model.zero_init_last = placeholder(bool)
   # MnasNet: factor of all widths.
   config.model.width_multiplier = placeholder(float)
-  # MnasNet: 'same' pads as TensorFlow, 'torch' as PyTorch.
+  # MnasNet: padding of the convolutions, 'same' as in TensorFlow or 'torch' as in PyTorch.
   config.model.padding = placeholder(str)
   # ViT: side of a patch in pixels.
   config.model.patch = placeholder(int)
@@ -127,127 +138,129 @@ def get_config(arg=''):
   config.model.heads = placeholder(int)
   # ViT: hidden units of the MLPs.
   config.model.mlp_width = placeholder(int)
-  # ViT: what the logits are made of, 'token' or 'mean'.
+  # ViT: what the head reads, 'token' (a class token) or 'mean' (the mean of the patches).
   config.model.pool = placeholder(str)
-  # ViT: 'tanh' (the released approximation) or 'exact'.
+  # ViT: GELU, 'tanh' (the approximation of the released code) or 'exact'.
   config.model.gelu = placeholder(str)
-  # ViT: start with zero logits.
+  # ViT: whether the head starts at zero, so that all logits are zero at first.
   config.model.zero_init_head = placeholder(bool)
 
   config.data = ConfigDict()
   # Dataset: one of `attn_flax.data.DATASETS`, any name of the TFDS catalog, or 'folder'.
   config.data.name = 'cluttered_digits'
-  # Folder of prepared datasets (none: $TFDS_DATA_DIR, else the default of tensorflow-datasets), or
-  # the folder of images.
+  # For 'folder', the folder of images. For other datasets, the folder of prepared datasets; none:
+  # $TFDS_DATA_DIR, else ~/tensorflow_datasets.
   config.data.dir = placeholder(str)
-  # Whether a missing dataset may be downloaded.
+  # Whether CIFAR-10 and CIFAR-100 may be downloaded where they are missing.
   config.data.download = False
-  # Side of the images in pixels; none: the dataset's own.
+  # Height and width of the images in pixels; none: the dataset's own.
   config.data.size = placeholder(int)
-  # Seed of the dataset itself, where it is generated or split by hash.
+  # Seed of the dataset itself: of generated images, and of the splits of a folder without val/ or
+  # test/.
   config.data.seed = 2014
-  # Broken images of a folder that may be left out; above it, the first is an error.
+  # How many broken images of a folder may be left out; if there are more, training does not start.
   config.data.max_bad = 0
-  # Pixels of the largest image of a folder that is decoded; 178,956,970 at most.
+  # Most pixels of an image of a folder, at most 178,956,970; larger images count as broken.
   config.data.max_pixels = 178_956_970
-  # Whether images of a folder that are smaller than `size` are enlarged; else they are an error.
+  # Whether images of a folder that are smaller than `size` are enlarged. If not, they are an error.
   config.data.enlarge = False
-  # Mean and deviation of the channels: 'dataset' (those known of it, else ImageNet's), 'imagenet',
-  # 'measured' (of the training images), or numbers in 0..1, '0.49,0.48,0.45/0.25,0.24,0.26'.
+  # Mean and standard deviation that images are normalized with: 'dataset' (the known ones of the
+  # dataset, else ImageNet's), 'imagenet', 'measured' (those of the training images), or numbers in
+  # 0..1 for the channels, '0.49,0.48,0.45/0.25,0.24,0.26'.
   config.data.normalize = 'dataset'
-  # Processes that decode images; 0: threads. Datasets that are held on the device need none.
+  # Processes that decode images; 0: threads. Datasets that are kept on the device need none.
   config.data.workers = 0
-  # Whether training draws equally many images of every class.
+  # Whether training draws equally many images of every class in each epoch.
   config.data.balanced = False
 
-  # Augmentation of training images, on the device. Where a field is none, the dataset's value
-  # applies.
+  # Augmentation of training images.
   config.augment = ConfigDict()
-  # Pixels of padding on each side before a random crop.
+  # Pixels of padding on each side before a random crop; 0: no crop; none: the dataset's value.
   config.augment.crop_padding = placeholder(int)
   # What the padding holds: 'constant' (black) or 'reflect'.
   config.augment.padding_mode = 'constant'
-  # Mirror every second image.
+  # Whether to mirror images from left to right with probability 0.5; none: the dataset's value.
   config.augment.flip = placeholder(bool)
-  # Cut random boxes and resize them, instead of the padded crop.
+  # Whether to cut out random boxes and resize them, instead of the padded crop.
   config.augment.resized_crop = False
-  # Color jitter: strength of the change of brightness, as factors in 1 +- strength.
+  # Color jitter: strength of the change of brightness, by factors in 1 +- strength; 0: off.
   config.augment.brightness = 0.0
-  # Of contrast.
+  # The same for contrast.
   config.augment.contrast = 0.0
-  # Of saturation.
+  # The same for saturation.
   config.augment.saturation = 0.0
-  # Of hue, in turns.
+  # Largest shift of the hue either way, as a share of the color circle, at most 0.5; 0: off.
   config.augment.hue = 0.0
-  # Probability of an image to become gray.
+  # Probability that an image becomes gray.
   config.augment.grey = 0.0
   # RandAugment: number of operations and their magnitude, 0..30; none: off.
   config.augment.randaugment = placeholder(tuple)
-  # Side in pixels of the square that each image loses.
+  # Cutout: side in pixels of the square that is removed from each image; 0: off.
   config.augment.cutout = 0
-  # Probability of an image to lose a random box.
+  # Random erasing: probability that a random box is removed from an image; 0: off.
   config.augment.erasing = 0.0
   # Alpha of mixup; 0: off.
   config.augment.mixup_alpha = 0.0
   # Alpha of CutMix; 0: off.
   config.augment.cutmix_alpha = 0.0
-  # Probability of mixing at all.
+  # Probability that a batch is mixed, by mixup or CutMix.
   config.augment.mix_probability = 1.0
 
   config.train = ConfigDict()
-  # Images per update, over all devices; none: 16 to 64, as suits the training images.
+  # Images per update, over all devices; none: 16 to 64, by the number of training images.
   config.train.batch_size = FieldReference(64)
-  # Passes over the training split; none: as many as make 4,000 updates, 30 to 200, and with
-  # `init_from` as make 800, 10 to 50.
+  # Passes over the training split; none: enough for 4,000 updates, within 30 to 200, or with
+  # `init_from` for 800 updates, within 10 to 50.
   config.train.epochs = FieldReference(8)
-  # Updates; none: as many as the epochs make.
+  # Number of updates, in place of the epochs; none: that of the epochs.
   config.train.steps = placeholder(int)
-  # Equal parts that a batch is split into, one after the other, to save memory.
+  # Equal parts of a batch, computed one after the other and averaged, to save memory.
   config.train.accumulate = 1
-  # Share of the target spread over all classes.
+  # Label smoothing: share of the target that is spread over all classes; 0: off.
   config.train.label_smoothing = 0.0
   # Largest global norm of the gradient; none: no clipping.
   config.train.clip_norm = placeholder(float)
   # Decay of the moving average of weights and batch statistics; none: no average is kept.
   config.train.ema_decay = placeholder(float)
-  # Weigh each class by the inverse of its frequency in the loss.
+  # Whether the loss weighs each class by the inverse of its frequency.
   config.train.class_weights = False
-  # Statistics of the batch norms: 'global' (over all devices) or 'per_device'.
+  # Batch statistics of the batch norms: 'global' (over all devices) or 'per_device'.
   config.train.batch_norm = 'global'
 
   config.optimizer = ConfigDict()
   # 'sgd' or 'adamw'.
   config.optimizer.name = 'sgd'
-  # Peak learning rate for batches of 256 images; it is scaled in proportion to the batch.
+  # Peak learning rate for batches of 256 images; it is scaled in proportion to the batch size.
   config.optimizer.lr_per_256 = 0.4
   # Momentum of SGD.
   config.optimizer.momentum = 0.9
-  # Nesterov's form of the momentum.
+  # Whether the momentum of SGD is Nesterov's.
   config.optimizer.nesterov = True
-  # Weight decay: L2 in the gradient for SGD, decoupled for AdamW.
+  # Weight decay: added to the gradient for SGD (L2), decoupled for AdamW.
   config.optimizer.weight_decay = 5e-4
-  # Decay vectors and scalars too (norms, biases), as the papers' own scripts do.
+  # Whether vectors and scalars (norms, biases) decay too, as in the papers' own scripts.
   config.optimizer.decay_all = False
-  # 'cosine', 'step' or 'constant', behind a linear warm-up.
+  # Learning-rate schedule after a linear warm-up: 'cosine', 'step' or 'constant'.
   config.optimizer.schedule = 'cosine'
-  # Length of the warm-up; a cosine run shorter than two of them warms up over a tenth of it.
+  # Epochs of warm-up. A cosine run shorter than twice that warms up over at most a tenth of its
+  # updates.
   config.optimizer.warmup_epochs = 1.0
-  # Epochs at which the step schedule lowers the rate.
+  # Epochs after which the step schedule lowers the learning rate.
   config.optimizer.step_epochs = (4, 6)
-  # What it multiplies the rate by.
+  # Factor by which the step schedule multiplies the learning rate each time.
   config.optimizer.step_factor = 0.1
 
   config.eval = ConfigDict()
   # Images per evaluation step, over all devices.
   config.eval.batch_size = 200
-  # Epochs between evaluations on the validation split; each is followed by a checkpoint.
+  # Epochs between evaluations on the validation split; a checkpoint follows each.
   config.eval.every_epochs = 1
 
   config.checkpoint = ConfigDict()
-  # Updates between further checkpoints; none: after evaluations only.
+  # Updates between checkpoints beside those of the evaluations; none: no others.
   config.checkpoint.every_steps = placeholder(int)
 
-  # Updates between lines of metrics.
+  # Updates between two lines of training metrics.
   config.log_every = 25
 
   words.apply(config, arg)

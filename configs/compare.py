@@ -1,4 +1,4 @@
-"""The study: every mechanism against the network without any, over several seeds, in one report.
+"""The study: every mechanism against the network without attention, with several seeds.
 
     python main.py --config=configs/compare.py --mode=compare
 

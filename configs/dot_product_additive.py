@@ -1,7 +1,8 @@
 """Hybrid: self-attention between channels with additive attention over positions, in parallel.
 
-Both parts ask the map itself instead of squeezing it through a fixed bottleneck; their logits are
-added, so that either can open a gate that the other leaves closed.
+Both parts compute their gates by comparing queries and keys of the feature map, instead of passing
+its means through a bottleneck. Their logits are added, so that a high logit of one part can open a
+gate that the other part alone would close.
 
 Default network: 284,843 parameters, 41.6 M multiply-adds per image.
 

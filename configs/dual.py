@@ -1,4 +1,6 @@
-"""Dual attention, of positions and of channels, behind the last stage (Fu et al., CVPR 2019).
+"""Dual attention, between positions and between channels, after the last stage.
+
+Fu et al., CVPR 2019.
 
 Default network: 277,676 parameters, 42.0 M multiply-adds per image.
 

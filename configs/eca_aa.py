@@ -1,7 +1,7 @@
-"""Hybrid: attention-augmented convolutions with ECA behind them.
+"""Hybrid: attention-augmented convolutions, then ECA on the residual branch.
 
-An augmented convolution joins channels of two origins, convolved and attended; ECA lets the block
-weigh one against the other at almost no cost.
+Some output channels of an augmented convolution come from the convolution, the others from
+attention; ECA lets the block weigh the two kinds at almost no cost.
 
 Default network: 262,125 parameters, 45.4 M multiply-adds per image.
 

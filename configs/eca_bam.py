@@ -1,7 +1,7 @@
-"""Hybrid: ECA in every block, BAM between the stages.
+"""Hybrid: ECA in every block, BAM after every stage but the last.
 
-The two act at different places and look at different things: ECA weighs channels where features
-are made, BAM adds a wide spatial view where resolution changes.
+ECA weighs the channels inside each block; BAM adds a spatial gate with a wide receptive field
+before the resolution is reduced.
 
 Default network: 275,107 parameters, 41.5 M multiply-adds per image.
 

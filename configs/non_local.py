@@ -1,4 +1,4 @@
-"""Non-local blocks behind every second block of the middle stages (Wang et al., CVPR 2018).
+"""Non-local blocks after every second block of the middle stages (Wang et al., CVPR 2018).
 
 Default network: 274,666 parameters, 41.7 M multiply-adds per image.
 

@@ -1,9 +1,9 @@
-"""Where attention pays: the same mechanism in every block, every second, at the end, or between.
+"""Study: CBAM in every block, in every second block, in the last stage, or between the stages.
 
     python main.py --config=configs/placement.py --mode=compare
 
-The authors of CBAM leave open whether attention in every block overfits; the report puts training
-and validation curves side by side. CBAM unless `--config.variants.<name>.<place>.name` says else.
+The authors of CBAM leave open whether attention in every block overfits; the report shows training
+and validation curves side by side. `--config.variants.<name>.<place>.name` sets another mechanism.
 """
 
 from configs import base

@@ -1,10 +1,10 @@
-"""The share of attention in attention-augmented convolution: kappa = upsilon from 0 to 1.
+"""Study: the share of attention in attention-augmented convolution, kappa = upsilon from 0 to 1.
 
     python main.py --config=configs/ratio.py --mode=compare
 
 Bello et al. (ICCV 2019, section 4.4 and figure 4) vary it from convolution alone to attention
-alone. Four heads without a least key dimension keep every ratio distinct in networks whose stages
-are multiples of 16 wide: the report lists the key and value dimensions that each comes to.
+alone. With four heads and one key dimension per head at least, all ratios differ in networks whose
+stages have a multiple of 16 channels. The report lists the key and value dimensions of each.
 """
 
 from configs import base

@@ -1,7 +1,7 @@
 """Stand-alone self-attention in the last stage (Ramachandran et al., NeurIPS 2019).
 
-The paper replaces the 3x3 convolutions of every stage of a bottleneck network, and finds that the
-last stages are where attention serves best.
+The paper replaces the 3x3 convolutions of every stage of a bottleneck network, and finds that
+attention helps most in the last stages.
 
 Default network: 211,274 parameters, 39.4 M multiply-adds per image.
 

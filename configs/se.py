@@ -11,7 +11,7 @@ from configs import base
 
 def get_config(arg=''):
   config = base.get_config(arg)
-  # The paper's ratio of 16 would leave a thin network's first stage a single hidden unit.
+  # With the paper's ratio of 16, the first stage of a thin network has a single hidden unit.
   ratio = 4 if base.thin(config) else 16
   config.model.attention.branch = base.attention('se', ratio=ratio)
   return config

@@ -1,6 +1,6 @@
 """Hybrid: SE in every block, non-local blocks in the middle stages.
 
-SE sees the whole map but only as one mean per channel; the non-local blocks relate its positions.
+SE reads one mean per channel of the whole feature map; the non-local blocks relate its positions.
 
 Default network: 283,150 parameters, 41.7 M multiply-adds per image.
 

@@ -8,14 +8,14 @@ FOLDERS = ('attn_flax', 'benchmarks', 'configs')
 
 
 def mapped():
-  """The files of each folder, as the map's rows have them: `folder/` and the names behind it."""
+  """The files of each folder, as the rows of the map name them."""
   rows = re.findall(r'^\| `([\w/.]+/)` \| (.*?) \|', (ROOT / 'CONTRIBUTING.md').read_text(), re.M)
   assert len(dict(rows)) == len(rows)
   return {folder: set(re.findall(r'`([\w.]+)`', names)) for folder, names in rows}
 
 
 def tree():
-  """The Python files of each folder by their stems, but those that only mark a package."""
+  """The stems of the Python files of each folder, without `__init__`."""
   found = {}
   for top in FOLDERS:
     for path in sorted((ROOT / top).rglob('*.py')):
@@ -31,7 +31,7 @@ def test_the_map_is_the_tree():
 
 
 def test_tests_mirror_the_tree():
-  """Each folder of tests is called after the part of the package or project that it tests."""
+  """Each folder of tests has the name of the folder that it tests."""
   apart = {'frozen', 'golden', 'helpers'}
   for path in (ROOT / 'tests').rglob('test_*.py'):
     folder = path.parent.relative_to(ROOT / 'tests')

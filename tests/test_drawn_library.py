@@ -1,6 +1,7 @@
-"""Library calls of drawn values: each works or raises `UserError`, in a line that names the field.
+"""Library calls with randomly drawn values: each works, or raises a `UserError` of one line.
 
-Networks, mechanisms and explanations are traced on tiny inputs; none is computed.
+The error names the field. Networks, mechanisms and explanations are traced on tiny inputs, and not
+computed.
 """
 
 import functools
@@ -44,7 +45,7 @@ from attn_flax.explain import (
 from attn_flax.explain.occlusion import occlusion
 from attn_flax.models.placement import field_names
 
-SECONDS = 60  # For one call.
+SECONDS = 60  # The limit of one call.
 IMAGES = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
 MAP = jax.ShapeDtypeStruct((2, 8, 8, 64), jnp.float32)
 KEY = jax.random.key(0)
@@ -56,9 +57,9 @@ NETWORKS = {
   'mnasnet_a1': {'depths': (1,) * 7, 'width_multiplier': 0.25, 'stem': 'cifar'},
   'vit_tiny32': {'patch': 8, 'width': 16, 'depth': 1, 'heads': 2, 'mlp_width': 16},
 }
-# Fields in which infinities mean something: empty maps, and thresholds that nothing reaches.
+# Fields that may be infinite: maps, which then count as empty, and thresholds that nothing reaches.
 MAY_BE_WILD = ('maps', 'thresholds')
-# Words by which an error names a field that it calls otherwise.
+# Other words by which an error may name a field.
 OTHERWISE = {
   'where': ('place', 'act at'),
   'splits': ('split',),
@@ -128,7 +129,7 @@ def augmented(**fields):
 
 
 def of_images(function, **usual):
-  """A function of a key and images, with its other arguments."""
+  """A call of a function of a key and images, with its other arguments as fields."""
 
   def call(**fields):
     first = () if function is crop.center_crop else (KEY,)
@@ -142,7 +143,7 @@ def of_images(function, **usual):
 
 
 def explained(function, **usual):
-  """A function of the explanations, traced with the fields that are left as they are."""
+  """A call of an explanation, traced with defaults for the arguments that are not given."""
 
   def call(**fields):
     given = {**_explainable(function is rollout.attention_rollout), **usual}
@@ -184,7 +185,7 @@ def digits():
 
 
 class Encoded:
-  """A source of records that no test reads."""
+  """A source of records that are never read."""
 
   keys = frozenset(('image', 'label'))
 
@@ -207,12 +208,12 @@ def pipeline(make):
 
 def order(seed=0, num_examples=20, balanced_labels=None, step=0, batch_size=4):
   found = Order(seed, num_examples, balanced_labels)
-  # An epoch of more examples takes its memory.
+  # An epoch of more examples would take too much memory.
   return found.batch(step, batch_size) if num_examples <= 10**6 else found
 
 
 def parameters(function, without=()):
-  """A function's parameters, each with its default, None where it has none."""
+  """A function's parameters, each with its default; None without one."""
   kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
   found = inspect.signature(function).parameters.values()
   return {
@@ -227,7 +228,7 @@ def batched(arrays=None, **fields):
 
 
 def calls(group):
-  """Calls by a label, each with the fields that are drawn and their defaults."""
+  """The calls of a group by label, each with the fields to draw and their defaults."""
   if group == 'networks':
     found = {}
     for name in NETWORKS:
@@ -320,7 +321,7 @@ def calls(group):
 
 
 def own(name, without=('features', 'stride', 'kernel', 'dtype', 'parent', 'name')):
-  """The fields of a mechanism, each with its default; usually those that a network leaves open."""
+  """The fields of a mechanism with their defaults, by default without those that a network sets."""
   return parameters(ATTENTION[name], without)
 
 
@@ -348,7 +349,7 @@ def drawn_calls(group):
 
 
 def fault(call, fields):
-  """What is wrong with the answer to a call, '' where nothing is; and what it was."""
+  """What is wrong with the answer to a call ('' if nothing), and the kind of the answer."""
   try:
     with drawn.deadline(SECONDS):
       call(**fields)
@@ -381,11 +382,11 @@ def drawn_shown(fields):
 
 @pytest.mark.parametrize('group', GROUPS)
 def test_the_calls_are_answered_as_they_are(group, small_dataset, tmp_path, monkeypatch):
-  """Else what is drawn would be refused for another reason."""
+  """Otherwise calls with drawn values could be refused for another reason."""
   monkeypatch.chdir(tmp_path)
   worked = 0
   for label, (call, fields) in calls(group).items():
-    if len(fields) > 1:  # Without the only argument there is no call.
+    if len(fields) > 1:  # A function of one argument cannot be called without it.
       assert call() is not None, label
       worked += 1
   assert worked

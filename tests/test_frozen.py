@@ -1,13 +1,12 @@
-"""Folders of an earlier version go on, and serve every command, for as long as this passes.
+"""Run folders of an earlier version can be continued, and used by every command.
 
-The commit 3905b53 made what `tests/frozen` holds: `run.tar.gz` is the folder of a run that was
-stopped after update 6 of 10, `imported.tar.gz` that of weights imported from PyTorch (drawn at
-random), `study.tar.gz` that of a study of two variants and two seeds, without its report.
-`finished.json` holds what the same commit made of them: the metrics and the result of the run
-without the stop, the scores of the import, and the columns of the study's `results.csv` that are
-no times; random maps have been drawn by image since, so that their share of hits in the pointing
-game, over a handful of images, is that of today. The commands are in each `config.json`; the
-dataset is the reduced copy that `small_data` prepares.
+Commit 3905b53 made the files in `tests/frozen`: `run.tar.gz` is the folder of a run that was
+stopped after update 6 of 10, `imported.tar.gz` that of (random) weights imported from PyTorch, and
+`study.tar.gz` that of a study of two variants and two seeds, without its report. `finished.json`
+holds the results of the same commit: metrics and result of the run without the stop, scores of the
+import, and the columns of the study's `results.csv` except times. One value is newer: the share of
+hits of random maps in the pointing game, because random maps are now drawn by image. The commands
+are in each `config.json`; the dataset is the reduced copy that `small_data` prepares.
 """
 
 import csv
@@ -33,7 +32,7 @@ def run(*arguments):
 
 
 def unpack(name, folder):
-  """A frozen folder, as it was left."""
+  """Unpacks a frozen folder into `folder`, and returns its path."""
   with tarfile.open(FROZEN / f'{name}.tar.gz') as archive:
     archive.extractall(folder, filter='data')
   return folder / name
@@ -41,25 +40,25 @@ def unpack(name, folder):
 
 @pytest.fixture
 def stopped(small_dataset, tmp_path):
-  """The folder of the run."""
+  """The folder of the stopped run."""
   return unpack('run', tmp_path)
 
 
 @pytest.fixture(scope='module')
 def finished():
-  """What became of them."""
+  """The results of the earlier version."""
   return json.loads((FROZEN / 'finished.json').read_text())
 
 
 def assert_close(actual, expected):
-  """Two trees of JSON agree in their keys and, to within a machine's rounding, in their numbers."""
+  """Two JSON trees have the same keys and, up to rounding, the same numbers."""
   assert type(actual) is type(expected)
   if isinstance(expected, dict):
     assert actual.keys() == expected.keys()
     for key in expected:
       assert_close(actual[key], expected[key])
   elif isinstance(expected, float):
-    # Updates of a network that has just begun to learn: rounding grows, but not to a percent.
+    # In the first updates of a network rounding errors grow, but stay below a percent.
     np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-3)
   else:
     assert actual == expected
@@ -74,7 +73,7 @@ def test_it_goes_on_to_the_same_end(stopped, finished, capsys):
   assert [list(line) for line in lines] == [list(line) for line in finished['metrics']]
   for line, expected in zip(lines, finished['metrics'], strict=True):
     for name, value in expected.items():
-      # Few validation images: one that rounding decides moves the share by a hundredth.
+      # With few validation images, one that rounding decides moves the share by 0.01.
       np.testing.assert_allclose(line[name], value, rtol=2e-3, atol=0.02 if 'top' in name else 1e-3)
   result = run_files.read(stopped)
   assert [name for name in result if name in finished['result']] == list(finished['result'])
@@ -108,7 +107,7 @@ def test_it_predicts_and_is_explained(small_dataset, tmp_path, capsys, name):
 
 
 def test_it_is_reported_on(stopped, tmp_path, capsys):
-  """Finished first, as a report leaves out what is not."""
+  """After it is finished, because a report leaves out unfinished runs."""
   assert run(f'--workdir={stopped}') == 0
   assert (
     run(
@@ -132,7 +131,7 @@ def test_an_import_has_its_scores(small_dataset, tmp_path, finished, capsys):
 
 @pytest.mark.slow
 def test_a_study_is_reported_on_as_before(small_dataset, tmp_path, finished, monkeypatch, capsys):
-  """Without a new update: the command is the one that made it."""
+  """The command that made the study makes no new update."""
   study = unpack('study', tmp_path)
   command = shlex.split(json.loads((study / 'eca/seed0/config.json').read_text())['command'])
   monkeypatch.chdir(ROOT)
@@ -147,5 +146,5 @@ def test_a_study_is_reported_on_as_before(small_dataset, tmp_path, finished, mon
       if isinstance(value, str):
         assert row[name] == value, name
       else:
-        # Shares of a few images and pixels: one that rounding decides moves them.
+        # Shares of few images and pixels: one that rounding decides changes them.
         np.testing.assert_allclose(float(row[name]), value, rtol=0.02, atol=0.02, err_msg=name)

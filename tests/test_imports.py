@@ -1,4 +1,4 @@
-"""Who imports whom: a directed acyclic graph, read off the sources."""
+"""Which module imports which, read from the sources: a directed acyclic graph."""
 
 import ast
 import graphlib
@@ -23,7 +23,7 @@ CONFIGS = {module_name(path): path for path in sorted((ROOT / 'configs').rglob('
 
 
 def imported(path, everywhere=False):
-  """Names of the modules that a file imports: when it is loaded, or `everywhere`."""
+  """Names of the modules that a file imports: when it is loaded, or also in functions."""
   tree = ast.parse(path.read_text())
   nodes = ast.walk(tree) if everywhere else at_load(tree)
   names = set()
@@ -37,7 +37,7 @@ def imported(path, everywhere=False):
 
 
 def origin(module, name):
-  """The module that a name comes from: itself one, or behind what a package hands on."""
+  """The module that a name comes from: the module itself, or the one a package exports it from."""
   if f'{module}.{name}' in MODULES | CONFIGS:
     return f'{module}.{name}'
   path = MODULES.get(module)
@@ -49,7 +49,7 @@ def origin(module, name):
 
 
 def at_load(node):
-  """The nodes that are executed when a module is loaded: not those in functions or type checks."""
+  """The nodes that are executed when a module is loaded, without functions and type checks."""
   for child in ast.iter_child_nodes(node):
     if isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.unparse(child.test):
       continue
@@ -62,7 +62,7 @@ def own(names):
   return {name for name in names if name.split('.')[0] == 'attn_flax'}
 
 
-# The stack, top to bottom: a part may import what lies below its row, and itself.
+# The stack, top to bottom: a part may import itself and the parts in the rows below.
 STACK = (
   ('commands',),
   ('report',),
@@ -79,7 +79,7 @@ LEVEL = {part: level for level, parts in enumerate(STACK) for part in parts}
 
 
 def part_of(name):
-  """The part of the package that a module lies in; '' for the package itself."""
+  """The part of the package that a module belongs to; '' for the package itself."""
   return name.partition('.')[2].partition('.')[0]
 
 
@@ -96,7 +96,7 @@ def test_every_part_has_its_place_in_the_stack():
 
 @pytest.mark.parametrize('part', LEVEL)
 def test_no_import_runs_up_the_stack(part):
-  """Also inside functions."""
+  """Imports inside functions are checked, too."""
   for name, path in MODULES.items():
     if part_of(name) == part:
       for other in own(imported(path, everywhere=True)):
@@ -105,10 +105,10 @@ def test_no_import_runs_up_the_stack(part):
 
 
 def test_the_graph_has_no_cycle():
-  """Also through imports inside functions, which may be late but must not dodge a circle."""
+  """Imports inside functions are counted, too: they must not hide a cycle."""
   files = MODULES | CONFIGS
   graph = {name: imported(path, everywhere=True) & set(files) for name, path in files.items()}
-  # A package only names what lies inside of it.
+  # An `__init__.py` only re-exports names of its own modules.
   graph = {name: others for name, others in graph.items() if files[name].name != '__init__.py'}
   assert sum(map(len, graph.values())) > 200
   assert graph['configs.base'] == {'configs.presets.mechanisms', 'configs.presets.words'}
@@ -117,7 +117,7 @@ def test_the_graph_has_no_cycle():
 
 
 def test_packages_hold_no_code():
-  """Only what they hand on, and the version."""
+  """Only exports, and the version."""
   for path in [path for path in MODULES.values() if path.name == '__init__.py']:
     for node in ast.parse(path.read_text()).body:
       is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -129,7 +129,7 @@ def test_packages_hold_no_code():
 
 
 def test_networks_and_mechanisms_meet_in_one_place():
-  """Only `models/create` imports both; what networks know of mechanisms is their protocols."""
+  """Only `models/create` imports both; other networks import only the protocols of mechanisms."""
   for name, path in MODULES.items():
     names = own(imported(path, everywhere=True))
     found = {other for other in names if part_of(other) == 'attention'}
@@ -158,7 +158,7 @@ def test_the_report_touches_no_device():
 
 
 def test_importing_the_library_is_light():
-  """Neither TensorFlow nor torch, nor what takes seconds and is needed later, if at all."""
+  """It imports neither TensorFlow nor torch, nor slow packages that may not be needed."""
   heavy = 'tensorflow torch tensorflow_datasets sklearn orbax tensorboardX PIL grain matplotlib'
   code = f'import sys, attn_flax; print(*{set(heavy.split())!r} & set(sys.modules))'
   done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The package as a package: what is installed, under which version, and what checks it."""
+"""The packaging: what is installed, its version, its dependencies, and the hooks that check it."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""The README's own listings run."""
+"""The listings of the README run."""
 
 import pathlib
 import re
@@ -94,7 +94,7 @@ def test_explanations_in_a_few_lines():
 
 
 def test_no_line_of_prose_is_long():
-  """Tables, commands and what a program writes apart."""
+  """Except in tables, commands and the generated example."""
   prose = README.partition('<!-- example -->')[0] + README.partition('<!-- end of the example')[2]
   lines = [line for line in prose.splitlines() if line[:1] not in ('|', ' ')]
   assert len(lines) > 200 and [line for line in lines if len(line) > 100] == []

@@ -1,1 +1,1 @@
-"""What the configurations choose from."""
+"""The mechanisms, recipes, words and study fields that config files choose from."""

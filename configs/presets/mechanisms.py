@@ -1,7 +1,7 @@
 """The fields of every attention mechanism."""
 
-# The fields of every mechanism with their defaults, as its class has them. None means the
-# mechanism's own rule, and takes a tuple.
+# The fields of every mechanism with the defaults of its class. A field that is None takes a tuple;
+# None applies the mechanism's own rule.
 ATTENTION = {
   'aa': {
     'heads': 8,

@@ -1,6 +1,6 @@
-"""Datasets and recipes by name: what each sets in a configuration, and where it comes from."""
+"""Datasets and recipes by name: the fields that each sets in a configuration, and its source."""
 
-# What a dataset's name in the argument sets; a recipe is one of `RECIPES`.
+# The fields that the name of a dataset sets; `recipe` is one of `RECIPES`.
 DATASETS = {
   'cluttered_digits': {'model.name': 'resnet20', 'recipe': 'quick'},
   'cifar10': {'model.name': 'resnet18', 'model.stem': 'cifar', 'recipe': 'cifar'},
@@ -10,10 +10,10 @@ DATASETS = {
   'folder': {'model.name': 'resnet18', 'recipe': 'photos'},
 }
 
-# How to train, by name: what each sets, beside the defaults below.
+# The fields that the name of a recipe sets.
 _SGD = {'optimizer.name': 'sgd', 'optimizer.momentum': 0.9}
 RECIPES = {
-  # Ours, for minutes on a CPU with the embedded dataset.
+  # Ours, for `cluttered_digits` in minutes on a CPU: the defaults of `base`.
   'quick': {},
   # Zagoruyko and Komodakis 2016 (arXiv 1605.07146), section 3: CIFAR in 200 epochs.
   'cifar': {
@@ -61,8 +61,8 @@ RECIPES = {
     'augment.contrast': 0.4,
     'augment.saturation': 0.4,
   },
-  # Bello et al. 2019 (arXiv 1904.09925) on CIFAR-100 as a public port has it: 500 epochs, cosine
-  # behind 5 % of warm-up. The paper's own appendix could not be read.
+  # Bello et al. 2019 (arXiv 1904.09925) on CIFAR-100, after a public port: 500 epochs, cosine after
+  # a warm-up over 5 % of them. The paper's own appendix was not available.
   'aa': {
     **_SGD,
     'train.epochs': 500,
@@ -73,8 +73,8 @@ RECIPES = {
     'optimizer.schedule': 'cosine',
     'optimizer.warmup_epochs': 25.0,
   },
-  # Ours, of today's usual parts (Wightman et al. 2021, arXiv 2110.00476, has most of them): cosine,
-  # moving average, mixup and CutMix, RandAugment, label smoothing, no decay on norms.
+  # Ours, of the parts that are usual today (most are in Wightman et al. 2021, arXiv 2110.00476):
+  # cosine, moving average, mixup and CutMix, RandAugment, label smoothing, no decay of norms.
   'modern': {
     **_SGD,
     'train.epochs': 300,
@@ -91,9 +91,9 @@ RECIPES = {
     'augment.mixup_alpha': 0.2,
     'augment.cutmix_alpha': 1.0,
   },
-  # Ours, and hardly tuned, for a few hundred to some ten thousand photographs: batch and epochs
-  # follow their number. AdamW as in the studies, where it learns in few epochs. The moving average
-  # spans a ninth of the updates so far (`training/steps.py`), at most 1,000.
+  # Ours, and hardly tuned, for a few hundred to tens of thousands of photographs: batch size and
+  # epochs follow from their number. AdamW as in the studies, where it learns in few epochs. The
+  # moving average spans a ninth of the updates so far (`training/steps.py`), at most 1,000.
   'photos': {
     'optimizer.name': 'adamw',
     'train.epochs': None,

@@ -1,12 +1,12 @@
-"""The words behind the colon of a config: networks, datasets and recipes, and what they set."""
+"""The words after the colon of a config: networks, datasets and recipes, and what they set."""
 
 import difflib
 import re
 
 from configs.presets.recipes import DATASETS, RECIPES
 
-# Names of these forms are networks; `attn_flax.create_model` knows which exist. Each form comes
-# with the fields of the tiny network that `smoke` makes of them.
+# Patterns of network names, each with the fields of the tiny network that `smoke` makes of them.
+# `attn_flax.create_model` knows which of these networks exist.
 _NETWORKS = {
   r'resnet(20|32|44|56|110)|wrn\d+_\d+': {'depths': (1, 1, 1), 'widths': (8, 16, 32)},
   r'(wide_)?resnet\d+(_[\d.]+)?': {
@@ -24,14 +24,23 @@ _NETWORKS = {
   r'mnasnet_a1(_[\d.]+)?': {'width_multiplier': 0.25, 'depths': (1,) * 7, 'stem': 'cifar'},
   r'vit_\w+': {'patch': 8, 'width': 16, 'depth': 2, 'heads': 2, 'mlp_width': 32},
 }
-# Of the forms, what a mistyped word may mean.
+# Names of networks that are suggested for a mistyped word.
 _USUAL = ('resnet18', 'resnet20', 'resnet34', 'resnet50', 'resnet56', 'resnet101', 'wrn28_10')
 # He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
 THIN = re.compile(r'resnet(20|32|44|56|110)$')
 
 
 def apply(config, arg):
-  """Sets what the words of the argument say; a recipe's word counts more than a dataset's."""
+  """Sets the fields that the words of an argument stand for.
+
+  Args:
+    config: what `base.get_config` makes.
+    arg: words, separated by commas: at most one network, dataset and recipe each, and `smoke`. A
+      recipe replaces that of the dataset.
+
+  Raises:
+    ValueError: for an unknown word, or two words of a kind.
+  """
   words = [word for word in (word.strip() for word in (arg or '').split(',')) if word]
   datasets = [word for word in words if word in DATASETS]
   recipes = [word for word in words if word in RECIPES]
@@ -42,7 +51,7 @@ def apply(config, arg):
       near = difflib.get_close_matches(word, [*known, *_USUAL], n=1)
       hint = f'did you mean {near[0]!r}? ' if near else ''
       raise ValueError(
-        f'unknown word {word!r} behind the colon of the config; {hint}'
+        f'unknown word {word!r} after the colon of the config; {hint}'
         f'allowed: {", ".join(known)}, or the name of a network'
       )
   for several in (datasets, recipes, networks):
@@ -60,7 +69,7 @@ def apply(config, arg):
   for network in networks:
     config.model.name = network
     if re.match('vit|wrn', network) or THIN.match(network):
-      config.model.stem = None  # Theirs suits, or they have none.
+      config.model.stem = None  # Their own suits, or they have none.
   if 'smoke' in words:
     config.model.update(_family(config.model.name))
     config.train.steps = 20
@@ -68,5 +77,5 @@ def apply(config, arg):
 
 
 def _family(name):
-  """The smoke fields of a network's family; None for what is no network's name."""
+  """The fields that `smoke` sets for a network; None if `name` is not the name of a network."""
   return next((smoke for form, smoke in _NETWORKS.items() if re.fullmatch(form, name)), None)

@@ -1,4 +1,4 @@
-"""The types of configs are those of the config files: the same fields, of the same kinds."""
+"""The Protocols of configs have the fields of the config files, with the same types."""
 
 import types
 import typing
@@ -15,7 +15,7 @@ def is_section(kind):
 
 
 def sections(protocol):
-  """(path, protocol) of a config's protocol and of those that its fields have."""
+  """(path, Protocol) of a config's Protocol and of all sections in it."""
   yield '', protocol
   for name, kind in typing.get_type_hints(protocol).items():
     if is_section(kind):
@@ -44,7 +44,7 @@ CASES += [(compare.get_config, path, kind) for path, kind in sections(of_study.S
 @pytest.mark.parametrize('word', ['', 'smoke'])
 def test_a_section_has_the_fields_of_its_type(make, path, protocol, word):
   section, hints = at(make(word), path), typing.get_type_hints(protocol)
-  if protocol is of_run.ModelConfig:  # Of each network it has further ones.
+  if protocol is of_run.ModelConfig:  # It also has the fields of each network.
     assert hints.keys() <= set(section)
   elif protocol is not of_run.Section:
     assert hints.keys() == set(section)
@@ -53,7 +53,7 @@ def test_a_section_has_the_fields_of_its_type(make, path, protocol, word):
       assert isinstance(section[name], kinds(hint)), name
       is_nullable = type(None) in kinds(hint)
       assert section[name] is not None or is_nullable, name
-      # What is none in the file may be set, and has one type.
+      # A field that is none in the file can be set, to values of one type.
       if is_nullable and section[name] is None:
         assert section.get_type(name) in kinds(hint), name
 

@@ -1,4 +1,4 @@
-"""The config files: complete, documented, independent, and alike but for the attention."""
+"""The config files: complete, documented, independent, and the same except for the attention."""
 
 import ast
 import csv
@@ -36,7 +36,7 @@ def load(path, argument):
 @pytest.mark.parametrize('argument', ARGUMENTS)
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_every_config_describes_a_network(path, argument):
-  """Each field is one that the network takes, with a value that it accepts."""
+  """Each field exists in the network, with a value that it accepts."""
   config = load(path, argument).model
   network = make_model(config, num_classes=10)
   assert {place.where for place in network.attention} == set(config.attention)
@@ -75,7 +75,10 @@ def test_variants_differ_in_their_attention_alone(argument):
 
 
 def own_fields(module):
-  """The fields of a mechanism that a config sets, with their defaults; one of a stage as (it,)."""
+  """The fields of a mechanism that a config sets, with their defaults.
+
+  A field that may differ by stage has a tuple of one value.
+  """
   declared = traits(module)
   excluded = ['parent', 'name', 'dtype', *(CONV_FIELDS if declared.where == 'conv' else ())]
   return {
@@ -86,18 +89,18 @@ def own_fields(module):
 
 
 def test_every_mechanism_has_all_its_fields_in_the_base_config():
-  """With the class's defaults; a placeholder, whose value is None, stands for None."""
+  """With the defaults of its class; a placeholder, whose value is None, stands for None."""
   listed = {name: ConfigDict(fields).to_dict() for name, fields in base.ATTENTION.items()}
   assert listed == {name: own_fields(module) for name, module in ATTENTION.items()}
 
 
 @pytest.mark.parametrize('name', base.ATTENTION)
 def test_an_entry_of_the_attention_mapping_is_complete(name):
-  """So that all of it can be set on the command line, and nothing else."""
+  """The command line can set each of its fields, and no other."""
   entry = base.attention(name)
   assert set(entry) == {*PLACEMENT_FIELDS, *own_fields(ATTENTION[name])}
   assert entry.stages is None
-  entry.stages = (1,)  # A placeholder takes a tuple, and no other type.
+  entry.stages = (1,)  # The placeholder takes a tuple, and no other type.
   with pytest.raises(TypeError):
     entry.stages = 'all'
   with pytest.raises((AttributeError, KeyError)):
@@ -106,7 +109,7 @@ def test_an_entry_of_the_attention_mapping_is_complete(name):
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_a_config_says_what_its_network_costs(path):
-  """As it is by default: images of 32x32 pixels and ten classes."""
+  """With the default dataset: images of 32x32 pixels and ten classes."""
   model = make_model(load(path, '').model, num_classes=10)
   shape = (32, 32, 3)
   params, macs = count_params(abstract_variables(model, shape)), count_macs(model, shape)
@@ -115,7 +118,7 @@ def test_a_config_says_what_its_network_costs(path):
 
 
 def test_a_config_says_what_the_quick_study_measured():
-  """Exactly those that `docs/example_report` has, with its numbers."""
+  """The configs of the variants in `docs/example_report`, with its numbers, and no others."""
   expected = {}
   with (ROOT / 'docs' / 'example_report' / 'results.csv').open() as file:
     for row in csv.DictReader(file):
@@ -130,7 +133,7 @@ def test_a_config_says_what_the_quick_study_measured():
 
 
 def test_the_updates_of_the_default_command():
-  """The docstring of the base configuration, from which a time per update becomes one of a run."""
+  """The docstring of the base config says how many there are."""
   train, spec = base.get_config().train, DATASETS['cluttered_digits']
   updates = train.epochs * (8000 // train.batch_size)
   assert f'{updates:,} updates' in ' '.join(base.__doc__.split())
@@ -138,7 +141,7 @@ def test_the_updates_of_the_default_command():
 
 
 def docstring_line(path, label):
-  """What a config's docstring says behind a label, or ''."""
+  """The text after a label in a config's docstring; '' without it."""
   found = re.search(rf'^{label}: (.*)$', ast.get_docstring(ast.parse(path.read_text())), re.M)
   return found[1] if found else ''
 
@@ -155,14 +158,14 @@ def test_configs_import_neither_jax_nor_the_library():
 
 
 def assigned_fields(function):
-  """(line, source) of each field that a function of base.py sets on its config."""
+  """(line number, source) of each assignment to a field of the config in a function of base.py."""
   for node in ast.walk(function):
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
       yield node.lineno, ast.unparse(node)
 
 
 def test_every_field_is_explained():
-  """Each assignment stands under a comment; only the sections, empty mappings, need none."""
+  """Each assignment of a field is below a comment; those of empty sections need none."""
   source = (ROOT / 'configs' / 'base.py').read_text()
   lines = source.splitlines()
   functions = {f.name: f for f in ast.parse(source).body if isinstance(f, ast.FunctionDef)}

@@ -1,4 +1,4 @@
-"""Recipes by name set what their sources say, and train."""
+"""Recipes by name set the values of their sources, and train."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ from configs import base
 from configs.presets import recipes
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Epochs, batch, peak rate, rate in the middle of the run over the peak.
+# Epochs, batch size, peak learning rate, and the rate in the middle of the run over the peak.
 PRINTED = {
   'cifar': (200, 128, 0.1, 0.2),
   'imagenet': (100, 256, 0.1, 0.1),
@@ -23,7 +23,7 @@ PRINTED = {
 
 
 class _Dataset:
-  """Stands for a dataset: its facts, and ten classes."""
+  """A stand-in for a dataset: its spec, and ten classes."""
 
   def __init__(self, name):
     self.spec, self.class_names = DATASETS[name], tuple(map(str, range(10)))
@@ -75,7 +75,7 @@ def test_every_recipe_says_where_it_comes_from():
 def test_a_dataset_brings_network_stem_and_recipe(name):
   config = base.get_config(name)
   assert config.data.name == name
-  # The network's own stem makes a map of 32x32 images too small.
+  # With the network's own stem, the last feature map of 32x32 images would be too small.
   expected = 'cifar' if name.startswith('cifar') else None
   assert config.model.stem in (expected, 'imagenet')
   assert (config.model.stem == 'cifar') == (expected == 'cifar')
@@ -104,6 +104,6 @@ def test_the_recipe_for_photographs_follows_their_number():
   assert config.optimizer.name == 'adamw' and config.train.ema_decay == 0.999
   assert config.augment.mixup_alpha == config.augment.cutmix_alpha == 0
   assert config.augment.randaugment is None
-  config.train.batch_size = 8  # Of the same type as before.
+  config.train.batch_size = 8  # A field set to None keeps its type.
   with pytest.raises(TypeError):
     config.train.epochs = 'many'
