@@ -12,8 +12,6 @@ files say what the example study of the README measured: the top-1 accuracy (mea
 deviation of three seeds) and the time of an update on two CPU cores.
 """
 
-import re
-
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
@@ -56,10 +54,9 @@ def every_second(config):
 
 
 def last_stage(config):
-  """Number of the last stage: three in He's CIFAR networks and `wrn*`, four in other ResNets."""
-  if config.model.depths:
-    return len(config.model.depths)
-  return 3 if re.match('wrn', config.model.name) or words.THIN.match(config.model.name) else 4
+  """Number of the network's last stage."""
+  depths = config.model.depths
+  return len(depths) if depths else words.num_stages(config.model.name)
 
 
 def thin(config):

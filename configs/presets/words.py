@@ -5,29 +5,35 @@ import re
 
 from configs.presets.recipes import DATASETS, RECIPES
 
-# Patterns of network names, each with the fields of the tiny network that `smoke` makes of them.
-# `attn_flax.create_model` knows which of these networks exist.
+_THIN = r'resnet(20|32|44|56|110)'
+# Patterns of network names, each with the number of stages and the fields of the tiny network that
+# `smoke` makes. `attn_flax.create_model` knows which of these networks exist.
 _NETWORKS = {
-  r'resnet(20|32|44|56|110)|wrn\d+_\d+': {'depths': (1, 1, 1), 'widths': (8, 16, 32)},
-  r'(wide_)?resnet\d+(_[\d.]+)?': {
-    'depths': (1, 1, 1, 1),
-    'widths': (8, 16, 32, 64),
-    'stem': 'cifar',
-  },
-  r'resnext\d+_\w+': {
-    'depths': (1, 1, 1, 1),
-    'widths': (8, 16, 32, 64),
-    'groups': 2,
-    'base_width': 32,
-    'stem': 'cifar',
-  },
-  r'mnasnet_a1(_[\d.]+)?': {'width_multiplier': 0.25, 'depths': (1,) * 7, 'stem': 'cifar'},
-  r'vit_\w+': {'patch': 8, 'width': 16, 'depth': 2, 'heads': 2, 'mlp_width': 32},
+  rf'{_THIN}|wrn\d+_\d+': (3, {'depths': (1, 1, 1), 'widths': (8, 16, 32)}),
+  r'(wide_)?resnet\d+(_[\d.]+)?': (
+    4,
+    {'depths': (1, 1, 1, 1), 'widths': (8, 16, 32, 64), 'stem': 'cifar'},
+  ),
+  r'resnext\d+_\w+': (
+    4,
+    {
+      'depths': (1, 1, 1, 1),
+      'widths': (8, 16, 32, 64),
+      'groups': 2,
+      'base_width': 32,
+      'stem': 'cifar',
+    },
+  ),
+  r'mnasnet_a1(_[\d.]+)?': (
+    7,
+    {'width_multiplier': 0.25, 'depths': (1,) * 7, 'stem': 'cifar'},
+  ),
+  r'vit_\w+': (1, {'patch': 8, 'width': 16, 'depth': 2, 'heads': 2, 'mlp_width': 32}),
 }
 # Names of networks that are suggested for a mistyped word.
 _USUAL = ('resnet18', 'resnet20', 'resnet34', 'resnet50', 'resnet56', 'resnet101', 'wrn28_10')
 # He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
-THIN = re.compile(r'resnet(20|32|44|56|110)$')
+THIN = re.compile(rf'{_THIN}$')
 
 
 def apply(config, arg):
@@ -71,11 +77,16 @@ def apply(config, arg):
     if re.match('vit|wrn', network) or THIN.match(network):
       config.model.stem = None  # Their own suits, or they have none.
   if 'smoke' in words:
-    config.model.update(_family(config.model.name))
+    config.model.update(_family(config.model.name)[1])
     config.train.steps = 20
     config.log_every = 5
 
 
+def num_stages(name):
+  """The number of stages of the network of this name."""
+  return _family(name)[0]
+
+
 def _family(name):
-  """The fields that `smoke` sets for a network; None if `name` is not the name of a network."""
-  return next((smoke for form, smoke in _NETWORKS.items() if re.fullmatch(form, name)), None)
+  """The entry of `_NETWORKS` for a network; None if `name` is not the name of one."""
+  return next((entry for form, entry in _NETWORKS.items() if re.fullmatch(form, name)), None)
