@@ -743,13 +743,13 @@ def _vocabulary(acting, order):
 def _refusal(acting, order, activation):
   """Why a hybrid is refused, or None."""
   if not acting:
-    return 'leave nothing that acts'
+    return 'leave no part that acts'
   if len(acting) == 1 or order not in PARALLEL:
     return None
   if activation == 'softmax':
     return 'gates that act one after the other'
   if order == 'parallel_product' and MIXERS & set(acting.items()):
-    return 'returns a map to be added'
+    return 'returns a feature map to be added'
   return None
 
 

@@ -68,5 +68,5 @@ def test_a_user_of_another_image_size_is_told():
   shapes = jax.eval_shape(
     lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0)
   )
-  with pytest.raises(UserError, match='fit maps of 16'):
+  with pytest.raises(UserError, match='were made for size 16'):
     jax.eval_shape(lambda v: model.apply(v, jnp.zeros((1, 48, 48, 3)), train=False), shapes)
