@@ -575,7 +575,7 @@ MISTAKES = {
   'refiner as a convolution': (
     ('resnet50',),
     {'attention': {'conv': {'name': 'se'}}},
-    "se refines a map, so it cannot act at 'conv'; allowed: branch, block, stage",
+    "se refines a feature map, so it cannot act at 'conv'; allowed: branch, block, stage",
   ),
   'convolution as a refiner': (
     ('resnet50',),
@@ -605,7 +605,7 @@ MISTAKES = {
   'values per stage': (
     ('resnet50',),
     {'attention': 'eca', 'attention_kwargs': {'kernel_size': (3, 5, 7)}},
-    'eca kernel_size=(3, 5, 7) has 3 values for 4 stages; give one, or one per stage',
+    'eca kernel_size=(3, 5, 7) has 3 values for 4 stages; give one value, or one per stage',
   ),
   'kwargs without attention': (
     ('resnet50',),
@@ -639,7 +639,7 @@ MISTAKES = {
   'identity of a convolution': (
     ('resnet50',),
     {'attention': Pooled, 'attention_kwargs': {'start': 'identity'}},
-    'Pooled replaces a convolution, so the network cannot start with what it computed before',
+    'Pooled replaces a convolution, so the network cannot start with what it computes without it',
   ),
   'ratio': (
     ('resnet20',),
