@@ -191,14 +191,14 @@ class Field(nn.Module):
 @pytest.mark.parametrize(
   ('model', 'arguments', 'fields', 'message'),
   [
-    (Vector(), (), {}, r"no submodule of Vector returns a map .*tap\(self, 'stage1', x\)"),
+    (Vector(), (), {}, r"no submodule of Vector returns a feature map .*tap\(self, 'stage1', x\)"),
     (
       Own(),
       (),
       {'stage': 2},
-      r'Own names no stage, so stage=2 means nothing; leave it out or name',
+      r'Own names no stages, so stage=2 is unknown; leave it out or name',
     ),
-    (Tapped(), (), {'stage': 3}, 'stage=3 is none of Tapped; choose one of 1, 2'),
+    (Tapped(), (), {'stage': 3}, 'stage=3 is not named by Tapped; choose one of 1, 2'),
     (Own(), (), {'stage': 0}, 'stage=0 is impossible'),
     (Pair(), (), {}, 'Pair returns .*tuple.* needs logits'),
     (Conditioned(), (0.0,), {}, 'Conditioned needs prompt beside the images; wrap it'),
