@@ -31,9 +31,9 @@ Part = Gate | Mixer
 
 
 def hidden_channels(channels: int, ratio: int, divisor: int = 1) -> int:
-  """Width of a bottleneck: `channels // ratio`, or the multiple of `divisor` nearest to that ratio.
+  """Width of a bottleneck: `channels // ratio`.
 
-  It is at least 1, or `divisor`.
+  With a `divisor` above 1, it is the multiple of it nearest to `channels / ratio`, at least one.
 
   Raises:
     UserError: for a ratio that leaves no hidden unit.

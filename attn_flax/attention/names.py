@@ -24,7 +24,7 @@ GROUP = 'attn_flax.attention'
 
 
 def look_in_working_directory() -> None:
-  """Adds it to the import path, as `python -m` does and an installed command does not."""
+  """Adds the working directory to Python's path, as `python -m` does but no installed command."""
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())
 

@@ -21,7 +21,7 @@ from attn_flax.attention import fused
 from attn_flax.layers import marks
 from attn_flax.layers.marks import ATTENTION_SCOPE, RELATIVE_SCOPE
 
-# At most so many queries form a block, but always one row: they fit the cache and still make
+# A block has at most this many queries, but at least one row: it then fits the cache and is still
 # an efficient matrix product.
 _BLOCK_QUERIES = 32
 

@@ -1,8 +1,8 @@
 """The interface of an attention mechanism: how it is called, and what its class declares.
 
 A mechanism is a Flax module of one of two kinds, `Refiner` and `ConvLike`. It inherits from no
-class of this library: it fulfills a Protocol by its methods and fields, and has to declare
-nothing, see `Traits`. Feature maps are [N, H, W, C]. The number of channels is read from the input,
+class of this library: it fulfills a Protocol by its methods and fields. What it may declare beside
+them is in `Traits`. Feature maps are [N, H, W, C]. The number of channels is read from the input,
 and the result has the dtype of the input, or that of the field `dtype` where the class has one.
 """
 
@@ -138,6 +138,6 @@ def starts_as_identity(module: nn.Module) -> bool:
 
 
 def attends(module: nn.Module) -> bool:
-  """Whether a module is an `Attends`: its class has a method `weights`, not only such a field."""
+  """Whether a module fulfills `Attends`: its class has a method, not just a field, `weights`."""
   kind: type = type(module)
   return issubclass(kind, Attends) and callable(kind.weights)

@@ -47,7 +47,7 @@ class StandAlone(nn.Module):
   def __post_init__(self) -> None:
     check_counts('sasa', features=self.features, heads=self.heads)
     layers.check_dtype('sasa dtype', self.dtype)
-    check_range('sasa kernel_size', self.kernel_size, 1, 31, odd=True)  # Loops over the window.
+    check_range('sasa kernel_size', self.kernel_size, 1, 31, odd=True)  # The window is unrolled.
     check_range('sasa stride', self.stride, 1, 2, whole=True)
     super().__post_init__()
 

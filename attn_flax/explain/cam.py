@@ -124,9 +124,9 @@ def hires_cam(
   *,
   stage: int | None = None,
 ) -> jax.Array:
-  """HiResCAM: `relu(sum_c A_c G_c)`, the gradient of each place in place of the mean gradient.
+  """HiResCAM: `relu(sum_c A_c G_c)`, with the gradient at each position instead of its mean.
 
-  Grad-CAM's mean gradient may highlight places that the network did not use. Where only a global
+  Grad-CAM's mean gradient may highlight positions that the network did not use. Where only a global
   mean and a dense layer follow the stage, the two maps agree. The paper's map has no ReLU; to have
   it, multiply and sum the results of `taps.activations_and_gradients`.
 

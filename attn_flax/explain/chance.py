@@ -20,8 +20,8 @@ _STEPS = 16
 def image_numbers(images: jax.Array) -> jax.Array:
   """A number for each image, from its pixels alone: the same alone and in any batch.
 
-  Different images have different numbers, except for about one pair in 2^32 and for normalized
-  images that differ by no more than a few hundredths in any pixel.
+  Different images have different numbers, except for about one pair in 2^32. Normalized images that
+  differ by no more than a few hundredths in any pixel may have the same number.
 
   Args:
     images: [N, H, W, C], normalized or uint8.

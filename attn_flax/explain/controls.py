@@ -62,7 +62,7 @@ def best_fixed_map(masks: jax.Array) -> jax.Array:
   """How often each pixel lies on the object: the best map that is the same for all images.
 
   Its maximum is the pixel that wins the pointing game most often. Take the masks of the validation
-  split; those of the test images would leak what is to be predicted.
+  split; those of the test images would give the map an unfair advantage.
 
   Args:
     masks: [M, H, W] bool.

@@ -19,7 +19,7 @@ from attn_flax.explain import chance, taps
 from attn_flax.explain.loops import accumulate
 from attn_flax.layers.types import Model, Variables
 
-_MOST_PASSES = 10**6  # Passes of an image through the network; more would not end in time.
+_MOST_PASSES = 10**6  # Passes of an image through the network; more take too long on any device.
 _MOST_NOISE = 1000.0  # In ranges of an image's values; such noise leaves nothing of the image.
 
 

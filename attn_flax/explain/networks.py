@@ -7,8 +7,9 @@ it is found out as follows:
   `deterministic` or `use_running_average` is set; there may be none.
 * Classes: the number of logits, [N, classes].
 * Stages: the feature maps that it names with `attn_flax.layers.tap(self, 'stage1', x)`, also inside
-  its submodules. Without any, there is one stage: of the submodules whose output is a feature map
-  [N, H, W, C] of more than one pixel, the outermost are taken, and of these the one that ends last.
+  its submodules. Without any, only the last feature map is known: of the submodules that return a
+  feature map [N, H, W, C] of more than one pixel, the outermost are taken, and of these the one
+  whose call ends last.
 """
 
 import inspect
@@ -60,7 +61,7 @@ def network_state(variables: Variables) -> Variables:
 
 
 def evaluate(model: Model, variables: Variables, images: jax.Array) -> jax.Array:
-  """Logits [N, num_classes] float32, in evaluation mode."""
+  """Logits [N, num_classes], in evaluation mode."""
   return model.apply(network_state(variables), images, **evaluation_mode(model))
 
 

@@ -170,7 +170,7 @@ def faithfulness(
 ) -> dict[str, jax.Array]:
   """`insertion`, `deletion` and `road`, [N] each, with the defaults of the two functions above.
 
-  Arguments and errors are those of `insertion_deletion`.
+  The arguments are those of `insertion_deletion`, the errors those of both.
   """
   network = model, variables, images, labels, maps
   scores = insertion_deletion(*network, steps=steps, positions=positions)

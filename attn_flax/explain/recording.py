@@ -176,7 +176,7 @@ def as_map(attention: Attention, path: Path, received: jax.Array) -> jax.Array:
   if attention.grid is None:
     raise UserError(
       f'the {attention.keys} keys of {"/".join(path)} form no known feature map; take keys on the '
-      f'map of its input, or on one smaller by {", ".join(map(str, _KEY_STEPS[1:]))}'
+      f'map of its input, or on one {", ".join(map(str, _KEY_STEPS[1:]))} times smaller'
     )
   height, width = attention.grid
   return received[:, attention.keys - height * width :].reshape(-1, height, width)

@@ -77,7 +77,7 @@ def check_network(model: Model, variables: Variables, images: jax.Array) -> None
 
 
 def check_images(images: jax.Array) -> None:
-  """Raises `UserError` unless images are [N, H, W, C] floats; unnormalized ones are not."""
+  """Raises `UserError` unless images are floats [N, H, W, C], as normalized images are."""
   if not isinstance(images, jax.Array | np.ndarray):
     raise UserError(f'images={shown(images)} is impossible; give an array [N, H, W, 3] of floats')
   if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):

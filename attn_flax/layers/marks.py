@@ -14,7 +14,7 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 
   Args:
     module: the module that computes the activation, inside a compact method.
-    name: 'stage1', 'stage2' and so on for the feature maps behind the stages.
+    name: 'stage1', 'stage2' and so on for the feature maps of the stages.
     x: the activation.
 
   Returns:

@@ -58,7 +58,7 @@ def create_model(
   Returns:
     A Linen module: `model.init(key, images, train=False)` makes `{'params', 'batch_stats'}` and
     `model.apply(variables, images, train=False)` returns logits [N, num_classes] float32; with
-    `num_classes=None` the network has no head and returns the feature maps behind its stages,
+    `num_classes=None` the network has no head and returns the feature maps of its stages,
     `{'stage1': [N, H, W, C], ...}`, in the compute dtype.
 
   Raises:

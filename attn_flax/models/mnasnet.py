@@ -228,7 +228,7 @@ class MnasNet(nn.Module):
 
     Returns:
       The logits. Without a head, to which the 1x1 convolution to 1280 channels belongs, the feature
-      maps behind the stages, 'stage1' to 'stage7'.
+      maps of the stages, 'stage1' to 'stage7'.
 
     Raises:
       UserError: for images smaller than the network's stride, or impossible fields.

@@ -40,7 +40,7 @@ class Network(Model, Protocol):
     variables = model.init(key, images, train=False)          # {'params', 'batch_stats'}
     logits = model.apply(variables, images, train=False)      # [N, num_classes] float32
 
-  It records the feature map behind each stage with `attn_flax.layers.tap`, under the name that the
+  It records the feature map of each stage with `attn_flax.layers.tap`, under the name that the
   map has in the output of a network without a head.
 
   To add a network, write a class with these members and name it in `attn_flax.models.zoo`. What a
@@ -104,7 +104,7 @@ class Network(Model, Protocol):
         `rngs={'dropout': key}`.
 
     Returns:
-      The logits; where `num_classes` is None, the feature maps behind the stages, 'stage1' to the
+      The logits; where `num_classes` is None, the feature maps of the stages, 'stage1' to the
       last, each [N, H, W, C] in the compute dtype.
 
     Raises:

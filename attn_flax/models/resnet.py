@@ -47,7 +47,7 @@ class ResNet(nn.Module):
     block: 'basic', 'bottleneck', or 'preact' (basic, with norms and ReLUs before convolutions).
     num_classes: number of logits; None: no head, and the network returns its feature maps.
     stem: 'imagenet' (7x7 of stride 2), 'deep' (three 3x3 in its place) or 'tiered' (the same with a
-      narrower first one), each with a max-pool of stride 2 behind it; or 'cifar' (3x3).
+      narrower first one), each followed by a max-pool of stride 2; or 'cifar' (3x3).
     stem_width: output channels of the stem.
     stride_in: '3x3' (v1.5, as torchvision) or '1x1' (v1, as the paper); bottlenecks only.
     groups: groups of the 3x3 convolutions; bottlenecks only.
@@ -61,7 +61,7 @@ class ResNet(nn.Module):
       training; over the blocks it grows linearly to this value.
     frozen: stages, 0 being the stem, whose norms use and keep their running statistics in training;
       the optimizer leaves their weights as they are.
-    zero_init_last: whether each block's last norm starts with scale 0. Every gate behind such a
+    zero_init_last: whether each block's last norm starts with scale 0. Every gate after such a
       norm then has a gradient of exactly 0 at the first step, so the default is False.
     attention: the placements of attention modules.
     dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
@@ -144,7 +144,7 @@ class ResNet(nn.Module):
     """Normalized images [N, H, W, 3] to logits [N, num_classes] float32, or to feature maps.
 
     Returns:
-      The logits; without a head the feature maps behind the stages, 'stage1' to the last.
+      The logits; without a head the feature maps of the stages, 'stage1' to the last.
 
     Raises:
       UserError: for images smaller than the network's stride, or impossible fields.

@@ -47,7 +47,7 @@ MODELS: dict[str, Callable[..., Network]] = {
   'resnet101': functools.partial(_bottleneck, depths=_DEPTHS_101),
   'resnet152': functools.partial(_bottleneck, depths=(3, 8, 36, 3)),
   **{f'resnet{depth}': _cifar(depth) for depth in (20, 32, 44, 56, 110)},
-  # Wider stages behind a stem of 64 channels (Woo et al., CBAM, table 4).
+  # Wider stages after a stem of 64 channels (Woo et al., CBAM, table 4).
   'wide_resnet18_1.5': functools.partial(_basic, depths=(2, 2, 2, 2), widths=(96, 192, 384, 768)),
   'wide_resnet18_2': functools.partial(_basic, depths=(2, 2, 2, 2), widths=(128, 256, 512, 1024)),
   # Wider inner convolutions (torchvision).

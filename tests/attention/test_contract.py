@@ -34,7 +34,7 @@ def _replaces(name):
 NAMES = sorted(ATTENTION)
 REFINERS = [name for name in NAMES if not _replaces(name)]
 each = parameterized.named_parameters((name, name) for name in NAMES)
-# Biases without effect: the softmax behind them cancels what is added to all its inputs.
+# Biases without effect: the softmax after them cancels what is added to all its inputs.
 CANCELLED: dict[str, set[str]] = {
   'dual': {'position/key/bias'},
   'non_local': {'phi/bias'},

@@ -261,7 +261,7 @@ def _derive_stage(name, width, channels, side, blocks):
       return blocks * taps, blocks * taps * channels
     return blocks * (taps + spatial + 2), blocks * (taps * channels + pixels * spatial)
 
-  if name == 'bam':  # behind three stages; four biased convolutions and three norms in space
+  if name == 'bam':  # after three stages; four biased convolutions and three norms in space
     if last:
       return 0, 0
     mlp = 2 * channels * hidden

@@ -446,7 +446,7 @@ def test_conv_replaces_the_expansion(outputs):
     assert conv['kernel'].shape == plain[block]['expand_conv']['kernel'].shape
 
 
-def test_branch_acts_behind_the_last_norm(outputs):
+def test_branch_acts_after_the_last_norm(outputs):
   blocks = {'stage2_block1': 'stage1', 'stage2_block2': 'stage2_block1', 'stage5_block1': None}
   assert _probes(outputs, 'branch') == set(blocks)
   for block, shortcut in blocks.items():
@@ -457,14 +457,14 @@ def test_branch_acts_behind_the_last_norm(outputs):
     np.testing.assert_allclose(seen, added, rtol=1e-5, atol=1e-5)
 
 
-def test_block_acts_behind_the_addition(outputs):
+def test_block_acts_after_the_addition(outputs):
   assert _probes(outputs, 'block') == {'stage2_block2'}
   np.testing.assert_array_equal(
     outputs['stage2_block2'], 2 * outputs['stage2_block2/block_attention/seen']
   )
 
 
-def test_stage_acts_behind_the_last_block(outputs):
+def test_stage_acts_after_the_last_block(outputs):
   assert _probes(outputs, 'stage') == {'stage2_stage_attention', 'stage7_stage_attention'}
   for stage, block in ((2, 'stage2_block2'), (7, 'stage7_block1')):
     seen = outputs[f'stage{stage}_stage_attention/seen']

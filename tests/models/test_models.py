@@ -359,7 +359,7 @@ def test_stages_and_every_choose_the_blocks(where, stages, every, blocks):
 
 
 @pytest.mark.parametrize(('name', 'stages'), [('resnet18', (1, 2, 3)), ('resnet20', (1, 2))])
-def test_bam_acts_behind_all_stages_but_the_last_by_default(name, stages):
+def test_bam_acts_after_all_stages_but_the_last_by_default(name, stages):
   model = create_model(name, attention='bam', stem='cifar')
   assert _modules(model, '_attention') == {f'stage{s}_stage_attention' for s in stages}
 
@@ -538,7 +538,7 @@ def test_cbams_spatial_convolution_waits_for_the_second_step():
 
 
 @pytest.mark.parametrize('attention', ['se', 'eca', 'cbam'])
-def test_gates_behind_a_zero_last_norm_get_no_gradient_at_first(attention):
+def test_gates_after_a_zero_last_norm_get_no_gradient_at_first(attention):
   """They multiply a branch of zeros, which is why `zero_init_last` is off by default."""
   gradients = _initial_gradients(attention, zero_init_last=True)
   assert gradients and set(gradients.values()) == {0.0}
@@ -582,7 +582,7 @@ MISTAKES = {
     {'attention': {'branch': {'name': Pooled}}},
     "Pooled replaces a convolution, so it cannot act at 'branch'; allowed: conv",
   ),
-  'stage behind the last': (
+  'stage after the last': (
     ('resnet20',),
     {'attention': 'se', 'attention_kwargs': {'stages': (3, 4)}},
     'se asks for stages (3, 4), but the network has stages 1..3',
