@@ -130,7 +130,7 @@ def _read_torch(path: pathlib.Path) -> object:
 def _plain_values() -> Iterator[Any]:
   """Classes whose instances only hold data: parsed arguments, paths, NumPy's numbers."""
   yield from (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
-  # Python 3.13 and newer write the class under this name.
+  # Python 3.13 writes the class under this name.
   yield from ((pathlib.PosixPath, 'pathlib._local.PosixPath'),)
   yield from (np.ndarray, np.dtype)
   yield from {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdUS'}

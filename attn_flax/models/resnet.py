@@ -170,7 +170,7 @@ class ResNet(nn.Module):
         )(x, train=learns[stage])
       x = refine(self, self.attention, 'stage', x, stage, train=learns[stage])
       if self.block == 'preact' and stage == self.num_stages:
-        # Part of the stage, so that only a mean and a dense layer lie between its feature map and
+        # Before the tap, so that only a mean and a dense layer lie between the last feature map and
         # the logits, as in the other networks.
         x = nn.relu(layers.BatchNorm(train, dtype=dtype, name='last_norm')(x))
       x = maps[f'stage{stage}'] = layers.tap(self, f'stage{stage}', x)
