@@ -36,7 +36,7 @@ def augmented_dims(
   key = max(keys // heads, min_key_dim) * heads
   value = values // heads * heads
   if upsilon and not value:
-    fix = f'raise upsilon or take heads={values}' if values else 'raise upsilon'
+    fix = f'raise upsilon, or lower heads to {values}' if values else 'raise upsilon'
     raise UserError(
       f'aa upsilon={upsilon} of features={features} leaves fewer value dimensions than '
       f'heads={heads}; {fix}'

@@ -246,7 +246,7 @@ def test_shares_are_rounded_down_from_their_decimal_value():
     ({'upsilon': 1.01}, 'upsilon=1.01'),
     ({'upsilon': -1}, 'upsilon=-1'),
     ({'kappa': 0.0, 'min_key_dim': 0}, 'min_key_dim=0'),
-    ({'upsilon': 0.1, 'heads': 7}, 'at most 6 heads'),
+    ({'upsilon': 0.1, 'heads': 7}, 'lower heads to 6'),
     ({'implementation': 'flash'}, 'allowed: blocks, direct, fused'),
   ],
   ids=str,

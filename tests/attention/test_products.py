@@ -120,7 +120,7 @@ def test_the_fused_kernel_refuses_other_normalizations():
     _attend(inputs, (4, 6), implementation='fused', normalize=products.mean)
 
 
-def test_fused_attention_is_lowered_for_gpus_with_cudnn_or_refused():
+def test_fused_attention_is_lowered_for_gpus_with_their_kernel_or_refused():
   """In half precision it is cuDNN's kernel, which JAX traces only where it finds cuDNN."""
   grid = (4, 6)
 
