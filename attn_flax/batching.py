@@ -1,4 +1,4 @@
-"""Explaining data of any size, one batch after the other."""
+"""Calls functions on data of any size, one batch after the other."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
@@ -20,9 +20,9 @@ def in_batches(
 ) -> Result:
   """Calls a function on slices of arrays, and joins the results on the host.
 
-  All slices have one shape, the last being filled up with its last example, so that a compiled
-  function is traced once; what belongs to the filling is removed. Device memory is that of one
-  batch.
+  All slices have the same shape, so that a compiled function is traced once: the last slice is
+  filled up with copies of its last example, whose results are removed. Only one batch at a time
+  takes device memory.
 
   Example:
     >>> explain = functools.partial(grad_cam, model, variables)
@@ -30,26 +30,29 @@ def in_batches(
 
   Args:
     function: called with one slice of each array; returns arrays [n, ...] in any pytree, or None.
-      Make it once (a new lambda under `jax.jit` is traced anew at each call).
+      Reuse one compiled function: a new lambda under `jax.jit` is traced anew at each call.
     *arrays: arrays of equal length, on the host or memory-mapped. Or, in their place, one iterable
       over batches (an array or a tuple of arrays each), as a pipeline over a folder yields them; no
       batch may be longer than the first, and `batch_size` and `pad` are not used.
-    batch_size: examples of one call.
-    pad: whether fewer examples than `batch_size` are filled up, too, so that calls for data of
-      several lengths trace a compiled function once.
+    batch_size: examples per call.
+    pad: whether data with fewer examples than `batch_size` is filled up, too, so that data of
+      different lengths shares one compiled function.
 
   Returns:
-    What the function returns, as NumPy arrays over all examples.
+    The results of the function as NumPy arrays over all examples.
 
   Raises:
-    UserError: for arrays of different lengths, no example, or a batch size below 1.
+    UserError: for arguments that are not arrays, arrays of different lengths, no examples, a batch
+      that is longer than the first, or a batch size below 1.
   """
   check_counts('', MOST_SEED, batch_size=batch_size)
   check_flags(pad=pad)
   for array in arrays:
     is_array = getattr(array, 'shape', ()) or isinstance(array, list | tuple)
     if not is_array and not (len(arrays) == 1 and _is_stream(array)):
-      raise UserError(f'arrays={shown(array)} are none; give arrays, or one iterable over batches')
+      raise UserError(
+        f'arrays={shown(array)} is impossible; give arrays, or one iterable over batches'
+      )
   slices: Iterator[tuple]
   if len(arrays) == 1 and not hasattr(arrays[0], 'shape'):
     slices = (batch if isinstance(batch, tuple) else (batch,) for batch in arrays[0])
@@ -63,7 +66,7 @@ def in_batches(
     size = size or real
     if real > size:
       raise UserError(
-        f'a batch of {real} follows a first one of {size}; give no batch that is longer'
+        f'a batch of {real} follows a first one of {size}; give batches no longer than the first'
       )
     if not real:
       continue
@@ -73,7 +76,7 @@ def in_batches(
     result = function(*batch)
     results.append(jax.tree.map(lambda y, real=real: np.asarray(y)[:real], result))
   if not results:
-    raise UserError('no example to explain; give at least one image')
+    raise UserError('the data has no examples; give at least one image')
   return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
@@ -82,7 +85,7 @@ def _is_stream(values: object) -> bool:
 
 
 def _slices(arrays: tuple, batch_size: int) -> Iterator[tuple]:
-  """The batches of some arrays; the last may be shorter, and the first where there is but one."""
+  """The batches of some arrays; the last one may be shorter."""
   for start in range(0, _length(arrays), batch_size):
     yield tuple(array[start : start + batch_size] for array in arrays)
 
@@ -90,10 +93,10 @@ def _slices(arrays: tuple, batch_size: int) -> Iterator[tuple]:
 def _length(arrays: tuple) -> int:
   for array in arrays:
     if not hasattr(array, '__len__') or getattr(array, 'shape', None) == ():
-      raise UserError(f'arrays={shown(array)} are none; give batches of arrays')
+      raise UserError(f'arrays={shown(array)} is impossible; give batches of arrays')
   lengths = {len(array) for array in arrays}
   if len(lengths) != 1:
     raise UserError(
-      f'arrays of lengths {sorted(lengths)} cannot be explained together; give equal lengths'
+      f'arrays of lengths {sorted(lengths)} do not belong together; give arrays of equal length'
     )
   return lengths.pop()

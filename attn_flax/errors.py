@@ -1,4 +1,4 @@
-"""The one exception for mistakes of the user, and the checks that raise it most."""
+"""The exception for mistakes of the user, and the checks that raise it most often."""
 
 import difflib
 import math
@@ -6,18 +6,18 @@ import numbers
 import types
 from collections.abc import Collection
 
-# The largest width, head count and the like: a layer of more units has no room on any device.
+# The largest width, number of heads and the like: a layer with more units fits no device.
 MOST_UNITS = 2**16
 MOST_CLASSES = 2**24
-MOST_SEED = 2**63 - 1  # Steps, epochs and seeds of NumPy and JAX are numbers of 64 bits.
-_LONGEST = 80  # Letters of a value in an error.
-_MOST_LISTED = 12  # Names in an error; of more, the nearest ones.
+MOST_SEED = 2**63 - 1  # NumPy and JAX hold steps, epochs and seeds in 64 bits.
+_LONGEST = 80  # Characters of a value in an error.
+_MOST_LISTED = 12  # Names in an error; of more names, it lists the nearest ones.
 
 
 class UserError(ValueError):
   """A mistake that the user can fix: its text names the value, what is allowed and what to do.
 
-  The command line prints it as one line and exits with code 2; anything else keeps its traceback.
+  The command line prints it in one line, without a traceback, and exits with code 2.
   """
 
 
@@ -28,7 +28,7 @@ def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
   text, names = f'unknown {what} {shown(value)}', sorted(allowed)
   near = difflib.get_close_matches(str(value), names, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ';'
-  if len(names) > _MOST_LISTED:  # Nobody reads them.
+  if len(names) > _MOST_LISTED:  # A longer list would hide the rest of the message.
     if near:
       raise UserError(text + hint)
     likely = difflib.get_close_matches(str(value), names, _MOST_LISTED, cutoff=0)
@@ -37,7 +37,7 @@ def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
 
 
 def shown(value: object) -> str:
-  """A value as an error shows it: in one line, and the beginning alone of a long one."""
+  """A value as errors show it: in one line, of a long value only the beginning."""
   text = ' '.join(repr(value).split())
   return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'
 
@@ -62,7 +62,7 @@ def check_range(
     most: the largest value that is allowed.
     above: all allowed values are larger than this one.
     below: all allowed values are smaller than this one.
-    whole: whether it must be an integer; booleans are none.
+    whole: whether it must be an integer; booleans are refused.
     odd: whether it must be an odd integer.
   """
   number = _finite(value)
@@ -89,7 +89,7 @@ def check_range(
 
 
 def _finite(value: object) -> float | None:
-  """A value as a number; None for what is none, for infinities and for what no float holds."""
+  """A value as a float; None for what is not a number, is not finite or fits no float."""
   if not isinstance(value, numbers.Real) or isinstance(value, bool):
     return None
   try:
@@ -100,7 +100,7 @@ def _finite(value: object) -> float | None:
 
 
 def _plain(bound: float) -> str:
-  """A bound as a user would write it: whole numbers with all their digits."""
+  """A bound as a user would write it, whole numbers with all their digits."""
   return str(bound) if isinstance(bound, int) else f'{bound:g}'
 
 
@@ -114,17 +114,17 @@ def check_pair(what: str, value: object) -> tuple[object, object]:
 def check_interval(
   what: str, value: object, most: float = math.inf, *, above: float = -math.inf
 ) -> None:
-  """Raises `UserError` unless a value is two finite numbers within bounds, the smaller first."""
+  """Raises `UserError` unless a value is a pair of numbers within bounds, the smaller one first."""
   low, high = check_pair(what, value)
   check_range(f'{what}[0]', low, most=most, above=above)
   check_range(f'{what}[1]', high, float(low), most)  # type: ignore[arg-type]
 
 
 def check_counts(owner: str = '', /, most: int = MOST_UNITS, **fields: object) -> None:
-  """Raises `UserError` for a field that is no whole number of at least 1.
+  """Raises `UserError` for a field that is not a whole number of at least 1.
 
   Args:
-    owner: whose fields they are, named before them.
+    owner: what the fields belong to; errors name it before the field.
     most: the largest number that is allowed.
     **fields: values by name; None is refused, too.
   """
@@ -137,20 +137,20 @@ def check_tuple(what: str, value: object, least: int = 1, most: int = MOST_UNITS
 
   Args:
     what: the field, as the user writes it.
-    value: what it was set to; () is refused where the numbers are counts.
+    value: what it was set to; () is refused unless `least` is 0.
     least: the smallest number that is allowed.
     most: the largest number that is allowed.
   """
   if not isinstance(value, tuple):
     raise UserError(f'{what}={shown(value)} is impossible; give a tuple of whole numbers')
   if not value and least:
-    raise UserError(f'{what}=() is empty; name one at least')
+    raise UserError(f'{what}=() is empty; give at least one number')
   for i, number in enumerate(value):
     check_range(f'{what}[{i}]', number, least, most, whole=True)
 
 
 def check_flags(owner: str = '', /, **fields: object) -> None:
-  """Raises `UserError` for a field that is neither True nor False; `owner` is named before it."""
+  """Raises `UserError` for a field that is neither True nor False; `owner` as in `check_counts`."""
   for name, value in fields.items():
     if not isinstance(value, bool):
       name = f'{owner} {name}'.strip()
@@ -158,6 +158,6 @@ def check_flags(owner: str = '', /, **fields: object) -> None:
 
 
 def check_type(what: str, value: object, kind: type | types.UnionType, fix: str) -> None:
-  """Raises `UserError` unless a value is of a class; `fix` says what to give."""
+  """Raises `UserError` unless a value is an instance of `kind`; `fix` says what to give."""
   if not isinstance(value, kind):
     raise UserError(f'{what}={shown(value)} is impossible; give {fix}')

@@ -23,23 +23,23 @@ MOST_STRIDE = 64
 def augmented_dims(
   features: int, heads: int, kappa: float, upsilon: float, min_key_dim: int
 ) -> tuple[int, int]:
-  """Key and value dimensions over all heads: (dk, dv).
+  """Key and value dimensions of all heads together: (dk, dv).
 
-  dk is `kappa * features`, at least `min_key_dim` a head; dv is `upsilon * features`; both are
-  rounded down to multiples of `heads`, as the paper's parameter counts need it for dv.
+  dk is `kappa * features`, but at least `min_key_dim` per head; dv is `upsilon * features`. Both
+  are rounded down to multiples of `heads`, as the paper's parameter counts require for dv.
 
   Raises:
-    UserError: for a value share that is too small for the heads.
+    UserError: for an `upsilon` that leaves fewer value dimensions than heads.
   """
-  # 0.29 * 100 is 28.999999999999996.
+  # Rounded before it is cut off: 0.29 * 100 is 28.999999999999996.
   keys, values = (int(round(share * features, 6)) for share in (kappa, upsilon))
   key = max(keys // heads, min_key_dim) * heads
   value = values // heads * heads
   if upsilon and not value:
-    fix = f'raise upsilon or take at most {values} heads' if values else 'raise upsilon'
+    fix = f'raise upsilon, or lower heads to {values}' if values else 'raise upsilon'
     raise UserError(
-      f'aa upsilon={upsilon} of {features} features leaves no value dimension '
-      f'for each of {heads} heads; {fix}'
+      f'aa upsilon={upsilon} of features={features} leaves fewer value dimensions than '
+      f'heads={heads}; {fix}'
     )
   return key, value
 
@@ -49,9 +49,9 @@ class AugmentedConv(nn.Module):
 
   Departures from the paper:
     The paper's listing draws the relative vectors with *mean* dk^-0.5 and deviation 1, by a
-    misplaced argument; these have mean 0 and deviation dk^-0.5 (dk per head). Strides, which
-    the listing leaves out, are taken by the convolutions that make queries, keys and values. The
-    paper stores all scores; these are made in blocks of rows (`implementation`).
+    misplaced argument; here they have mean 0 and deviation dk^-0.5 (dk per head). The listing has
+    no strides; here the convolution that makes queries, keys and values takes them. The paper
+    stores all scores; here they are computed in blocks of rows (`implementation`).
 
   Attributes:
     features: output channels F.
@@ -60,10 +60,11 @@ class AugmentedConv(nn.Module):
     heads: attention heads.
     kappa: share of key dimensions, dk / F.
     upsilon: share of value dimensions, dv / F; 0 leaves a plain convolution, 1 only attention.
-    min_key_dim: least key dimensions of a head.
-    relative: whether relative positions count.
-    pool: whether attention works on the map 3x3 average-pooled with stride 2, its result scaled up
-      bilinearly, as the paper does on the largest maps (one per stage where a network builds it).
+    min_key_dim: the smallest number of key dimensions per head.
+    relative: whether the scores depend on relative positions.
+    pool: whether attention acts on the feature map average-pooled 3x3 with stride 2, and its result
+      is scaled up bilinearly, as in the paper on the largest feature maps; in a network also one
+      value per stage.
     implementation: 'blocks', 'direct' or 'fused', see `products.attend`.
     dtype: compute dtype.
   """
@@ -100,9 +101,13 @@ class AugmentedConv(nn.Module):
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
 
     Args:
-      x: the map.
+      x: the feature map.
       queries: [Q]; where given, the result is instead the weights [N, heads, Q, keys] of these
-        queries, counted row by row over the map that attention works on.
+        queries, counted row by row over the feature map that attention acts on.
+
+    Raises:
+      UserError: for dimensions that do not fit the heads, or a feature map of another size than the
+        relative vectors were made for.
     """
     layers.check_map('augmented convolution', x)
     key_dim, value_dim = augmented_dims(
@@ -125,7 +130,7 @@ class AugmentedConv(nn.Module):
       for part in jnp.split(qkv, (key_dim, 2 * key_dim), axis=-1)
     )
     head_dim = key_dim // self.heads
-    # Scaled before the content and the relative scores alike.
+    # Scaled here, so that content and relative scores both are.
     q = q * head_dim**-0.5
     tables = None
     if self.relative:
@@ -155,10 +160,10 @@ class AugmentedConv(nn.Module):
       made_for = (self.get_variable('params', name).shape[0] + 1) // 2
       if made_for != size:
         raise UserError(
-          f'the {name} vectors of an augmented convolution fit maps of {made_for}, not of {size} '
-          'pixels; use images of the size it was made for, or relative=False'
+          f'the {name} vectors of an augmented convolution were made for size {made_for}, but the '
+          f'feature map has size {size}; use images of the same size as before, or relative=False'
         )
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array | None:
-    """Weights [N, heads, Q, keys] float32 of some queries; None for a plain convolution."""
+    """Attention weights [N, heads, Q, keys] float32 of the queries [Q]; None where upsilon is 0."""
     return self(x, queries=queries) if self.upsilon else None

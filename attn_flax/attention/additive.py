@@ -2,7 +2,7 @@
 
 Bahdanau, Cho, Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate"
 (ICLR 2015, https://arxiv.org/abs/1409.0473): the score of a key is `v . tanh(W query + U key)`.
-The query is a decoder's state there; in a classifier it is the mean of the map.
+There the query is the state of a decoder; here it is the mean pixel, or the mean channel.
 """
 
 from typing import ClassVar
@@ -71,7 +71,7 @@ class Additive(nn.Module):
 
   Departures from the paper:
     The paper's query is the state of its decoder, and a softmax makes the positions compete. Here
-    the query is the mean of the map, and each position has its own sigmoid gate.
+    the query is the mean of the feature map, and each position has its own sigmoid gate.
 
   Attributes:
     ratio: channels per hidden unit.

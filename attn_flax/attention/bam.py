@@ -62,8 +62,9 @@ class BAM(nn.Module):
   Departures from the paper:
     The paper adds the two branches (`combine='sum'`); the released code and its weights multiply
     them (`combine='product'`, the default). The paper ends each branch with a batch norm
-    (`end_norm=True`), which the released code leaves out; the paper's parameter counts fit with
-    norms inside and at the end. The released code pools square maps only; any map works here.
+    (`end_norm=True`), which the released code leaves out; the paper's parameter counts fit norms
+    inside and at the end of the branches. The released code pools only square feature maps
+    correctly; here they may have any shape.
 
   Attributes:
     ratio: channels per hidden unit of both branches.

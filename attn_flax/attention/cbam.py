@@ -17,11 +17,11 @@ from attn_flax.attention.se import ChannelMLP
 from attn_flax.errors import check_choice, check_counts, check_flags, check_range
 from attn_flax.layers.types import Dtype
 
-MOST_KERNEL = 63  # A CPU's program has a step for each row and column of the kernel.
+MOST_KERNEL = 63  # On a CPU the program grows with each row and column of the kernel.
 
 
 class SpatialConv(nn.Module):
-  """Spatial gate: maximum and mean over the channels through one large convolution and a norm.
+  """Spatial gate: one large convolution over the maximum and the mean of the channels, and a norm.
 
   Attributes:
     kernel_size: height and width of the convolution, odd.
@@ -59,10 +59,10 @@ class CBAM(nn.Module):
 
   Attributes:
     ratio: channels per hidden unit of the channel gate.
-    pools: pools of the channel gate, among avg, max, lp and lse.
+    pools: pools of the channel gate: any of avg, max, lp and lse.
     bias: whether the layers of the channel gate have biases.
     kernel_size: height and width of the spatial gate's convolution, odd.
-    order: how the two gates act, or which acts alone: one of `compose.ORDERS`.
+    order: the order of the two gates, or the gate that acts alone: one of `compose.ORDERS`.
     zero_init_spatial: whether the scale of the spatial gate's norm starts at 0.
     dtype: compute dtype.
   """

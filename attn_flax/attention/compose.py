@@ -1,9 +1,9 @@
-"""How a channel part and a spatial part act on a map: the one place where they are combined.
+"""Applies a channel part and a spatial part to a feature map, in any order.
 
 A gate is a module that returns logits: a channel gate [N, 1, 1, C], a spatial gate [N, H, W, 1].
-A mixer (`returns = 'map'`), such as attention between positions, returns a map [N, H, W, C] that
-is to be added. What a mechanism attends with is recorded (`sow`) under one vocabulary, in the
-collection `intermediates`: `channel_gate` [N, C], `spatial_gate` [N, H, W], and `gate`
+A mixer (`returns = 'map'`), such as attention between positions, returns a feature map
+[N, H, W, C] that is to be added. The gates of all mechanisms are recorded (`sow`) under the same
+names in the collection `intermediates`: `channel_gate` [N, C], `spatial_gate` [N, H, W], and `gate`
 [N, H, W, C] where the two are joined before the sigmoid. Values lie in 0..1.
 """
 
@@ -31,15 +31,17 @@ Part = Gate | Mixer
 
 
 def hidden_channels(channels: int, ratio: int, divisor: int = 1) -> int:
-  """Width of a bottleneck: `channels // ratio`, or the nearest multiple of `divisor` above 0.
+  """Width of a bottleneck: `channels // ratio`.
+
+  With a `divisor` above 1, it is the multiple of it nearest to `channels / ratio`, at least one.
 
   Raises:
-    UserError: when the ratio leaves no hidden unit.
+    UserError: for a ratio that leaves no hidden unit.
   """
   if ratio < 1 or ratio > channels:
     raise UserError(
       f'attention ratio={ratio} does not fit {channels} channels: the ratio must lie in '
-      f'1..{channels}; lower the ratio or leave out the stages with fewer channels'
+      f'1..{channels}; lower the ratio, or leave out the stages with too few channels'
     )
   if divisor == 1:
     return channels // ratio
@@ -57,7 +59,7 @@ def compose(
   activation: str = 'sigmoid',
   train: bool,
 ) -> jax.Array:
-  """Applies a channel part, a spatial part, or both, to a map.
+  """Applies a channel part, a spatial part, or both, to a feature map.
 
   With c and s the logits of two gates and S the sigmoid, `order` is one of
     channel_first:     x1 = x * S(c(x));  y = x1 * S(s(x1))
@@ -72,12 +74,12 @@ def compose(
   Args:
     module: the mechanism, in whose scope the gates are recorded.
     x: [N, H, W, C].
-    channel: gate with logits [N, 1, 1, C], or mixer, or None.
-    spatial: gate with logits [N, H, W, 1], or mixer, or None.
+    channel: a gate with logits [N, 1, 1, C], a mixer, or None.
+    spatial: a gate with logits [N, H, W, 1], a mixer, or None.
     order: one of `ORDERS`; where one part is None, the other acts alone.
     residual: whether the input is added.
-    activation: 'sigmoid', or 'softmax' over channels or positions, times their number.
-    train: whether batch statistics are those of the batch.
+    activation: 'sigmoid', or 'softmax' over channels or positions, multiplied by their number.
+    train: whether batch norms use the statistics of the batch instead of the running ones.
 
   Returns:
     [N, H, W, C], of the dtype of `x`.
@@ -95,8 +97,8 @@ def compose(
   present = {kind: part for kind, part in parts.items() if part is not None}
   if not present:
     raise UserError(
-      f'{type(module).__name__} with order={order!r} has no part left; name a channel or a spatial '
-      'gate'
+      f'{type(module).__name__} with order={order!r} has no part that acts; name a channel or a '
+      'spatial gate'
     )
   if len(present) == 2 and order.startswith('parallel'):
     check_joined(type(module).__name__, order, activation)
@@ -114,11 +116,11 @@ def compose(
 
 
 def check_joined(what: str, order: str, activation: str) -> None:
-  """Raises `UserError` for two softmax gates in parallel."""
+  """Raises `UserError` for softmax gates in a parallel order."""
   if activation == 'softmax' and order.startswith('parallel'):
     raise UserError(
-      f'{what} activation={activation!r} has gates that act one after the other, not in '
-      f"order={order!r}; take channel_first, spatial_first or activation='sigmoid'"
+      f'{what} activation={activation!r} needs gates that act one after the other, which '
+      f"order={order!r} does not have; take channel_first, spatial_first or activation='sigmoid'"
     )
 
 
@@ -127,7 +129,7 @@ def _mixes(part: Part) -> bool:
 
 
 def _gate(module, x, kind, part, activation, train):
-  """X * S(logits), recorded."""
+  """Multiplies x by the gate that the logits make, and records the gate."""
   logits = part(x, train=train)
   axes = (3,) if kind == 'channel' else (1, 2)
   if activation == 'softmax':
@@ -140,13 +142,13 @@ def _gate(module, x, kind, part, activation, train):
 
 
 def _parallel(module, x, parts, order, activation, train):
-  """Both parts on the same input."""
+  """Applies both parts to the same input."""
   mixers = [part for part in parts.values() if _mixes(part)]
   gates = {kind: part for kind, part in parts.items() if not _mixes(part)}
   if mixers and order == 'parallel_product':
     raise UserError(
-      f'{type(mixers[0]).__name__} returns a map to be added, not logits, so no gate can be '
-      'multiplied with it; take channel_first, spatial_first or parallel_sum'
+      f'{type(mixers[0]).__name__} returns a feature map to be added, not logits, so no gate can '
+      'be multiplied with it; take channel_first, spatial_first or parallel_sum'
     )
   y = x
   if len(gates) == 1:

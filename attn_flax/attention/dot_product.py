@@ -1,7 +1,7 @@
 """A gate of dot-product attention between channels.
 
 Vaswani et al., "Attention Is All You Need" (NeurIPS 2017, https://arxiv.org/abs/1706.03762),
-section 3.2.1: `softmax(q k^T / sqrt(d)) v`. That channels attend to each other is ours.
+section 3.2.1: `softmax(q k^T / sqrt(d)) v`. Applying it to channels is not in the paper.
 """
 
 import flax.linen as nn
@@ -17,10 +17,11 @@ from attn_flax.layers.types import Dtype
 class DotProductChannel(nn.Module):
   """Channel gate: self-attention between channels, `softmax(q k^T / sqrt(d)) v`.
 
-  A channel is described as in `AdditiveChannel`; its value is one number, its logit.
+  A channel is described as in `AdditiveChannel`. Its value is one number, and so is its logit, the
+  weighted sum of the values.
 
   Attributes:
-    hidden: length d of queries and keys.
+    hidden: length d of the queries and keys.
     dtype: compute dtype.
   """
 

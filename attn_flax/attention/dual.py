@@ -21,7 +21,9 @@ ENERGIES = ('released', 'paper')
 
 
 class PositionAttention(nn.Module):
-  """Mixer: `gamma * sum over positions of softmax(q . k) v`, gamma from 0; no 1 / sqrt(d).
+  """Mixer: `gamma * sum over positions of softmax(q . k) v`.
+
+  gamma starts at 0; the scores are not scaled by 1 / sqrt(d).
 
   Attributes:
     ratio: channels per query and key dimension.
@@ -37,7 +39,7 @@ class PositionAttention(nn.Module):
   def __call__(
     self, x: jax.Array, *, train: bool = False, queries: jax.Array | None = None
   ) -> jax.Array:
-    """[N, H, W, C] -> [N, H, W, C], what is to be added to x (or weights, see `weights`)."""
+    """[N, H, W, C] -> [N, H, W, C], to be added to x; with `queries` their `weights` instead."""
     del train
     n, height, width, channels = x.shape
     hidden = hidden_channels(channels, self.ratio)
@@ -54,12 +56,12 @@ class PositionAttention(nn.Module):
     return (gamma * y.reshape(x.shape)).astype(x.dtype)
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array:
-    """Weights [N, 1, Q, H * W] float32 of some queries, counted row by row."""
+    """Attention weights [N, 1, Q, H * W] float32 of the queries [Q], counted row by row."""
     return self(x, queries=queries)
 
 
 class ChannelAttention(nn.Module):
-  """Mixer: `gamma * softmax(energy) X`, energy = X X^T between channels, gamma from 0.
+  """Mixer: `gamma * softmax(energy) X`, with energy = X X^T between channels; gamma starts at 0.
 
   Attributes:
     energy: 'released' takes softmax(max - energy), so that unlike channels count more; 'paper'
@@ -74,14 +76,14 @@ class ChannelAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """[N, H, W, C] -> [N, H, W, C], what is to be added to x."""
+    """[N, H, W, C] -> [N, H, W, C], to be added to x."""
     del train
     check_choice('energy of channel attention', self.energy, ENERGIES)
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     with jax.named_scope(ATTENTION_SCOPE):
       energy = jnp.einsum('npc,npd->ncd', flat, flat, preferred_element_type=jnp.float32)
     if self.energy == 'released':
-      # A shift, which the softmax cancels: the maximum has no gradient.
+      # The softmax cancels this shift, so the maximum needs no gradient.
       energy = jax.lax.stop_gradient(energy.max(-1, keepdims=True)) - energy
     weights = jax.nn.softmax(energy, axis=-1).astype(x.dtype)
     with jax.named_scope(ATTENTION_SCOPE):
@@ -91,13 +93,13 @@ class ChannelAttention(nn.Module):
 
 
 class Dual(nn.Module):
-  """Position and channel attention in parallel: `x + position(x) + channel(x)`, both from 0.
+  """Position and channel attention in parallel: `x + position(x) + channel(x)`, initially x.
 
   Departures from the paper:
     The paper's segmentation head puts a 3x3 convolution before and after each branch, sums the
-    branches and classifies each pixel three times; inside a classifier the two branches act on the
-    map itself and x is added once. The channel branch takes `max - energy`, as the released code
-    does, which reverses the sign of the paper's formula; `energy='paper'` takes the formula.
+    branches and classifies each pixel three times; here the two branches act on the feature map
+    itself, and x is added once. The channel branch takes `max - energy`, as the released code does,
+    which reverses the sign of the paper's formula; `energy='paper'` takes the formula.
 
   Attributes:
     ratio: channels per query and key dimension of the position branch.
@@ -120,7 +122,7 @@ class Dual(nn.Module):
 
   @property
   def starts_as_identity(self) -> bool:
-    """Whether the fresh module returns its input."""
+    """Whether the freshly initialized module returns its input: it always does."""
     return True
 
   @nn.compact

@@ -29,10 +29,10 @@ def adaptive_kernel_size(channels: int, gamma: float = 2.0, b: float = 1.0) -> i
 
 
 class ChannelConv(nn.Module):
-  """Channel gate: the average-pooled channels through one 1-D convolution along the channels.
+  """Channel gate: a 1-D convolution over the average-pooled channels.
 
   Attributes:
-    kernel_size: taps, an odd number; None takes the adaptive rule.
+    kernel_size: taps, an odd number; None: from `adaptive_kernel_size`.
     gamma: divisor of the adaptive rule.
     b: offset of the adaptive rule.
     circular: whether the first and the last channels are neighbors, instead of zero padding.
@@ -69,12 +69,12 @@ class ECA(nn.Module):
 
   Departures from the paper:
     None by default. The released code never computes the kernel size: it defaults to 3 in every
-    stage and its published weights use 3,5,5,7 (ResNet-50) or 3,3,5,7; give `kernel_size` those
-    numbers, one per stage, to have them. The paper's rule leaves ties open, see
-    `adaptive_kernel_size`. `circular` is not the paper's.
+    stage, and its published weights use 3,5,5,7 (ResNet-50) or 3,3,5,7; to have these, set
+    `kernel_size` to them, one number per stage. The paper's rule leaves ties open, see
+    `adaptive_kernel_size`. `circular` is not in the paper.
 
   Attributes:
-    kernel_size: taps, an odd number (one per stage where a network builds it); None takes the
+    kernel_size: taps, an odd number, in a network also one number per stage; None takes the
       adaptive rule.
     gamma: divisor of the adaptive rule.
     b: offset of the adaptive rule.

@@ -1,9 +1,9 @@
 """Attention by a fused kernel, where the platform that the program is lowered for has one.
 
-In half precision a GPU has cuDNN's, which JAX can trace only where it finds cuDNN. A program that
-was traced elsewhere can be lowered for CPU and TPU, but not for GPUs: it would silently be another
-program than the one that a machine with a GPU makes, so it raises an error. Where cuDNN is found,
-JAX lowers such a program for `cuda` alone, not for several platforms at once.
+A GPU has cuDNN's kernel for half precision, which JAX can trace only on a machine where it finds
+cuDNN. A program traced on another machine can be lowered for CPUs and TPUs. Lowering it for GPUs
+raises an error, because the result would silently differ from what a machine with a GPU makes.
+Where cuDNN is found, JAX lowers such a program for `cuda` alone, not for several platforms at once.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jax.interpreters import mlir
 
 from attn_flax.errors import UserError
 
-# The kernels want head dimensions that are multiples of this.
+# The kernel takes head dimensions that are multiples of this.
 _MULTIPLE = 8
 
 
@@ -34,7 +34,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     [N, heads, Q, dv].
 
   Raises:
-    UserError: when it is lowered for GPUs, in half precision, on a machine without cuDNN.
+    UserError: when it is lowered for GPUs in half precision, but was traced without cuDNN.
   """
   length = math.ceil(max(q.shape[-1], v.shape[-1]) / _MULTIPLE) * _MULTIPLE
 
@@ -56,7 +56,7 @@ _cudnn = functools.partial(jax.nn.dot_product_attention, scale=1.0, implementati
 
 
 def _on_cuda(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """The kernel of cuDNN; where it cannot be traced, what raises an error when it is lowered."""
+  """The kernel of cuDNN; where it cannot be traced, a program that cannot be lowered."""
   try:
     jax.eval_shape(_cudnn, q, k, v)
   except RuntimeError as error:  # JAX finds no cuDNN, or one that is too old.
@@ -73,7 +73,7 @@ def _refuse(ctx: object, one: object, *, reason: str) -> NoReturn:
   )
 
 
-# A factor of 1 that exists in traced programs only.
+# A factor of 1 that can be traced; lowering it raises the error above.
 _unlowerable = core.Primitive('unlowerable')
 _unlowerable.def_abstract_eval(lambda one, **_: one)
 mlir.register_lowering(_unlowerable, _refuse)

@@ -1,4 +1,4 @@
-"""Hybrids: any channel gate with any spatial gate, in any order.
+"""Hybrids: any channel part with any spatial part, in any order.
 
 Woo et al., "CBAM: Convolutional Block Attention Module" (ECCV 2018,
 https://arxiv.org/abs/1807.06521), section 4.1, compares the orders of two gates.
@@ -21,22 +21,22 @@ from attn_flax.attention.se import ChannelMLP
 from attn_flax.errors import UserError, check_choice, check_counts, check_flags, check_range
 from attn_flax.layers.types import Dtype, check_dtype
 
-MIXERS = ('dual', 'position')  # Parts that return a map to be added.
+MIXERS = ('dual', 'position')  # Parts that return a feature map to be added.
 
 
 class Hybrid(nn.Module):
   """Any channel part with any spatial part, each as in its own mechanism.
 
   Departures from the paper:
-    No paper describes it; each part is that of its own mechanism, see `CHANNEL` and `SPATIAL`.
+    No paper describes hybrids; each part is as in its own mechanism, see `CHANNEL` and `SPATIAL`.
 
   Attributes:
     channel: one of `CHANNEL`, or 'none'.
     spatial: one of `SPATIAL`, or 'none'.
     order: one of `compose.ORDERS`.
     residual: whether the input is added to the result.
-    activation: what makes gates of logits, 'sigmoid' or 'softmax'.
-    ratio: channels per hidden unit, in the gates that have one.
+    activation: 'sigmoid' or 'softmax', which turns logits into gates.
+    ratio: channels per hidden unit, in the gates that have hidden units.
     position_ratio: channels per query and key dimension of the 'position' part.
     kernel_size: side of the 'cbam' gate's convolution.
     dilation: dilation of the 'bam' gate.
@@ -73,7 +73,7 @@ class Hybrid(nn.Module):
     super().__post_init__()
 
   def _check_parts(self) -> None:
-    """Raises `UserError` where no part acts, or the order cannot join those that do."""
+    """Raises `UserError` where no part acts, or the order cannot join the parts that act."""
     only = self.order.removesuffix('_only')
     parts = {'channel': self.channel, 'spatial': self.spatial}
     acting = {kind: parts[kind] for kind in ([only] if only in parts else parts)}
@@ -81,20 +81,20 @@ class Hybrid(nn.Module):
     if not present:
       raise UserError(
         f'hybrid channel={self.channel!r}, spatial={self.spatial!r} and order={self.order!r} leave '
-        'nothing that acts; name a channel or a spatial gate'
+        'no part that acts; name a channel or a spatial gate'
       )
     if len(present) < 2 or not self.order.startswith('parallel'):
       return
     check_joined('hybrid', self.order, self.activation)
     if self.order == 'parallel_product' and set(present) & set(MIXERS):
       raise UserError(
-        f'hybrid order={self.order!r} multiplies gates, and {" and ".join(present)} have a part '
-        'that returns a map to be added; take channel_first, spatial_first or parallel_sum'
+        f'hybrid order={self.order!r} multiplies gates, but one of {" and ".join(present)} returns '
+        'a feature map to be added; take channel_first, spatial_first or parallel_sum'
       )
 
   @property
   def starts_as_identity(self) -> bool:
-    """Whether the fresh module returns its input: where mixers alone act, and no residual."""
+    """Whether the freshly initialized module returns its input: only mixers act, no residual."""
     only = self.order.removesuffix('_only')
     gates = {
       'channel': self.channel not in (*MIXERS, 'none'),

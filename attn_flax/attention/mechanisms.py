@@ -1,7 +1,7 @@
 """The attention mechanisms by name.
 
-How they are called, and what their classes declare, is in `protocols`. To add one of your own,
-write one class and one line here (or pass the class to `attn_flax.create_model`).
+`protocols` says how they are called and what their classes declare. To add a mechanism, write one
+class and one line here, or pass the class to `attn_flax.create_model`.
 """
 
 import flax.linen as nn
@@ -33,6 +33,6 @@ ATTENTION: dict[str, type[nn.Module]] = {
   'se': SE,
 }
 
-# Where the type checker compares each class with the Protocol that it has to fulfill.
+# Here the type checker compares each class with the Protocol that it has to fulfill.
 REFINERS: tuple[type[Refiner], ...] = (Additive, BAM, CBAM, Dual, ECA, Hybrid, NonLocal, SCA, SE)
 CONV_LIKES: tuple[type[ConvLike], ...] = (AugmentedConv, StandAlone)

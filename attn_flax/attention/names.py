@@ -1,7 +1,7 @@
-"""Mechanisms by name: built-in, of an installed package, or a class of your own.
+"""Mechanisms by name: built in, from an installed package, or a class of your own.
 
 A name is one of
-  mechanisms.ATTENTION   what this library brings;
+  mechanisms.ATTENTION   the mechanisms of this library;
   an entry point         what an installed package declares in the group `attn_flax.attention`, in
                          its pyproject.toml: `[project.entry-points.'attn_flax.attention']`, then
                          `my_gate = 'my_package.gates:MyGate'`;
@@ -24,22 +24,22 @@ GROUP = 'attn_flax.attention'
 
 
 def look_in_working_directory() -> None:
-  """Has Python find the user's own modules there: `python -m` does, an installed command not."""
+  """Adds the working directory to Python's path, as `python -m` does but no installed command."""
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())
 
 
 def list_attention() -> list[str]:
-  """The names of the attention mechanisms that `create_model` knows, those of packages included.
+  """The names of the attention mechanisms that `create_model` knows, installed packages included.
 
   Raises:
-    UserError: for a package that declares a name which is taken.
+    UserError: for an installed package that declares a name that is taken.
   """
   return sorted([*ATTENTION, *_installed()])
 
 
 def find_attention(name: str) -> type[nn.Module]:
-  """The class of a name.
+  """The class of the mechanism with a name.
 
   Raises:
     UserError: for an unknown name, a module that is missing or cannot be imported, and anything
@@ -67,7 +67,7 @@ def _installed() -> dict[str, str]:
     if entry.name in ATTENTION or found.get(entry.name, entry.value) != entry.value:
       taken = found.get(entry.name, 'a built-in mechanism')
       raise UserError(
-        f'an installed package names {entry.value} {entry.name!r} in its entry points '
+        f'an installed package gives {entry.value} the name {entry.name!r} in its entry points '
         f'({GROUP}), but this name is taken by {taken}; uninstall the package or rename the entry'
       )
     found[entry.name] = entry.value
@@ -77,16 +77,16 @@ def _installed() -> dict[str, str]:
 def _load(path: str) -> type[nn.Module]:
   """The class at 'module:Class'."""
   if not re.fullmatch(r'\w+(\.\w+)*:\w+(\.\w+)*', path):
-    raise UserError(f"attention {path!r} is not of the form 'module:Class'; name a class so")
+    raise UserError(f'attention {path!r} is not of the form module:Class; name a class like this')
   module_name, _, class_name = path.partition(':')
   look_in_working_directory()
   try:
     module = importlib.import_module(module_name)
-  except Exception as error:  # A module of the user's may raise anything.
+  except Exception as error:  # The user's module may raise anything.
     if isinstance(error, ModuleNotFoundError) and f'{module_name}.'.startswith(f'{error.name}.'):
       raise UserError(
         f'attention {path!r}: there is no module {error.name!r} in the working directory or along '
-        "Python's path; change the folder, or add its folder to PYTHONPATH"
+        "Python's path; run in its folder, or add this folder to PYTHONPATH"
       ) from None
     raise UserError(
       f'attention {path!r}: importing {module_name!r} fails ({type(error).__name__}: {error}); '
@@ -99,7 +99,9 @@ def _load(path: str) -> type[nn.Module]:
     check_choice(f'class of {module_name}', class_name, classes or ['none, it has no Flax module'])
     raise
   if not _is_module(found):
-    raise UserError(f'attention {path!r} is no Flax module class; derive it from flax.linen.Module')
+    raise UserError(
+      f'attention {path!r} is not a Flax module class; derive it from flax.linen.Module'
+    )
   return found
 
 

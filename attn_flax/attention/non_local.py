@@ -28,9 +28,9 @@ SUBSAMPLES = ('before', 'after', 'none')
 
 
 class NonLocal(nn.Module):
-  """`x + norm(W sum over positions of f(x_i, x_j) g(x_j))`, the norm's scale from 0.
+  """`x + norm(W sum over positions of f(x_i, x_j) g(x_j))`; the norm's scale starts at 0.
 
-  With theta, phi and g 1x1 convolutions to C / ratio channels, f is
+  theta, phi and g are 1x1 convolutions to C / ratio channels, and f is
     embedded:       softmax over j of theta(x_i) . phi(x_j)
     gaussian:       softmax over j of x_i . x_j
     dot:            theta(x_i) . phi(x_j) / number of positions
@@ -39,7 +39,7 @@ class NonLocal(nn.Module):
   Departures from the paper:
     As in the released code, keys and values are max-pooled 2x2 before phi and g (`subsample`; the
     paper pools after them) and the embedded scores are scaled by (C / ratio)^-0.5 (`scale`; the
-    paper's are not). The paper's blocks work on video, these on images.
+    paper's are not). The paper's blocks act on video, this one on images.
 
   Attributes:
     kernel: 'embedded', 'gaussian', 'dot' or 'concatenation'.
@@ -71,20 +71,20 @@ class NonLocal(nn.Module):
 
   @property
   def starts_as_identity(self) -> bool:
-    """Whether the fresh module returns its input."""
+    """Whether the freshly initialized module returns its input."""
     return self.zero_init
 
   @nn.compact
   def __call__(
     self, x: jax.Array, *, train: bool = False, queries: jax.Array | None = None
   ) -> jax.Array:
-    """[N, H, W, C] -> [N, H, W, C] (or weights, see `weights`)."""
+    """[N, H, W, C] -> [N, H, W, C]; with `queries` their `weights` instead."""
     layers.check_map('non-local attention', x)
     n, height, width, channels = x.shape
     if self.subsample != 'none' and min(height, width) < 2:
       raise UserError(
-        f"non-local maps of {height}x{width} cannot be pooled 2x2; take subsample='none' or "
-        'earlier stages'
+        f"non_local feature maps of {height}x{width} cannot be pooled 2x2; take subsample='none' "
+        'or earlier stages'
       )
     hidden = hidden_channels(channels, self.ratio)
     normal = nn.initializers.normal(0.01)
@@ -116,7 +116,7 @@ class NonLocal(nn.Module):
       products.attend, grid=(height, width), normalize=normalize
     )
     if self.kernel == 'concatenation':
-      # The defining product is as long as both vectors together.
+      # The product in f's definition is as long as both vectors together.
       pairs = q.shape[2] * k.shape[2] * n
       attend = marks.counted_as(attend, attention=pairs * (2 * hidden + hidden), relu=pairs)
     y = attend(q, k, g)
@@ -126,7 +126,7 @@ class NonLocal(nn.Module):
     return x + layers.BatchNorm(train, scale_init=init, dtype=self.dtype, name='norm')(y)
 
   def _concatenation(self, q, k):
-    """W . [theta, phi] is a sum, and a sum a + b is the product [a, 1] . [1, b]."""
+    """Computes w . [theta, phi], a sum a + b, as the product [a, 1] . [1, b]."""
     weight = self.param('concatenation', nn.initializers.normal(0.01), (2, q.shape[-1]))
     a, b = (
       (y * w.astype(y.dtype)).sum(-1, keepdims=True) for y, w in zip((q, k), weight, strict=True)
@@ -137,5 +137,5 @@ class NonLocal(nn.Module):
     )
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array:
-    """Weights [N, 1, Q, keys] float32 of some queries, counted row by row."""
+    """Attention weights [N, 1, Q, keys] float32 of the queries [Q], counted row by row."""
     return self(x, queries=queries)

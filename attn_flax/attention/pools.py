@@ -1,4 +1,4 @@
-"""How the pixels of a channel become few numbers."""
+"""Global pooling: each channel of a feature map becomes one number."""
 
 from collections.abc import Callable
 
@@ -18,9 +18,10 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def check_pools(what: str, pools: tuple[str, ...]) -> None:
-  """Raises `UserError` for a pool that is none of `POOLS`, or for no pool at all."""
+  """Raises `UserError` unless `pools` is a tuple or list of one or more names from `POOLS`."""
   if not isinstance(pools, tuple | list):
-    raise UserError(f'{what}={shown(pools)} is impossible; give some of {", ".join(sorted(POOLS))}')
+    names = ', '.join(sorted(POOLS))
+    raise UserError(f'{what}={shown(pools)} is impossible; give a tuple of {names}')
   if not pools:
     raise UserError(f'{what}=() is empty; name at least one of {", ".join(sorted(POOLS))}')
   for pool in pools:

@@ -1,12 +1,12 @@
-"""Attention between the pixels of a map, a few rows of queries at a time.
+"""Attention between the pixels of a feature map, a few rows of queries at a time.
 
-The matrix of all scores has heads x (HW)^2 entries. It is never stored: scores are made for one
-block of rows after the other, and made again in the backward pass, so that memory grows as
-(HW)^1.5 at most. Chen et al. (2016, https://arxiv.org/abs/1604.06174) describe the exchange of
-memory for recomputation.
+The matrix of all scores has heads x (HW)^2 entries. It is never stored: the scores are computed for
+one block of rows after the other, and again in the backward pass, so that memory grows as (HW)^1.5
+at most on square maps. Chen et al. (2016, https://arxiv.org/abs/1604.06174) describe recomputation
+that saves memory.
 
 Shapes: q [N, heads, H * W, d], k [N, heads, K, d], v [N, heads, K, dv]. With relative positions
-the keys are the pixels of the same map, K = H * W.
+the keys are the pixels of the same feature map, K = H * W.
 """
 
 import functools
@@ -21,14 +21,16 @@ from attn_flax.attention import fused
 from attn_flax.layers import marks
 from attn_flax.layers.marks import ATTENTION_SCOPE, RELATIVE_SCOPE
 
-# Queries of one block, about: small enough for the cache, large enough for a matrix product.
+# A block has at most this many queries, but at least one row: it then fits the cache and is still
+# an efficient matrix product.
 _BLOCK_QUERIES = 32
 
 
 class Relative(NamedTuple):
   """Learned vectors of relative positions, shared by the heads.
 
-  A query at (i, j) meets the key at (y, x) with `height[y - i + H - 1] + width[x - j + W - 1]`.
+  For a query at (i, j) and a key at (y, x), `height[y - i + H - 1] + width[x - j + W - 1]` is added
+  to the key.
 
   Attributes:
     height: [2 H - 1, d].
@@ -40,17 +42,17 @@ class Relative(NamedTuple):
 
 
 def softmax(scores: jax.Array) -> jax.Array:
-  """Weights that sum to 1 over the keys."""
+  """Scores [..., K] as weights that sum to 1 over the keys."""
   return jax.nn.softmax(scores, axis=-1)
 
 
 def mean(scores: jax.Array) -> jax.Array:
-  """Scores divided by the number of keys."""
+  """Scores [..., K] divided by the number of keys."""
   return scores / scores.shape[-1]
 
 
 def relu_mean(scores: jax.Array) -> jax.Array:
-  """Positive parts of the scores, divided by the number of keys."""
+  """Positive parts of the scores [..., K], divided by the number of keys."""
   return mean(jax.nn.relu(scores))
 
 
@@ -67,10 +69,10 @@ def weights(
   Args:
     q: [N, heads, H * W, d].
     k: [N, heads, K, d].
-    queries: [Q] int32, which queries, counted row by row.
+    queries: [Q] int32, the numbers of the queries, counted row by row.
     grid: (H, W).
     relative: vectors of relative positions, or None.
-    normalize: what makes weights of scores.
+    normalize: turns scores into weights.
 
   Returns:
     [N, heads, Q, K] float32.
@@ -96,17 +98,17 @@ def attend(
     v: [N, heads, K, dv].
     grid: (H, W).
     relative: vectors of relative positions, or None.
-    normalize: what makes weights of scores.
+    normalize: turns scores into weights.
     implementation: 'blocks' (bounded memory), 'direct' (stores all scores), or 'fused' (softmax
-      only): lowered for a GPU in half precision, cuDNN's kernel, which stores none; else XLA's
-      attention, which stores them all.
+      only): cuDNN's kernel on GPUs in half precision, which stores no scores, and elsewhere XLA's
+      attention, which stores all of them.
 
   Returns:
     [N, heads, H * W, dv], of the dtype of `v`.
 
   Raises:
     ValueError: for 'fused' with another normalization than softmax.
-    UserError: for 'fused', where it is lowered for a GPU and cannot be, see `fused`.
+    UserError: for 'fused', when it is lowered for a GPU without cuDNN, see `fused`.
   """
   if implementation == 'fused':
     if normalize is not softmax:
@@ -131,14 +133,14 @@ def attend(
 
 
 def _block_rows(grid: tuple[int, int]) -> int:
-  """Rows of a block: as many as divide the height and stay near `_BLOCK_QUERIES` queries."""
+  """Rows of a block: the most that divide the height and have `_BLOCK_QUERIES` or fewer queries."""
   height, width = grid
   fitting = [r for r in range(1, height + 1) if height % r == 0 and r * width <= _BLOCK_QUERIES]
   return max(fitting, default=1)
 
 
 def _weights(q, k, queries, grid, relative, normalize):
-  """[N, heads, Q, K] float32 for the queries given, q [N, heads, Q, d]."""
+  """Weights [N, heads, Q, K] float32 of the queries q [N, heads, Q, d] with numbers `queries`."""
   with jax.named_scope(ATTENTION_SCOPE):
     scores = jnp.einsum('nhqd,nhkd->nhqk', q, k, preferred_element_type=jnp.float32)
   if relative is not None:
@@ -148,10 +150,10 @@ def _weights(q, k, queries, grid, relative, normalize):
 
 
 def _relative_scores(q, queries, grid, relative):
-  """What each query adds for the keys' rows [N, heads, Q, H] and columns [N, heads, Q, W]."""
+  """Scores of the keys' relative rows [N, heads, Q, H] and columns [N, heads, Q, W]."""
   height, width = grid
   i, j = queries[:, None] // width, queries[:, None] % width
-  # Restored parameters may be NumPy arrays, which no traced index can look into.
+  # Restored parameters may be NumPy arrays, which a traced index cannot index.
   by_height, by_width = (jnp.asarray(table) for table in relative)
   # Looked up before rounding, so that the gradients of all pairs are summed in the tables' dtype.
   rows = by_height[jnp.arange(height) - i + height - 1].astype(q.dtype)
@@ -168,7 +170,7 @@ def _sum(w, v):
 
 
 def _fused(q, k, v, grid, relative):
-  """`fused.attention`, counted as what its equations take."""
+  """`fused.attention`, whose operations are counted as those of its equations."""
   n, heads, queries, d = q.shape
   pairs = n * heads * queries * k.shape[2]
   attend = marks.counted_as(
@@ -183,8 +185,9 @@ def _fused(q, k, v, grid, relative):
 def _fused_with_positions(q, k, v, relative, *, grid):
   """`fused.attention`, with the relative positions folded into longer queries and keys.
 
-  q . k + rows[y] + columns[x] is the product of [q, all row scores, all column scores] with
-  [k, one-hot row, one-hot column]; the kernel then needs no bias of heads x (HW)^2 entries.
+  The score q . k + row_scores[y] + column_scores[x] is the product of [q, row_scores,
+  column_scores] with [k, one-hot y, one-hot x], so that the kernel needs no bias of
+  heads x (HW)^2 entries.
   """
   if relative is not None:
     height, width = grid

@@ -1,9 +1,9 @@
-"""What an attention mechanism is to the rest of the library: how it is called, what it declares.
+"""The interface of an attention mechanism: how it is called, and what its class declares.
 
 A mechanism is a Flax module of one of two kinds, `Refiner` and `ConvLike`. It inherits from no
-class of this library: fitting a Protocol is enough, and so is declaring nothing, see `Traits`.
-Maps are [N, H, W, C], channels are read from the input, and the result has the input's dtype, or
-that of the field `dtype` where the class has it.
+class of this library: it fulfills a Protocol by its methods and fields. What it may declare beside
+them is in `Traits`. Feature maps are [N, H, W, C]. The number of channels is read from the input,
+and the result has the dtype of the input, or that of the field `dtype` where the class has one.
 """
 
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -13,17 +13,19 @@ import jax
 
 
 class Refiner(Protocol):
-  """A mechanism that acts on a map and keeps its shape, such as squeeze-and-excitation."""
+  """A mechanism that acts on a feature map and keeps its shape, such as squeeze-and-excitation."""
 
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C].
 
     Args:
-      x: the map.
-      train: whether batch statistics are those of the batch; every refiner takes it.
+      x: the feature map.
+      train: whether batch norms use the statistics of the batch instead of the running ones; every
+        refiner takes this argument.
 
     Raises:
-      UserError: for a map that the mechanism does not fit, such as one of too few channels.
+      UserError: for a feature map that does not fit the mechanism, such as one with too few
+        channels.
     """
     ...
 
@@ -44,13 +46,14 @@ class ConvLike(Protocol):
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
 
     Raises:
-      UserError: for features that the heads cannot share, or a map that does not fit.
+      UserError: for features that cannot be split over the heads, or a feature map that does not
+        fit.
     """
     ...
 
 
 class Gate(Protocol):
-  """A part of `compose` that returns logits, which are made factors in 0..1."""
+  """A part of `compose` that returns logits, which an activation turns into factors in 0..1."""
 
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> logits, [N, 1, 1, C] of a channel gate, [N, H, W, 1] of a spatial gate."""
@@ -58,7 +61,7 @@ class Gate(Protocol):
 
 
 class Mixer(Protocol):
-  """A part of `compose` that returns a map to be added, and says so: `returns = 'map'`."""
+  """A part of `compose` that returns a feature map to be added, and declares `returns = 'map'`."""
 
   returns: ClassVar[str]
 
@@ -69,7 +72,7 @@ class Mixer(Protocol):
 
 @runtime_checkable
 class Attends(Protocol):
-  """A module that attends between positions, and returns the weights of given queries."""
+  """A module with attention between positions that returns the weights of given queries."""
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array | None:
     """How much some queries attend to every key.
@@ -77,16 +80,16 @@ class Attends(Protocol):
     Args:
       x: what the module was called with, [N, H, W, C] or tokens [N, T, C].
       queries: [Q] int32, numbers of the query positions, counted row by row: over x for a
-        refiner, over the map of its keys for a module that replaces a convolution.
+        refiner, over the feature map of its keys for a module that replaces a convolution.
 
     Returns:
-      [N, heads, Q, K] float32; None where the module, as its fields are, does not attend.
+      [N, heads, Q, K] float32; None where the module does not attend with its fields as they are.
     """
     ...
 
 
 class Traits(NamedTuple):
-  """What a mechanism's class declares, each by a class attribute; what it leaves out is as here.
+  """What a mechanism's class declares by class attributes, with the default of each.
 
   Attributes:
     where: its usual place in a network ('conv', 'branch', 'block' or 'stage'); 'conv' says that it
@@ -127,14 +130,14 @@ class _DeclaresStart(Protocol):
 
 
 def starts_as_identity(module: nn.Module) -> bool:
-  """Whether a refiner, fresh as its fields make it, returns its input.
+  """Whether a refiner with freshly initialized parameters returns its input.
 
-  A class says so by an attribute or property `starts_as_identity`; without one, it does not.
+  A class declares it by an attribute or property `starts_as_identity`; without one: False.
   """
   return isinstance(module, _DeclaresStart) and bool(module.starts_as_identity)
 
 
 def attends(module: nn.Module) -> bool:
-  """Whether a module is one that `Attends`: its class has a method `weights`, not a mere field."""
+  """Whether a module fulfills `Attends`: its class has a method, not just a field, `weights`."""
   kind: type = type(module)
   return issubclass(kind, Attends) and callable(kind.weights)

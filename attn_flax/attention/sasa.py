@@ -19,13 +19,13 @@ from attn_flax.layers.types import Dtype
 class StandAlone(nn.Module):
   """Each pixel attends to the k x k pixels around it: `sum softmax(q . k + q . r) v`.
 
-  r joins a vector of the row offset with one of the column offset, each half as long as a head;
+  r concatenates a vector of the row offset and one of the column offset, each half as long as q;
   scores are not scaled by 1 / sqrt(d). A stride of 2 is a 2x2 average pool after the attention.
 
   Departures from the paper:
     The paper writes one projection per head and group of channels, but its parameter counts need
-    dense ones, which these are. What lies outside the map is left out of the softmax; the paper
-    does not say.
+    dense projections, which are used here. Neighbors outside the feature map are left out of the
+    softmax; the paper does not say what happens to them.
 
   Attributes:
     features: output channels, a multiple of `2 * heads`.
@@ -47,7 +47,7 @@ class StandAlone(nn.Module):
   def __post_init__(self) -> None:
     check_counts('sasa', features=self.features, heads=self.heads)
     layers.check_dtype('sasa dtype', self.dtype)
-    check_range('sasa kernel_size', self.kernel_size, 1, 31, odd=True)  # One shift for each place.
+    check_range('sasa kernel_size', self.kernel_size, 1, 31, odd=True)  # The window is unrolled.
     check_range('sasa stride', self.stride, 1, 2, whole=True)
     super().__post_init__()
 
@@ -56,15 +56,19 @@ class StandAlone(nn.Module):
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features].
 
     Args:
-      x: the map.
+      x: the feature map.
       queries: [Q]; where given, the result is instead the weights [N, heads, Q, H * W] of these
         queries, counted row by row over x; outside the window they are 0.
+
+    Raises:
+      UserError: for features that cannot be split over the heads, or for an input that is not a
+        feature map.
     """
     layers.check_map('stand-alone attention', x)
     if self.features % (2 * self.heads):
       raise UserError(
-        f'sasa heads={self.heads} cannot share {self.features} features in even parts; choose '
-        f'heads so that {self.features} is a multiple of 2 * heads'
+        f'sasa heads={self.heads} cannot split features={self.features} into parts of even '
+        f'length; choose heads so that {self.features} is a multiple of 2 * heads'
       )
     n, height, width, _ = x.shape
     size, reach = self.kernel_size, self.kernel_size // 2
@@ -112,7 +116,7 @@ class StandAlone(nn.Module):
     return layers.halve(y) if self.stride == 2 else y
 
   def _inside(self, height, width):
-    """Which neighbors lie in the map: [H, W, 1, size, size]."""
+    """Which neighbors lie in the feature map: bool [H, W, 1, size, size]."""
     offsets = jnp.arange(self.kernel_size) - self.kernel_size // 2
 
     def inside(length):
@@ -122,16 +126,16 @@ class StandAlone(nn.Module):
     return inside(height)[:, None, None, :, None] & inside(width)[None, :, None, None, :]
 
   def _spread(self, weights, queries):
-    """Window weights [N, H, W, heads, size, size] of some queries, over the whole map."""
+    """Window weights [N, H, W, heads, size, size] as [N, heads, Q, H * W], for some queries."""
     n, height, width, heads, size, _ = weights.shape
     i, j = queries // width, queries % width
     chosen = weights[:, i, j]  # [N, Q, heads, size, size]
     offsets = jnp.arange(size) - size // 2
-    by_row = jax.nn.one_hot(i[:, None] + offsets, height)  # Outside the map: all zero.
+    by_row = jax.nn.one_hot(i[:, None] + offsets, height)  # All zeros outside the map.
     by_column = jax.nn.one_hot(j[:, None] + offsets, width)
     full = jnp.einsum('nqhab,qay,qbx->nhqyx', chosen, by_row, by_column)
     return full.reshape(n, heads, -1, height * width)
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array:
-    """Weights [N, heads, Q, H * W] float32 of some queries, counted row by row over x."""
+    """Attention weights [N, heads, Q, H * W] float32 of the queries [Q], counted row by row."""
     return self(x, queries=queries)

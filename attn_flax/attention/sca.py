@@ -19,14 +19,14 @@ class SCA(nn.Module):
   """Additive attention over channels, then over positions (or the other way round).
 
   Departures from the paper:
-    The paper's query is the state of a caption decoder; a classifier has none, and the query is
-    the mean of the map. As in the released code, channels come first and each softmax is multiplied
-    by the number of its entries, which undoes its shrinking; `activation='sigmoid'` has gates that
-    do not compete. A channel is described by its mean and maximum and a learned vector of its own,
-    embedded in `hidden` numbers; the paper has the mean alone, in 512.
+    The paper's query is the state of a caption decoder; here it is the mean of the feature map. As
+    in the released code, channels come first, and each softmax is multiplied by the number of its
+    entries, so that the gates are 1 on average. With `activation='sigmoid'` gates do not compete. A
+    channel is described by its mean, its maximum and a learned vector of its own, embedded in
+    `hidden` numbers; in the paper by its mean alone, embedded in 512.
 
   Attributes:
-    order: one of `compose.ORDERS`; the paper compares channel_first and spatial_first.
+    order: one of `compose.ORDERS`; the paper compares channel_first with spatial_first.
     activation: 'softmax' or 'sigmoid'.
     ratio: channels per hidden unit of the spatial scores.
     hidden: hidden units of the channel scores.

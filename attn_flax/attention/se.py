@@ -19,15 +19,15 @@ from attn_flax.layers.types import Dtype
 class ChannelMLP(nn.Module):
   """Channel gate: pooled channels through a shared two-layer perceptron, summed over the pools.
 
-  The gate of SE (average pool), of CBAM (average and max) and of BAM (average, with norms).
+  It is the gate of SE (average pool), CBAM (average and max pools) and BAM (average pool, norms).
 
   Attributes:
     ratio: channels per hidden unit (`C // ratio` hidden units).
-    pools: which pools of `POOLS` describe a channel.
+    pools: names of the pools that describe a channel, from `pools.POOLS`.
     bias: whether the two layers have biases.
     norm: whether the hidden units pass a batch norm.
     end_norm: whether the logits pass a batch norm.
-    divisor: rounds the hidden width to a multiple of it; 1 leaves it alone.
+    divisor: the hidden width is rounded to a multiple of it; 1: it is not rounded.
     dtype: compute dtype.
   """
 
@@ -60,13 +60,13 @@ class SE(nn.Module):
   """Squeeze-and-excitation: `x * sigmoid(W2 relu(W1 avgpool(x)))`.
 
   Departures from the paper:
-    None by default. The paper's formula shows no biases, its released networks have them, and so
-    have these (`bias`). Some libraries round the hidden width, which `divisor=8` does.
+    None by default. The paper's formula has no biases, but its released networks have them, and so
+    has this module (`bias`). Some libraries round the hidden width to multiples of 8 (`divisor=8`).
 
   Attributes:
-    ratio: channels per hidden unit; the paper's r = 16.
+    ratio: channels per hidden unit, r in the paper.
     bias: whether the two layers have biases.
-    divisor: rounds the hidden width to a multiple of it; 1 leaves it alone.
+    divisor: the hidden width is rounded to a multiple of it; 1: it is not rounded.
     dtype: compute dtype.
   """
 

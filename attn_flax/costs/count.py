@@ -1,4 +1,4 @@
-"""Exact costs of a network: parameters, and multiply-adds read off its traced program."""
+"""Exact costs of a network: parameters, and multiply-adds counted in its traced program."""
 
 import collections
 import math
@@ -19,7 +19,7 @@ class Macs(NamedTuple):
   """Multiply-adds of one image.
 
   Attributes:
-    layers: those of convolutions and dense layers, biases not counted.
+    layers: those of convolutions and dense layers; biases are not counted.
     attention: those of matrix products between activations, such as queries with keys.
   """
 
@@ -33,13 +33,16 @@ def abstract_variables(model: Model, input_shape: tuple[int, ...]) -> Variables:
   Args:
     model: a network called `model(images, train=...)`.
     input_shape: (H, W, C).
+
+  Raises:
+    UserError: for an argument that is not a network, or not a shape.
   """
   images = _abstract_image(model, input_shape)
   return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
 
 
 def _abstract_image(model: object, input_shape: object) -> jax.ShapeDtypeStruct:
-  """What stands for one image; raises `UserError` for no model and for no shape."""
+  """Shape and dtype of one image; raises `UserError` unless given a network and a shape."""
   check_type('model', model, nn.Module, 'a network, such as `create_model` makes')
   shape = tuple(input_shape) if isinstance(input_shape, list) else input_shape
   check_tuple('input_shape', shape)
@@ -47,12 +50,16 @@ def _abstract_image(model: object, input_shape: object) -> jax.ShapeDtypeStruct:
 
 
 def count_params(variables: Variables) -> int:
-  """Number of trainable parameters in `variables['params']` (or in a parameter tree itself)."""
+  """Number of trainable parameters in `variables['params']`, or in a tree of parameters.
+
+  Raises:
+    UserError: for variables that hold something else than arrays.
+  """
   check_type('variables', variables, Mapping, "what the network's `init` returns")
   params = variables.get('params', variables)
   for leaf in jax.tree.leaves(params):
     if not hasattr(leaf, 'shape'):
-      raise UserError(f'variables hold {shown(leaf)}, which is no array; give what `init` returns')
+      raise UserError(f'variables hold {shown(leaf)}, not an array; give what `init` returns')
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
@@ -61,12 +68,15 @@ def count_macs(model: Model, input_shape: tuple[int, ...]) -> int:
 
   Pooling, norms, activations and biases are not counted, as in the tables of the SE, CBAM and BAM
   papers. `macs` returns those of layers and of attention products separately.
+
+  Raises:
+    UserError: for an argument that is not a network, or not a shape.
   """
   return sum(macs(model, input_shape))
 
 
 def macs(model: Model, input_shape: tuple[int, ...], variables: Variables | None = None) -> Macs:
-  """Multiply-adds of one image of shape (H, W, C), by kind; see `count_operations`."""
+  """Multiply-adds of one image of shape (H, W, C), by kind; as `count_operations` has them."""
   found = count_operations(model, input_shape, variables)
   return Macs(found['layers'], found['attention'] + found['relative'])
 
@@ -79,12 +89,16 @@ def count_operations(
   Args:
     model: a network called `model(images, train=...)`.
     input_shape: (H, W, C).
-    variables: what `abstract_variables` gives, where it is known already.
+    variables: the result of `abstract_variables`, where it is known already.
 
   Returns:
     Multiply-adds of `layers` (convolutions, dense layers), of `attention` (products of activations)
-    and of `relative` (queries with relative positions); elements that pass an `exp` (the entries
-    of softmax matrices), a `relu`, and an average `pool` of whole maps.
+    and of `relative` (queries with relative positions); and elements that pass an `exp` (the
+    entries of softmax matrices), a `relu`, or an average `pool` of whole feature maps.
+
+  Raises:
+    UserError: for an argument that is not a network, or not a shape.
+    ValueError: for a program with a loop of unknown length.
   """
   images = _abstract_image(model, input_shape)
   variables = abstract_variables(model, input_shape) if variables is None else variables
@@ -93,7 +107,7 @@ def count_operations(
 
 
 def _count(jaxpr: jax_core.Jaxpr, kind: str) -> collections.Counter[str]:
-  """Operations of a program, and of those that it calls, beginning as a kind of multiply-adds."""
+  """Operations of a program and of those that it calls; `kind` is that of its multiply-adds."""
   total: collections.Counter[str] = collections.Counter()
   for eqn in jaxpr.eqns:
     name, scope = eqn.primitive.name, str(eqn.source_info.name_stack)
@@ -126,7 +140,7 @@ def _count(jaxpr: jax_core.Jaxpr, kind: str) -> collections.Counter[str]:
 
 
 def _inner_programs(eqn: jax_core.JaxprEqn) -> list[jax_core.Jaxpr]:
-  """The programs among an equation's parameters; a custom gradient's forward program only."""
+  """The programs that an equation calls; of a custom gradient, the forward program only."""
   found = []
   for value in eqn.params.values():
     for item in value if isinstance(value, list | tuple) else (value,):

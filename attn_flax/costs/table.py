@@ -1,13 +1,13 @@
-"""Costs as tables: of any networks and mechanisms, and beside the figures that papers print.
+"""Tables of costs: of any networks and mechanisms, and of published figures beside ours.
 
-The papers count differently, which is the main trap of comparing them:
+Papers count in different ways, so that their figures are not comparable as printed:
   decimal      10^6 parameters, 10^9 multiply-adds (SE, CBAM, BAM, ResNeXt)
   binary       2^20 parameters, 2^30 operations of the tool `thop`: multiply-adds, 4 per normalized
                element, 1 per element of a ReLU or an average pool (ECA)
   two_per_mac  10^6 parameters, 10^9 operations, 2 per multiply-add (AA's and SASA's baselines)
-  augmented    the same with the relative scores, which AA's listing computes for all offsets, and
-               8 operations per entry of the softmax matrices; query-key and weight-value products
-               are not counted (fits all but one of AA's augmented rows)
+  augmented    as two_per_mac, plus the relative scores, which AA's listing computes for all
+               offsets, and 8 operations per entry of the softmax matrices; query-key and
+               weight-value products are not counted (fits all but one of AA's augmented rows)
 """
 
 import csv
@@ -32,7 +32,11 @@ Row = dict[str, str | int | bool]
 
 
 def cost_row(model: Model, input_shape: tuple[int, ...]) -> Row:
-  """Parameters and multiply-adds of one image of shape (H, W, C), in each unit."""
+  """Parameters, and multiply-adds of one image of shape (H, W, C), in each unit.
+
+  Raises:
+    UserError: for an argument that is not a network, or not a shape.
+  """
   variables = abstract_variables(model, input_shape)
   params, counted = count_params(variables), macs(model, input_shape, variables)
   return {
@@ -51,7 +55,16 @@ def cost_row(model: Model, input_shape: tuple[int, ...]) -> Row:
 def cost_table(
   models: Iterable[str], attentions: Iterable[str], *, image_size: int, **fields: Any
 ) -> list[Row]:
-  """A row for each network with each mechanism; `none` is the network alone.
+  """A row for each network with each mechanism.
+
+  Args:
+    models: names of networks.
+    attentions: names of mechanisms; 'none' is the network alone.
+    image_size: height and width of the images, in pixels.
+    **fields: fields of the networks, see `create_model`.
+
+  Returns:
+    The rows; a combination that cannot be made has dashes, and the reason under `reason`.
 
   Raises:
     UserError: where no row can be made.
@@ -70,33 +83,34 @@ def cost_table(
         refused.append((label, error))
   if not rows:
     raise refused[0][1]
-  # A mechanism that a network does not take is a row with the reason, not the end of the table.
+  # One combination that a network does not take must not cost the other rows.
   empty = dict.fromkeys(rows[0], '-')
   rows = [{**row, 'reason': ''} for row in rows]
   return rows + [{**empty, **label, 'reason': str(error)} for label, error in refused]
 
 
 def _names(what: str, names: object) -> list[str]:
-  """Names as a list; raises `UserError` for what is none, and for none at all."""
+  """Names as a list; raises `UserError` unless there is at least one, and all are strings."""
   if isinstance(names, str) or not isinstance(names, Iterable):
     raise UserError(f'{what}={shown(names)} is impossible; give a list of names')
   found = list(names)
   if not found:
-    raise UserError(f'{what} is empty; name one at least')
+    raise UserError(f'{what} is empty; give at least one name')
   for i, name in enumerate(found):
     check_type(f'{what}[{i}]', name, str, 'a name')
   return found
 
 
 def published_table(path: pathlib.Path) -> list[Row]:
-  """Printed figures beside ours, from a CSV of rows as in `tests/data/published_costs.csv`.
+  """Published figures beside ours, from a CSV of rows as in `tests/data/published_costs.csv`.
 
   Returns:
-    `source`, `row`, printed `params` and `macs`, ours in the same units and digits, `fits`, and
-    the reason given where a row is known not to be reproduced.
+    For each row: `source`, `row`, the published `params` and `macs`, `our_params` and `our_macs` in
+    the same units and digits, whether all agree (`fits`), and the `reason` that the CSV gives
+    for a row that is not reproduced.
 
   Raises:
-    UserError: when the file cannot be read.
+    UserError: for a file that cannot be read or lacks columns.
   """
   check_type('published', path, pathlib.Path, 'the path of a CSV')
   try:
@@ -104,12 +118,12 @@ def published_table(path: pathlib.Path) -> list[Row]:
   except (OSError, ValueError, csv.Error) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise UserError(
-      f'the published costs {path} cannot be read ({reason}); name a CSV of printed costs'
+      f'the published costs {path} cannot be read ({reason}); name a CSV of published costs'
     ) from None
   missing = [name for name in _COLUMNS if not published or name not in published[0]]
   if missing:
     raise UserError(
-      f'the published costs {path} have no rows with {", ".join(missing)}; name a CSV of printed '
+      f'the published costs {path} have no rows with {", ".join(missing)}; name a CSV of published '
       'costs'
     )
   return [_compare(row) for row in published]
@@ -158,7 +172,7 @@ def _compare(row: Mapping[str, str]) -> Row:
 
 
 def _digits_of(printed: str, value: float) -> str:
-  """A value with as many decimals as the printed one; '' where none is printed."""
+  """A value with as many decimals as the published one; '' where none is published."""
   return f'{value:.{len(printed.partition(".")[2])}f}' if printed else ''
 
 
@@ -172,8 +186,8 @@ def _two_per_mac(model, shape, variables):
 
 def _augmented(model, shape, variables):
   found = count_operations(model, shape, variables)
-  # A map of side n has n key rows and columns; the listing multiplies with all 2n - 1 offsets, here
-  # taken for 2n.
+  # A feature map of side n has n key rows and n key columns, which `relative` counts; the listing
+  # multiplies with all 2n - 1 offsets, which are taken as 2n here.
   relative = 2 * found['relative']
   return (2 * (found['layers'] + relative) + 8 * found['exp']) / 1e9
 
@@ -184,7 +198,7 @@ def _binary(model, shape, variables):
   return (found['layers'] + elements) / 2**30
 
 
-# The unit of the parameters, and what counts the operations in their unit.
+# The unit of the parameters, and the function that counts the operations in the unit of a table.
 CONVENTIONS = {
   'decimal': (1e6, _decimal),
   'binary': (2**20, _binary),

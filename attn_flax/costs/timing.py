@@ -1,4 +1,4 @@
-"""Timing of calls in turn, so that other load on the machine affects all of them alike."""
+"""Times of calls in turn, so that other load affects all of them alike; memory of programs."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,18 +14,18 @@ _MOST_ROUNDS = 10**6
 def interleave(
   calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
 ) -> dict[str, np.ndarray]:
-  """Times calls A B C A B C ... and waits for each result.
+  """Times calls in turn, A B C A B C, and waits for each result.
 
   Args:
-    calls: functions without arguments; a result that holds JAX arrays is waited for.
-    rounds: how often each is timed.
-    warmup: rounds before, which are not timed.
+    calls: functions without arguments, by name; JAX arrays in their results are waited for.
+    rounds: how often each function is timed.
+    warmup: rounds before these, which are not timed.
 
   Returns:
     Seconds of each call, [rounds] by name. Compare two of them round by round (`ratio`).
 
   Raises:
-    UserError: for no rounds.
+    UserError: for calls that are not a mapping, or numbers of rounds that are out of range.
   """
   check_type('calls', calls, Mapping, 'functions by name')
   check_counts('', _MOST_ROUNDS, rounds=rounds)
@@ -41,7 +41,7 @@ def interleave(
 
 
 def ratio(seconds: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
-  """Median and quartiles (lower, median, upper) of the round-by-round ratio of two timings."""
+  """Lower quartile, median and upper quartile of the round-by-round ratio of two timings."""
   lower, median, upper = np.percentile(seconds / baseline, (25, 50, 75))
   return float(lower), float(median), float(upper)
 
@@ -49,10 +49,10 @@ def ratio(seconds: np.ndarray, baseline: np.ndarray) -> tuple[float, float, floa
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
   """Bytes that a compiled program holds at most: arguments, results and temporaries.
 
-  From the compiler's own analysis; arguments that are donated count once.
+  They come from the compiler's own analysis; memory that arguments donate to results counts once.
 
   Raises:
-    ValueError: where the compiler has no such analysis.
+    ValueError: for a compiler that has no such analysis.
   """
   found = compiled.memory_analysis()
   if found is None:

@@ -1,12 +1,12 @@
 """Explanation maps and their scores: pure functions of a network, its variables and images.
 
-Images are normalized, [N, H, W, 3] float32, labels [N] int32 and maps float32; every function is
-compiled with the network static, and may be called inside another compiled function. No map is
-scaled to a range of its own: the size of its values has a meaning, and a map that is zero
-everywhere says that the method found nothing. What is explained is the logit of the label, in
-evaluation mode, unless a function says otherwise. The network is one of the library or any Linen
-module that turns images into logits, see `networks`. What is drawn at random for an image depends
-on the key and the image alone, see `chance`.
+Images are normalized, [N, H, W, 3] float32, labels [N] int32 and maps float32. Every function is
+compiled with the network as a static argument, and may be called inside another compiled function.
+No map is normalized: the size of its values has a meaning, and a map that is zero everywhere says
+that the method found nothing. What is explained is the logit of the label, in evaluation mode,
+unless a function says otherwise. The network is one of the library or any Linen module that turns
+images into logits, see `networks`. Random numbers for an image depend on the key and the image
+alone, see `chance`.
 """
 
 from attn_flax.batching import in_batches

@@ -1,8 +1,8 @@
-"""What attention mechanisms themselves say: gates, weights between positions, and maps of them.
+"""What attention mechanisms compute: gates, weights between positions, and maps made of them.
 
-A gate or a weight is what the network computed; it does not prove that the class depends on it:
-Jain and Wallace, "Attention is not Explanation" (NAACL 2019, https://arxiv.org/abs/1902.10186).
-Compare it with the maps of `cam` and `occlusion`.
+That a gate or a weight is large does not prove that the class depends on it: Jain and Wallace,
+"Attention is not Explanation" (NAACL 2019, https://arxiv.org/abs/1902.10186). Compare them with the
+maps of `cam` and `occlusion`.
 """
 
 import functools
@@ -29,27 +29,28 @@ def attention_maps(
   *,
   queries: Queries | Mapping[str, Queries] | None = None,
 ) -> dict[str, jax.Array]:
-  """Every gate in a network, and the weights of some queries of its attention between positions.
+  """Every gate in a network, and the weights of given queries of its attention between positions.
 
-  A mechanism of one's own shows its gate where it records it under one of the names below, with
-  the shape there: `self.sow('intermediates', 'channel_gate', gate[:, 0, 0])`.
+  The gate of your own mechanism is shown if it is recorded under one of the names below, in the
+  shape there: `self.sow('intermediates', 'channel_gate', gate[:, 0, 0])`.
 
   Args:
     model: the network.
     variables: its variables.
     images: [N, H, W, 3], normalized.
-    queries: query positions, counted row by row over the map of the module's queries: its input, or
-      the map of the keys for a module that replaces a convolution; a class token is number 0, and
-      the patches follow. The same positions are taken in every module, so they must lie in the
-      smallest map. A mapping from modules' paths to positions takes these modules only.
+    queries: numbers of the query positions, counted row by row over the feature map of a module's
+      queries: its input, or, for a module that replaces a convolution, the feature map of its keys.
+      A class token is number 0, and the patches follow. The same positions are taken in every
+      module, so they must exist in the smallest feature map. A mapping from paths of modules to
+      positions takes these modules only.
 
   Returns:
-    By path, such as 'stage3_block2/branch_attention/channel_gate': `channel_gate` [N, C],
+    Arrays by path, such as 'stage3_block2/branch_attention/channel_gate': `channel_gate` [N, C],
     `spatial_gate` [N, H, W], `gate` [N, H, W, C], in 0..1; and with queries
-    '<path of the module>/weights' [N, heads, Q, keys]. All float32.
+    '<path of the module>/weights' [N, heads, Q, keys]. All are float32.
 
   Raises:
-    UserError: for queries outside a module's map, or an unknown path.
+    UserError: for queries outside a module's feature map, or an unknown path.
   """
   check_network(model, variables, images)
   asked = {} if queries is None else _asked(model, variables, images, queries)
@@ -69,7 +70,7 @@ def _maps(model, variables, images, asked):
 
 @functools.partial(jax.jit, static_argnames='model')
 def _everyone(model, variables, images):
-  """All queries of each module; traced for their number, never computed."""
+  """The numbers of all queries of each module; only their shapes are used."""
   found = recording.record(model, variables, images).attention
   return {'/'.join(path): jnp.arange(attention.queries) for path, attention in found.items()}
 
@@ -85,16 +86,16 @@ def _asked(model, variables, images, queries) -> dict[str, jax.Array]:
     array = as_array('queries', positions)
     if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
       raise UserError(
-        f'queries of shape {array.shape} and type {array.dtype} are no positions; give whole '
-        'numbers [Q], each row * width + column'
+        f'queries of shape {array.shape} and type {array.dtype} are not positions; give '
+        'whole numbers [Q], each row * width + column'
       )
     if not isinstance(array, jax.core.Tracer):
       count = len(everyone[path])
       wrong = [int(position) for position in np.asarray(array) if not 0 <= position < count]
       if wrong:
         raise UserError(
-          f'query {wrong[0]} lies outside the map of {path}; allowed: 0 to {count - 1}, or '
-          'queries={path: positions} for modules with a larger map'
+          f'query {wrong[0]} lies outside the feature map of {path}; allowed: 0 to {count - 1}, or '
+          'queries={path: positions} for modules with a larger one'
         )
     asked[path] = jnp.asarray(array, jnp.int32)
   return asked
@@ -105,11 +106,11 @@ def attention_received(
 ) -> dict[str, jax.Array]:
   """Mean weight that each position receives, over heads and all queries.
 
-  A map of softmax attention sums to 1. A class token counts as a query but not as a key, so that
-  the map of a vision transformer sums to what the patches receive together. Where keys are
+  A map of softmax attention sums to 1. A class token counts as a query but has no pixel as a key,
+  so that the map of a vision transformer sums to the share that the patches receive. Where keys are
   subsampled, the map has their size. Stand-alone attention is local: its map shows which pixels
-  receive more weight than the others of their window. The weights of a few queries are computed
-  at a time: memory does not grow with their number.
+  receive more weight than others in the same windows. The weights of a few queries are computed at
+  a time, so that memory does not grow with their number.
 
   Args:
     model: the network.
@@ -120,7 +121,7 @@ def attention_received(
     [N, h, w] float32 by the module's path; empty where no module attends between positions.
 
   Raises:
-    UserError: for a user's own module whose keys form no map that is known.
+    UserError: for a module of your own whose keys form no known feature map.
   """
   check_network(model, variables, images)
   return _attention_received(model, variables, images)
@@ -147,12 +148,12 @@ def attention_from(
     query: (y, x) of the query, as shares of height and width in 0..1.
 
   Returns:
-    [N, h, w] float32 by the module's path, on the map of its keys; empty where no module attends
-    between positions.
+    [N, h, w] float32 by the module's path, in the size of its keys' feature map; empty where no
+    module attends between positions.
 
   Raises:
-    UserError: for a place outside the image, or a user's own module whose queries or keys form no
-      map that is known.
+    UserError: for a place outside the image, or a module of your own whose queries or keys form no
+      known feature map.
   """
   check_network(model, variables, images)
   y, x = check_pair('query', query)
@@ -174,10 +175,10 @@ def own_map(model: Model, variables: Variables, images: jax.Array) -> jax.Array 
   """The network's own spatial attention as one map, or None where it has none.
 
   It is the map of the mechanism that acts last: its spatial gate, its joint gate averaged over
-  channels, or the attention received (see `attention_received`), whichever it has; averaged over
-  the blocks of the last stage where it acts, those of a vision transformer being one stage. A block
-  whose map has another size than the last one's, as stand-alone attention with a stride, is left
-  out of the average. Purely channel-wise mechanisms have no such map, and whether there is one
+  channels, or the attention received (see `attention_received`), whichever it has. It is averaged
+  over the blocks of the last stage where the mechanism acts; all blocks of a vision transformer are
+  one stage. A block whose map has another size than that of the last block is left out, such as
+  stand-alone attention with a stride. Mechanisms with channel gates alone have no such map; this
   depends on the network alone, so that it is known while a program is traced.
 
   Args:
@@ -189,7 +190,7 @@ def own_map(model: Model, variables: Variables, images: jax.Array) -> jax.Array 
     [N, h, w] float32, at least 0 for gates and softmax attention, not normalized; or None.
 
   Raises:
-    UserError: for a user's own module whose keys form no map that is known.
+    UserError: for a module of your own whose keys form no known feature map.
   """
   check_network(model, variables, images)
   return _own_map(model, variables, images)
@@ -221,6 +222,6 @@ def _own_map(model, variables, images):
 
 
 def _mechanism(path: Path, kinds: Mapping[Path, str]) -> tuple:
-  """What the blocks of a stage share: the stage, the place inside the block, the kind of map."""
+  """What is equal in the blocks of a stage: stage, place in the block and kind of map."""
   stage = re.match(r'stage\d+', path[0]) if path else None
   return (stage and stage[0], path[1:], kinds[path])

@@ -1,4 +1,4 @@
-"""Class activation maps: where a stage's channels speak for a class.
+"""Class activation maps: where the feature map of a stage supports a class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
 Localization" (ICCV 2017, https://arxiv.org/abs/1610.02391).
@@ -10,8 +10,8 @@ Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Locali
 2021, https://doi.org/10.1109/TIP.2021.3089943).
 
 Each method is one rule over A, the output of a stage, and G, the gradient of the label's logit
-there, both [N, h, w, C]. The map is `relu(rule(A, G))`, [N, h, w], and is scaled to no range: where
-nothing speaks for the class it is zero everywhere, and it stays so (`maps.max((1, 2)) == 0` finds
+with respect to it, both [N, h, w, C]. The map is `relu(rule(A, G))`, [N, h, w]. It is not
+normalized: where nothing supports the class, it is zero everywhere (`maps.max((1, 2)) == 0` finds
 such maps).
 """
 
@@ -75,10 +75,10 @@ def grad_cam(
   *,
   stage: int | None = None,
 ) -> jax.Array:
-  """Grad-CAM: each channel weighted with its mean gradient, `relu(sum_c A_c mean(G_c))`.
+  """Grad-CAM: each channel weighted by its mean gradient, `relu(sum_c A_c mean(G_c))`.
 
-  Where the network ends with a global mean and one dense layer (its ResNets, at the last stage), it
-  is the positive part of the classical class activation map, divided by h * w.
+  Where only a global mean and a dense layer follow, as after the last stage of the library's
+  ResNets, it is the positive part of the original class activation map (CAM), divided by h * w.
 
   Args:
     model: the network.
@@ -104,12 +104,12 @@ def grad_cam_plus_plus(
   *,
   stage: int | None = None,
 ) -> jax.Array:
-  """Grad-CAM++: channels weighted with `sum(alpha relu(G))`, so that small regions count as much.
+  """Grad-CAM++: channels weighted by `sum(alpha relu(G))`, so that small regions count as much.
 
-  alpha = G^2 / (2 G^2 + sum(A) G^3), the sum over positions. The paper differentiates the
-  exponential of the logit; its factor exp(logit), one number per image, is left out here, for it
-  overflows and changes no place relative to another. The rule is derived for A >= 0, which does not
-  hold for MnasNet, vision transformers and all but the last stage of pre-activation networks.
+  alpha = G^2 / (2 G^2 + sum(A) G^3), with sums over positions. The paper differentiates the
+  exponential of the logit; its factor exp(logit), one number per image, is left out here, because
+  it overflows and only scales the map. The rule is derived for A >= 0, which does not hold for
+  MnasNet, vision transformers and all but the last stage of pre-activation networks.
 
   Arguments, result and errors are those of `grad_cam`.
   """
@@ -124,11 +124,11 @@ def hires_cam(
   *,
   stage: int | None = None,
 ) -> jax.Array:
-  """HiResCAM: `relu(sum_c A_c G_c)`, which shows no place that the gradient does not.
+  """HiResCAM: `relu(sum_c A_c G_c)`, with the gradient at each position instead of its mean.
 
-  Grad-CAM's mean gradient may highlight places that the network did not use; for networks with one
-  dense layer after the stage, the two agree. The paper's map has no ReLU; to have that
-  map, multiply and sum what `taps.activations_and_gradients` returns.
+  Grad-CAM's mean gradient may highlight positions that the network did not use. Where only a global
+  mean and a dense layer follow the stage, the two maps agree. The paper's map has no ReLU; to have
+  it, multiply and sum the results of `taps.activations_and_gradients`.
 
   Arguments, result and errors are those of `grad_cam`.
   """
@@ -143,7 +143,7 @@ def layer_cam(
   *,
   stage: int | None = None,
 ) -> jax.Array:
-  """LayerCAM: `relu(sum_c A_c relu(G_c))`, made for early stages too.
+  """LayerCAM: `relu(sum_c A_c relu(G_c))`, meant for early stages, too.
 
   Arguments, result and errors are those of `grad_cam`.
   """

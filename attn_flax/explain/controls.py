@@ -1,7 +1,7 @@
-"""Maps that do not depend on the image: what an explanation has to beat.
+"""Maps that do not depend on the image, which explanations must beat.
 
-Objects are mostly in the middle of photographs, so that a map which always points there scores
-well on localization. Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018,
+Objects are mostly in the middle of photographs, so that a map that always points there scores well
+on localization. Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018,
 https://arxiv.org/abs/1810.03292), show why scores without controls mislead.
 """
 
@@ -12,7 +12,7 @@ from attn_flax.errors import UserError, check_counts, check_range
 from attn_flax.explain.chance import keys_of
 from attn_flax.explain.taps import as_array, check_key
 
-# Shares of a side: narrower hills miss all pixels, wider ones are flat.
+# Shares of a side: narrower Gaussians miss all pixels, wider ones are flat.
 _LEAST_SIGMA, _MOST_SIGMA = 1e-3, 1e3
 
 
@@ -24,13 +24,13 @@ def random_maps(
   Args:
     key: a random key.
     n: number of maps.
-    height: of each, in pixels.
-    width: of each, in pixels.
-    positions: [n] int, numbers that stand for the images, such as `chance.image_numbers`: an image
-      then gets the same map in any company; None: 0 to n - 1.
+    height: height of each map, in pixels.
+    width: width of each map, in pixels.
+    positions: [n] int, numbers that identify the images, such as `chance.image_numbers`, so that an
+      image gets the same map in any batch; None: 0 to n - 1.
 
   Raises:
-    UserError: for no maps, maps of no pixels, or numbers that are not one for each map.
+    UserError: for a size below 1, or positions that are not one whole number per map.
   """
   check_key(key)
   check_counts(n=n, height=height, width=width)
@@ -39,7 +39,7 @@ def random_maps(
 
 
 def centered_gaussian(height: int, width: int, sigma: float = 0.25) -> jax.Array:
-  """A hill in the middle of the image.
+  """A Gaussian in the middle of the image.
 
   Args:
     height: H.
@@ -50,7 +50,7 @@ def centered_gaussian(height: int, width: int, sigma: float = 0.25) -> jax.Array
     [H, W] float32, at most 1.
 
   Raises:
-    UserError: for a map of no pixels, or a sigma that is not positive.
+    UserError: for a size below 1, or a sigma that is not positive.
   """
   check_counts(height=height, width=width)
   check_range('sigma', sigma, _LEAST_SIGMA, _MOST_SIGMA)
@@ -59,10 +59,10 @@ def centered_gaussian(height: int, width: int, sigma: float = 0.25) -> jax.Array
 
 
 def best_fixed_map(masks: jax.Array) -> jax.Array:
-  """How often each pixel lies on the object: the best that one map for all images can say.
+  """How often each pixel lies on the object: the best map that is the same for all images.
 
-  Its maximum is the pixel that wins the pointing game most often. Take the masks from the
-  validation split: those of the test images would know too much.
+  Its maximum is the pixel that wins the pointing game most often. Take the masks of the validation
+  split; those of the test images would give the map an unfair advantage.
 
   Args:
     masks: [M, H, W] bool.
@@ -71,7 +71,7 @@ def best_fixed_map(masks: jax.Array) -> jax.Array:
     [H, W] float32 in 0..1.
 
   Raises:
-    UserError: no masks.
+    UserError: for masks of another shape, or no masks.
   """
   array = as_array('masks', masks)
   if array.ndim != 3 or not len(array):

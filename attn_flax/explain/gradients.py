@@ -5,7 +5,7 @@ https://arxiv.org/abs/1703.01365).
 Smilkov et al., "SmoothGrad: removing noise by adding noise" (ICML workshop on visualization for
 deep learning 2017, https://arxiv.org/abs/1706.03825).
 
-Both take one gradient after the other, so that memory does not grow with their number.
+Both compute one gradient after the other, so that memory does not grow with their number.
 """
 
 import functools
@@ -19,8 +19,8 @@ from attn_flax.explain import chance, taps
 from attn_flax.explain.loops import accumulate
 from attn_flax.layers.types import Model, Variables
 
-_MOST_PASSES = 10**6  # Of an image through the network; years on a CPU.
-_MOST_NOISE = 1000.0  # In ranges of an image's values: nothing of the image is left by then.
+_MOST_PASSES = 10**6  # Passes of an image through the network; more take too long on any device.
+_MOST_NOISE = 1000.0  # In ranges of an image's values; such noise leaves nothing of the image.
 
 
 def integrated_gradients(
@@ -34,18 +34,18 @@ def integrated_gradients(
 ) -> jax.Array:
   """Integrated gradients, `(x - baseline) * mean gradient on the line between the two`.
 
-  The result is the sum over the colors, with its signs: so the pixels of a map add up to the
-  difference of the logits of image and baseline, as far as the midpoint rule with `steps` gradients
-  has the integral (the paper's axiom of completeness). Negative pixels speak against the class.
+  The result is the signed sum over the colors, so that the pixels of a map add up to the difference
+  between the logits of image and baseline (the paper's axiom of completeness), up to the error of
+  the midpoint rule with `steps` gradients. Negative pixels count against the class.
 
   Args:
     model: the network.
     variables: its variables.
     images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
-    steps: gradients per image; the paper takes 20 to 300.
-    baseline: an image without information, of a shape that broadcasts to that of the images; None
-      for zeros, which in normalized images are the data's mean color.
+    steps: gradients per image; the paper recommends 20 to 300.
+    baseline: an image without information, of a shape that broadcasts to that of the images; None:
+      zeros, which in normalized images are the data's mean color.
 
   Returns:
     [N, H, W] float32, not normalized.
@@ -62,7 +62,7 @@ def integrated_gradients(
       'one image [H, W, 3], one color [3], or None'
     )
   images, baseline = (jnp.asarray(array, jnp.float32) for array in (images, baseline))
-  # The middles of equal pieces: the error falls with the square of their number.
+  # The midpoint rule: its error falls with the square of the number of steps.
   shares = (jnp.arange(steps, dtype=jnp.float32) + 0.5) / steps
   add = functools.partial(_add_gradient_between, model)
   total = accumulate(add, jnp.zeros_like(images), shares, variables, images, labels, baseline)
@@ -88,16 +88,15 @@ def smooth_grad(
   """SmoothGrad: the gradient, averaged over noisy copies of the image.
 
   The result is the mean over the colors of the absolute value, because the sign of a gradient says
-  only whether brighter or darker pixels would help. It is taken after the average, as the paper's
-  formula has it: averaged without signs, the noise would not cancel.
+  only whether brighter or darker pixels would help. As in the paper's formula, it is taken after
+  the average over the copies; before it, the noise would not cancel.
 
   Args:
     model: the network.
     variables: its variables.
     images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
-    key: a random key; equal keys give an image the same noise, and so the same map, alone and
-      at any place in any batch.
+    key: a random key; equal keys give an image the same noise, and so the same map, in any batch.
     samples: noisy copies per image; the paper sees little change above 50.
     noise: standard deviation of the noise, as a share of the range of each image's values; the
       paper takes 0.1 to 0.2.
@@ -106,7 +105,8 @@ def smooth_grad(
     [N, H, W] float32, not normalized, at least 0.
 
   Raises:
-    UserError: for labels outside the network's classes, no samples, or negative noise.
+    UserError: for labels outside the network's classes, no samples, negative noise, or a key that
+      is not a random key.
   """
   labels = taps.check(model, variables, images, labels)
   check_counts('', _MOST_PASSES, samples=samples)

@@ -1,4 +1,4 @@
-"""Does a map lie on the object: scores against masks of the labeled object.
+"""Whether a map lies on the object: scores against masks of the labeled object.
 
 Pointing game: Zhang et al., "Top-down Neural Attention by Excitation Backprop" (ECCV 2016,
 https://arxiv.org/abs/1608.00507).
@@ -8,15 +8,14 @@ game'.
 IoU at a threshold: Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right"
 (CVPR 2020, https://arxiv.org/abs/2001.07437).
 
-Departures from the papers: maps are never shifted to a minimum of 0, which would make an empty map
-look like a full one; a map without a positive value, or with one that is not finite, is empty, and
-a miss. Ties are shared out, so that a constant map scores at chance. The pointing game allows no
-distance by default (the paper: 15 pixels). The IoU is that of masks, not of the boxes around
-them.
+Departures from the papers: maps are not shifted to a minimum of 0, which would give an empty map
+large values. A map without a positive value, or with a value that is not finite, is empty and
+counts as a miss. Pixels that tie for the maximum share the score, so that a constant map scores at
+chance. The pointing game allows no distance by default (the paper: 15 pixels). The IoU is that of
+masks, not of the boxes around them.
 
 Maps are [N, h, w] of any resolution up to that of the masks, to which they are scaled up; scores,
-and whether a map is empty, are those of the large map. An image whose mask is empty has no score:
-NaN.
+and whether a map is empty, are those of the scaled map. Where a mask is empty, the score is NaN.
 """
 
 import functools
@@ -30,7 +29,7 @@ from attn_flax.errors import UserError, check_range
 from attn_flax.explain.maps import points_nowhere, upscale
 from attn_flax.explain.taps import as_array, as_floats
 
-# Values as close as this to the maximum, relative to it, are as large: rounding separates them.
+# Values this close to the maximum, relative to it, count as equal: only rounding separates them.
 _TIE = 1e-6
 _MOST_TOLERANCE = 2**14  # The side of the largest image.
 
@@ -41,14 +40,14 @@ def pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int = 0) -> jax.
   Args:
     maps: [N, h, w].
     masks: [N, H, W] bool.
-    tolerance: how far from the object, in pixels, the maximum still counts.
+    tolerance: the largest distance from the object, in pixels, at which the maximum still counts.
 
   Returns:
-    [N] float32 in 0..1: where several pixels are largest, the share of them that lie on the object.
-    By chance: the mask's share of the image.
+    [N] float32 in 0..1: 1 for a hit, 0 for a miss; where several pixels are largest, the share of
+    them that lie on the object. By chance: the mask's share of the image.
 
   Raises:
-    UserError: shapes that do not fit, or a negative tolerance.
+    UserError: for shapes that do not fit, or a negative tolerance.
   """
   check_range('tolerance', tolerance, 0, _MOST_TOLERANCE, whole=True)
   return _pointing_game(*_checked(maps, masks), tolerance)
@@ -62,7 +61,7 @@ def _pointing_game(maps, masks, tolerance):
 
 
 def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
-  """The share of the map's positive values, as a sum, that lies on the object.
+  """The share of the sum of the map's positive values that lies on the object.
 
   Args:
     maps: [N, h, w].
@@ -72,7 +71,7 @@ def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
     [N] float32 in 0..1; 0 for an empty map. By chance: the mask's share of the image.
 
   Raises:
-    UserError: shapes that do not fit.
+    UserError: for shapes that do not fit.
   """
   return _energy_inside(*_checked(maps, masks))
 
@@ -86,25 +85,25 @@ def _energy_inside(maps, masks):
 
 
 def threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> jax.Array:
-  """Overlap of the object with what the map marks at each threshold: intersection over union.
+  """Intersection over union of the object and the pixels that the map marks at each threshold.
 
-  The threshold is one for a whole set of images: take the mean over the images first and then the
-  best of the thresholds, not the best for each image.
+  A set of images has one threshold: take the mean over the images first and then the best
+  threshold, not the best threshold for each image.
 
   Args:
     maps: [N, h, w].
     masks: [N, H, W] bool.
-    thresholds: [T] in 0..1, shares of each map's maximum; pixels of at least so much are marked.
+    thresholds: [T] in 0..1, shares of each map's maximum; pixels of at least that value are marked.
 
   Returns:
     [N, T] float32 in 0..1; 0 for an empty map.
 
   Raises:
-    UserError: shapes that do not fit.
+    UserError: for shapes that do not fit.
   """
   shares = as_floats('thresholds', thresholds)
   if shares.ndim != 1:
-    raise UserError(f'thresholds of shape {shares.shape} are no list; give [T] in 0..1')
+    raise UserError(f'thresholds of shape {shares.shape} are impossible; give [T] in 0..1')
   return _threshold_iou(*_checked(maps, masks), shares)
 
 
@@ -117,7 +116,7 @@ def _threshold_iou(maps, masks, thresholds):
     either = (marked | masks).sum((1, 2))
     return _scored((marked & masks).sum((1, 2)) / jnp.maximum(either, 1), masks)
 
-  # One after the other: memory is that of one threshold.
+  # One threshold after the other, in the memory of one.
   return lax.map(iou, jnp.asarray(thresholds, jnp.float32)).T
 
 
@@ -125,7 +124,7 @@ def _checked(maps: object, masks: object) -> tuple[jax.Array, jax.Array]:
   """Maps and masks as arrays; raises `UserError` where they do not fit each other."""
   map_array, mask_array = as_floats('maps', maps), as_array('masks', masks)
   if map_array.ndim != 3:
-    raise UserError(f'maps of shape {map_array.shape} are none; give [N, h, w]')
+    raise UserError(f'maps of shape {map_array.shape} are impossible; give [N, h, w]')
   if mask_array.ndim != 3 or mask_array.dtype != bool or len(mask_array) != len(map_array):
     raise UserError(
       f'masks of shape {mask_array.shape} and type {mask_array.dtype} do not fit maps of shape '
@@ -135,12 +134,12 @@ def _checked(maps: object, masks: object) -> tuple[jax.Array, jax.Array]:
 
 
 def _shares(maps: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Maps as shares of their maxima, at the masks' size, zeros for empty ones; and which are empty.
+  """Maps as shares of their maxima, at the masks' size, and which maps are empty.
 
-  The latter is [N, 1, 1] bool.
+  Empty maps are zeros; which these are is bool [N, 1, 1].
   """
   large = upscale(maps, *masks.shape[1:])
-  # Of the large map, whose maximum may lie below that of the small one, and below 0.
+  # The maximum of the scaled map may lie below that of the small map, and below 0.
   peaks = large.max((1, 2), keepdims=True)
   empty = points_nowhere(large)[:, None, None]
   return jnp.where(empty, 0, large / jnp.where(empty, 1, peaks)), empty
@@ -151,7 +150,7 @@ def _scored(scores: jax.Array, masks: jax.Array) -> jax.Array:
 
 
 def _grown(masks: jax.Array, radius: int) -> jax.Array:
-  """Masks with all pixels at most `radius` pixels away."""
+  """Masks that also hold all pixels at most `radius` pixels away."""
   if not radius:
     return masks
   y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]

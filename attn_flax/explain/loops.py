@@ -1,7 +1,7 @@
 """Many passes of a network, one after the other, in the memory of one.
 
-The passes are called from the host where all values are known, because XLA has slow convolutions
-inside loops on a CPU (ResNet-20's gradient: a tenth of the speed); inside a compiled function they
+Where all values are known, the host calls the passes, because XLA's convolutions are slow inside
+loops on a CPU (ResNet-20's gradient: a tenth of the speed). Inside a compiled function the passes
 are a loop of the program.
 """
 
@@ -20,9 +20,12 @@ def accumulate(add: Callable[..., Tree], carry: Tree, items: jax.Array, *fixed: 
 
   Args:
     add: a compiled function.
-    carry: what it changes, a pytree of arrays.
-    items: one for each call.
+    carry: a pytree of arrays, which each call replaces.
+    items: an array with one item for each call.
     *fixed: pytrees of arrays that all calls share.
+
+  Returns:
+    The last `carry`.
   """
   if _traced(carry, items, fixed):
     return lax.scan(lambda carry, item: (add(carry, item, *fixed), None), carry, items)[0]
@@ -32,12 +35,15 @@ def accumulate(add: Callable[..., Tree], carry: Tree, items: jax.Array, *fixed: 
 
 
 def stack(function: Callable[..., Tree], items: jax.Array, *fixed: object) -> Tree:
-  """The results of `function(item, *fixed)` over the first axis of `items`, along a first axis.
+  """Stacks the results of `function(item, *fixed)` over the first axis of `items`.
 
   Args:
     function: a compiled function.
-    items: one for each call.
+    items: an array with one item for each call.
     *fixed: pytrees of arrays that all calls share.
+
+  Returns:
+    What the function returns, with the calls as a new first axis.
   """
   if _traced(items, fixed):
     return lax.map(lambda item: function(item, *fixed), items)

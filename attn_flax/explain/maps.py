@@ -10,7 +10,7 @@ from attn_flax.layers import interpolate
 
 
 def upscale(maps: jax.Array, height: int, width: int) -> jax.Array:
-  """Scales maps up bilinearly; a value is that of the middle of its pixel.
+  """Scales maps up bilinearly; values lie at the centers of their pixels.
 
   Args:
     maps: [N, h, w] of any float type.
@@ -21,7 +21,7 @@ def upscale(maps: jax.Array, height: int, width: int) -> jax.Array:
     [N, H, W] float32.
 
   Raises:
-    UserError: maps of another rank, or larger than the result.
+    UserError: for maps of another rank, or larger than the result.
   """
   if maps.ndim != 3 or maps.shape[1] > height or maps.shape[2] > width:
     raise UserError(
@@ -33,18 +33,18 @@ def upscale(maps: jax.Array, height: int, width: int) -> jax.Array:
 
 @jax.jit
 def points_nowhere(maps: jax.Array) -> jax.Array:
-  """Which of maps [N, h, w] have no value above 0, or one that is not finite: bool [N]."""
+  """Which maps [N, h, w] have no value above 0, or a value that is not finite: bool [N]."""
   return ~((maps > 0).any((1, 2)) & jnp.isfinite(maps).all((1, 2)))
 
 
 @functools.partial(jax.jit, static_argnames=('height', 'width'))
 def box_mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
-  """The pixels whose middles lie in a box.
+  """The pixels whose centers lie in a box.
 
   Args:
     boxes: [N, 4], (ymin, xmin, ymax, xmax) in 0..1.
     height: H of the images.
-    width: W.
+    width: W of the images.
 
   Returns:
     [N, H, W] bool.

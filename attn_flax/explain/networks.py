@@ -1,14 +1,15 @@
-"""What explanations must know of a network: of any Linen module that turns images into logits.
+"""What explanations must know about a network: any Linen module that turns images into logits.
 
-Networks of the library say it in their fields (`models.network.Network`). Of a network of one's
-own it is found out:
+Networks of the library say it in their fields (`models.network.Network`). For a network of your own
+it is found out as follows:
 
-* Evaluation mode: the argument of `__call__` that is called `train`, `training`, `is_training`,
+* Evaluation mode: an argument of `__call__` with the name `train`, `training`, `is_training`,
   `deterministic` or `use_running_average` is set; there may be none.
-* Classes: as many as there are logits, [N, classes].
-* Stages: the maps that it names with `attn_flax.layers.tap(self, 'stage1', x)`, also inside its
-  submodules. Without any, its last map is that of the submodule that ends last, among those whose
-  output is a map [N, H, W, C] of more than one pixel.
+* Classes: the number of logits, [N, classes].
+* Stages: the feature maps that it names with `attn_flax.layers.tap(self, 'stage1', x)`, also inside
+  its submodules. Without any, only the last feature map is known: of the submodules that return a
+  feature map [N, H, W, C] of more than one pixel, the outermost are taken, and of these the one
+  whose call ends last.
 """
 
 import inspect
@@ -29,7 +30,7 @@ _MODES = {
   'deterministic': True,
   'use_running_average': True,
 }
-_TAP = "name it with attn_flax.layers.tap(self, 'stage1', x) in the network's __call__"
+_TAP = "name one with attn_flax.layers.tap(self, 'stage1', x) in the network's __call__"
 
 
 def evaluation_mode(model: Model) -> dict[str, bool]:
@@ -55,12 +56,12 @@ def evaluation_mode(model: Model) -> dict[str, bool]:
 
 
 def network_state(variables: Variables) -> Variables:
-  """The variables without what an earlier call may have recorded, which would be appended to."""
+  """The variables without the records of an earlier call, to which a call would append."""
   return {k: v for k, v in variables.items() if k not in ('intermediates', 'perturbations')}
 
 
 def evaluate(model: Model, variables: Variables, images: jax.Array) -> jax.Array:
-  """Logits [N, num_classes] float32, in evaluation mode."""
+  """Logits [N, num_classes], in evaluation mode."""
   return model.apply(network_state(variables), images, **evaluation_mode(model))
 
 
@@ -68,7 +69,7 @@ def count_classes(model: Model, variables: Variables, images: jax.Array) -> int:
   """Number of a network's classes.
 
   Raises:
-    UserError: for a network that returns no logits.
+    UserError: for a network that does not return logits [N, classes].
   """
   told = getattr(model, 'num_classes', ())
   if told is None:
@@ -79,24 +80,24 @@ def count_classes(model: Model, variables: Variables, images: jax.Array) -> int:
   if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:-1] != images.shape[:1]:
     what = f'an array of shape {found.shape}' if hasattr(found, 'shape') else shown(type(found))
     raise UserError(
-      f'{type(model).__name__} returns {what}, and an explanation needs logits [N, classes]; wrap '
-      'it in a module that returns these alone'
+      f'{type(model).__name__} returns {what}, but an explanation needs logits [N, classes]; wrap '
+      'it in a module that returns only these'
     )
   return found.shape[-1]
 
 
 def check_stage(model: Model, stage: object) -> None:
-  """Raises `UserError` for what cannot be a stage of a network, nor None, for the last."""
+  """Raises `UserError` unless `stage` may be a stage of the network, or None for the last."""
   if stage is not None:
     check_range('stage', stage, 1, getattr(model, 'num_stages', 2**16), whole=True)
 
 
 class Place(NamedTuple):
-  """Where a map is read: one of the two is given.
+  """Where a feature map is read, by one of two ways.
 
   Attributes:
-    tap: the path in `intermediates` under which the network names it.
-    call: how many calls of submodules end before the one that returns it.
+    tap: the path in `intermediates` under which the network names it; () where it does not.
+    call: how many calls of submodules end before the call that returns it; -1 where `tap` holds.
   """
 
   tap: tuple[str, ...] = ()
@@ -104,15 +105,15 @@ class Place(NamedTuple):
 
 
 def find_place(model: Model, variables: Variables, images: jax.Array, stage: int | None) -> Place:
-  """The place of a stage's map; of the last where `stage` is None.
+  """The place of a stage's feature map; of the last stage where `stage` is None.
 
   Raises:
-    UserError: for a stage that the network does not name, or a network without any map.
+    UserError: for a stage that the network does not name, or a network without feature maps.
   """
   stages = getattr(model, 'num_stages', None)
   if isinstance(stages, int):
     return Place((f'stage{stage or stages}',))
-  depths: list[tuple[int, int]] = []  # Of submodules that return maps, with their numbers.
+  depths: list[tuple[int, int]] = []  # Of submodules that return feature maps, with their numbers.
   ended = 0
 
   def note(call, args, kwargs, context):
@@ -137,21 +138,19 @@ def find_place(model: Model, variables: Variables, images: jax.Array, stage: int
     number = max(taps) if stage is None else stage
     if number not in taps:
       known = ', '.join(map(str, sorted(taps)))
-      raise UserError(f'stage={stage} is none of {name}; choose one of {known}')
+      raise UserError(f'stage={stage} is not named by {name}; choose one of {known}')
     return Place(taps[number])
   if stage is not None:
-    raise UserError(
-      f'{name} names no stage, so stage={stage} means nothing; leave it out or {_TAP}'
-    )
+    raise UserError(f'{name} names no stages, so stage={stage} is unknown; leave it out or {_TAP}')
   if not depths:
-    raise UserError(f'no submodule of {name} returns a map [N, H, W, C]; {_TAP}')
-  # The outermost ones: what a block computes inside is not yet what the network goes on with.
+    raise UserError(f'no submodule of {name} returns a feature map [N, H, W, C]; {_TAP}')
+  # The outermost ones: the network does not go on with what a block computes inside.
   least = min(depth for depth, _ in depths)
   return Place(call=[number for depth, number in depths if depth == least][-1])
 
 
 def named_stages(state: Variables) -> dict[int, tuple[str, ...]]:
-  """The paths of the maps that a network names, by the number of the stage."""
+  """The paths of the feature maps that a network names, by the number of the stage."""
   taps = {}
   for path in flax.traverse_util.flatten_dict(dict(state.get('intermediates', {}))):
     if found := re.fullmatch(r'stage(\d+)', path[-1]):
@@ -166,14 +165,17 @@ def read(
   place: Place,
   added: jax.Array | None = None,
 ) -> tuple[Any, jax.Array]:
-  """Runs a network in evaluation mode: its output, and the map at a place.
+  """Runs a network in evaluation mode.
 
   Args:
     model: the network.
     variables: its variables.
     images: [N, H, W, 3], normalized.
-    place: of the map.
-    added: of the map's shape, is added to it; None for nothing.
+    place: the place of a feature map.
+    added: an array that is added to this feature map, of its shape; None for nothing.
+
+  Returns:
+    The output of the network, and the feature map.
   """
   state, mode = network_state(variables), evaluation_mode(model)
   if place.tap:

@@ -1,4 +1,4 @@
-"""Occlusion: what the network loses where a patch covers the image.
+"""Occlusion: how far the label's probability drops when a patch covers part of the image.
 
 Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014,
 https://arxiv.org/abs/1311.2901), section 4.2 and figure 7.
@@ -29,9 +29,9 @@ def occlusion(
 ) -> jax.Array:
   """How far the label's probability drops, averaged over the patches that cover a pixel.
 
-  The probability, not the logit, is what the paper's figure shows. The patches lie on a grid; a
-  last row and column of them ends with the image, so that each pixel is covered. Patches are taken
-  one after the other: memory is that of one forward pass.
+  As in the paper's figure, it is the probability and not the logit. The patches lie on a grid, the
+  last row and column of which end at the image's border, so that each pixel is covered. Patches are
+  taken one after the other, in the memory of one forward pass.
 
   Args:
     model: the network.
@@ -40,11 +40,11 @@ def occlusion(
     labels: [N], the classes that are explained.
     patch: side of the square patch in pixels.
     stride: pixels between patches, at most `patch`.
-    fill: what the patch is filled with, a number or a color [3]; 0 is the data's mean color, as
-      the paper's gray square.
+    fill: the patch's value, a number or a color [3]; 0 is the data's mean color, like the paper's
+      gray square.
 
   Returns:
-    [N, H, W] float32 in -1..1, not normalized; negative where the network does better without.
+    [N, H, W] float32 in -1..1, not normalized; negative where covering raises the probability.
 
   Raises:
     UserError: for labels outside the network's classes, a patch or a fill that does not fit the
@@ -53,7 +53,7 @@ def occlusion(
   labels = taps.check(model, variables, images, labels)
   height, width = images.shape[1:3]
   check_range('patch', patch, 1, min(height, width), whole=True)
-  # A longer step would leave pixels uncovered.
+  # A longer stride would leave pixels uncovered.
   check_range(f'patch={patch} with stride', stride, 1, patch, whole=True)
   fill = taps.as_color('fill', fill)
   if not taps.fits(fill, images):

@@ -1,21 +1,21 @@
-"""Is a map faithful: what happens to the label's probability when pixels go in the map's order.
+"""Faithfulness of maps: the label's probability as pixels go in the order of the map.
 
 Insertion and deletion: Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of
 Black-box Models" (BMVC 2018, https://arxiv.org/abs/1806.07421).
 ROAD, remove and debias: Rong et al., "A Consistent and Efficient Evaluation Strategy for
-Attribution Methods" (ICML 2022, https://arxiv.org/abs/2202.00449). One number for both orders,
+Attribution Methods" (ICML 2022, https://arxiv.org/abs/2202.00449). The single score of both orders,
 (least - most relevant first) / 2, is that of `ROADCombined` in
 https://github.com/jacobgil/pytorch-grad-cam.
 
 Departures from the papers: pixels of equal relevance go in random order, so that a flat part of a
-map is not read from top to bottom. Curves have few steps, not one for each row of pixels.
+map is not taken from top to bottom. Curves have few steps, not one for each row of pixels.
 
-Chance (the order of equal values, ROAD's noise) is drawn for each image from the key and the
-image's own pixels, so that an image has the same scores alone and at any place in any batch.
+Random numbers (the order of equal values, ROAD's noise) are drawn for each image from the key and
+the image's own pixels, so that an image has the same scores in any batch.
 
-Scores depend on the network: they compare maps of one network, and need those of random maps
-(`controls.random_maps`) beside them. All steps are taken one after the other: memory is that of one
-forward pass. Maps are [N, h, w] of any resolution up to that of the images.
+Scores depend on the network: they compare maps of one network, and mean nothing without those of
+random maps (`controls.random_maps`). All steps are computed one after the other, in the memory of
+one forward pass. Maps are [N, h, w] of any resolution up to that of the images.
 """
 
 import functools
@@ -33,7 +33,7 @@ from attn_flax.explain.maps import upscale
 from attn_flax.layers.types import Model, Variables
 
 _MOST_STEPS = 2**16
-# Pixels: of a narrower blur nothing shows, of a wider one it is the mean of the image.
+# In pixels: a narrower blur changes nothing, a wider one leaves only the mean of the image.
 _LEAST_SIGMA, _MOST_SIGMA = 1e-3, 1e6
 _MOST_NOISE = 1000.0
 
@@ -50,10 +50,10 @@ def insertion_deletion(
   sigma: float = 5.0,
   positions: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-  """Areas under the curve of the label's probability over the share of pixels that were moved.
+  """Areas under the curves of the label's probability over the share of pixels that are changed.
 
-  Inserted pixels appear in a blurred copy of the image, deleted ones become 0, the mean color of
-  normalized images; the most relevant go first.
+  Inserted pixels replace those of a blurred copy of the image, deleted pixels become 0, the mean
+  color of normalized images; the most relevant pixels go first.
 
   Args:
     model: the network.
@@ -61,11 +61,11 @@ def insertion_deletion(
     images: [N, H, W, 3], normalized.
     labels: [N], the classes that are explained.
     maps: [N, h, w], the larger the more relevant.
-    key: random key for the order of equal values, the same for all maps that are compared; None:
-      a fixed one.
-    steps: equal steps from no pixel to all.
+    key: random key for the order of equal values, the same for all maps that are compared; None: a
+      fixed one.
+    steps: number of equal steps from no pixel to all.
     sigma: standard deviation of the blur in pixels, cut off at twice that (RISE: 5, cut off at 5).
-    positions: [N] int, numbers that stand for the images, each with an order of its own; None:
+    positions: [N] int, numbers that identify the images, each with its own random order; None:
       numbers made from their pixels.
 
   Returns:
@@ -74,7 +74,7 @@ def insertion_deletion(
 
   Raises:
     UserError: for labels outside the network's classes, maps or positions that do not fit the
-      images, no steps or a blur that is not positive.
+      images, no steps, or a blur that is not positive.
   """
   labels, maps = _checked(model, variables, images, labels, maps)
   check_counts('', _MOST_STEPS, steps=steps)
@@ -117,16 +117,16 @@ def road(
     maps: [N, h, w], the larger the more relevant.
     key: random key for the order of equal values and the noise, the same for all maps that are
       compared; None: a fixed one.
-    shares: of the pixels that are removed, between 0 and 1.
-    noise: standard deviation of what is added to the pixels filled in, in units of the normalized
-      images (0.1 is about 0.025 of the range of pixels; the official code has 0.01 of it).
-    positions: [N] int, numbers that stand for the images, each with an order and a noise of its
-      own; None: numbers made from their pixels.
+    shares: [T] shares of the pixels, between 0 and 1, that are removed.
+    noise: standard deviation of the noise in the filled pixels, in units of the normalized images
+      (0.1 is about 0.025 of the range of pixels; the official code has 0.01 of it).
+    positions: [N] int, numbers that identify the images, each with its own random order and noise;
+      None: numbers made from their pixels.
 
   Returns:
-    `morf` and `lerf` [N, T], the probability with the most and the least relevant removed;
-    `road` [N] in -0.5..0.5, the mean of (lerf - morf) / 2 over the shares, higher is better and 0
-    is chance.
+    `morf` and `lerf` [N, T], the probability with the most and the least relevant pixels removed;
+    `road` [N] in -0.5..0.5, the mean of (lerf - morf) / 2 over the shares: higher is better, 0 is
+    chance.
 
   Raises:
     UserError: for labels outside the network's classes, maps or positions that do not fit the
@@ -135,7 +135,9 @@ def road(
   labels, maps = _checked(model, variables, images, labels, maps)
   check_range('noise', noise, 0, _MOST_NOISE)
   if not isinstance(shares, Sequence | np.ndarray) or isinstance(shares, str | bytes):
-    raise UserError(f'shares={shown(shares)} are none; give a tuple such as (0.2, 0.4, 0.6, 0.8)')
+    raise UserError(
+      f'shares={shown(shares)} is impossible; give a tuple such as (0.2, 0.4, 0.6, 0.8)'
+    )
   for i, share in enumerate(shares):
     check_range(f'shares[{i}]', share, above=0, below=1)
   images = jnp.asarray(images, jnp.float32)
@@ -143,12 +145,12 @@ def road(
   counts = tuple(round(share * pixels) for share in shares)
   if not counts or not all(0 < count < pixels for count in counts):
     raise UserError(
-      f'shares={tuple(shares)} are not allowed; give shares of {pixels} pixels that leave some and'
-      ' take some, such as (0.2, 0.4, 0.6, 0.8)'
+      f'shares={tuple(shares)} is impossible for images of {pixels} pixels; give shares that keep '
+      'some of these and remove some, such as (0.2, 0.4, 0.6, 0.8)'
     )
   order_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(_keys(key, positions, images))
   places = _places(order_keys, maps, images.shape[1:3])
-  # The same for all maps, orders and shares, so that their differences hold less chance.
+  # The same noise for all maps, orders and shares, so that their differences vary less.
   added = noise * _normal(noise_keys, images.shape[1:])
   removed = functools.partial(_removed, model)
   scores = stack(removed, jnp.asarray(counts), variables, images, labels, places, added)
@@ -166,7 +168,10 @@ def faithfulness(
   steps: int = 10,
   positions: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-  """`insertion`, `deletion` and `road`, [N] each, with the defaults of the two functions."""
+  """`insertion`, `deletion` and `road`, [N] each, with the defaults of the two functions above.
+
+  The arguments are those of `insertion_deletion`, the errors those of both.
+  """
   network = model, variables, images, labels, maps
   scores = insertion_deletion(*network, steps=steps, positions=positions)
   scores |= road(*network, positions=positions)
@@ -175,7 +180,7 @@ def faithfulness(
 
 @functools.partial(jax.jit, static_argnames='model')
 def _moved(model, count, variables, images, labels, places, blurred):
-  """Probabilities with the first `count` pixels inserted, and with them deleted."""
+  """Probabilities with the `count` most relevant pixels inserted, and with these deleted."""
   first = (places < count)[..., None]
   inserted = jnp.where(first, images, blurred)
   deleted = jnp.where(first, 0, images)
@@ -204,14 +209,14 @@ def _checked(
   labels = taps.check(model, variables, images, labels)
   maps = taps.as_floats('maps', maps)
   if maps.ndim != 3:
-    raise UserError(f'maps of shape {maps.shape} are none; give [N, h, w], one for each image')
+    raise UserError(f'maps of shape {maps.shape} are impossible; give [N, h, w], one per image')
   if len(maps) != len(images):
     raise UserError(f'{len(maps)} maps do not fit {len(images)} images; give one for each')
   return labels, maps
 
 
 def _keys(key: jax.Array | None, positions: jax.Array | None, images: jax.Array) -> jax.Array:
-  """A key for each image; one fixed key serves where the caller gives none."""
+  """A key for each image, made from a fixed key where the caller gives none."""
   return chance.image_keys(jax.random.key(0) if key is None else key, positions, images)
 
 
@@ -220,7 +225,7 @@ _normal = jax.jit(chance.normal, static_argnames='shape')
 
 @functools.partial(jax.jit, static_argnames='size')
 def _places(keys: jax.Array, maps: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Each pixel's place in the order of falling relevance, equal ones at random: int32 [N, H, W]."""
+  """Each pixel's rank by falling relevance, with equal ones in random order: int32 [N, H, W]."""
   maps = upscale(maps, *size)
   flat = maps.reshape(len(maps), -1)
   bits = jax.vmap(lambda key: jax.random.bits(key, flat.shape[1:]))(keys)
@@ -230,7 +235,7 @@ def _places(keys: jax.Array, maps: jax.Array, size: tuple[int, int]) -> jax.Arra
 
 @functools.partial(jax.jit, static_argnames='sigma')
 def _blur(images: jax.Array, sigma: float) -> jax.Array:
-  """Images [N, H, W, C] under a Gaussian; at the border, the mean of what there is."""
+  """Blurs images [N, H, W, C] with a Gaussian; at the border over the pixels that exist."""
 
   def weights(size):
     distance = jnp.arange(size)[:, None] - jnp.arange(size)

@@ -1,8 +1,8 @@
 """What the attention in a network computed: its gates, and its weights on request.
 
-Gates are what mechanisms record in `intermediates`. Weights between positions are never recorded;
-every module with a method `weights(x, queries)` is noted with the input that it received, and the
-weights of the queries that are wanted are computed afterwards.
+Mechanisms record their gates in `intermediates`. Weights between positions are never recorded:
+every module with a method `weights(x, queries)` is noted with its input, and the weights of the
+queries that are asked for are computed afterwards.
 """
 
 import math
@@ -21,11 +21,11 @@ from attn_flax.explain.networks import evaluation_mode, named_stages, network_st
 from attn_flax.explain.taps import check_network
 from attn_flax.layers.types import Model, Variables
 
-# The vocabulary of `attention.compose`.
+# The names under which `attention.compose` records gates.
 GATES = ('channel_gate', 'spatial_gate', 'gate')
 # Queries whose weights are computed at a time.
 _BLOCK_QUERIES = 64
-# How much smaller than a module's input the map of its keys may be.
+# By which factors the feature map of a module's keys may be smaller than its input.
 _KEY_STEPS = (1, 2, 4, 8)
 
 Path = tuple[str, ...]
@@ -36,12 +36,12 @@ class Attention(NamedTuple):
 
   Attributes:
     weights: queries [Q] int32 -> [N, heads, Q, K] float32.
-    queries: number of queries; those of a module that replaces a convolution are counted over
-      the map of its keys, those of any other over its input.
+    queries: number of queries; those of a module that replaces a convolution are counted over the
+      feature map of its keys, those of any other module over its input.
     keys: number of keys K.
-    query_grid: (height, width) of the queries' map, without a class token, which is query 0 where
-      there is one; None where the queries form no map that is known.
-    grid: the same of the keys.
+    query_grid: (height, width) of the queries' feature map, without a class token, which is query
+      0 where there is one; None where the queries form no known feature map.
+    grid: the same for the keys.
   """
 
   weights: Callable[[jax.Array], jax.Array]
@@ -56,9 +56,9 @@ class Records(NamedTuple):
 
   Attributes:
     gates: `channel_gate` [N, C], `spatial_gate` [N, H, W], `gate` [N, H, W, C]; the last part of
-      the path is the gate's kind.
-    attention: the modules that attend between positions.
-    order: the modules' paths, in the order in which they were done.
+      the path is the gate's name.
+    attention: the attention of each module that attends between positions.
+    order: the paths of all modules, in the order in which their calls ended.
   """
 
   gates: dict[Path, jax.Array]
@@ -67,7 +67,11 @@ class Records(NamedTuple):
 
 
 def record(model: Model, variables: Variables, images: jax.Array) -> Records:
-  """Runs a network in evaluation mode and notes its gates and its attention."""
+  """Runs a network in evaluation mode and notes its gates and its attention.
+
+  Raises:
+    UserError: for arguments that are not a network, its variables and images.
+  """
   check_network(model, variables, images)
   seen: dict[Path, tuple[nn.Module, Variables, jax.Array]] = {}
   order: list[Path] = []
@@ -99,14 +103,14 @@ def record(model: Model, variables: Variables, images: jax.Array) -> Records:
 
 
 def _attention(module, variables, x, patches) -> Attention | None:
-  """Attention of a module on its input x: a map [N, H, W, C], or tokens [N, T, C] of patches."""
+  """Attention of a module on its input x, a feature map [N, H, W, C] or tokens [N, T, C]."""
   variables = network_state(variables)
 
   def weights(queries):
     return module.apply(variables, x, queries, method='weights')
 
   shape = jax.eval_shape(weights, jax.ShapeDtypeStruct((1,), jnp.int32))
-  if shape is None:  # Augmented by nothing: a plain convolution.
+  if shape is None:  # It does not attend, such as an augmented convolution with upsilon=0.
     return None
   keys = shape.shape[-1]
   if x.ndim == 3:
@@ -126,12 +130,12 @@ def _attention(module, variables, x, patches) -> Attention | None:
 def pull(attention: Attention, shares: jax.Array) -> jax.Array:
   """The attention that keys receive from queries with shares [N, queries]: [N, K].
 
-  The mean over the heads of `shares @ weights`; a few queries are taken at a time, so that the
-  whole matrix is never in memory.
+  It is the mean over the heads of `shares @ weights`. A few queries are computed at a time, so that
+  the whole matrix is never in memory.
   """
   blocks = -(-attention.queries // _BLOCK_QUERIES)
   spare = blocks * _BLOCK_QUERIES - attention.queries
-  shares = jnp.pad(shares, ((0, 0), (0, spare)))  # Queries that fill the last block give nothing.
+  shares = jnp.pad(shares, ((0, 0), (0, spare)))  # Queries that fill up the last block count 0.
   positions = jnp.minimum(jnp.arange(shares.shape[1]), attention.queries - 1)
 
   def add(total, block):
@@ -148,15 +152,15 @@ def pull(attention: Attention, shares: jax.Array) -> jax.Array:
 
 
 def query_at(attention: Attention, path: Path, place: tuple[float, float]) -> int:
-  """Number of the query in whose cell a place lies, (y, x) as shares of height and width.
+  """Number of the query whose pixel holds a place, (y, x) as shares of height and width.
 
   Raises:
-    UserError: where the map of the queries is unknown.
+    UserError: where the feature map of the queries is unknown.
   """
   if attention.query_grid is None:
     raise UserError(
-      f'the {attention.queries} queries of {"/".join(path)} form no known map; name them by '
-      'their numbers, with attention_maps'
+      f'the {attention.queries} queries of {"/".join(path)} form no known feature map; give '
+      'their numbers to attention_maps instead'
     )
   height, width = attention.query_grid
   y, x = (min(int(share * n), n - 1) for share, n in zip(place, (height, width), strict=True))
@@ -167,18 +171,18 @@ def as_map(attention: Attention, path: Path, received: jax.Array) -> jax.Array:
   """Values of the keys [N, K] as a map [N, h, w], without the class token.
 
   Raises:
-    UserError: where the map of the keys is unknown.
+    UserError: where the feature map of the keys is unknown.
   """
   if attention.grid is None:
     raise UserError(
-      f'the {attention.keys} keys of {"/".join(path)} form no known map; known are keys on the map '
-      f'of its input, or on one smaller by {", ".join(map(str, _KEY_STEPS[1:]))}'
+      f'the {attention.keys} keys of {"/".join(path)} form no known feature map; take keys on the '
+      f'map of its input, or on one {", ".join(map(str, _KEY_STEPS[1:]))} times smaller'
     )
   height, width = attention.grid
   return received[:, attention.keys - height * width :].reshape(-1, height, width)
 
 
 def received(attention: Attention, path: Path, images: int) -> jax.Array:
-  """Mean weight that each key receives, over heads and queries, [N, h, w], for N images."""
+  """Mean weight that each key receives, over heads and queries, [N, h, w], for `images` = N."""
   shares = jnp.full((images, attention.queries), 1 / attention.queries, jnp.float32)
   return as_map(attention, path, pull(attention, shares))

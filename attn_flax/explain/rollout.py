@@ -1,4 +1,4 @@
-"""Attention rollout: what the patches give to a vision transformer's logits, through all blocks.
+"""Attention rollout: how much each patch contributes to the logits, through all blocks of a ViT.
 
 Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (ACL 2020,
 https://arxiv.org/abs/2005.00928), section 3.
@@ -19,10 +19,9 @@ from attn_flax.models.vit import ViT
 def attention_rollout(model: Model, variables: Variables, images: jax.Array) -> jax.Array:
   """Attention rollout: the product over the blocks of `0.5 I + 0.5 mean over heads of weights`.
 
-  The half identity stands for the residual connection. Of the product, the map is the row of the
-  class token (`pool='token'`), or the mean of all rows (`pool='mean'`); it is found from the last
-  block back, as a row times one matrix after the other, whose weights are made a few queries at a
-  time.
+  0.5 I stands for the residual connection. The map is the class token's row of the product
+  (`pool='token'`), or the mean of all rows (`pool='mean'`). It is computed from the last block to
+  the first, as a row times one matrix after the other, with a few queries' weights at a time.
 
   Args:
     model: a vision transformer.
@@ -30,10 +29,10 @@ def attention_rollout(model: Model, variables: Variables, images: jax.Array) -> 
     images: [N, H, W, 3], normalized.
 
   Returns:
-    [N, h, w] float32, one value per patch; they sum to 1, less what the class token keeps.
+    [N, h, w] float32, one value per patch; they sum to 1 minus the share of the class token.
 
   Raises:
-    UserError: for a network that is no vision transformer.
+    UserError: for a network that is not a vision transformer.
   """
   check_network(model, variables, images)
   if not isinstance(model, ViT):

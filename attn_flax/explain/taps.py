@@ -1,8 +1,8 @@
-"""What a network computes at a stage, and the gradient of a logit there.
+"""The output of a network's stage, and the gradient of a logit with respect to it.
 
-Networks name each stage's output with `layers.tap`: it is recorded, and a variable added to it is
-what the gradient is taken with respect to. Hence no hooks, and the network is as it was. Of a
-network that names none, the last map of its submodules is taken, see `networks`.
+Networks name each stage's output with `layers.tap`, which records it and adds a variable to it; the
+gradient is taken with respect to this variable. It needs no hooks and leaves the network as it is.
+Of a network that names no stages, the last feature map is taken, see `networks`.
 """
 
 import functools
@@ -19,7 +19,7 @@ from attn_flax.layers.types import Model, Variables
 
 
 def as_color(what: str, values: object) -> jax.Array:
-  """Pixels as an array of numbers; raises `UserError` for what is none, or not finite."""
+  """Pixels as an array of numbers; raises `UserError` unless all are finite numbers."""
   array = as_floats(what, values)
   if not isinstance(array, jax.core.Tracer) and not np.isfinite(array).all():
     raise UserError(f'{what}={shown(values)} is impossible; give finite numbers')
@@ -27,14 +27,14 @@ def as_color(what: str, values: object) -> jax.Array:
 
 
 def as_floats(what: str, values: object) -> jax.Array:
-  """Values as an array for the device; raises `UserError` for what is none of numbers."""
+  """Values as an array for the device; raises `UserError` unless they are numbers."""
   array = as_array(what, values)
-  with np.errstate(over='ignore'):  # What 32 bits do not hold is infinite.
+  with np.errstate(over='ignore'):  # Numbers too large for 32 bits become infinite.
     return jnp.asarray(array)
 
 
 def as_array(what: str, values: object) -> np.ndarray | jax.Array:
-  """Values as an array of numbers; raises `UserError` for what is none."""
+  """Values as an array of numbers; raises `UserError` unless they are numbers."""
   if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jnp.number):
     return values
   try:
@@ -47,7 +47,7 @@ def as_array(what: str, values: object) -> np.ndarray | jax.Array:
 
 
 def check_key(key: object) -> None:
-  """Raises `UserError` for what is no random key of JAX."""
+  """Raises `UserError` unless `key` is a random key of JAX."""
   if isinstance(key, jax.Array):
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.ndim:
       return
@@ -57,19 +57,19 @@ def check_key(key: object) -> None:
 
 
 def check_network(model: Model, variables: Variables, images: jax.Array) -> None:
-  """Raises `UserError` for what is no network, for variables without weights, and for no images."""
+  """Raises `UserError` unless given a network, variables with weights, and images."""
   check_type('model', model, nn.Module, 'a network, such as `create_model` makes')
   check_images(images)
   try:
     hash(model)
   except TypeError:
     raise UserError(
-      f'{type(model).__name__} cannot be compiled, as a field of it is no constant (an array, for '
-      'example); keep numbers, words, tuples and modules in its fields'
+      f'{type(model).__name__} cannot be compiled, because one of its fields is not hashable, such '
+      'as an array; give its fields numbers, strings, tuples and modules only'
     ) from None
   fix = "what the network's `init` returns"
   check_type('variables', variables, Mapping, fix)
-  if 'params' not in variables:  # A network may have none.
+  if 'params' not in variables:  # A network may have no parameters.
     mode = networks.evaluation_mode(model)
     needed = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], **mode))
     if 'params' in needed:
@@ -77,9 +77,9 @@ def check_network(model: Model, variables: Variables, images: jax.Array) -> None
 
 
 def check_images(images: jax.Array) -> None:
-  """Raises `UserError` for images that are not [N, H, W, C] floats, such as unnormalized ones."""
+  """Raises `UserError` unless images are floats [N, H, W, C], as normalized images are."""
   if not isinstance(images, jax.Array | np.ndarray):
-    raise UserError(f'images={shown(images)} are none; give an array [N, H, W, 3] of floats')
+    raise UserError(f'images={shown(images)} is impossible; give an array [N, H, W, 3] of floats')
   if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
     raise UserError(
       f'images of shape {images.shape} and type {images.dtype} cannot be explained; give the '
@@ -92,7 +92,7 @@ def check(
 ) -> jax.Array:
   """The labels as an array [N] of integers; lists and whole floats are taken, too.
 
-  Their values are looked at where they are known, so not inside a compiled function.
+  Their values are checked where they are known, not inside a compiled function.
 
   Raises:
     UserError: for images or labels that do not fit the network or each other.
@@ -115,7 +115,7 @@ def check(
   wrong = values[(values < 0) | (values >= num_classes)]
   if wrong.size:
     raise UserError(
-      f'labels hold {wrong[0]}, which is no class of this network; allowed: 0 to {num_classes - 1}'
+      f'labels hold {wrong[0]}, not a class of this network; allowed: 0 to {num_classes - 1}'
     )
   return jnp.asarray(array)
 
@@ -142,7 +142,7 @@ def probability(
 def input_gradient(
   model: Model, variables: Variables, images: jax.Array, labels: jax.Array
 ) -> jax.Array:
-  """Gradient of each label's logit with respect to the pixels, [N, H, W, 3]."""
+  """Gradient of the label's logit with respect to the pixels, [N, H, W, 3]."""
   # In evaluation mode no image acts on another's logits, so one gradient of the sum serves all.
   return jax.grad(lambda x: at_labels(networks.evaluate(model, variables, x), labels).sum())(images)
 
@@ -152,9 +152,9 @@ def activations(
 ) -> jax.Array:
   """The output of a stage, [N, h, w, C] float32.
 
-  It is taken after the last block's addition and ReLU, where it has one, and after the attention
-  that acts after the stage; the last stage of a pre-activation network also after the norm and the
-  ReLU that end it. A convolution inside a block would show only what the block changes.
+  It is taken after the last block's addition and its ReLU, if it has one, and after attention at
+  the place 'stage'; at the last stage of a pre-activation network also after the final norm and
+  ReLU. The output of a convolution inside the block would show only what the block adds.
 
   Args:
     model: the network.
@@ -194,10 +194,10 @@ def activations_and_gradients(
     stage: number of the stage, from 1; None for the last.
 
   Returns:
-    Two maps [N, h, w, C] float32.
+    Output and gradient, each [N, h, w, C] float32.
 
   Raises:
-    UserError: for a stage that the network does not have.
+    UserError: for a stage that the network does not have, or labels outside its classes.
   """
   labels = check(model, variables, images, labels)
   networks.check_stage(model, stage)
@@ -212,7 +212,7 @@ def _activations_and_gradients(model, variables, images, labels, stage):
     logits, value = networks.read(model, variables, images, place, added)
     return at_labels(logits, labels).sum(), value
 
-  # Of the map's own dtype, so that adding it changes no dtype after it.
+  # In the dtype of the feature map, so that adding it changes no dtype.
   _, shape = jax.eval_shape(lambda: run(None))
   gradient, value = jax.grad(run, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
   return value.astype(jnp.float32), gradient.astype(jnp.float32)

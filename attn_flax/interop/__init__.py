@@ -1,1 +1,1 @@
-"""Weights and programs of other frameworks."""
+"""Weights of other frameworks."""

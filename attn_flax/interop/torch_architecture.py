@@ -1,4 +1,4 @@
-"""Which network a PyTorch state dict belongs to, read off its names and shapes."""
+"""The network that a PyTorch state dict belongs to, found by its names and shapes."""
 
 import re
 from collections.abc import Mapping
@@ -16,24 +16,24 @@ StateDict = Mapping[str, np.ndarray]
 
 _OLD_NAMES = (('layer0.', ''), ('se_module.', 'se.'))
 _HEADS = ('fc', 'classifier', 'last_linear', 'head.fc', 'head')
-# Wrappers that keep an average of the weights, which is what their users evaluate; and the half of
-# a contrastive network that its users go on with.
+# Of wrappers that keep an average of the weights, the average, which their users evaluate; of
+# contrastive networks, the encoder that their users keep.
 _PREFERRED = (r'(^|[._])(ema|averaged?|swa|teacher)([._]|$)', r'(^|\.)(encoder_q|online\w*)\.')
-# What wrappers keep beside the weights.
+# What wrappers and norms keep beside the weights.
 _BESIDE = re.compile(
   r'(.*\.)?(num_batches_tracked|n_averaged|queue\w*|initted|step|decay|num_updates)'
 )
 
 
 class Weights(NamedTuple):
-  """A state dict under one naming: torchvision's, with `downsample.conv` and `.norm`.
+  """A state dict with the names of torchvision, but `downsample.conv` and `downsample.norm`.
 
   Attributes:
     arrays: weights by name.
-    legacy: whether the names were those of the older SE networks, which follow Caffe's.
+    legacy: whether the file's names are those of the older SE networks, which follow Caffe's.
     pooled_shortcut: whether the shortcuts pool before their convolution.
-    names: the names that the weights had, by the names here.
-    root: what stood before all names of the network, such as 'module.'.
+    names: the file's names of the weights, by the names here.
+    root: the prefix of all names of the network in the file, such as 'module.'.
   """
 
   arrays: dict[str, np.ndarray]
@@ -50,7 +50,7 @@ class Weights(NamedTuple):
 
   @property
   def channels(self) -> int:
-    """Channels of the images: 3, and others where a stem was made for them."""
+    """Channels of the images, read off the stem's first convolution."""
     stem = self.arrays.get('conv1.0.weight', self.arrays.get('conv1.weight'))
     return 3 if stem is None else stem.shape[1]
 
@@ -68,12 +68,12 @@ class Weights(NamedTuple):
 
 
 def canonical(state: StateDict) -> Weights:
-  """Brings a state dict under one naming.
+  """Renames a state dict as `Weights` describes.
 
-  Strips what wrappers put before the names, and drops the counters of the batch norms.
+  Strips the prefixes that wrappers put before the names, and drops the counters of batch norms.
 
   Raises:
-    UserError: when it holds two networks and neither is the other's average.
+    UserError: for a state dict with several networks, none of which is to be preferred.
   """
   root = _root(state)
   names: dict[str, str] = {}
@@ -87,14 +87,16 @@ def canonical(state: StateDict) -> Weights:
     elif not root:
       clean = re.sub(r'^(module|_orig_mod|model|backbone)\.', '', name)
     if clean in names:
-      raise UserError(f'{clean} is there twice, as {names[clean]} and as {name}; drop one')
+      raise UserError(
+        f'the weights hold {clean} twice, as {names[clean]} and as {name}; drop one of the two'
+      )
     names[clean] = name
   legacy = 'layer0.conv1.weight' in names
   if legacy:
     for before, after in _OLD_NAMES:
       names = {clean.replace(before, after): name for clean, name in names.items()}
   names = _with_head(names, state)
-  # A pooled shortcut has its pool, which has no weights, in front: its convolution is number 1.
+  # A pooled shortcut begins with its pool, which has no weights; its convolution is number 1.
   pooled = any(
     clean.endswith('downsample.1.weight') and state[name].ndim == 4 for clean, name in names.items()
   )
@@ -110,7 +112,7 @@ def canonical(state: StateDict) -> Weights:
 
 
 def _roots(state: StateDict) -> list[str]:
-  """What stands before the names of each network that a state dict holds."""
+  """The prefix of the names of each network that a state dict holds."""
   pattern = re.compile(r'((?:.*\.)?)layer\d+\.\d+\.conv\d\.weight')
   return sorted({match[1] for name in state if (match := pattern.fullmatch(name))})
 
@@ -124,21 +126,21 @@ def _root(state: StateDict) -> str:
   if len(roots) > 1:
     listed = ' and '.join(repr(root) for root in roots)
     raise UserError(
-      f'the weights of a network are there twice, below {listed}; give one, such as '
-      "{name: value for name, value in state.items() if name.startswith('...')}"
+      f'the weights hold {len(roots)} networks, below {listed}; give one of them, as in '
+      f'{{name: value for name, value in state.items() if name.startswith({roots[-1]!r})}}'
     )
   return roots[0] if roots else ''
 
 
 def _belongs_to_another(name: str, root: str, state: StateDict) -> bool:
-  """Whether a weight is one of another network beside the chosen one."""
+  """Whether a weight belongs to another network beside the one below `root`."""
   if name.startswith(root):
     return False
   return any(name.startswith(other) for other in _roots(state) if other != root)
 
 
 def _with_head(names: dict[str, str], state: StateDict) -> dict[str, str]:
-  """Names with the head as `fc`, also where it is the one layer of a sequence, `fc.1`."""
+  """Names with the head as `fc`, also where it is the only layer of a sequence, as in `fc.1`."""
   for head in _HEADS:
     pattern = re.compile(rf'({re.escape(head)}(?:\.\d+)?)\.weight')
     found = {
@@ -156,15 +158,16 @@ def _with_head(names: dict[str, str], state: StateDict) -> dict[str, str]:
 
 
 def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
-  """The network that some weights belong to.
+  """Makes the network that some weights belong to.
 
   Args:
-    weights: what `canonical` makes.
-    attention_kwargs: fields of the mechanism that override what is inferred.
-    fields: fields of the network that override what is inferred.
+    weights: the result of `canonical`.
+    attention_kwargs: fields of the mechanism; they override the inferred ones.
+    fields: fields of the network; they override the inferred ones.
 
   Raises:
-    UserError: when they are not those of a residual network with batch norms.
+    UserError: for weights that are not those of a residual network with batch norms, or for
+      unknown fields.
   """
   state = weights.arrays
   depths = _depths(weights)
@@ -185,8 +188,8 @@ def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
     found['groups'] = inner // per_group
     found['base_width'] = per_group * 64 // found['widths'][0]
   if weights.legacy:
-    # Caffe's pooling; the paper's stride, but not in grouped bottlenecks; and in basic blocks a
-    # ReLU behind the branch's last norm.
+    # These have Caffe's pooling, the paper's stride except in grouped bottlenecks, and in basic
+    # blocks a ReLU after the branch's last norm.
     found['max_pool'] = 'caffe'
     found['stride_in'] = '1x1' if bottleneck and found['groups'] == 1 else '3x3'
     found['branch_relu'] = not bottleneck
@@ -196,7 +199,7 @@ def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
   attention = _attention(state, depths, outputs)
   if attention is None:
     if attention_kwargs:
-      raise UserError('attention_kwargs are given, but the weights hold no attention')
+      raise UserError('the weights hold no attention; leave attention_kwargs out')
     return model
   where, entry = attention
   return add_attention(model, {where: {**entry, **attention_kwargs}})
@@ -218,9 +221,9 @@ def _depths(weights: Weights) -> tuple[int, ...]:
     why = f'no {weights.original(missing[0])}' if missing else f'stages {sorted(found)}'
     raise UserError(
       'the weights are not those of a residual network with batch norms in a known naming '
-      f'({why}); known: torchvision, timm '
-      '(resnet*, resnext*, wide_resnet*, seresnet*, seresnext*, ecaresnet*, legacy_seresne*), '
-      'Jongchan/attention-module, BangguWu/ECANet'
+      f'({why}); known are torchvision, timm (resnet*, resnext*, wide_resnet*, seresnet*, '
+      'seresnext*, ecaresnet*, legacy_seresnet*, legacy_seresnext*), Jongchan/attention-module and '
+      'BangguWu/ECANet'
     )
   return tuple(found[stage] for stage in sorted(found))
 
@@ -235,7 +238,7 @@ def _stem(state: StateDict) -> str:
 def _attention(
   state: StateDict, depths: tuple[int, ...], outputs: list[int]
 ) -> tuple[str, Fields] | None:
-  """The place of the mechanism and its entry, or None."""
+  """The place of the mechanism and its entry (see `create_model`), or None."""
   if 'bam1.channel_att.gate_c.gate_c_fc_0.weight' in state:
     return 'stage', _bam(state, outputs)
   finders = {
@@ -254,12 +257,14 @@ def _attention(
 
 
 def _stages_with(state: StateDict, depths: tuple[int, ...], suffix: str) -> tuple[int, ...]:
-  """The stages whose blocks hold a weight; all blocks of a stage have it, or none."""
+  """The stages whose blocks hold a weight, which all blocks of a stage must have, or none."""
   stages = []
   for stage, depth in enumerate(depths, start=1):
     present = [f'layer{stage}.{i}.{suffix}' in state for i in range(depth)]
     if any(present) and not all(present):
-      raise UserError(f'only some blocks of layer{stage} hold {suffix}; all of them or none can')
+      raise UserError(
+        f'only some blocks of layer{stage} hold {suffix}; give weights where all of them or none do'
+      )
     stages += [stage] if all(present) else []
   return tuple(stages)
 
@@ -273,7 +278,7 @@ def _se(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) ->
 def _eca(state: StateDict, shapes: dict[int, tuple], channels: dict[int, int]) -> Fields:
   del state, channels
   sizes = {i: shape[-1] for i, shape in shapes.items()}
-  # One size per stage of the network; those without attention never ask for theirs.
+  # One size per stage of the network; stages without attention never use theirs.
   return {'name': 'eca', 'kernel_size': tuple(sizes.get(i, 3) for i in range(1, max(sizes) + 1))}
 
 
@@ -298,11 +303,12 @@ _BAM_REDUCE = 'channel_att.gate_c.gate_c_fc_0.weight'
 
 
 def _ratio(hidden: dict[int, int], channels: dict[int, int]) -> dict[str, int]:
-  """The ratio, and the rounding, that give every stage its hidden width."""
+  """The ratio and the divisor that give every stage its hidden width."""
   for divisor in (1, 8):
     for ratio in range(1, min(channels.values()) + 1):
       if all(hidden_channels(channels[i], ratio, divisor) == hidden[i] for i in hidden):
         return {'ratio': ratio, 'divisor': divisor}
   raise UserError(
-    f'no ratio of channels {list(channels.values())} gives hidden widths {list(hidden.values())}'
+    f'the hidden widths {list(hidden.values())} of the attention fit no common ratio of its '
+    f'channels {list(channels.values())}; give weights with the same ratio in all stages'
   )

@@ -1,7 +1,7 @@
-"""The arrays of a PyTorch checkpoint, as training scripts leave it, by name.
+"""The arrays of a PyTorch checkpoint, as training scripts save it, by name.
 
-Nothing that a file asks for is run: PyTorch's own restricted reader takes tensors, and beside them
-the plain values that scripts store with their weights.
+No code in a file is run: PyTorch's own restricted reader takes tensors, and beside them the plain
+values that scripts store with their weights.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
 
 _ENDINGS = ('.pth', '.pth.tar', '.tar', '.pt', '.bin', '.ckpt')
-# Where scripts keep their weights. An average comes first: it is what they evaluate.
+# The keys under which scripts keep their weights; averages first, which they evaluate.
 _AVERAGES = (
   'state_dict_ema',
   'model_ema',
@@ -32,10 +32,11 @@ _ENTRIES = (*_AVERAGES, 'state_dict', 'model_state_dict', 'model', 'net', 'netwo
 def read_state_dict(source: str | pathlib.Path | Mapping[str, object]) -> dict[str, np.ndarray]:
   """The arrays of a state dict, by name, from a file or a mapping.
 
-  Of a checkpoint that holds averaged weights beside the raw ones, the averaged ones.
+  Where a checkpoint holds averaged weights beside the raw ones, the averaged ones are read.
 
   Raises:
-    UserError: for a file that is missing, damaged or of an unknown kind.
+    UserError: for a file that is missing, damaged or of an unknown kind, or that takes a package to
+      read that is not installed.
   """
   content: object = source
   if isinstance(source, str | pathlib.Path):
@@ -68,7 +69,7 @@ def _entry(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 
 def _holds_arrays(value: object) -> bool:
-  """Whether a value is a state dict of any name."""
+  """Whether a value is a state dict, under whatever key."""
   if not isinstance(value, Mapping) or not value:
     return False
   return all(isinstance(array, np.ndarray) or hasattr(array, 'detach') for array in value.values())
@@ -90,11 +91,13 @@ def _read_file(path: pathlib.Path) -> object:
     raise
   except ImportError as error:
     raise UserError(
-      f'{path} takes the package {error.name!r} to read; install it (pip install {error.name}), or '
-      'save the weights as .npz'
+      f'{path} takes the package {error.name!r} to be read; install it (pip install {error.name}), '
+      'or save the weights as .npz'
     ) from None
-  except Exception as error:  # Each reader has its own types for a damaged file.
-    raise UserError(f'{path} cannot be read ({type(error).__name__}: {plain(error)})') from None
+  except Exception as error:  # Each reader raises other exceptions for a damaged file.
+    raise UserError(
+      f'{path} cannot be read ({type(error).__name__}: {plain(error)}); save the weights again'
+    ) from None
   raise UserError(
     f'{path} is of an unknown kind; allowed: {", ".join(_ENDINGS)}, .safetensors, .npz'
   )
@@ -110,11 +113,11 @@ def _read_torch(path: pathlib.Path) -> object:
       text = plain(error)
       if 'weights_only' not in text:
         raise
-  # PyTorch advises to read such a file in a way that may run code; this never does.
+  # PyTorch's message suggests a way of reading that may run code, so it is not shown.
   save = "import torch; torch.save(model.state_dict(), 'weights.pth')"
   if asked := re.search(r'GLOBAL ([\w.]+)', text):
     raise UserError(
-      f'{path} holds more than weights ({asked[1]}), and reading that could run code; where the '
+      f'{path} holds more than weights ({asked[1]}), which could run code when read; where the '
       f'model was made, save its weights alone: {save}'
     )
   cause = re.search(r'WeightsUnpickler error: (.*?) Check the documentation', text)
@@ -125,19 +128,19 @@ def _read_torch(path: pathlib.Path) -> object:
 
 
 def _plain_values() -> Iterator[Any]:
-  """Classes whose values do nothing but hold data: arguments, paths, NumPy's scores."""
+  """Classes whose instances only hold data: parsed arguments, paths, NumPy's numbers."""
   yield from (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
-  # Python 3.13 and newer have moved them, and name them so in files.
+  # Python 3.13 writes the class under this name.
   yield from ((pathlib.PosixPath, 'pathlib._local.PosixPath'),)
   yield from (np.ndarray, np.dtype)
   yield from {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdUS'}
   scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-  # Before its version 2 NumPy called its core so.
+  # NumPy before and since version 2.
   for core in ('numpy.core', 'numpy._core'):
     yield (scalar, f'{core}.multiarray.scalar')
     yield (rebuild, f'{core}.multiarray._reconstruct')
 
 
 def plain(error: BaseException) -> str:
-  """What an error says, in one line and without the codes that color a terminal."""
+  """The text of an error in one line, without the codes that color a terminal."""
   return ' '.join(re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', str(error)).split())

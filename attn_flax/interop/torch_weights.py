@@ -1,8 +1,9 @@
 """PyTorch weights of residual networks, with and without attention, as Flax variables.
 
 Reads the namings of torchvision, timm (`resnet*`, `resnext*`, `wide_resnet*`, `seresnet*`,
-`seresnext*`, `ecaresnet*`, their ResNet-D forms, `legacy_seresnet*`), Jongchan/attention-module
-(plain, CBAM, BAM) and BangguWu/ECANet; architecture and mechanism follow from names and shapes.
+`seresnext*`, `ecaresnet*`, their ResNet-D forms, `legacy_seresnet*`, `legacy_seresnext*`),
+Jongchan/attention-module (plain, CBAM, BAM) and BangguWu/ECANet; architecture and mechanism follow
+from names and shapes.
 """
 
 import pathlib
@@ -22,7 +23,7 @@ from attn_flax.layers.types import Variables
 from attn_flax.models.placement import Fields, Placement
 from attn_flax.models.resnet import ResNet
 
-# PyTorch module -> module of this library; the first rule that matches a whole name is used.
+# PyTorch module -> module of this library; of several rules for a name, the first one holds.
 _Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 _RULES: _Rules = (
   (r'conv1', 'stem_conv'),
@@ -67,7 +68,7 @@ _BAM_RULES: _Rules = (
 
 
 def _block(match: re.Match) -> str:
-  """PyTorch counts blocks from 0, this library from 1."""
+  """The name of a block here; PyTorch counts blocks from 0, this library from 1."""
   return f'stage{match[1]}_block{int(match[2]) + 1}'
 
 
@@ -77,7 +78,7 @@ def _nested(prefix: str, rules: _Rules, name: str) -> str:
 
 
 def _renamed(rules: _Rules, name: str) -> str:
-  """The module here, or '' for a name that no rule knows."""
+  """The name of a module here, or '' where no rule holds."""
   for pattern, target in rules:
     if match := re.fullmatch(pattern, name):
       return target(match) if callable(target) else match.expand(target)
@@ -99,14 +100,15 @@ def from_torch(
   Args:
     source: a file (.pth, .pth.tar, .pt, .bin, .ckpt: these need torch; .safetensors; .npz), or a
       state dict of arrays. Averaged weights are preferred to the raw ones beside them.
-    attention_kwargs: fields of the mechanism that leave no trace in the weights, such as CBAM's
-      `pools` or BAM's `dilation`, where they are not the released ones.
+    attention_kwargs: fields of the mechanism that do not show in the weights, such as CBAM's
+      `pools` or BAM's `dilation`, where they are not those of the released code.
     **fields: likewise fields of the network, such as `stride_in` or `max_pool`. Another
-      `num_classes` than the weights have gives a fresh head, and None leaves the head out.
+      `num_classes` than that of the weights gives a fresh head, and None leaves the head out.
 
   Returns:
-    The model, without a head where the weights have none and `num_classes` is not given, and
-    `{'params', 'batch_stats'}`. Its logits are PyTorch's for images in [N, H, W, C].
+    The model and its variables, `{'params', 'batch_stats'}`. It has no head where the weights have
+    none and `num_classes` is not given. Up to rounding, its logits are those of PyTorch, for images
+    in [N, H, W, C].
 
   Raises:
     UserError: for a file that cannot be read, an unknown architecture, and weights that are
@@ -122,16 +124,17 @@ def from_torch(
     given = [f'{name}={shown(value)}' for name, value in {**kwargs, **fields}.items()]
     if not given:
       raise
-    raise UserError(f'{error}; given were {", ".join(given)}') from None
+    raise UserError(f'{error} (given: {", ".join(given)})') from None
 
 
 def convert(weights: Weights, model: ResNet) -> Variables:
   """Variables of a model from weights in canonical names.
 
-  A head for other classes than the weights have is a fresh one.
+  Where the weights have another number of classes than the model, the head is a fresh one.
 
   Raises:
-    UserError: naming as its file does every weight that is missing, unexpected or of another shape.
+    UserError: for weights that are missing, unexpected or of another shape, each by its name in the
+      file.
   """
   state = weights.arrays
   shape = (model.stride, model.stride, weights.channels)
@@ -164,14 +167,14 @@ def convert(weights: Weights, model: ResNet) -> Variables:
     listed = '; '.join(f'{what}: {", ".join(names)}' for what, names in problems.items() if names)
     hint = ''
     if weights.classes is None and model.num_classes is None and unexpected:
-      hint = '; num_classes=... starts a fresh head in place of one that is no single layer'
+      hint = '; where the head is not a single layer, start a fresh one with num_classes=<number>'
     raise UserError(f'the weights do not fit {describe(model)}: {listed}{hint}')
   arrays = {path: jax.numpy.asarray(found[path]) for path in expected}
   return flax.traverse_util.unflatten_dict(arrays, sep='/')
 
 
 def _fresh_head(model: ResNet, shape: tuple[int, ...]) -> dict[str, np.ndarray | jax.Array]:
-  """The head as the network starts it; the rest of the network is traced, not computed."""
+  """A freshly initialized head; the rest of the network is traced, not computed."""
 
   @jax.jit
   def start(key):
@@ -181,9 +184,9 @@ def _fresh_head(model: ResNet, shape: tuple[int, ...]) -> dict[str, np.ndarray |
 
 
 def _torch_names(weights: Weights, expected: Mapping[str, object]) -> dict[str, str]:
-  """PyTorch's name of each weight here, also of one that is missing.
+  """PyTorch's name of each weight by its path here, also of weights that are missing.
 
-  A block that lacks a module has it named as in the other blocks.
+  A module that a block lacks is named as in the other blocks.
   """
   modules = {name.rpartition('.')[0] for name in weights.arrays} | {'fc', 'bn1'}
   inner = {match[1] for name in modules if (match := re.match(r'layer\d+\.\d+\.(.+)', name))}
@@ -199,7 +202,7 @@ def _torch_names(weights: Weights, expected: Mapping[str, object]) -> dict[str, 
 
 
 def describe(model: ResNet) -> str:
-  """A network in a few words."""
+  """A network in a few words, for errors."""
   parts = [f'a {model.block} ResNet with depths {model.depths} and widths {model.widths}']
   parts += [_describe_placement(placement) for placement in model.attention]
   return ', '.join(parts)
@@ -210,12 +213,12 @@ def _describe_placement(placement: Placement) -> str:
 
 
 def _path(name: str, deep: bool, expected: Mapping[str, object]) -> str:
-  """Where a weight goes: `params/...` or `batch_stats/...`; `deep` says that the stem is."""
+  """The path of a weight below `params` or `batch_stats`; `deep`: whether the stem is deep."""
   module, _, leaf = name.rpartition('.')
   target = _renamed(_RULES, module)
   if target == 'stem_norm' and deep:
     target = 'stem_norm3'
-  # The network knows which modules are norms; statistics that are missing do not change that.
+  # The network says which modules are norms, because a file may lack their statistics.
   is_norm = f'params/{target}/scale' in expected
   leaves = {
     'running_mean': 'mean',
@@ -231,7 +234,7 @@ def _path(name: str, deep: bool, expected: Mapping[str, object]) -> str:
 
 
 def _to_flax(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """A weight in the layout of Flax: kernels have their input and output channels last."""
+  """A weight in the layout of Flax, where kernels have input and output channels last."""
   if value.ndim == 4 and len(shape) == 2 and value.shape[2:] == (1, 1):
     value = value[:, :, 0, 0]  # A 1x1 convolution that is a dense layer here.
   if value.ndim < 2:

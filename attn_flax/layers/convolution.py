@@ -1,11 +1,11 @@
 """Convolution and dense layers with PyTorch's conventions.
 
-The parameters, names and values are those of `flax.linen.Conv` and `Dense`; only the formulation
-differs, where another one is faster.
+The parameters, names and values are those of `flax.linen.Conv` and `Dense`; the computation is
+formulated differently where that is faster.
 
-Where the faster formulation depends on the device, the program holds all of them, and the one of
-the platform that it is lowered for is compiled (`lax.platform_dependent`). The machine that traces
-a program decides nothing, so that a program exported for another platform is that platform's own.
+Where the fastest formulation depends on the device, the traced program holds all of them, and the
+platform that it is lowered for decides which is compiled (`lax.platform_dependent`). So a program
+that is exported for another platform has the formulation of that platform.
 """
 
 import functools
@@ -24,8 +24,8 @@ he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 torch_default = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 # The barrier keeps XLA from fusing the recomputed activation into the transpose that the filter
-# gradient needs. It pays on CPU from jax 0.12 on and does nothing before; on other devices it has
-# not been measured, so it stays out.
+# gradient needs. It saves time on CPUs from jax 0.12 on and none before; on other devices it has
+# not been measured, so it is left out there.
 _BARRIER = jax.__version_info__ >= (0, 12)
 
 Pads = Sequence[tuple[int, int]]
@@ -56,10 +56,10 @@ def shifted_conv(
   """`lax.conv_general_dilated` for large kernels over very few channels, such as CBAM's 7x7.
 
   On a CPU, the width taps are stacked as channels and contracted in one matrix product, then the
-  height taps are added up as shifted rows: the same multiply-adds, in less time.
+  height taps are added up as shifted rows: the same multiply-adds in less time.
 
   Raises:
-    ValueError: for strides, groups or dilations, which the CPU's form does not cover.
+    ValueError: for strides, groups or dilations, which the CPU's formulation does not cover.
   """
   dilations = (*kwargs.get('lhs_dilation', (1, 1)), *kwargs.get('rhs_dilation', (1, 1)))
   if set(window_strides) | set(dilations) | {kwargs.get('feature_group_count', 1)} != {1}:
@@ -88,7 +88,7 @@ def depthwise_conv(
 ) -> jax.Array:
   """`lax.conv_general_dilated` for one filter per channel, as in MnasNet's blocks.
 
-  A CPU adds up shifted maps instead.
+  On a CPU, shifted copies of the feature map are weighted and added up instead.
   """
 
   def shifted(x, kernel):
@@ -131,7 +131,7 @@ def conv(
     kernel: height and width of the kernel.
     stride: step in both directions.
     name: name of the submodule.
-    dilation: distance between taps; the padding grows with it, so the map keeps its size.
+    dilation: distance between taps; the padding grows with it, so that the size is kept.
     groups: number of channel groups.
     bias: whether there is a bias (initialized to 0).
     kernel_init: initializer of the kernel.

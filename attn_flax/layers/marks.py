@@ -1,4 +1,4 @@
-"""Marks in a network's program, which explanations and costs read; they compute nothing."""
+"""Marks in a network's program that explanations and costs read; they change no value."""
 
 from collections.abc import Callable
 
@@ -11,6 +11,14 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 
   Records `x` under `name` where the collection `intermediates` is mutable, and adds the variable
   `name` of the collection `perturbations` where one is given. Costs nothing otherwise.
+
+  Args:
+    module: the module that computes the activation, inside a compact method.
+    name: 'stage1', 'stage2' and so on for the feature maps of the stages.
+    x: the activation.
+
+  Returns:
+    `x`, plus the variable where it is given.
   """
   module.sow('intermediates', name, x)
   if module.has_variable('perturbations', name):
@@ -18,8 +26,8 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
   return x
 
 
-# The name scopes in which a mechanism multiplies activations with activations, and inside of it
-# queries with vectors of relative positions.
+# The name scopes in which a mechanism multiplies activations with activations, and queries with
+# vectors of relative positions.
 ATTENTION_SCOPE = 'attention_products'
 RELATIVE_SCOPE = 'relative_products'
 
@@ -27,15 +35,18 @@ _COUNTED = 'counted_as'
 
 
 def counted_as(function: Callable[..., jax.Array], **operations: int) -> Callable[..., jax.Array]:
-  """Has a function counted as other operations than those of its program.
+  """Sets what operations a function is counted as, in place of those of its program.
 
-  For formulations that compute an equation in another way: costs are those of the equation. The
-  function is compiled as it is; the counts are carried by its name in the traced program.
+  For functions that compute an equation in another way: their cost is that of the equation. The
+  function is compiled as it is; its name in the traced program carries the counts.
 
   Args:
     function: arrays -> array.
-    **operations: how many of each kind, see `costs.count_operations`; kinds that are left out do
-      not occur.
+    **operations: how many of each kind, see `costs.count_operations`; kinds that are left out
+      count 0.
+
+  Returns:
+    The function, compiled under that name.
   """
 
   def named(*args):
@@ -47,7 +58,7 @@ def counted_as(function: Callable[..., jax.Array], **operations: int) -> Callabl
 
 
 def operations_of(name: str) -> dict[str, int] | None:
-  """The operations that a function of this name is counted as; None where nothing is said."""
+  """The operations that `counted_as` wrote into a function's name; None for any other name."""
   prefix, *counts = name.split('__')
   if prefix != _COUNTED:
     return None

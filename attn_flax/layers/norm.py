@@ -12,16 +12,17 @@ from attn_flax.layers.types import Dtype, Initializer
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _batch_normalize(x, scale, bias, epsilon):
-  """Normalizes `x` [N, ..., C] with its own statistics; returns it with mean and variance [C]."""
+  """Normalizes `x` [N, ..., C] with its own mean and variance [C]; returns all three."""
   return _batch_normalize_fwd(x, scale, bias, epsilon)[0]
 
 
 def _batch_normalize_fwd(x, scale, bias, epsilon):
   axes = tuple(range(x.ndim - 1))
   x32 = x.astype(jnp.float32)
-  # One pass over the data: E[d^2] - E[d]^2 of the differences from the mean of the first example.
-  # That mean is at most sqrt(N) standard deviations off, so that no more than a factor N of the
-  # precision cancels, whatever the data: d = pivot - mean adds d^2 / N to the variance.
+  # One pass over the data: the variance is E[d^2] - E[d]^2 of the differences d from a pivot, the
+  # first example's mean. One example at a distance D from the batch's mean adds at least D^2 / N to
+  # the variance, so the pivot is at most sqrt(N) standard deviations from that mean, and the
+  # subtraction cancels at most a factor N of the precision, whatever the data.
   pivot = x32[0].mean(axes[:-1])
   shifted = x32 - pivot
   offset = shifted.mean(axes)
@@ -32,7 +33,7 @@ def _batch_normalize_fwd(x, scale, bias, epsilon):
 
 
 def _batch_normalize_bwd(epsilon, residuals, cotangents):
-  """The closed form, which stores `x` alone; the statistics returned feed running averages only."""
+  """The gradient in closed form; none flows from the statistics, which only update averages."""
   del epsilon
   x, scale, pivot, offset, inverse = residuals
   dy = cotangents[0].astype(jnp.float32)
@@ -54,11 +55,11 @@ class BatchNorm(nn.Module):
   Ioffe and Szegedy, "Batch Normalization" (ICML 2015, https://arxiv.org/abs/1502.03167).
   Variables are those of `flax.linen.BatchNorm`: params `scale`, `bias`, batch_stats `mean`, `var`,
   all [C] float32. As in PyTorch, and unlike Flax, the running variance is the unbiased one.
-  Forward-mode differentiation is not available in training (the gradient has a closed form).
+  Forward-mode differentiation is not available in training: the gradient has a rule of its own.
 
   Attributes:
-    train: normalize with the batch's statistics and update the running ones.
-    momentum: share of the running value kept at each step; PyTorch's momentum 0.1 is 0.9 here.
+    train: whether to normalize with the batch's statistics and update the running ones.
+    momentum: share of the running value that each step keeps; PyTorch's momentum 0.1 is 0.9 here.
     epsilon: added to the variance.
     scale_init: initializer of the scale (gamma).
     dtype: dtype of the output; statistics are always float32.
@@ -72,7 +73,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalizes `x` [..., C]."""
+    """Normalizes `x` [..., C]; in training it also updates the running statistics."""
     channels = (x.shape[-1],)
     x = x.astype(self.dtype or x.dtype)
     scale = self.param('scale', self.scale_init, channels, jnp.float32)

@@ -10,7 +10,18 @@ import jax.numpy as jnp
 def max_pool(
   x: jax.Array, window: int, stride: int, padding: int, *, round_up: bool = False
 ) -> jax.Array:
-  """PyTorch's `MaxPool2d` on [N, H, W, C]: pads with -inf; rounds down, or up as its ceil_mode."""
+  """PyTorch's `MaxPool2d` on [N, H, W, C].
+
+  Args:
+    x: [N, H, W, C].
+    window: height and width of the window.
+    stride: step in both directions.
+    padding: pixels of -inf on each side.
+    round_up: whether the size of the result is rounded up, as with PyTorch's `ceil_mode`.
+
+  Returns:
+    [N, h, w, C] of the largest values.
+  """
   ends = [padding, padding]
   if round_up:
     for axis, size in enumerate(x.shape[1:3]):
@@ -22,10 +33,10 @@ def max_pool(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def largest(x: jax.Array, axis: int) -> jax.Array:
-  """The maximum along an axis; entries that equal it, to within rounding, share its gradient.
+  """The maximum along an axis; entries that equal it up to rounding share its gradient.
 
-  Where XLA computes `x` again for the gradient, perhaps with other roundings, `jnp.max` may find
-  no entry that equals the maximum; it then divides by their number, 0, and returns NaN.
+  XLA may compute `x` again for the gradient, with other rounding errors. The gradient of `jnp.max`
+  then may find no entry that equals the maximum, divides by their number, 0, and returns NaN.
   """
   return x.max(axis)
 
@@ -51,11 +62,11 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 def interpolate(x: jax.Array, axis: int, length: int) -> jax.Array:
-  """Linear interpolation to `length` along one axis; a value is that of the middle of its pixel.
+  """Linear interpolation to `length` along one axis; values lie at the centers of their pixels.
 
-  The values are those of `jax.image.resize`, but there is no matrix product, which would be counted
-  as a layer's, and equal neighbors give exactly their value: with rounding errors, the pixels of a
-  flat part of a map would have an order.
+  The values are those of `jax.image.resize`, but without a matrix product, which the costs would
+  count as that of a layer. Between equal neighbors the result is exactly their value, because
+  rounding errors would otherwise rank the pixels of a flat part of a map.
   """
   size = x.shape[axis]
   if size == length:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from attn_flax.errors import UserError, shown
 
-# What a compute dtype may be given as: `jnp.bfloat16`, `jnp.dtype('float32')`, 'float32'.
+# A compute dtype in any form: `jnp.bfloat16`, `jnp.dtype('float32')`, 'float32'.
 Dtype = jax.typing.DTypeLike
 # (key, shape, dtype) -> array.
 Initializer = jax.nn.initializers.Initializer
@@ -18,7 +18,7 @@ Variables = Mapping[str, Any]
 
 
 def check_dtype(what: str, dtype: Any) -> None:
-  """Raises `UserError` for what is neither None nor a dtype of floating point numbers."""
+  """Raises `UserError` unless `dtype` is None or a floating-point dtype that JAX has enabled."""
   try:
     if dtype is None:
       return
@@ -32,20 +32,21 @@ def check_dtype(what: str, dtype: Any) -> None:
 
 
 def check_map(what: str, x: jax.Array) -> None:
-  """Raises `UserError` for what is no map [N, H, W, C] with pixels and channels."""
+  """Raises `UserError` unless `x` is a feature map [N, H, W, C] with pixels and channels."""
   if x.ndim != 4 or not all(x.shape[1:]):
     raise UserError(
-      f'{what} acts on maps [N, H, W, C] of one pixel and one channel at least, not on {x.shape}'
+      f'{what} acts on feature maps [N, H, W, C] with at least one pixel and one channel, not on '
+      f'shape {x.shape}; give such a feature map'
     )
 
 
 class Model(Protocol):
-  """A Linen module that is called `model(images, train=...)`, of this library or of your own."""
+  """A Linen module, of this library or your own, that is called `model(images, train=...)`."""
 
   def init(self, rngs: Any, /, *args: Any, **kwargs: Any) -> Variables:
-    """Variables for images of a shape, see `flax.linen.Module.init`."""
+    """Makes the variables for images of a shape, see `flax.linen.Module.init`."""
     ...
 
   def apply(self, variables: Variables, /, *args: Any, **kwargs: Any) -> Any:
-    """Calls the network with some variables, see `flax.linen.Module.apply`."""
+    """Calls the network with its variables, see `flax.linen.Module.apply`."""
     ...

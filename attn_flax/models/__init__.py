@@ -1,4 +1,4 @@
-"""Networks, by name and with attention at their places."""
+"""Networks by name, with attention modules at the places that they have for them."""
 
 from attn_flax.models.create import add_attention, create_model
 from attn_flax.models.network import Network

@@ -18,7 +18,7 @@ class Block(nn.Module):
     planes: width of the block; a bottleneck's output has four times as many channels.
     stage: number of its stage, from 1.
     stride: step of the block.
-    bottleneck: which of the two forms.
+    bottleneck: whether it is a bottleneck.
     stride_in: '3x3' or '1x1', the convolution of a bottleneck that takes the stride.
     groups: groups of the bottleneck's 3x3 convolution.
     base_width: width of a group at 64 planes.
@@ -56,8 +56,8 @@ class Block(nn.Module):
       width = int(self.planes * self.base_width / 64) * self.groups
       if not width:
         raise UserError(
-          f'base_width={self.base_width} leaves no channel to a group of a block of {self.planes} '
-          'planes; widen the stage or the base'
+          f'base_width={self.base_width} leaves the groups of a block with planes={self.planes} '
+          'no channel; raise base_width, or the width of the stage'
         )
       y = nn.relu(norm(name='norm1')(conv(width, 1, first, name='conv1')(x)))
       y = conv3x3(self, y, width, second, 'conv2', groups=self.groups)
@@ -91,7 +91,7 @@ class PreActivationBlock(nn.Module):
     stride: step of the block.
     dropout: share of the activations dropped between the two convolutions.
     drop_path: share of the images that skip the branch in training.
-    attention: the placements that act in this block; it has no last norm, and `branch` acts on the
+    attention: the placements that act in this block; as it has no last norm, `branch` acts on the
       output of its last convolution.
     dtype: compute dtype.
   """
@@ -123,10 +123,11 @@ class PreActivationBlock(nn.Module):
 
 
 def drop_path(y: jax.Array, rate: float, train: bool) -> jax.Array:
-  """Stochastic depth: leaves a branch [N, H, W, C] out for a share of the images, in training.
+  """Stochastic depth: sets a branch [N, H, W, C] to 0 for a share of the images, in training.
 
-  Huang et al., "Deep Networks with Stochastic Depth" (ECCV 2016, https://arxiv.org/abs/1603.09382);
-  the branches that stay are scaled up by 1 / (1 - rate) instead of down at evaluation.
+  Huang et al., "Deep Networks with Stochastic Depth" (ECCV 2016, https://arxiv.org/abs/1603.09382).
+  Branches that are kept are scaled by 1 / (1 - rate) in training, where the paper scales all
+  branches by 1 - rate in evaluation.
   """
   if not rate:
     return y
@@ -142,7 +143,7 @@ def conv3x3(
   name: str,
   groups: int = 1,
 ) -> jax.Array:
-  """The 3x3 convolution of a block, or what replaces it."""
+  """Applies the 3x3 convolution of a block to x, or the mechanism that replaces it."""
   if replaced := at(block.attention, 'conv'):
     return replaced.make(block.stage, features=features, stride=stride)(x)
   return layers.conv(features, 3, stride, groups=groups, dtype=block.dtype, name=name)(x)

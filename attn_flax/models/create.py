@@ -1,4 +1,4 @@
-"""Networks with attention at their places: where the two meet."""
+"""Makes networks by name, and puts attention modules at their places."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from attn_flax.models.network import Network, dtype_name
 from attn_flax.models.placement import PLACES, STARTS, Fields, Placement, field_names
 from attn_flax.models.zoo import find_network
 
-# What an entry of the attention mapping says beside the module's own fields.
+# The keys of an entry of the attention mapping beside the module's own fields.
 PLACEMENT_FIELDS = ('name', 'stages', 'every', 'start')
-# What the network says to a module that replaces a convolution.
+# The fields that the network sets in a module that replaces a convolution.
 CONV_FIELDS = ('features', 'stride', 'kernel')
 
 Mechanism = str | type[nn.Module]
@@ -30,7 +30,7 @@ def create_model(
   attention_kwargs: Fields | None = None,
   **fields: Any,
 ) -> Network:
-  """A network with attention at its usual place, or at the places given.
+  """Makes a network, with attention at the mechanism's default place or at the places given.
 
   Example:
     >>> model = create_model('resnet50', attention='cbam', num_classes=1000)
@@ -38,9 +38,9 @@ def create_model(
     >>> backbone = create_model('resnet18', num_classes=None)
 
   A mechanism of your own is a Flax (Linen) module that is called `module(x, train=train)` and
-  returns a map of the shape of x; with the class attribute `where = 'conv'` it replaces the blocks'
-  3x3 convolutions instead, see `attn_flax.attention.protocols`. It is named by its class, or, so
-  that a config file can name it, by 'module:Class':
+  returns a feature map of the shape of x; with the class attribute `where = 'conv'` it replaces the
+  blocks' 3x3 convolutions instead, see `attn_flax.attention.protocols`. Give its class, or, as in a
+  config file, 'module:Class':
 
     >>> model = create_model('resnet20', attention='my_module:MyGate')
 
@@ -48,9 +48,9 @@ def create_model(
     name: one of `list_models()`.
     attention: one of `list_attention()`, 'module:Class' or a module class, at its default place; or
       a mapping from places (conv, branch, block, stage) to entries with `name` (any of these),
-      `stages` (from 1; None for the mechanism's default), `every`, `start` ('paper', or 'identity'
-      so that the network first computes what it would without the mechanism) and the module's own
-      fields.
+      `stages` (from 1; None for the mechanism's default), `every` (2: every second block), `start`
+      ('paper', or 'identity', so that the network first computes what it computes without the
+      mechanism) and the module's own fields.
     attention_kwargs: fields of the module, and `stages`, `every` and `start`, where `attention` is
       a name or a class.
     **fields: fields of the network, such as `num_classes`, `stem`, `stride_in`, `dtype`.
@@ -58,7 +58,7 @@ def create_model(
   Returns:
     A Linen module: `model.init(key, images, train=False)` makes `{'params', 'batch_stats'}` and
     `model.apply(variables, images, train=False)` returns logits [N, num_classes] float32; with
-    `num_classes=None` the network has no head and returns the maps behind its stages,
+    `num_classes=None` the network has no head and returns the feature maps of its stages,
     `{'stage1': [N, H, W, C], ...}`, in the compute dtype.
 
   Raises:
@@ -78,7 +78,11 @@ def create_model(
 
 
 def add_attention(model: AnyNetwork, entries: Mapping[str, Fields]) -> AnyNetwork:
-  """A copy of a network with attention at the places of a mapping, see `create_model`."""
+  """A copy of a network with attention at the places of a mapping, see `create_model`.
+
+  Raises:
+    UserError: for an entry that `create_model` refuses.
+  """
   model.check()
   placements = [_placement(model, where, entry) for where, entry in entries.items()]
   return model.clone(attention=tuple(placements))
@@ -88,12 +92,14 @@ def _entries(attention: Mechanism | Mapping[str, Fields] | None, kwargs: Fields)
   """The attention of a network as a mapping from places to entries."""
   if isinstance(attention, Mapping):
     if kwargs:
-      raise UserError('a mapping of places holds its own fields; leave attention_kwargs out')
+      raise UserError(
+        'attention is a mapping of places, which holds the fields; leave attention_kwargs out'
+      )
     return dict(attention)
   check_type('attention_kwargs', kwargs, Mapping, 'fields by name, such as {"ratio": 4}')
   if attention is None:
     if kwargs:
-      raise UserError('attention_kwargs need an attention; name one')
+      raise UserError('attention_kwargs need an attention; name a mechanism')
     return {}
   return {traits(_module_class(attention)).where: {'name': attention, **kwargs}}
 
@@ -110,7 +116,7 @@ def _module_class(name: Mechanism) -> type[nn.Module]:
 
 
 def _placement(model: Network, where: str, entry: Fields) -> Placement:
-  """An entry of the attention mapping, checked, with what it leaves open filled in."""
+  """An entry of the attention mapping, checked and with the defaults filled in."""
   check_choice('attention place', where, PLACES)
   check_type(f'the attention at {where!r}', entry, Mapping, 'its fields by name, {"name": "se"}')
   if entry.get('name') is None:
@@ -138,10 +144,10 @@ def _placement(model: Network, where: str, entry: Fields) -> Placement:
 
 
 def _check_place(model: Network, label: str, usual: Traits, where: str) -> None:
-  """That the mechanism can act at the place, and the network takes attention there."""
+  """Raises `UserError` unless mechanism and network both allow attention at the place."""
   replaces = usual.where == 'conv'
   if replaces != (where == 'conv'):
-    kind = 'replaces a convolution' if replaces else 'refines a map'
+    kind = 'replaces a convolution' if replaces else 'refines a feature map'
     places = 'conv' if replaces else ', '.join(place for place in PLACES if place != 'conv')
     raise UserError(
       f'the attention {label} {kind}, so it cannot act at {where!r}; allowed: {places}'
@@ -154,7 +160,7 @@ def _check_place(model: Network, label: str, usual: Traits, where: str) -> None:
   if replaces and model.groups > 1:
     raise UserError(
       f'{label} has no groups, so it cannot replace a convolution of {model.groups} groups; take '
-      'another network, or a mechanism that refines a map'
+      'another network, or a mechanism that refines a feature map'
     )
 
 
@@ -162,8 +168,8 @@ def _check_start(label: str, usual: Traits, start: str) -> None:
   check_choice('start', start, STARTS)
   if usual.where == 'conv' and start == 'identity':
     raise UserError(
-      f'{label} replaces a convolution, so the network cannot start with what it computed before; '
-      "take start='paper'"
+      f'{label} replaces a convolution, so the network cannot start with what it computes without '
+      "it; take start='paper'"
     )
 
 
@@ -173,14 +179,14 @@ def _stages(
   """The stages where a mechanism acts, from 1."""
   numbers = range(1, model.num_stages + 1)
   if asked is None:
-    # A network may know better where its convolutions can be replaced.
+    # Where convolutions are replaced, a default of the network comes before that of the mechanism.
     own = model.conv_stages if usual.where == 'conv' else None
     asked = tuple(numbers[usual.stages if own is None else own])
   stages = tuple(asked) if isinstance(asked, tuple | list) else (asked,)
   if not all(type(stage) is int and stage in numbers for stage in stages) or not stages:
     raise UserError(
       f'{label} asks for stages {shown(stages)}, but the network has stages '
-      f'1..{model.num_stages}; name some of these, or none to take the default'
+      f'1..{model.num_stages}; name some of these, or leave them out to take the default'
     )
   return stages
 
@@ -188,23 +194,23 @@ def _stages(
 def _check_every(
   model: Network, label: str, where: str, stages: tuple[int, ...], every: int
 ) -> None:
-  """That the mechanism meets a block."""
+  """Raises `UserError` unless the mechanism acts in at least one block."""
   if where == 'stage' and every != 1:
     raise UserError(
-      f'{label} every={shown(every)} counts blocks, but acts once behind a stage; leave it out'
+      f'{label} every={shown(every)} counts blocks, but at {where!r} it acts once; leave every out'
     )
   deepest = max(model.depths[stage - 1] for stage in stages)
   if type(every) is not int or every not in range(1, deepest + 1):
     raise UserError(
-      f'{label} every={shown(every)} meets no block: its stages have {deepest} at most; choose 1 '
-      f'(every block) to {deepest}'
+      f'{label} every={shown(every)} meets no block: the deepest of its stages has depth '
+      f'{deepest}; choose a whole number from 1 (every block) to {deepest}'
     )
 
 
 def _module_fields(
   label: str, module: type[nn.Module], own: Fields, num_stages: int
 ) -> dict[str, Any]:
-  """The fields of a module that an entry gives, those of `per_stage` as one value per stage."""
+  """The fields of a module in an entry; those of `per_stage` get one value per stage."""
   usual = traits(module)
   given = ('dtype', *(CONV_FIELDS if usual.where == 'conv' else ()))
   known = {
@@ -229,12 +235,12 @@ def _one_per_stage(label: str, field: str, value: object, num_stages: int) -> tu
   values = value if isinstance(value, tuple) else (value,)
   if len(values) not in (1, num_stages):
     raise UserError(
-      f'{label} {field}={value} has {len(values)} values for {num_stages} stages; give one, or one '
-      'per stage'
+      f'{label} {field}={value} has {len(values)} values for {num_stages} stages; give one value, '
+      'or one per stage'
     )
   return values * num_stages if len(values) == 1 else values
 
 
 def _hashable(value: object) -> object:
-  """A list, such as JSON makes of a tuple, as a tuple: fields of modules must have a hash."""
+  """A list, such as JSON makes of a tuple, as a tuple: fields of modules must be hashable."""
   return tuple(value) if isinstance(value, list) else value

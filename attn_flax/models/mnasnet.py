@@ -19,10 +19,11 @@ from attn_flax.layers.types import Dtype
 from attn_flax.models.network import MOST_BLOCKS, Output, check_classes, check_images, dtype_name
 from attn_flax.models.placement import PLACES, Placement, at, field_names, refine
 
-_HEAD_WIDTH = 1280  # At every width multiplier.
+_HEAD_WIDTH = 1280  # The same at every width multiplier.
 
 _norm = functools.partial(layers.BatchNorm, momentum=0.99, epsilon=1e-3)
-# He initialization by outputs; a channel of a depthwise convolution has one input and one output.
+# He initialization by fan-out: each channel of a depthwise convolution has one input and one
+# output, so that fan-in and fan-out are equal.
 _depthwise_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 _head_init = nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform')
 
@@ -57,7 +58,7 @@ def scaled_width(width: int, multiplier: float) -> int:
 
 
 def _pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
-  """Zeros before and after an axis."""
+  """How many zeros are added before and after an axis."""
   if padding == 'torch':
     return kernel // 2, kernel // 2
   total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -67,10 +68,10 @@ def _pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
 class SqueezeExcite(nn.Module):
   """The gate inside a block, `x * sigmoid(W2 relu(W1 avgpool(x)))`, with biases.
 
-  It is part of the network and stays where an attention module acts too.
+  It is part of the network and stays where attention modules are added.
 
   Attributes:
-    hidden: hidden units, as many as a quarter of the channels of the block's input.
+    hidden: hidden units; a quarter of the channels of the block's input.
     dtype: compute dtype.
   """
 
@@ -90,8 +91,8 @@ class SqueezeExcite(nn.Module):
 class InvertedResidual(nn.Module):
   """1x1 expansion, depthwise convolution, squeeze-and-excitation or not, 1x1 projection.
 
-  A norm follows each convolution, a ReLU all but the last. The input is added where the shape
-  stays and the row has shortcuts.
+  A norm follows each convolution, and a ReLU each norm but the last. The input is added where the
+  shape is kept and the row has shortcuts.
 
   Attributes:
     row: what all blocks of the stage have in common.
@@ -120,8 +121,8 @@ class InvertedResidual(nn.Module):
       y = nn.relu(norm(name='expand_norm')(self._expand(y)))
     elif at(self.attention, 'conv'):
       raise UserError(
-        f'stage {self.stage} of MnasNet has no expansion, which is what attention at '
-        "'conv' replaces; leave this stage out of its stages"
+        f"stage {self.stage} of MnasNet has no expansion, which attention at 'conv' would replace; "
+        'leave this stage out of its stages'
       )
     y = nn.Conv(
       y.shape[-1],
@@ -146,7 +147,7 @@ class InvertedResidual(nn.Module):
     return refine(self, self.attention, 'block', y, self.stage, train=train)
 
   def _expand(self, x: jax.Array) -> jax.Array:
-    """The 1x1 convolution to more channels, or what replaces it."""
+    """The 1x1 convolution to more channels, or the mechanism that replaces it."""
     features = self.row.expansion * x.shape[-1]
     replaced = at(self.attention, 'conv')
     if not replaced:
@@ -160,11 +161,12 @@ class MnasNet(nn.Module):
   """MnasNet-A1 over images [N, H, W, 3], with attention at the places it is given.
 
   Its seven stages are the rows of the paper's figure 7. Attention acts at
-    conv:   in place of a block's 1x1 expansion, from stage 2 on. This augmented form is ours:
-            where Bello et al. (ICCV 2019, https://arxiv.org/abs/1904.09925) augment MnasNet could
-            not be read. Of the block's convolutions, the expansion has the fewest inputs, so that
-            queries, keys and values cost fewest parameters. `conv_stages` are those where images
-            of 224x224 pixels have maps of 14x14 at most.
+    conv:   in place of a block's 1x1 expansion, from stage 2 on. This augmented form is our own
+            and not checked against that of Bello et al. (ICCV 2019,
+            https://arxiv.org/abs/1904.09925). Of the block's convolutions, the expansion has the
+            fewest inputs, so that queries, keys and values cost the fewest parameters.
+            `conv_stages`, the default, are those where images of 224x224 pixels have feature maps
+            of 14x14 at most.
     branch: on the branch after its last norm, before the addition where there is one.
     block:  after the block; no ReLU ends it.
     stage:  after a stage.
@@ -173,12 +175,13 @@ class MnasNet(nn.Module):
     width_multiplier: factor of all widths but the head's 1280, which are then rounded to multiples
       of 8.
     depths: blocks per stage.
-    num_classes: number of logits; None makes a network without a head, which returns its maps.
-    stem: 'imagenet' (stride 2), or 'cifar' (ours, for small images): neither the stem nor stage 2
-      has a stride, so that the last map is 1/8 of the image and not 1/32.
-    padding: 'same' pads strided convolutions on even maps by one pixel more behind than before, as
-      the released TensorFlow code; 'torch' by as many on both sides, as PyTorch's ports.
-    dropout: share of the head's inputs dropped in training, which then needs `rngs={'dropout'}`.
+    num_classes: number of logits; None: no head, and the network returns its feature maps.
+    stem: 'imagenet' (stride 2), or 'cifar' (our own, for small images): neither the stem nor stage
+      2 has a stride, so that the last feature map is 1/8 of the image and not 1/32.
+    padding: 'same' pads strided convolutions on even sizes by one more pixel at the end than at the
+      start, as in the released TensorFlow code; 'torch' by the same on both sides, as in PyTorch.
+    dropout: share of the head's inputs dropped in training, which then needs
+      `rngs={'dropout': key}`.
     attention: the placements of attention modules.
     dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
   """
@@ -204,7 +207,7 @@ class MnasNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the last map."""
+    """Input pixels per pixel of the last feature map, along a side."""
     return 32 if self.stem == 'imagenet' else 8
 
   def check(self) -> None:
@@ -221,11 +224,11 @@ class MnasNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> Output:
-    """Images [N, H, W, 3], normalized, to logits [N, num_classes] float32, or to maps.
+    """Normalized images [N, H, W, 3] to logits [N, num_classes] float32, or to feature maps.
 
     Returns:
-      The logits; without a head, which the 1x1 convolution to 1280 channels is part of, the maps
-      behind the stages, 'stage1' to 'stage7'.
+      The logits. Without a head, to which the 1x1 convolution to 1280 channels belongs, the feature
+      maps of the stages, 'stage1' to 'stage7'.
 
     Raises:
       UserError: for images smaller than the network's stride, or impossible fields.

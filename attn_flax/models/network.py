@@ -1,4 +1,4 @@
-"""What every network of the library is: the one contract that the rest of the package relies on."""
+"""The interface of every network of the library, which the rest of the package relies on."""
 
 import dataclasses
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -10,18 +10,18 @@ from attn_flax.errors import MOST_CLASSES, UserError, check_choice, check_counts
 from attn_flax.layers.types import Dtype, Model
 from attn_flax.models.placement import Placement
 
-# What a network returns: logits, or, where it has no head, its maps by name.
+# What a network returns: logits, or, where it has no head, its feature maps by name.
 Output = jax.Array | dict[str, jax.Array]
 # Compute dtypes.
 DTYPES = ('float32', 'bfloat16')
-MOST_BLOCKS = 256  # Of a stage, each of which is traced; ResNet-1202 has 200.
+MOST_BLOCKS = 256  # Per stage; each block is traced. ResNet-1202 has 200.
 
 
 def dtype_name(dtype: Dtype) -> str:
   """The name of a compute dtype, however it is given: 'bfloat16', `jnp.bfloat16`, `jnp.dtype(...)`.
 
   Raises:
-    UserError: for another one than those of `DTYPES`.
+    UserError: for a dtype that is not one of `DTYPES`.
   """
   try:
     name = dtype if isinstance(dtype, str) or dtype is None else jnp.dtype(dtype).name
@@ -40,22 +40,23 @@ class Network(Model, Protocol):
     variables = model.init(key, images, train=False)          # {'params', 'batch_stats'}
     logits = model.apply(variables, images, train=False)      # [N, num_classes] float32
 
-  and records the map behind each stage under the name that its maps have without a head
-  (`attn_flax.layers.tap`).
+  It records the feature map of each stage with `attn_flax.layers.tap`, under the name that the
+  map has in the output of a network without a head.
 
   To add a network, write a class with these members and name it in `attn_flax.models.zoo`. What a
-  config sets is a dataclass field of the class, everything else a property or a `ClassVar`.
+  config can set is a dataclass field of the class, everything else a property or a `ClassVar`.
 
   Attributes:
     places: the places (keys of `placement.PLACES`) where it takes attention; () where it takes
       none.
-    conv_stages: the stages, as a slice of all, where a mechanism replaces its convolutions unless
-      another value is given; None where the mechanism's own default serves.
-    groups: groups of the convolutions at 'conv'; a mechanism replaces only one of 1 group.
+    conv_stages: the stages, as a slice of all, where a mechanism replaces convolutions by default;
+      None: the mechanism's own default holds.
+    groups: groups of the convolutions at 'conv'; mechanisms replace only those of one group.
     num_stages: number of stages.
     depths: blocks of each stage.
-    stride: input pixels per pixel of the last map, and the smallest side of its images.
-    num_classes: number of logits; None: no head, and the call returns the maps.
+    stride: input pixels per pixel of the last feature map along a side, and the smallest side of
+      its images.
+    num_classes: number of logits; None: no head, and the network returns its feature maps.
     attention: the placements of attention modules; () without attention.
     frozen: stages whose weights and running statistics stay as they are in training; 0 is the stem.
     dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
@@ -95,16 +96,16 @@ class Network(Model, Protocol):
   def dtype(self) -> str: ...  # noqa: D102
 
   def __call__(self, images: jax.Array, /, *, train: bool) -> Output:
-    """Images [N, H, W, 3], normalized, to logits [N, num_classes] float32, or to maps.
+    """Normalized images [N, H, W, 3] to logits [N, num_classes] float32, or to feature maps.
 
     Args:
       images: height and width are at least `stride`.
-      train: whether norms use the statistics of the batch and dropout acts, which then needs
+      train: whether norms use the statistics of the batch and dropout acts; dropout then needs
         `rngs={'dropout': key}`.
 
     Returns:
-      The logits; where `num_classes` is None the maps behind the stages, 'stage1' to the last,
-      each [N, H, W, C] in the compute dtype.
+      The logits; where `num_classes` is None, the feature maps of the stages, 'stage1' to the
+      last, each [N, H, W, C] in the compute dtype.
 
     Raises:
       UserError: for images that are too small for the network.
@@ -121,7 +122,7 @@ class Network(Model, Protocol):
 
 
 def check_classes(num_classes: object) -> None:
-  """Raises `UserError` for what is neither a number of classes nor None, for no head."""
+  """Raises `UserError` unless `num_classes` is a number of classes, or None for no head."""
   if num_classes is not None:
     check_counts('', MOST_CLASSES, num_classes=num_classes)
 
@@ -130,17 +131,17 @@ def check_images(images: jax.Array, least: int, fix: str) -> None:
   """Raises `UserError` for images that a network cannot take.
 
   Args:
-    images: what it is called with.
-    least: the smallest side that it takes, in pixels.
-    fix: what to do about smaller ones.
+    images: what the network is called with.
+    least: the smallest side that the network takes, in pixels.
+    fix: what to do about smaller images.
   """
   if images.ndim != 4 or not images.shape[-1]:
     raise UserError(
-      f'images of shape {images.shape} are none; give [N, H, W, 3], a batch with its channels last'
+      f'images of shape {images.shape} are impossible; give a batch [N, H, W, 3], channels last'
     )
   height, width = images.shape[1:3]
   if min(height, width) < least:
     raise UserError(
       f'images of {height}x{width} pixels are too small for this network, which takes '
-      f'{least}x{least} and more; {fix}'
+      f'{least}x{least} or more; {fix}'
     )

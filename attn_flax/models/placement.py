@@ -1,4 +1,4 @@
-"""Where in a network an attention module acts: data, so that networks name no mechanism."""
+"""Where in a network an attention module acts, as data, so that networks name no mechanism."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from attn_flax.layers.types import Dtype
 if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
-# In the order that the forward pass meets them.
+# In the order of the forward pass.
 PLACES = {
   'conv': "in place of the block's 3x3 convolution",
   'branch': 'on the residual branch, after its last norm, before the addition',
@@ -24,7 +24,7 @@ STARTS = ('paper', 'identity')
 
 # Fields of a module by name, each of its own type.
 Fields = Mapping[str, Any]
-# Output channels of a mechanism that is built to be checked, before the network's are known.
+# Output channels of a mechanism that is built only to check its fields.
 _FEATURES = 64
 
 
@@ -39,8 +39,8 @@ class Placement:
       (`attention.protocols.Traits`) hold a tuple with one value per stage of the network.
     stages: the stages where it acts, counted from 1.
     every: it acts on a stage's block i, counted from 0, where `(i + 1) % every == 0`.
-    start: 'paper', as the mechanism starts; or 'identity': x + gamma * (module(x) - x) with gamma
-      from 0, so that the network first computes what it computed without the module.
+    start: 'paper': the mechanism starts as in its paper; 'identity': x + gamma * (module(x) - x),
+      gamma starting at 0, so that the network first computes what it computes without the module.
     dtype: compute dtype, for modules that have the field.
   """
 
@@ -53,24 +53,24 @@ class Placement:
   dtype: Dtype
 
   def acts(self, stage: int, block: int) -> bool:
-    """Whether it acts in block `block` (from 0) of stage `stage` (from 1)."""
+    """Whether it acts in block `block` (from 0) of stage `stage` (from 1); at 'stage' in none."""
     return self.where != 'stage' and stage in self.stages and (block + 1) % self.every == 0
 
   def make(self, stage: int, **fields: Any) -> nn.Module:
-    """The module for a stage, to be called inside a compact method; it is named by its place."""
+    """Makes the module for a stage inside a compact method, named by its place."""
     return self.module(**self._fields(stage), **fields, name=self._name(stage))
 
   def check(self) -> None:
-    """Raises what the module raises for its fields: it is built once for each stage."""
+    """Makes the module for each stage, so that it raises its errors for impossible fields."""
     shape = {'features': _FEATURES, 'stride': 1} if self.where == 'conv' else {}
     for stage in self.stages:
       self.module(**self._fields(stage), **shape, parent=None)
 
   def refine(self, network: nn.Module, x: jax.Array, stage: int, *, train: bool) -> jax.Array:
-    """Applies the module to a map [N, H, W, C], inside a compact method of `network`."""
+    """Applies the module to a feature map [N, H, W, C], inside a compact method of `network`."""
     module = self.make(stage)
     y = module(x, train=train)
-    # Two zero factors in a row would leave both without a gradient forever.
+    # Of two factors that are both 0, neither would ever have a gradient.
     if self.start == 'paper' or starts_as_identity(module):
       return y
     gamma = network.param(f'{self._name(stage)}_gamma', nn.initializers.zeros, ())
@@ -88,7 +88,7 @@ class Placement:
 
 
 def at(placements: Iterable[Placement], where: str) -> Placement | None:
-  """The placement for a place, or None."""
+  """The first placement at a place, or None."""
   return next((p for p in placements if p.where == where), None)
 
 
@@ -101,15 +101,18 @@ def refine(
   *,
   train: bool,
 ) -> jax.Array:
-  """Applies what acts at a place, if anything does, inside a compact method of `network`.
+  """Applies the mechanism that acts at a place, if there is one, inside a compact method.
 
   Args:
-    network: the block or network that is being computed; it holds the parameters.
-    placements: what may act here.
+    network: the block or network whose compact method it is; it holds the parameters.
+    placements: the placements that may act here.
     where: one of `PLACES`, not 'conv'.
     x: [N, H, W, C].
     stage: number of the stage, from 1.
-    train: whether batch statistics are those of the batch.
+    train: whether batch norms use the statistics of the batch instead of the running ones.
+
+  Returns:
+    [N, H, W, C]; x itself where nothing acts.
   """
   found = at(placements, where)
   if found is None or stage not in found.stages:
@@ -118,6 +121,6 @@ def refine(
 
 
 def field_names(module: 'type[DataclassInstance]') -> list[str]:
-  """The names of a module's own fields."""
+  """The names of a module's own fields, without those that Linen adds."""
   linen = ('parent', 'name')
   return [field.name for field in dataclasses.fields(module) if field.name not in linen]

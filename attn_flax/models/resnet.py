@@ -45,23 +45,24 @@ class ResNet(nn.Module):
     depths: blocks per stage.
     widths: planes per stage.
     block: 'basic', 'bottleneck', or 'preact' (basic, with norms and ReLUs before convolutions).
-    num_classes: number of logits; None makes a network without a head, which returns its maps.
-    stem: 'imagenet' (7x7 of stride 2), 'deep' (three 3x3 in its place) or 'tiered' (the same,
-      narrower at first), each with a max-pool of stride 2 behind it; or 'cifar' (3x3).
-    stem_width: channels of the stem.
+    num_classes: number of logits; None: no head, and the network returns its feature maps.
+    stem: 'imagenet' (7x7 of stride 2), 'deep' (three 3x3 in its place) or 'tiered' (the same with a
+      narrower first one), each followed by a max-pool of stride 2; or 'cifar' (3x3).
+    stem_width: output channels of the stem.
     stride_in: '3x3' (v1.5, as torchvision) or '1x1' (v1, as the paper); bottlenecks only.
     groups: groups of the 3x3 convolutions; bottlenecks only.
     base_width: width of a group at 64 planes; bottlenecks only.
     shortcut: 'conv' (strided 1x1 convolution) or 'avg' (average pool, then 1x1 convolution).
-    max_pool: 'torch' (padded by 1, rounds down) or 'caffe' (not padded, rounds up).
+    max_pool: the stem's pool, 'torch' (pads by 1, rounds down) or 'caffe' (no padding, rounds up).
     branch_relu: whether a ReLU follows each branch's last norm.
     dropout: share of the activations dropped in training: between the convolutions of
       pre-activation blocks, in the other networks before the head.
-    drop_path: stochastic depth, the share of the images that skip the last block's branch; it grows
-      in proportion to the block's number.
-    frozen: stages, 0 being the stem, whose norms keep their running statistics in training.
-    zero_init_last: whether each block's last norm starts with scale 0. Every gate behind such a
-      norm then has an exactly zero gradient at the first step, so the default is False.
+    drop_path: stochastic depth: the share of the images that skip the last block's branch in
+      training; over the blocks it grows linearly to this value.
+    frozen: stages, 0 being the stem, whose norms use and keep their running statistics in training;
+      the optimizer leaves their weights as they are.
+    zero_init_last: whether each block's last norm starts with scale 0. Every gate after such a
+      norm then has a gradient of exactly 0 at the first step, so the default is False.
     attention: the placements of attention modules.
     dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
   """
@@ -95,7 +96,7 @@ class ResNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the last map."""
+    """Input pixels per pixel of the last feature map, along a side."""
     return (1 if self.stem == 'cifar' else 4) * 2 ** (len(self.depths) - 1)
 
   def check(self) -> None:
@@ -115,7 +116,8 @@ class ResNet(nn.Module):
     check_range('drop_path', self.drop_path, 0, below=1)
     if len(self.depths) != len(self.widths):
       raise UserError(
-        f'depths={self.depths} and widths={self.widths} differ in length; give one of each a stage'
+        f'depths={self.depths} and widths={self.widths} differ in length; give both one number per '
+        'stage'
       )
     check_tuple('frozen', self.frozen, 0)
     if not set(self.frozen) <= set(range(self.num_stages + 1)):
@@ -125,7 +127,7 @@ class ResNet(nn.Module):
       )
     if self.block != 'bottleneck' and (self.groups, self.base_width) != (1, 64):
       raise UserError(
-        f'groups={self.groups} and base_width={self.base_width} act in bottleneck blocks alone; '
+        f'groups={self.groups} and base_width={self.base_width} act in bottleneck blocks only; '
         "leave them out, or take block='bottleneck'"
       )
     idle = {
@@ -139,10 +141,10 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> Output:
-    """Images [N, H, W, 3], normalized, to logits [N, num_classes] float32, or to maps.
+    """Normalized images [N, H, W, 3] to logits [N, num_classes] float32, or to feature maps.
 
     Returns:
-      The logits; without a head the maps behind the stages, 'stage1' to the last.
+      The logits; without a head the feature maps of the stages, 'stage1' to the last.
 
     Raises:
       UserError: for images smaller than the network's stride, or impossible fields.
@@ -168,8 +170,8 @@ class ResNet(nn.Module):
         )(x, train=learns[stage])
       x = refine(self, self.attention, 'stage', x, stage, train=learns[stage])
       if self.block == 'preact' and stage == self.num_stages:
-        # Named with the stage, so that between the last map and the logits stand a mean and a dense
-        # layer, as in the other networks.
+        # Before the tap, so that only a mean and a dense layer lie between the last feature map and
+        # the logits, as in the other networks.
         x = nn.relu(layers.BatchNorm(train, dtype=dtype, name='last_norm')(x))
       x = maps[f'stage{stage}'] = layers.tap(self, f'stage{stage}', x)
     if self.num_classes is None:
@@ -192,7 +194,7 @@ class ResNet(nn.Module):
     else:
       kernel, stride = (3, 1) if self.stem == 'cifar' else (7, 2)
       x = conv(width, kernel, stride, name='stem_conv')(x)
-      # Pre-activation blocks bring their own norm.
+      # Pre-activation blocks begin with a norm of their own.
       x = x if self.block == 'preact' else nn.relu(norm(name='stem_norm')(x))
     if self.stem == 'cifar':
       return x

@@ -1,4 +1,4 @@
-"""Vision transformer: attention between image patches, and no convolution but the patches' own.
+"""Vision transformer: attention between image patches; only the patch embedding is a convolution.
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale"
 (ICLR 2021, https://arxiv.org/abs/2010.11929). Released code:
@@ -27,7 +27,7 @@ from attn_flax.models.placement import Placement
 
 _norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 _xavier = nn.initializers.xavier_uniform()
-# Xavier's for three square kernels side by side.
+# Each of the three square kernels side by side as Xavier initializes it.
 _qkv_init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
 _mlp_bias_init = nn.initializers.normal(1e-6)
 _position_init = nn.initializers.normal(0.02)
@@ -69,7 +69,7 @@ class SelfAttention(nn.Module):
     return output(y.reshape(x.shape))
 
   def weights(self, x: jax.Array, queries: jax.Array) -> jax.Array:
-    """Weights [N, heads, Q, T] float32 of some tokens [Q] over all; a class token is number 0."""
+    """Attention weights [N, heads, Q, T] float32 of the tokens [Q]; a class token is number 0."""
     return self(x, queries=queries)
 
 
@@ -80,7 +80,7 @@ class EncoderBlock(nn.Module):
     heads: attention heads.
     mlp_width: hidden units of the MLP.
     gelu: 'tanh' or 'exact', see `ViT`.
-    dropout: share of the activations dropped behind the dense layers but q, k, v.
+    dropout: share of the activations dropped after all dense layers but that of q, k and v.
     dtype: compute dtype.
   """
 
@@ -107,15 +107,15 @@ class EncoderBlock(nn.Module):
 
 
 class ViT(nn.Module):
-  """A vision transformer over images [N, H, W, 3]; it has no batch norm, hence `params` alone.
+  """A vision transformer over images [N, H, W, 3]; without batch norms, it has only `params`.
 
-  It takes no attention modules: it has no convolution to replace, and its tokens are refined by
-  attention already. It has one stage. The map recorded as `stage1` holds the patches' tokens where
-  they last act on the logits: with `pool='token'` those that the last block reads, for what it
-  makes of them is dropped, with `pool='mean'` those that it returns.
+  It takes no attention modules, because it is made of attention. It has one stage. The feature map
+  recorded as `stage1` holds the patches' tokens where they last act on the logits: with
+  `pool='mean'` the output of the last block, with `pool='token'` its input, because of its output
+  only the class token is used.
 
   Departures from the paper:
-    The position embedding fits one size of images; it is not interpolated to another.
+    The position embedding fits one size of images; it is not interpolated to others.
 
   Attributes:
     patch: side of a patch in pixels.
@@ -123,17 +123,18 @@ class ViT(nn.Module):
     depth: number of blocks.
     heads: attention heads, a divisor of the width.
     mlp_width: hidden units of the blocks' MLPs.
-    num_classes: number of logits; None makes a network without a head, which returns `stage1`. With
-      `pool='token'` it then ends before the last block; take 'mean' to have all blocks act on it.
+    num_classes: number of logits; None: no head, and the network returns `stage1`. With
+      `pool='token'` it then ends before the last block; with 'mean' all blocks act on `stage1`.
     pool: what the logits are made of: 'token', a class token joined to the patches; or 'mean' over
       the patches, without such a token, as in the released code's `gap` networks.
     gelu: 'tanh', the approximation that the released code computes; or 'exact', as PyTorch's ports.
-    dropout: share of the activations dropped in training, which then needs `rngs={'dropout'}`:
-      after the position embedding and every dense layer but those of queries, keys and values. The
-      released Ti, S and B take 0, the paper's training on ImageNet alone 0.1.
-    zero_init_head: whether the logits start at 0, as in the released code. Nothing but the head
-      has a gradient at the first step then, and untrained networks explain nothing, so the default
-      is False: the weights of this library's other heads.
+    dropout: share of the activations dropped in training, which then needs
+      `rngs={'dropout': key}`: after the position embedding and every dense layer but those of
+      queries, keys and values. The released Ti, S and B take 0, the paper's training on ImageNet
+      alone 0.1.
+    zero_init_head: whether the logits start at 0, as in the released code. Then only the head has a
+      gradient at the first step, and explanations from gradients are 0 before training, so the
+      default is False: the head starts as in this library's other networks.
     dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
   """
 
@@ -167,7 +168,7 @@ class ViT(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the last map."""
+    """Input pixels per pixel of the feature map, along a side."""
     return self.patch
 
   def check(self) -> None:
@@ -188,14 +189,17 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> Output:
-    """Images [N, H, W, 3], normalized, to logits [N, num_classes] float32, or to the map `stage1`.
+    """Normalized images [N, H, W, 3] to logits [N, num_classes] float32, or to a feature map.
+
+    Returns:
+      The logits; without a head `{'stage1': [N, h, w, C]}`.
 
     Raises:
-      UserError: for images that patches do not fill, images of another size than the parameters
-        were made for, or impossible fields.
+      UserError: for images that do not divide into patches, images of another size than the
+        parameters were made for, or impossible fields.
     """
     self.check()
-    check_images(x, 1, 'use larger ones')
+    check_images(x, 1, 'use larger images')
     self._check_patches(x)
     dtype = jnp.dtype(self.dtype)
     size = (self.patch, self.patch)
@@ -212,7 +216,7 @@ class ViT(nn.Module):
       if self.pool == 'token' and i == self.depth - 1:
         patches = self._tap(x[:, 1:], grid)
         if self.num_classes is None:
-          break  # What follows serves the class token alone.
+          break  # The last block serves only the class token.
         x = jnp.concatenate([x[:, :1], patches.reshape(n, -1, self.width)], axis=1)
       x = EncoderBlock(
         self.heads, self.mlp_width, self.gelu, self.dropout, dtype, name=f'block{i + 1}'
@@ -228,7 +232,7 @@ class ViT(nn.Module):
     return nn.Dense(self.num_classes, kernel_init=init, name='head')(x)
 
   def _tap(self, x: jax.Array, grid: list[int]) -> jax.Array:
-    """The patches' tokens [N, H * W, C] as a map [N, H, W, C], which is recorded."""
+    """Records the patches' tokens [N, H * W, C] as a feature map [N, H, W, C], and returns it."""
     return layers.tap(self, 'stage1', x.reshape(len(x), *grid, -1))
 
   def _position(self, tokens: int) -> jax.Array:

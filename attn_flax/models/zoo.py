@@ -20,13 +20,13 @@ _DEPTHS_50, _DEPTHS_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
 
 def _cifar(depth: int) -> Callable[..., ResNet]:
-  """He's CIFAR network of 6n + 2 layers, with projections where his shortcuts pad with zeros."""
+  """He et al.'s CIFAR network of 6n + 2 layers; its shortcuts project where theirs pad zeros."""
   depths = ((depth - 2) // 6,) * 3
   return functools.partial(ResNet, depths=depths, widths=(16, 32, 64), stem='cifar', stem_width=16)
 
 
 def _wide(depth: int, widen: int) -> Callable[..., ResNet]:
-  """Zagoruyko's pre-activation network of 6n + 4 layers."""
+  """Zagoruyko and Komodakis' pre-activation network of 6n + 4 layers."""
   return functools.partial(
     ResNet,
     depths=((depth - 4) // 6,) * 3,
@@ -47,7 +47,7 @@ MODELS: dict[str, Callable[..., Network]] = {
   'resnet101': functools.partial(_bottleneck, depths=_DEPTHS_101),
   'resnet152': functools.partial(_bottleneck, depths=(3, 8, 36, 3)),
   **{f'resnet{depth}': _cifar(depth) for depth in (20, 32, 44, 56, 110)},
-  # Wider stages behind a stem of 64 channels (Woo et al., CBAM, table 4).
+  # Wider stages after a stem of 64 channels (Woo et al., CBAM, table 4).
   'wide_resnet18_1.5': functools.partial(_basic, depths=(2, 2, 2, 2), widths=(96, 192, 384, 768)),
   'wide_resnet18_2': functools.partial(_basic, depths=(2, 2, 2, 2), widths=(128, 256, 512, 1024)),
   # Wider inner convolutions (torchvision).
@@ -69,18 +69,22 @@ MODELS: dict[str, Callable[..., Network]] = {
 
 
 def list_models() -> list[str]:
-  """The names that `create_model` knows."""
+  """The names of networks that `create_model` knows; it takes any `wrn<depth>_<widen>`, too."""
   return sorted(MODELS)
 
 
 def find_network(name: str) -> Network:
-  """A network by name, with its own fields."""
+  """A network by name.
+
+  Raises:
+    UserError: for an unknown name.
+  """
   if wide := re.fullmatch(r'wrn(\d{1,5})_(\d{1,5})', str(name)):
     depth, widen = int(wide[1]), int(wide[2])
     if depth < 10 or depth % 6 != 4 or widen < 1:
       raise UserError(
-        f'{name!r} names no WideResNet: its depth must be 6n + 4, such as 16, 28 or 40, and its '
-        'width at least 1'
+        f'{name!r} names no WideResNet: its depth must be 6n + 4; choose a depth such as 16, 28 or '
+        '40, and a width of at least 1'
       )
     return _wide(depth, widen)()
   check_choice('model', name, MODELS)

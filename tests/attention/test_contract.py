@@ -1,4 +1,4 @@
-"""What every registered attention module keeps to; generated from the registry.
+"""The contract of every built-in attention mechanism, tested for each name in `ATTENTION`.
 
 Refiners are called `module(x, train=...)` and keep the shape; modules with `where = 'conv'` are
 made with `features` and `stride` and called `module(x)`, like a convolution.
@@ -23,7 +23,7 @@ from attn_flax.models.placement import PLACES, field_names
 
 N, H, W, C = 2, 6, 10, 64
 FEATURES = 96
-# What runs once need not be optimized: compiling is most of the time.
+# Programs that run once need no optimization, as compiling takes most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -34,7 +34,7 @@ def _replaces(name):
 NAMES = sorted(ATTENTION)
 REFINERS = [name for name in NAMES if not _replaces(name)]
 each = parameterized.named_parameters((name, name) for name in NAMES)
-# Biases that have no effect: the softmax behind them cancels what all its inputs share.
+# Biases without effect: the softmax after them cancels what is added to all its inputs.
 CANCELLED: dict[str, set[str]] = {
   'dual': {'position/key/bias'},
   'non_local': {'phi/bias'},
@@ -76,13 +76,13 @@ class ContractTest(chex.TestCase):
     self.randomized = randomized
 
   def _variables(self, module, x):
-    """Random variables: no scale, gain or weight is 0."""
+    """Random variables, so that no scale, gain or weight is 0."""
     return self.randomized(_shapes(module, x))
 
   @chex.variants(with_jit=True, without_jit=True)
   @each
   def test_shape_is_kept_and_values_are_finite(self, name):
-    """On a map that is not square, in training and in evaluation."""
+    """For a feature map that is not square, in training and in evaluation."""
     self._assert_contract(name, jnp.float32, self.variant)
 
   @each
@@ -146,7 +146,7 @@ class ContractTest(chex.TestCase):
       assert (before != now).all()
 
   @each
-  def test_gates_are_recorded_under_the_common_vocabulary(self, name):
+  def test_gates_are_recorded_under_the_common_names(self, name):
     module, x = _make(name), _input()
     variables = self._variables(module, x)
     shapes = {'channel_gate': (N, C), 'spatial_gate': (N, H, W), 'gate': (N, H, W, C)}
@@ -163,8 +163,8 @@ class ContractTest(chex.TestCase):
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if _replaces(name)])
-def test_a_replaced_convolution_strides_as_one(name):
-  """Odd sizes round up."""
+def test_a_replaced_convolution_has_the_output_size_of_a_convolution(name):
+  """With stride 2, odd sizes round up."""
   module = _make(name, stride=2)
   x = jax.ShapeDtypeStruct((N, 7, 10, C), jnp.float32)
   y, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
@@ -173,7 +173,7 @@ def test_a_replaced_convolution_strides_as_one(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_modules_hash_and_compare_by_their_fields(name):
-  """Networks hold them as static fields, so that equal networks share a compiled program."""
+  """Networks hold them in static fields, so that equal networks share a compiled program."""
   assert hash(_make(name)) == hash(_make(name))
   assert _make(name) == _make(name)
   assert _make(name) != _make(name, dtype=jnp.dtype('bfloat16'))
@@ -188,7 +188,7 @@ def test_class_says_where_it_acts(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_fields_have_defaults(name):
-  """So that a name alone makes a module; a convolution is given its features and stride."""
+  """A name alone makes a module; a convolution also needs its features and stride."""
   given = {'features', 'stride'} if _replaces(name) else set()
   required = {
     field.name
@@ -200,7 +200,7 @@ def test_fields_have_defaults(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_class_is_documented(name):
-  """Its departures from the paper, every field, and the paper itself."""
+  """The docstrings have its departures from the paper, every field, and the paper's address."""
   cls = ATTENTION[name]
   text = inspect.getdoc(cls)
   departures = re.search(r'^Departures from the paper:\n((?:  .*\n|\n)+)', text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""docs/departures.md names every mechanism, and its switches and defaults are those of the code."""
+"""docs/departures.md has rows for every mechanism, with the switches and defaults of the code."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""Each mechanism refuses values that it can never have when an instance is made."""
+"""Each mechanism refuses impossible values when an instance is made."""
 
 import re
 

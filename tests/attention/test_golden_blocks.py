@@ -1,4 +1,4 @@
-"""The attention modules against values of the papers' released PyTorch code.
+"""The attention modules against outputs of the papers' released PyTorch code.
 
 Each file in `golden/blocks` holds what one released module, in evaluation mode, returned for an
 input [N, C, H, W] and the gradient that it passed back (`dx`, for the `cotangent` of the output),
@@ -33,7 +33,7 @@ BAM_NAMES = {
   'spatial_att.gate_s.gate_s_bn_di_1': 'spatial/norm2',
   'spatial_att.gate_s.gate_s_conv_final': 'spatial/expand',
 }
-# File: mechanism, its fields, and our name of each PyTorch layer.
+# By file: the mechanism, its fields, and the name here of each PyTorch layer.
 CASES = {
   'se_c64': ('se', {}, {'fc1': 'channel/reduce', 'fc2': 'channel/expand'}),
   'cbam_c64': ('cbam', {}, CBAM_NAMES),
@@ -43,11 +43,11 @@ CASES = {
   'eca_k3': ('eca', {'kernel_size': 3}, {'conv': 'channel/conv'}),
   'eca_k5': ('eca', {'kernel_size': 5}, {'conv': 'channel/conv'}),
 }
-# PyTorch's axes -> Flax's: Linear [out, in], Conv1d [out, in, k], Conv2d [out, in, k, k].
+# From PyTorch's axes to Flax's: Linear [out, in], Conv1d [out, in, k], Conv2d [out, in, k, k].
 
 
 def _variables(golden, names):
-  """The PyTorch weights of a golden file as variables of our module."""
+  """The PyTorch weights of a golden file as variables of the module here."""
   flat = {}
   for key in golden.files:
     if not key.startswith('state_dict/') or key.endswith('num_batches_tracked'):
@@ -69,7 +69,7 @@ def _nhwc(array):
 
 @pytest.mark.parametrize('file', CASES)
 def test_module_returns_what_the_released_code_returns(file):
-  """To 1e-5, values and the gradient with respect to the input."""
+  """Values and the gradient with respect to the input agree to 1e-5."""
   name, fields, names = CASES[file]
   golden = np.load(BLOCKS / f'{file}.npz')
   module, variables = ATTENTION[name](**fields), _variables(golden, names)

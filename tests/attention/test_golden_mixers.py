@@ -1,7 +1,7 @@
-"""Mixers and augmented convolution against golden values, from carried-over weights.
+"""Mixers and augmented convolution against golden values, with the weights of these.
 
-`dual_*` and `non_local_*` hold what released PyTorch modules returned, as in
-`test_golden_blocks`; `augmented_*` what loops in float64 made of the paper's equations.
+The files `dual_*` and `non_local_*` hold what released PyTorch modules returned, as in
+`test_golden_blocks`; `augmented_*` hold the result of the paper's equations in float64 loops.
 """
 
 import chex
@@ -17,7 +17,7 @@ from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.non_local import NonLocal
 
 NON_LOCAL_NAMES = {'theta': 'theta', 'W.0': 'output', 'W.1': 'norm'}
-# File: module, our name of each PyTorch layer, and whether the module returns what is to be added.
+# By file: the module, the name here of each PyTorch layer, and whether its output is to be added.
 RELEASED = {
   'dual_position_c64': (
     PositionAttention(),
@@ -39,7 +39,7 @@ RELEASED = {
 
 
 def _variables(golden, names):
-  """The PyTorch weights of a golden file as variables of our module."""
+  """The PyTorch weights of a golden file as variables of the module here."""
   flat = {}
   for key in golden.files:
     if not key.startswith('state_dict/') or key.endswith('num_batches_tracked'):
@@ -62,10 +62,10 @@ def _nhwc(array):
 
 @pytest.mark.parametrize('file', RELEASED)
 def test_module_returns_what_the_released_code_returns(file):
-  """To 1e-5, values and the gradient with respect to the input.
+  """Values agree to 1e-5, the gradient with respect to the input to 1e-5 of its largest entry.
 
-  The gradient to 1e-5 of its largest entry, 3 to 18: the released code of non_local summed
-  in float32, and is itself up to 4e-5 away from the gradient of the same weights in float64.
+  That entry is 3 to 18. The released code of non_local sums in float32, and its gradient is itself
+  up to 4e-5 away from that of the same weights in float64.
   """
   module, names, adds = RELEASED[file]
   golden = np.load(BLOCKS / f'{file}.npz')
@@ -93,7 +93,7 @@ def test_module_returns_what_the_released_code_returns(file):
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
 @pytest.mark.parametrize('file', ['augmented_relative', 'augmented_no_position'])
 def test_augmented_convolution_returns_what_the_papers_equations_give(file, implementation):
-  """Map and weights to 1e-5; key and value dimensions follow from kappa and upsilon."""
+  """Output and weights agree to 1e-5; key and value dimensions follow from kappa and upsilon."""
   golden = np.load(BLOCKS / f'{file}.npz')
   relative, heads = bool(golden['relative']), int(golden['num_heads'])
   value_dim = golden['output_kernel'].shape[0]

@@ -34,7 +34,7 @@ N, H, W, C = 2, 7, 5, 24
 
 
 def _input(height=H, width=W, channels=C, seed=0):
-  """Images that differ in their means, so that pooled values vary from image to image."""
+  """Feature maps with different means, so that pooled values vary from image to image."""
   rng = np.random.default_rng(seed)
   means = rng.normal(size=(N, 1, 1, channels))
   return (0.7 * (means + rng.normal(size=(N, height, width, channels)))).astype(np.float32)
@@ -58,8 +58,8 @@ def _assert_close(got, expected):
 def _assert_oracle(randomized, module, expect, x=None, *, queries=None, train=False):
   """The output is that of `expect(oracle, x)`, which reads every variable.
 
-  Where there are queries, `expect` returns all weights too, and the rows asked for are compared.
-  Returns what the module recorded, and the oracle.
+  With `queries`, `expect` returns all weights, too, and the rows of these queries are compared.
+  Returns the module's records, and the oracle.
   """
   x = _input() if x is None else x
   variables = randomized(_shapes(module, x))
@@ -93,7 +93,7 @@ def flat(x):
 
 
 def average_pool(x):
-  """3x3 windows around every second pixel; what lies outside the map is not counted."""
+  """3x3 windows around every second pixel; pixels outside the map are not counted."""
   n, height, width, channels = x.shape
   y = np.zeros((n, -(-height // 2), -(-width // 2), channels))
   for i in range(y.shape[1]):
@@ -104,7 +104,7 @@ def average_pool(x):
 
 
 def upsample(x, height, width):
-  """Bilinear: pixels are squares, their values stand in their middles, the border continues."""
+  """Bilinear: values lie at the centers of pixels, and the border's values continue outside."""
 
   def neighbors(place, size, length):
     at = np.clip((place + 0.5) * size / length - 0.5, 0, size - 1)
@@ -123,7 +123,7 @@ def upsample(x, height, width):
 
 
 def augmented(o, x, heads, key_dim, value_dim, stride=1, pool=False):
-  """The map and the weights, with relative positions where the variables have them."""
+  """The output and the weights, with relative positions where the variables have them."""
   parts = []
   if o.has('conv/kernel'):
     parts.append(conv_loop(x, o.get('conv/kernel'), stride, 1))
@@ -133,7 +133,7 @@ def augmented(o, x, heads, key_dim, value_dim, stride=1, pool=False):
   assert qkv.shape[-1] == 2 * key_dim + value_dim
 
   def split(start, length):
-    """Channels to heads: each head has a run of its own."""
+    """Splits channels into heads, each with consecutive channels."""
     each = length // heads
     return np.stack(
       [flat(qkv[..., start + h * each : start + (h + 1) * each])[:, 0] for h in range(heads)], 1
@@ -152,7 +152,7 @@ def augmented(o, x, heads, key_dim, value_dim, stride=1, pool=False):
   return np.concatenate([*parts, y], -1), weights
 
 
-# Fields of the module with 21 features: 3 heads, dk = 12 and dv = 6 unless told.
+# Fields of a module with 21 features: 3 heads, dk = 12 and dv = 6 unless given.
 SHARES = {'heads': 3, 'kappa': 0.6, 'upsilon': 0.3, 'min_key_dim': 2}
 AUGMENTED = [
   {},
@@ -169,7 +169,7 @@ AUGMENTED = [
 
 @pytest.mark.parametrize('fields', AUGMENTED, ids=str)
 def test_augmented_convolution(randomized, fields):
-  """Both parts, the pooled map, the relative positions, and the weights."""
+  """With both parts, the pooled map, the relative positions, and the weights."""
   fields = {**SHARES, **fields}
   key_dim = {0.6: 12, 1.0: 21, 0.0: 15}[fields['kappa']]
   value_dim = {0.3: 6, 1.0: 21}[fields['upsilon']]
@@ -187,8 +187,8 @@ def test_augmented_convolution(randomized, fields):
 
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('pool', [False, True], ids=['full', 'pool'])
-def test_without_shares_an_augmented_convolution_is_the_convolution(randomized, stride, pool):
-  """Its only variable is the kernel of all features, and there is nothing that attends."""
+def test_augmented_convolution_without_values_is_the_convolution(randomized, stride, pool):
+  """With upsilon=0 its only variable is the kernel of all features, and it has no weights."""
   module = AugmentedConv(6, stride, kappa=0.0, upsilon=0.0, pool=pool)
 
   def expect(o, x):
@@ -200,8 +200,8 @@ def test_without_shares_an_augmented_convolution_is_the_convolution(randomized, 
   assert module.apply(randomized(_shapes(module, x)), x, np.array([0]), method='weights') is None
 
 
-def test_relative_vectors_start_around_zero_with_deviation_of_a_heads_scale():
-  """Not with that as their mean, as the paper's listing has it: here 25^-0.5 = 0.2."""
+def test_relative_vectors_start_with_mean_zero_and_the_deviation_of_a_heads_scale():
+  """The paper's listing has the deviation, here 25^-0.5 = 0.2, as the mean."""
   module = AugmentedConv(64, heads=2, min_key_dim=25)
   tables = {'relative_height': 47, 'relative_width': 63}
 
@@ -216,7 +216,7 @@ def test_relative_vectors_start_around_zero_with_deviation_of_a_heads_scale():
     assert 0.19 < table.std() < 0.21
 
 
-# kappa, upsilon: (dk, dv) for 128, 256 and 512 features, 8 heads, 20 key dimensions a head.
+# kappa, upsilon: (dk, dv) for 128, 256 and 512 features, 8 heads, at least 20 key dimensions each.
 DIMS = {
   (0.2, 0.1): [(160, 8), (160, 24), (160, 48)],
   (0.25, 0.25): [(160, 32), (160, 64), (160, 128)],
@@ -232,7 +232,7 @@ def test_dimensions_are_those_that_the_papers_parameter_counts_need(shares):
 
 
 def test_shares_are_rounded_down_from_their_decimal_value():
-  """0.29 * 100 is 28.999999999999996 in floating point, and means 29."""
+  """0.29 * 100 is 28.999999999999996 in floating point, but counts as 29."""
   assert augmented_dims(100, 1, 0.29, 0.57, 1) == (29, 57)
   assert augmented_dims(100, 1, 0.289, 0.579, 1) == (28, 57)
 
@@ -246,12 +246,12 @@ def test_shares_are_rounded_down_from_their_decimal_value():
     ({'upsilon': 1.01}, 'upsilon=1.01'),
     ({'upsilon': -1}, 'upsilon=-1'),
     ({'kappa': 0.0, 'min_key_dim': 0}, 'min_key_dim=0'),
-    ({'upsilon': 0.1, 'heads': 7}, 'at most 6 heads'),
+    ({'upsilon': 0.1, 'heads': 7}, 'lower heads to 6'),
     ({'implementation': 'flash'}, 'allowed: blocks, direct, fused'),
   ],
   ids=str,
 )
-def test_augmented_convolution_refuses_what_has_no_meaning(fields, text):
+def test_augmented_convolution_refuses_fields_that_do_not_fit(fields, text):
   with pytest.raises(UserError, match=text):
     _shapes(AugmentedConv(64, **fields), _input())
 
@@ -260,7 +260,7 @@ def test_augmented_convolution_refuses_what_has_no_meaning(fields, text):
 
 
 def stand_alone(o, x, heads, features, size, stride):
-  """The map and the weights over the whole map of x, one pixel and window at a time."""
+  """The output and the weights over the whole map of x, one pixel and window at a time."""
   qkv = x @ o.get('qkv/kernel')[0, 0]
   rows, columns = o.get('relative_rows'), o.get('relative_columns')
   n, height, width, _ = x.shape
@@ -294,7 +294,7 @@ def stand_alone(o, x, heads, features, size, stride):
   [(5, 1, 7, 4), (7, 1, 4, 3), (1, 1, 3, 4), (3, 2, 6, 4), (3, 2, 7, 5)],
 )
 def test_stand_alone_attention(randomized, size, stride, height, width):
-  """Windows that leave the map, also those larger than it, and odd maps halved."""
+  """With windows that reach outside the map or are larger than it, and strides on odd sizes."""
   module = StandAlone(18, stride, heads=3, kernel_size=size)
   queries = np.array([height * width - 1, 0, width, width])
 
@@ -319,7 +319,7 @@ def test_stand_alone_attention(randomized, size, stride, height, width):
     ),
   ],
 )
-def test_stand_alone_attention_refuses_what_has_no_meaning(features, fields, text):
+def test_stand_alone_attention_refuses_fields_that_do_not_fit(features, fields, text):
   with pytest.raises(UserError, match=text):
     _shapes(StandAlone(features, **fields), _input())
 
@@ -337,7 +337,7 @@ def max_pool(x):
 
 
 def non_local(o, x, kernel, subsample, scale):
-  """The map and the weights, one pair of pixels at a time."""
+  """The output and the weights, one pair of pixels at a time."""
   before = max_pool if subsample == 'before' else lambda y: y
   after = max_pool if subsample == 'after' else lambda y: y
   g = flat(after(o.conv(before(x), 'g')))[:, 0]
@@ -368,7 +368,7 @@ def non_local(o, x, kernel, subsample, scale):
   ('kernel', 'scale'), [('embedded', False), *((kernel, True) for kernel in KERNELS)]
 )
 def test_non_local(randomized, kernel, subsample, scale):
-  """Every kernel and place of the pool; the scale is the embedded kernel's, none other has it."""
+  """Every kernel and place of the pool; only the embedded kernel has a scale."""
   module = NonLocal(kernel, 6, subsample, scale)
 
   def expect(o, x):
@@ -388,7 +388,7 @@ def test_non_local_normalizes_with_the_statistics_of_the_batch_in_training(rando
 
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_non_local_starts_as_the_identity_where_its_norm_starts_at_zero(randomized, kernel):
-  """Exactly, whatever its other weights, in evaluation and in training; not with other norms."""
+  """Exactly so for any other weights, in evaluation and training; not without `zero_init`."""
   x = _input()
   variables = randomized(_shapes(NonLocal(kernel), x))
 
@@ -420,7 +420,7 @@ def test_non_local_starts_as_the_identity_where_its_norm_starts_at_zero(randomiz
   ],
   ids=str,
 )
-def test_non_local_refuses_what_has_no_meaning(fields, text):
+def test_non_local_refuses_maps_that_do_not_fit(fields, text):
   with pytest.raises(UserError, match=text):
     _shapes(NonLocal(**fields), _input(width=1))
 
@@ -433,14 +433,14 @@ def test_non_local_without_pooling_takes_any_map():
 
 
 def position(o, x, name=''):
-  """What is to be added, and the weights."""
+  """The map to be added, and the weights."""
   q, k, v = (flat(o.conv(x, f'{name}{part}')) for part in ('query', 'key', 'value'))
   y, weights, _ = attention_loop(q, k, v, x.shape[1:3])
   return o.get(f'{name}gamma') * y.reshape(x.shape), weights
 
 
 def channels(o, x, energy='released', name=''):
-  """What is to be added: a softmax over the products of a channel with all others."""
+  """The map to be added, by a softmax over the products of a channel with all channels."""
   y = np.zeros_like(x)
   for n, c in np.ndindex(x.shape[0], x.shape[-1]):
     products = np.array([(x[n, ..., c] * x[n, ..., other]).sum() for other in range(x.shape[-1])])
@@ -461,7 +461,7 @@ def test_position_attention(randomized):
 
 @pytest.mark.parametrize('energy', dual.ENERGIES)
 def test_channel_attention(randomized, energy):
-  """The released code favors unlike channels, the paper like ones."""
+  """The released code gives unlike channels more weight, the paper like ones."""
 
   def expect(o, x):
     return channels(o, x, energy)
@@ -478,7 +478,7 @@ def test_dual(randomized, energy):
 
 
 def test_dual_starts_as_the_identity(randomized):
-  """Exactly, whatever its other weights: both gains start at 0."""
+  """Exactly so for any other weights, as both gains start at 0."""
   x, module = _input(), dual.Dual()
   variables = randomized(_shapes(module, x))
 
@@ -499,8 +499,8 @@ def test_unknown_energy_is_refused_with_the_allowed_ones():
     _shapes(dual.Dual(energy='max'), _input())
 
 
-def test_permuted_pixels_permute_what_knows_no_positions(randomized):
-  """Position and channel attention and the non-local block without pooling."""
+def test_permuted_pixels_permute_the_output_of_mechanisms_without_positions(randomized):
+  """These are position and channel attention, and the non-local block without pooling."""
   x, order = 0.5 * _input(), np.random.default_rng(1).permutation(H * W)
 
   def permute(x):
@@ -578,7 +578,7 @@ def test_channel_gates_between_channels(randomized, gate, oracle):
 
 
 def gate(o, x, kind, logits, activation='sigmoid'):
-  """X times a gate, which is remembered; a softmax counts as often as it has entries."""
+  """Multiplies x by a gate and keeps it; a softmax is multiplied by the number of its entries."""
   scale, values = 1, sigmoid(logits)
   if activation == 'softmax':
     values = np.exp(logits)
@@ -589,7 +589,7 @@ def gate(o, x, kind, logits, activation='sigmoid'):
 
 
 def _assert_gates(recorded, oracle):
-  """What the module recorded is what the oracle attends with, each value in 0..1."""
+  """The module recorded the gates of the oracle, each value in 0..1."""
   assert set(recorded) == set(oracle.gates)
   for name, (values,) in recorded.items():
     _assert_close(values, oracle.gates[name])
@@ -599,7 +599,7 @@ def _assert_gates(recorded, oracle):
 @pytest.mark.parametrize('activation', compose.ACTIVATIONS)
 @pytest.mark.parametrize('order', ['channel_first', 'spatial_first', 'channel_only'])
 def test_sca(randomized, order, activation):
-  """A softmax of logits times the number of its entries, so that a mean gate leaves the map."""
+  """Each softmax is multiplied by the number of its entries, so that equal gates are 1."""
 
   def expect(o, x):
     def by_channel(x):
@@ -620,7 +620,7 @@ def test_sca(randomized, order, activation):
 
 
 def test_softmax_gates_of_half_precision_sum_to_one(randomized):
-  """As all softmaxes they are computed in float32; bfloat16 would be off by 1e-3 and more."""
+  """They are computed in float32; bfloat16 would be off by 1e-3 and more."""
   module, x = SCA(ratio=6, dtype=jnp.bfloat16), jnp.asarray(_input(), jnp.bfloat16)
   variables = randomized(_shapes(module, x))
   run = jax.jit(lambda v, x: module.apply(v, x, train=False, mutable=['intermediates']))
@@ -633,7 +633,7 @@ def test_softmax_gates_of_half_precision_sum_to_one(randomized):
 
 # --- hybrids
 
-# Oracles of the parts: what each makes of (oracle, map), named as the module names it.
+# Oracles of the parts, functions of (oracle, map) under the names that the module has for them.
 CHANNEL = {
   'se': channel_mlp,
   'eca': lambda o, x: channel_conv(o, x, circular=False),
@@ -649,12 +649,12 @@ SPATIAL = {
   'additive': lambda o, x: additive_spatial(o, x, 'spatial/'),
   'position': lambda o, x: position(o, x, 'spatial/')[0],
 }
-# Parts that return what is to be added.
+# Parts that return a map to be added.
 MIXERS = {('channel', 'dual'), ('spatial', 'position')}
 
 
 def hybrid_oracle(o, x, channel, spatial, order, residual=False, activation='sigmoid'):
-  """The formulas of `compose`, each written out."""
+  """The formulas of `compose`, written out."""
   c, s = CHANNEL.get(channel), SPATIAL.get(spatial)
   c_mixes, s_mixes = ('channel', channel) in MIXERS, ('spatial', spatial) in MIXERS
 
@@ -735,7 +735,7 @@ def _acting(channel, spatial, order):
 
 
 def _vocabulary(acting, order):
-  """The names of what a hybrid attends with: mixers are no gates; two in parallel act as one."""
+  """The names of the gates that a hybrid records: mixers have none, parallel gates share one."""
   kinds = [kind for kind, part in acting.items() if (kind, part) not in MIXERS]
   return {'gate'} if len(kinds) == 2 and order in PARALLEL else {f'{kind}_gate' for kind in kinds}
 
@@ -743,26 +743,26 @@ def _vocabulary(acting, order):
 def _refusal(acting, order, activation):
   """Why a hybrid is refused, or None."""
   if not acting:
-    return 'leave nothing that acts'
+    return 'leave no part that acts'
   if len(acting) == 1 or order not in PARALLEL:
     return None
   if activation == 'softmax':
     return 'gates that act one after the other'
   if order == 'parallel_product' and MIXERS & set(acting.items()):
-    return 'returns a map to be added'
+    return 'returns a feature map to be added'
   return None
 
 
 @pytest.mark.parametrize('spatial', [*SPATIAL, 'none'])
 @pytest.mark.parametrize('channel', [*CHANNEL, 'none'])
 def test_every_hybrid_runs_or_is_refused_with_the_reason(channel, spatial):
-  """In every order, with and without residual: shape, dtype, variables, and what it records."""
+  """Shape, dtype, variables and records are right in every order, with and without residual."""
   x = jax.ShapeDtypeStruct((N, H, W, C), jnp.float32)
   for order, activation in itertools.product(compose.ORDERS, compose.ACTIVATIONS):
     acting = _acting(channel, spatial, order)
     reason = _refusal(acting, order, activation)
     if activation == 'softmax' and reason is None:
-      continue  # The sigmoid's program but for one function; values are compared above.
+      continue  # The same program but for one function; values are compared above.
     for residual in (False, True):
       if reason is not None:
         with pytest.raises(UserError, match=reason):

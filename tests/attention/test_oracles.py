@@ -28,12 +28,12 @@ from attn_flax.errors import UserError
 
 N, H, W, C = 5, 9, 7, 24
 RATIO = 6  # 4 hidden units
-# What runs once need not be optimized: compiling is most of the time.
+# Programs that run once need no optimization, as compiling takes most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def _input(shape=(N, H, W, C), seed=0):
-  """Images that differ in their means, so that pooled values vary from image to image."""
+  """Feature maps with different means, so that pooled values vary from image to image."""
   rng = np.random.default_rng(seed)
   means = rng.normal(size=(shape[0], 1, 1, shape[-1]))
   return (means + rng.normal(size=shape)).astype(np.float32)
@@ -44,7 +44,7 @@ def _shapes(module, x):
 
 
 def _run(module, variables, x, train):
-  """The output and what the module recorded and updated."""
+  """The output, and what the module recorded and updated."""
   mutable = ['batch_stats', 'intermediates']
   return jit(lambda v, x: module.apply(v, x, train=train, mutable=mutable))(variables, x)
 
@@ -88,7 +88,7 @@ both_modes = pytest.mark.parametrize('train', [False, True], ids=['evaluation', 
   ids=str,
 )
 def test_channel_mlp(randomized, fields, train):
-  """The logits, which no gate has passed yet."""
+  """The logits, before any activation."""
   options = {key: fields[key] for key in fields if key != 'bias'}
 
   def expect(o, x):
@@ -198,7 +198,7 @@ def test_permuted_pixels_permute_the_output_of_channel_gates(randomized, module)
 
 
 @both_modes
-def test_zero_init_opens_cbams_spatial_gate_halfway_everywhere(train):
+def test_zero_init_starts_cbams_spatial_gate_at_one_half_everywhere(train):
   x = _input()
   for zero_init in (True, False):
     module = cbam.CBAM(RATIO, zero_init_spatial=zero_init)
@@ -229,7 +229,7 @@ def test_adaptive_kernel_size_is_the_nearest_odd_number(gamma, b):
     assert eca.adaptive_kernel_size(channels, gamma, b) == expected
 
 
-# Channels, ratio, divisor -> hidden units: C // r, or its nearest multiple of the divisor.
+# Channels, ratio, divisor, hidden units: C // r, or the multiple of the divisor nearest to C / r.
 HIDDEN = [
   (64, 16, 1, 4),
   (100, 16, 1, 6),
@@ -258,7 +258,7 @@ def test_a_ratio_that_leaves_no_hidden_unit_is_refused(module):
 
 
 def test_log_sum_exp_pool_does_not_overflow():
-  """Of 63 pixels of 1000 each: 1000 + log(63)."""
+  """For 63 pixels of 1000 each, it is 1000 + log(63)."""
   pool = POOLS['lse'](jnp.full((1, H, W, 1), 1000.0))
   np.testing.assert_allclose(pool, 1000 + np.log(H * W), rtol=1e-6)
 

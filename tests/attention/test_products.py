@@ -15,9 +15,9 @@ from oracles import NORMALIZE, attention_loop
 from attn_flax.attention import products
 from attn_flax.errors import UserError
 
-# Images, heads, and the lengths of keys and values: all different, as are the sides of the grids.
+# Images, heads, and lengths of keys and values, all different, as are the sides of the grids.
 N, HEADS, D, DV = 2, 3, 4, 5
-# Several blocks of three rows, of one row, of three rows; one block.
+# Grids of several blocks of three rows, of one row and of three rows, and of a single block.
 GRIDS = [(6, 8), (7, 5), (9, 4), (4, 6)]
 IMPLEMENTATIONS = ('direct', 'blocks', 'fused')
 
@@ -44,7 +44,7 @@ def _attend(inputs, grid, **options):
 
 
 def _run(inputs, cotangent, grid, options):
-  """Values and gradients under each of some options, in one program."""
+  """Values and gradients with each of some options, in one program."""
 
   @jax.jit
   def run(inputs, cotangent):
@@ -58,7 +58,7 @@ def _run(inputs, cotangent, grid, options):
 
 
 def _assert_same(found, expected):
-  """Each array to 1e-5 of its largest entry."""
+  """Each array agrees to 1e-5 of its largest entry."""
   for got, wanted in zip(found, expected, strict=True):
     assert got.shape == wanted.shape
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
@@ -82,8 +82,8 @@ def _equations(jaxpr):
 @pytest.mark.parametrize(
   ('grid', 'relative'), [*((grid, True) for grid in GRIDS), ((7, 5), False)], ids=str
 )
-def test_every_implementation_is_the_loop_in_values_and_gradients(grid, relative):
-  """And the three are each other's equals, to 1e-5."""
+def test_every_implementation_has_the_values_and_gradients_of_the_loop(grid, relative):
+  """The three implementations also agree with each other, to 1e-5."""
   inputs, cotangent = _inputs(grid, relative)
   options = [{'implementation': name} for name in IMPLEMENTATIONS]
   direct, blocks, fused = _run(inputs, cotangent, grid, options)
@@ -94,7 +94,7 @@ def test_every_implementation_is_the_loop_in_values_and_gradients(grid, relative
 
 
 def test_keys_may_be_fewer_than_queries():
-  """As where keys and values are pooled."""
+  """This is so where keys and values are pooled."""
   grid = (6, 8)
   inputs, cotangent = _inputs(grid, relative=False, keys=11)
   options = [{'implementation': name} for name in IMPLEMENTATIONS]
@@ -104,7 +104,7 @@ def test_keys_may_be_fewer_than_queries():
 
 
 @pytest.mark.parametrize('normalize', NORMALIZE)
-def test_normalizations_are_the_loops(normalize):
+def test_normalizations_match_the_loop(normalize):
   grid = (7, 5)
   inputs, cotangent = _inputs(grid, relative=True)
   function = getattr(products, normalize)
@@ -114,14 +114,14 @@ def test_normalizations_are_the_loops(normalize):
     _assert_same(found, [y, *gradients])
 
 
-def test_fused_kernel_refuses_what_it_cannot_normalize():
+def test_the_fused_kernel_refuses_other_normalizations():
   inputs, _ = _inputs((4, 6), relative=False)
   with pytest.raises(ValueError, match='softmax only'):
     _attend(inputs, (4, 6), implementation='fused', normalize=products.mean)
 
 
-def test_fused_attention_is_lowered_for_gpus_with_their_own_kernel_or_not_at_all():
-  """In half precision it is cuDNN's, which JAX traces only where it finds cuDNN."""
+def test_fused_attention_is_lowered_for_gpus_with_their_kernel_or_refused():
+  """In half precision it is cuDNN's kernel, which JAX traces only where it finds cuDNN."""
   grid = (4, 6)
 
   def lowered(dtype, platform):
@@ -142,8 +142,8 @@ def test_fused_attention_is_lowered_for_gpus_with_their_own_kernel_or_not_at_all
 
 
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
-def test_values_have_the_dtype_of_the_values_given(implementation):
-  """And half precision stays near the loop: weights and values are rounded to steps of 2^-8."""
+def test_the_output_has_the_dtype_of_the_values(implementation):
+  """Half precision stays near the loop, with weights and values rounded to steps of 2^-8."""
   grid = (6, 8)
   inputs = [jnp.asarray(a, jnp.bfloat16) for a in _inputs(grid, relative=True)[0]]
   y = jax.jit(lambda inputs: _attend(inputs, grid, implementation=implementation))(inputs)
@@ -161,7 +161,7 @@ def test_values_have_the_dtype_of_the_values_given(implementation):
 
 
 def test_gradients_of_relative_positions_are_summed_in_their_own_precision():
-  """Each vector serves many pairs; its float32 gradient is no sum of half-precision steps."""
+  """Each vector belongs to many pairs, whose gradients are summed in float32."""
   grid = (6, 8)
   inputs, cotangent = _inputs(grid, relative=True)
   cotangent = jnp.asarray(cotangent, jnp.bfloat16)
@@ -180,8 +180,8 @@ def test_gradients_of_relative_positions_are_summed_in_their_own_precision():
 
 @pytest.mark.parametrize('normalize', NORMALIZE)
 @pytest.mark.parametrize('relative', [False, True], ids=['plain', 'relative'])
-def test_weights_are_the_rows_asked_for(relative, normalize):
-  """In the order asked for, repeated where repeated; softmax rows sum to 1."""
+def test_weights_are_the_rows_of_the_queries(relative, normalize):
+  """They have the order of the queries, with repetitions; softmax rows sum to 1."""
   grid, queries = (7, 5), np.array([34, 0, 12, 12, 5])
   (q, k, v, *tables), _ = _inputs(grid, relative)
 
@@ -198,9 +198,9 @@ def test_weights_are_the_rows_asked_for(relative, normalize):
 
 
 def test_weights_of_half_precision_are_exact():
-  """Scores are summed and normalized in float32, so that nothing is lost of what comes in.
+  """Scores are summed and normalized in float32, so that no precision of the inputs is lost.
 
-  A compiler may keep more precision than it is asked for, so the program itself is read too.
+  A compiler may keep more precision than a program asks for, so the program itself is read, too.
   """
   grid = (7, 5)
   q, k, v, *tables = (jnp.asarray(a, jnp.bfloat16) for a in _inputs(grid, relative=True)[0])
@@ -216,8 +216,8 @@ def test_weights_of_half_precision_are_exact():
 
 
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
-def test_permuted_pixels_permute_the_output_but_for_positions(implementation):
-  """Without positions attention is equivariant; with them it must not be."""
+def test_permuted_pixels_permute_the_output_without_relative_positions(implementation):
+  """Without relative positions attention is equivariant; with them it must not be."""
   grid = (6, 8)
   order = np.random.default_rng(3).permutation(48)
   run = jax.jit(lambda inputs: _attend(inputs, grid, implementation=implementation))
@@ -234,7 +234,7 @@ def test_permuted_pixels_permute_the_output_but_for_positions(implementation):
 
 # --- memory
 
-# Those of the acceptance: batch, heads, and lengths of keys and values of one head.
+# Batch, heads, and lengths of keys and values per head.
 BATCH, MANY_HEADS, KEY_DIM, VALUE_DIM = 8, 8, 20, 4
 
 
@@ -257,7 +257,7 @@ def _forward_and_backward(size, implementation):
 
 @functools.cache
 def _compiled(size, implementation):
-  """The program for forward and backward pass, which is never run."""
+  """The compiled forward and backward pass, which never runs."""
   inputs = _shapes(size)
   return jax.jit(_forward_and_backward(size, implementation)).lower(inputs, inputs[2]).compile()
 
@@ -271,12 +271,12 @@ def _largest(sizes):
 
 
 def test_blocks_take_a_sixth_of_the_memory_of_the_direct_form():
-  """Temporaries of forward and backward pass at 28 x 28, by the compiler's own analysis."""
+  """Temporary memory of forward and backward pass at 28 x 28, by the compiler's own analysis."""
   assert 6 * _temporary(28, 'blocks') <= _temporary(28, 'direct')
 
 
 def test_memory_of_blocks_grows_no_faster_than_the_power_of_one_and_a_half():
-  """Of the number of pixels: between neighboring sizes, the direct form being near 2."""
+  """In the number of pixels, between neighboring sizes; the direct form grows with power 2."""
 
   def power(small, large, implementation):
     growth = _temporary(large, implementation) / _temporary(small, implementation)
@@ -289,7 +289,7 @@ def test_memory_of_blocks_grows_no_faster_than_the_power_of_one_and_a_half():
 
 @pytest.mark.parametrize('size', [14, 28, 56])
 def test_no_array_of_the_traced_blocks_holds_all_scores(size):
-  """Of one image: every array of the gradient's program is smaller than heads x (HW)^2."""
+  """For one image, every array of the gradient's program is smaller than heads x (HW)^2."""
   scores = MANY_HEADS * size**4
 
   def largest(implementation):
@@ -306,7 +306,7 @@ def test_no_array_of_the_traced_blocks_holds_all_scores(size):
 
 
 def test_no_array_of_the_compiled_blocks_holds_all_scores():
-  """Not even a batch of 8 takes, in one array, the scores of one image."""
+  """Even for a batch of 8, no array is as large as the scores of one image."""
 
   def largest(implementation):
     text = _compiled(28, implementation).as_text()

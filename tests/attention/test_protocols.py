@@ -1,4 +1,4 @@
-"""What a mechanism's class declares, and what is taken where it declares nothing."""
+"""What a mechanism's class declares, and the defaults where it declares nothing."""
 
 import inspect
 
@@ -13,9 +13,9 @@ from attn_flax.attention.se import ChannelMLP
 
 
 class _Plain(nn.Module):
-  """A class of one's own that declares nothing."""
+  """A user's class that declares nothing."""
 
-  weights: float = 1.0  # A field of this name does not make it attend.
+  weights: float = 1.0  # A field of this name is not a method.
 
   @nn.compact
   def __call__(self, x, *, train):
@@ -51,14 +51,14 @@ def test_what_a_class_declares_is_read():
 
 
 def test_every_mechanism_is_checked_against_its_protocol():
-  """By the type checker, of whose lists none is missing; a traits' place says which it is."""
+  """The type checker reads two lists, which hold each mechanism by its place."""
   assert {*REFINERS, *CONV_LIKES} == set(ATTENTION.values())
   assert {kind for kind in ATTENTION.values() if traits(kind).where == 'conv'} == set(CONV_LIKES)
 
 
 @pytest.mark.parametrize('kind', [*REFINERS, *CONV_LIKES], ids=lambda kind: kind.__name__)
 def test_every_mechanism_has_the_members_of_its_protocol(kind):
-  """The type checker takes any attribute of a Linen module for one."""
+  """The type checker alone does not suffice: a Linen module may have any attribute for it."""
   is_conv_like = kind in CONV_LIKES
   module = kind(features=8) if is_conv_like else kind()
   assert isinstance(module, ConvLike) == is_conv_like
@@ -94,4 +94,4 @@ def test_which_mechanisms_start_as_the_identity(name, fields, expected):
 
 def test_modules_that_attend_between_positions():
   asked = {name for name, kind in ATTENTION.items() if hasattr(kind, 'weights')}
-  assert asked == {'aa', 'non_local', 'sasa'}  # Dual's position attention is a part of it.
+  assert asked == {'aa', 'non_local', 'sasa'}  # In Dual a submodule attends.

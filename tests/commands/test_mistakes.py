@@ -70,7 +70,7 @@ MISTAKES = {
   'depths without widths': (['{eca}', '--config.model.depths=(1,1)'], 'differ in length'),
   'small images': (
     ['{eca}', f'--config.model.depths={(1,) * 7}', f'--config.model.widths={(8,) * 7}'],
-    'images of 32x32 pixels are too small for this network, which takes 64x64 and more',
+    'images of 32x32 pixels are too small for this network, which takes 64x64 or more',
   ),
   'accumulate': (['{eca}', '--config.train.accumulate=3'], 'accumulate=3 does not divide.*64'),
   'large batch': (

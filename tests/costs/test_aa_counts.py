@@ -10,7 +10,7 @@ import pytest
 from attn_flax.attention.aa import IMPLEMENTATIONS, AugmentedConv
 from attn_flax.costs import count as cost
 
-# Input (H, W, C), fields; then by hand: dk, dv over all heads, and the map that attention sees.
+# Input (H, W, C) and fields; then by hand: dk and dv of all heads, and the map of the queries.
 CASES = [
   # The three stages of the paper's ResNet-50, at its 8 heads and at least 20 key dimensions each.
   ((28, 28, 128), {'features': 128}, 160, 8, (28, 28)),
@@ -18,7 +18,7 @@ CASES = [
   ((7, 7, 512), {'features': 512}, 160, 48, (7, 7)),
   ((14, 14, 256), {'features': 256, 'kappa': 0.75, 'upsilon': 0.75}, 192, 192, (14, 14)),
   ((7, 7, 512), {'features': 512, 'kappa': 1.0, 'upsilon': 1.0}, 512, 512, (7, 7)),
-  # Other heads, inputs narrower than outputs, maps that are not square.
+  # Other numbers of heads, inputs with fewer channels than outputs, maps that are not square.
   ((9, 6, 20), {'features': 50, 'heads': 3, 'min_key_dim': 4}, 12, 3, (9, 6)),
   ((9, 6, 20), {'features': 50, 'heads': 4, 'kappa': 0.9, 'upsilon': 0.5}, 80, 24, (9, 6)),
   ((9, 6, 20), {'features': 50, 'heads': 4, 'relative': False}, 80, 4, (9, 6)),
@@ -31,7 +31,7 @@ CASES = [
 
 
 class Network(nn.Module):
-  """An augmented convolution called like a network, as costs are counted."""
+  """An augmented convolution called like a network, so that it can be counted."""
 
   conv: nn.Module
 
@@ -43,7 +43,7 @@ class Network(nn.Module):
 
 @pytest.mark.parametrize(('shape', 'fields', 'key_dim', 'value_dim', 'grid'), CASES, ids=str)
 def test_parameters_are_kernels_and_tables(shape, fields, key_dim, value_dim, grid):
-  """A 3x3 convolution, two 1x1 convolutions, and two tables that the heads share; no biases."""
+  """A 3x3 convolution, two 1x1 convolutions, two tables that the heads share, and no biases."""
   channels, features, heads = shape[-1], fields['features'], fields.get('heads', 8)
   expected = 9 * channels * (features - value_dim)
   expected += channels * (2 * key_dim + value_dim) + value_dim * value_dim
@@ -56,7 +56,7 @@ def test_parameters_are_kernels_and_tables(shape, fields, key_dim, value_dim, gr
 
 
 def test_parameters_of_the_papers_last_stage_by_hand():
-  """9 x 512 x 464 + 512 x 368 + 48 x 48 + 26 x 20."""
+  """They are 9 x 512 x 464 + 512 x 368 + 48 x 48 + 26 x 20."""
   x = jnp.zeros((1, 7, 7, 512))
   variables = jax.eval_shape(AugmentedConv(512).init, jax.random.key(0), x)
   assert cost.count_params(variables) == 2_138_112 + 188_416 + 2_304 + 520
@@ -67,9 +67,9 @@ def test_parameters_of_the_papers_last_stage_by_hand():
 def test_multiply_adds_are_those_of_the_equations(
   shape, fields, key_dim, value_dim, grid, implementation
 ):
-  """Layers, products and softmax entries apart; blocks count as often as they run.
+  """Layers, products and softmax entries each agree; blocks count as often as they run.
 
-  Pooling and scaling up again count nothing, nor does what a kernel needs beyond the equations.
+  Pooling, scaling up and operations that a kernel adds to the equations are not counted.
   """
   channels, features, stride = shape[-1], fields['features'], fields.get('stride', 1)
   full = math.prod(-(-side // stride) for side in shape[:2])

@@ -1,4 +1,4 @@
-"""Counts of small modules whose costs are counted by hand."""
+"""Counts of small modules against counts by hand."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from attn_flax.layers import marks
 
 
 class Network(nn.Module):
-  """Makes a function of (module, x) a network that can be counted."""
+  """A network that computes a function of (module, x), so that it can be counted."""
 
   body: object
 
@@ -27,8 +27,8 @@ def _macs(body, shape):
   return cost.macs(Network(body), shape)
 
 
-# Kernel, stride, dilation, groups; then output height and width of a 9x7 map of 6 channels that
-# becomes 4, by hand.
+# Kernel, stride, dilation, groups; then by hand: output height and width, from a 9x7 map of 6
+# channels to 4 channels.
 CONVS = [
   (3, 1, 1, 1, 9, 7),
   (3, 2, 1, 1, 5, 4),
@@ -52,8 +52,8 @@ def test_convolution(kernel, stride, dilation, groups, height, width):
   assert _macs(body, (9, 7, 6)) == (height * width * 4 * kernel**2 * 6 // groups, 0)
 
 
-def test_a_large_kernel_counts_once_whatever_its_forms():
-  """9 * 7 pixels, 49 taps, 2 channels; the program holds a form for the CPU and one for others."""
+def test_a_large_kernel_counts_once_for_all_its_formulations():
+  """9 * 7 pixels, 49 taps, 2 channels; the program has one formulation for CPUs and another."""
 
   def body(_, x):
     return layers.conv(1, 7, conv_general_dilated=layers.shifted_conv, name='conv')(x)
@@ -62,7 +62,7 @@ def test_a_large_kernel_counts_once_whatever_its_forms():
 
 
 def test_a_depthwise_convolution_counts_as_a_convolution():
-  """On the CPU it is computed without one: 9 * 7 pixels, 9 taps for each of 4 channels."""
+  """9 * 7 pixels, 9 taps for each of 4 channels, although a CPU's program has no convolution."""
 
   def body(_, x):
     return layers.conv(4, 3, groups=4, conv_general_dilated=layers.depthwise_conv, name='conv')(x)
@@ -71,7 +71,7 @@ def test_a_depthwise_convolution_counts_as_a_convolution():
 
 
 def test_a_function_that_is_counted_as_something_else():
-  """As often as it runs, and nothing of what it holds: 3 times in a scan, once outside of it."""
+  """It counts as often as it runs: 3 times in a scan, once outside; its own operations do not."""
   matrix = jnp.ones((5, 5))
   product = marks.counted_as(lambda x: nn.relu(x @ matrix), attention=7, exp=2)
 
@@ -92,7 +92,7 @@ def test_what_is_counted_as_something_else_is_computed_as_it_is():
 
 
 def test_convolution_in_one_dimension():
-  """ECA's: 5 taps over 12 channels, of which the border takes none away."""
+  """ECA's has 5 taps over 12 channels; taps on the zero padding count, too."""
 
   def body(_, x):
     return nn.Conv(1, (5,), padding=2, name='conv')(x.mean((1, 2))[..., None])
@@ -101,7 +101,7 @@ def test_convolution_in_one_dimension():
 
 
 def test_dense_layers_pools_norms_and_activations():
-  """Only the dense layers count: 4 * 3 pixels of 6 -> 5, then 5 -> 7 once."""
+  """Only the dense layers count: 4 * 3 pixels of 6 -> 5 channels, then 5 -> 7 once."""
 
   def body(_, x):
     x = layers.BatchNorm(False, name='norm')(layers.dense(5, name='pixels')(x))
@@ -112,7 +112,7 @@ def test_dense_layers_pools_norms_and_activations():
 
 
 def test_products_of_activations_are_counted_apart():
-  """12 queries and 12 keys of 6 channels in 2 heads: 12 * 12 * 6 for scores, and as much again."""
+  """12 queries and keys of 6 channels in 2 heads: 12 * 12 * 6 for scores, as much for values."""
 
   def body(_, x):
     q = layers.dense(6, name='query')(x).reshape(-1, 12, 2, 3)
@@ -126,7 +126,7 @@ def test_products_of_activations_are_counted_apart():
 
 
 def test_products_with_relative_positions_are_attention_too():
-  """Also told apart in `count_operations`, wherever the two scopes stand in each other."""
+  """`count_operations` tells them apart, in whatever order the two scopes are nested."""
 
   def body(_, x):
     x = x.reshape(1, 12, 5)
@@ -141,7 +141,7 @@ def test_products_with_relative_positions_are_attention_too():
 
 
 def test_exponentials_and_rectifiers_are_counted_by_element():
-  """The softmax of a 12 x 12 matrix, and the ReLU of 60 values; a maximum is none."""
+  """The softmax of a 12 x 12 matrix and the ReLU of 60 values count; a maximum is no ReLU."""
 
   def body(_, x):
     x = jnp.maximum(nn.relu(x), -1).reshape(1, 12, 5)
@@ -152,9 +152,9 @@ def test_exponentials_and_rectifiers_are_counted_by_element():
 
 
 def test_a_scan_counts_its_body_times_its_length():
-  """And a scan in a scan: 3 * 4 products of 5 * 5 for one vector, inside and outside of the scope.
+  """So does a scan in a scan: 3 * 4 products of 5 * 5 for one vector, in the scope and outside.
 
-  `lax.map` and loops of a known number of turns are scans.
+  `lax.map` and loops with a known number of steps are scans.
   """
   matrix = jnp.ones((5, 5))
 
@@ -178,7 +178,7 @@ def test_a_scan_counts_its_body_times_its_length():
   assert _macs(loop, (2, 3, 5)) == (6 * 25 + 7 * 6 * 25, 0)
 
 
-def test_a_scope_around_a_loop_reaches_into_it():
+def test_a_scope_around_a_loop_holds_for_its_body():
   def body(_, x):
     with jax.named_scope(cost.ATTENTION_SCOPE):
       return lax.map(lambda row: row @ jnp.ones((5, 5)), x.reshape(6, 5))
@@ -186,7 +186,7 @@ def test_a_scope_around_a_loop_reaches_into_it():
   assert _macs(body, (2, 3, 5)) == (0, 6 * 25)
 
 
-def test_a_condition_counts_as_its_dearest_branch():
+def test_a_condition_counts_as_its_most_expensive_branch():
   def body(_, x):
     x = x.reshape(1, 5)
     many, few = jnp.ones((5, 50)), jnp.ones((5, 3))
@@ -196,7 +196,7 @@ def test_a_condition_counts_as_its_dearest_branch():
 
 
 def test_custom_gradients_and_recomputation_count_once():
-  """Neither a rule for the gradient nor a checkpoint adds to the forward pass."""
+  """Neither a custom gradient nor `jax.checkpoint` adds to the forward pass."""
 
   @jax.custom_vjp
   def product(x):
@@ -236,7 +236,7 @@ def test_count_macs_is_the_sum_of_both_kinds():
 
 
 def test_count_params_takes_variables_or_parameters():
-  """9 * 6 * 4 weights, 4 biases, 4 scales and 4 offsets; no running statistics."""
+  """9 * 6 * 4 weights, 4 biases, 4 scales and 4 offsets count, running statistics do not."""
 
   def body(_, x):
     x = layers.conv(4, 3, bias=True, name='conv')(x)
@@ -251,8 +251,8 @@ def test_count_params_takes_variables_or_parameters():
   assert isinstance(cost.count_params(arrays), int)
 
 
-def test_nothing_is_computed():
-  """Counting a network that could not be held in memory takes its shapes only."""
+def test_counting_computes_nothing():
+  """A network that is too large for memory can be counted."""
 
   def body(_, x):
     return layers.dense(10**7, name='dense')(x.reshape(1, -1))

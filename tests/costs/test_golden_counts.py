@@ -1,7 +1,7 @@
 """Golden parameter counts and multiply-adds of every network and every mechanism.
 
-Published numbers are checked as printed. Where no paper gives an exact one, the number is derived
-here from the layers, one by one, without the library.
+Published numbers are checked as printed. Where no paper gives an exact number, it is derived here
+layer by layer, without the library.
 """
 
 import functools
@@ -22,10 +22,10 @@ CIFAR = (32, 32, 3)
 # (https://docs.pytorch.org/vision/stable/models.html). Multiply-adds at 224x224 with the stride in
 # the 3x3 convolution ("v1.5", torchvision) and in the first 1x1 ("v1", He et al.); basic blocks
 # have no such choice. Rounded, the v1 column is the GFLOPs column of Table 4 of Woo et al., "CBAM"
-# (https://arxiv.org/abs/1807.06521), which has all but the 152 layers and the wide ResNet-50.
+# (https://arxiv.org/abs/1807.06521), which has all but ResNet-152 and the wide ResNet-50.
 IMAGENET_MODELS = {
   'resnet18': (11_689_512, 1_814_073_344, 1_814_073_344),
-  # Printed are 13.7M and 19.6M (Table 1 of Ramachandran et al.).
+  # The paper prints 13.7M and 19.6M (Table 1 of Ramachandran et al.).
   'resnet26': (13_696_552, 2_342_256_640, 2_111_045_632),
   'resnet38': (19_626_792, 3_215_720_448, 2_984_509_440),
   'resnet34': (21_797_672, 3_663_761_408, 3_663_761_408),
@@ -65,10 +65,10 @@ OTHER_MODELS = {
 }
 
 # Each mechanism in ResNet-50 at its default place, 1000 classes, 224x224, v1.5; products between
-# activations included. Printed are 28.09M for SE and CBAM (CBAM's Table 4), 25.92M for BAM (Table
-# 3(b) of Park et al., "BAM", https://arxiv.org/abs/1807.06514), 25.8M for augmented convolutions
-# (Table 3 of Bello et al., https://arxiv.org/abs/1904.09925) and 18.0M for stand-alone attention
-# (Table 1 of Ramachandran et al., https://arxiv.org/abs/1906.05909).
+# activations included. The papers print 28.09M for SE and CBAM (CBAM's Table 4), 25.92M for BAM
+# (Table 3(b) of Park et al., "BAM", https://arxiv.org/abs/1807.06514), 25.8M for augmented
+# convolutions (Table 3 of Bello et al., https://arxiv.org/abs/1904.09925) and 18.0M for stand-alone
+# attention (Table 1 of Ramachandran et al., https://arxiv.org/abs/1906.05909).
 ATTENTION_IN_RESNET50 = {
   'aa': (25_813_872, 4_717_534_384),
   'additive': (28_073_880, 4_296_307_584),
@@ -94,7 +94,7 @@ def _params(model, shape=IMAGENET):
 
 @pytest.fixture(autouse=True, scope='module')
 def _shapes_once():
-  """Takes the shapes of a network once, not for its parameters and again for its multiply-adds."""
+  """Computes the shapes of a network once for both its parameters and its multiply-adds."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(cost, 'abstract_variables', functools.cache(cost.abstract_variables))
     yield
@@ -110,7 +110,7 @@ def test_imagenet_network(name):
   params, macs, macs_v1 = IMAGENET_MODELS[name]
   assert _params(_model(name)) == params
   assert count_macs(_model(name), IMAGENET) == macs
-  if '50' in name:  # of those with 101 layers, the networks of CBAM's Table 4 below tell
+  if '50' in name:  # CBAM's Table 4 below tests those with 101 layers
     assert count_macs(_model(name, stride_in='1x1'), IMAGENET) == macs_v1
 
 
@@ -169,9 +169,9 @@ def _derive(name, stride_in='3x3'):
   params = macs = 0
 
   def conv(size, inputs, outputs, kernel, stride=1, groups=1):
-    """A convolution without bias on a square map, and the norm (scale and bias) that goes with it.
+    """A convolution without bias on a square map, and its norm (scale and bias).
 
-    In a pre-activation network that is the norm before it, which the shortcut shares.
+    In a pre-activation network its norm is the one before it, which the shortcut shares.
     """
     nonlocal params, macs
     size = -(-size // stride)
@@ -189,7 +189,7 @@ def _derive(name, stride_in='3x3'):
   else:
     channels, classes = 64, 1000
     size = conv(224, 3, channels, 7, 2) // 2  # the max-pool halves it
-  if preact:  # no norm before the first convolution, but one behind the last
+  if preact:  # no norm before the first convolution, but one after the last
     params += 2 * widths[-1] - 2 * 3
 
   for stage, (depth, width) in enumerate(zip(blocks, widths, strict=True)):
@@ -239,7 +239,7 @@ def _derive_attention(name):
 def _derive_stage(name, width, channels, side, blocks):
   first, last = width == 64, width == 512
   hidden, pixels = channels // 16, side * side
-  # Of the 3x3 convolution, in each block and at each pixel.
+  # Of the 3x3 convolution that is replaced, in each block and at each pixel.
   conv = 9 * width * width
 
   if name == 'se':
@@ -261,7 +261,7 @@ def _derive_stage(name, width, channels, side, blocks):
       return blocks * taps, blocks * taps * channels
     return blocks * (taps + spatial + 2), blocks * (taps * channels + pixels * spatial)
 
-  if name == 'bam':  # behind three stages; four biased convolutions and three norms in space
+  if name == 'bam':  # after three stages; four biased convolutions and three norms in space
     if last:
       return 0, 0
     mlp = 2 * channels * hidden
@@ -371,7 +371,7 @@ RELEASED_PARAMS = [
   ('resnet50', None, None, CIFAR_STEM, 23_705_252),
   ('resnet50', 'cbam', {}, CIFAR_STEM, 26_237_844),
   ('resnet50', 'bam', {}, CIFAR_STEM, 24_063_319),
-  # The paper's 24.07M, which needs norms at the ends of the branches.
+  # The paper's 24.07M, which fit norms at the ends of the branches.
   ('resnet50', 'bam', {'end_norm': True}, CIFAR_STEM, 24_066_909),
   # Released code of ECA (https://github.com/BangguWu/ECANet), with its published kernel sizes.
   ('resnet18', 'eca', {'kernel_size': (3, 5, 7, 7)}, {}, 11_689_556),

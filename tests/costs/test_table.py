@@ -19,7 +19,7 @@ def _published():
 
 
 def test_all_rows_of_cbam_table_4_fit(tmp_path):
-  """Parameters and GFLOPs, each digit printed."""
+  """Parameters and GFLOPs agree in each printed digit."""
   own = [row for row in _published() if 'CBAM' in row['source']]
   with (tmp_path / 'cbam.csv').open('w', newline='') as file:
     writer = csv.DictWriter(file, own[0])
@@ -36,14 +36,14 @@ def rows():
 
 
 @pytest.mark.slow
-def test_a_row_fits_to_the_digit_or_says_why_not(rows):
+def test_a_row_fits_to_the_digit_or_has_a_reason(rows):
   wrong = [(row['row'], row) for row in rows if row['fits'] == bool(row['reason'])]
   assert not wrong
 
 
 @pytest.mark.slow
-def test_how_many_rows_of_each_table_miss(rows):
-  """So that a row cannot move to those with a reason unnoticed."""
+def test_how_many_rows_of_each_table_do_not_fit(rows):
+  """A row that stops fitting cannot pass unnoticed with a reason."""
   missed = collections.Counter(row['source'].split(' ')[0] for row in rows if not row['fits'])
   assert missed == {'Park': 3, 'Wang': 1, 'Bello': 2, 'Ramachandran': 2}
 
@@ -61,14 +61,14 @@ def test_units_of_a_row():
   assert (row['macs_1e9'], row['macs_2^30'], row['flops_1e9']) == ('3.858', '3.593', '7.716')
 
 
-def test_attention_products_are_apart():
+def test_attention_products_are_counted_apart():
   row = cost_table.cost_table(['resnet18'], ['aa'], image_size=64, num_classes=10)[0]
   assert row['macs'] < row['macs_with_attention']
   row = cost_table.cost_table(['resnet20'], ['eca'], image_size=32, num_classes=10)[0]
   assert row['macs'] == row['macs_with_attention']
 
 
-def test_a_mechanism_that_a_network_does_not_take_is_a_row_with_the_reason():
+def test_a_mechanism_that_a_network_does_not_take_has_a_row_with_the_reason():
   rows = cost_table.cost_table(['vit_tiny32'], ['none', 'se'], image_size=32, num_classes=10)
   assert [row['params'] for row in rows] == [2_693_578, '-']
   assert 'made of attention' in rows[1]['reason']
@@ -76,7 +76,7 @@ def test_a_mechanism_that_a_network_does_not_take_is_a_row_with_the_reason():
     cost_table.cost_table(['vit_tiny32'], ['se'], image_size=32)
 
 
-def test_a_concatenation_counts_its_defining_product():
+def test_concatenation_counts_the_product_of_its_definition():
   """w . [theta, phi] has twice the hidden channels, for every pair of positions."""
   model = create_model(
     'resnet18',

@@ -1,4 +1,4 @@
-"""What attention mechanisms say of themselves: gates, weights, what is received, and rollout."""
+"""Maps of attention mechanisms: gates, weights, attention received, and rollout."""
 
 import functools
 import itertools
@@ -17,10 +17,10 @@ from attn_flax.models.vit import SelfAttention
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 N, H, W, CLASSES = 2, 24, 16, 4
-# Maps of the stages, and their channels.
+# Feature maps of the stages, and their channels.
 GRIDS = {1: (24, 16), 2: (12, 8), 3: (6, 4)}
 WIDTHS = {1: 8, 2: 16, 3: 32}
-# Fields with which a mechanism fits so few channels, and so few blocks.
+# Fields with which a mechanism fits few channels and few blocks.
 FIELDS = {
   **{name: {'ratio': 4} for name in ('additive', 'bam', 'cbam', 'hybrid', 'se')},
   'aa': {'heads': 2, 'min_key_dim': 4, 'upsilon': 0.25},
@@ -38,8 +38,8 @@ GATED = {
   'sca': (BRANCH, (3,), ('channel_gate', 'spatial_gate')),
   'se': (BRANCH, (1, 2, 3), ('channel_gate',)),
 }
-# By mechanism and path: heads, the map of the queries and that of the keys. Stand-alone attention
-# works on the block's input, before the stride; the other two that are strided behind it.
+# By mechanism and path: heads, map of the queries, map of the keys. Stand-alone attention acts on
+# the block's input, before its stride; the other strided mechanisms act after it.
 CONV = 'stage{}_block1/conv_attention'
 WEIGHTED = {
   'aa': {CONV.format(s): (2, GRIDS[s], GRIDS[s]) for s in (2, 3)},
@@ -89,7 +89,7 @@ def made(randomized):
 
 @pytest.fixture(scope='module')
 def explained(made):
-  """A function that explains a network by all that there is, with all queries of a mechanism."""
+  """A function that computes all maps of a network, with all queries of a mechanism."""
 
   @functools.cache
   def explain_all(model, name=None):
@@ -139,8 +139,8 @@ def test_maps_are_those_of_the_mechanism(name, explained):
   for path, value in weights.items():
     np.testing.assert_allclose(value.sum(-1), 1, rtol=1e-5, err_msg=path)
 
-  # What is received is the mean over heads and queries; more of them than are asked at a time, and
-  # not a multiple of that.
+  # Attention received is the mean over heads and queries. There are more queries than are computed
+  # at a time, and not a multiple of that number.
   assert received.keys() == weights.keys()
   for path, value in received.items():
     keys = WEIGHTED[name][path][2]
@@ -161,7 +161,7 @@ def test_maps_are_those_of_the_mechanism(name, explained):
 
 @pytest.mark.parametrize('name', ['cbam', 'bam'])
 def test_gates_are_those_that_the_network_records(name, made):
-  """All of them, and not the outputs of the stages, which stand beside them."""
+  """All gates, but not the outputs of the stages, which are recorded beside them."""
   model, x = network(name), images()
   run = jax.jit(lambda v: model.apply(v, x, train=False, mutable=['intermediates'])[1])
   recorded = flax.traverse_util.flatten_dict(run(made(model))['intermediates'], sep='/')
@@ -181,7 +181,7 @@ def test_some_queries_are_rows_of_all(name, made, explained):
 
 
 def test_the_weights_are_those_that_the_output_is_made_of(made):
-  """For position attention: gamma times the sum of the values, from what the module received."""
+  """For position attention, gamma times the weighted sum of values is the module's output."""
   model, x = network('dual'), images()
   variables = made(model)
   path = 'stage3_stage_attention/position'
@@ -205,10 +205,10 @@ def _traced(function, *args):
 
 @pytest.mark.parametrize('name', ['aa', 'dual'])
 def test_neither_training_nor_evaluation_stores_the_weights(name, made):
-  """Neither before nor after someone has asked for them."""
+  """Neither before nor after a call that returns weights."""
   model, variables, x = network(name), made(network(name)), images()
   path, (_, queries, keys) = next(iter(WEIGHTED[name].items()))
-  if np.prod(queries) <= 32:  # One block of queries; larger maps are needed to tell.
+  if np.prod(queries) <= 32:  # One block of queries holds all of them; larger maps are needed here.
     x = np.zeros((N, 4 * H, 4 * W, 3), np.float32)
     queries, keys = (tuple(4 * side for side in grid) for grid in (queries, keys))
   full = f'{np.prod(queries)},{np.prod(keys)}]'
@@ -231,7 +231,7 @@ def test_neither_training_nor_evaluation_stores_the_weights(name, made):
   assert [len(program) for program in after] == [len(program) for program in before]
 
 
-def test_what_is_received_is_summed_without_storing_the_weights(made):
+def test_attention_received_is_summed_without_storing_the_weights(made):
   model = network('dual')
   x = np.zeros((N, 4 * H, 4 * W, 3), np.float32)
   run = functools.partial(explain.attention_received, model)
@@ -239,7 +239,7 @@ def test_what_is_received_is_summed_without_storing_the_weights(made):
   assert ',64,384]' in program and '384,384]' not in program
 
 
-def test_other_queries_need_no_other_compilation(made):
+def test_other_queries_need_no_new_compilation(made):
   traces = []
 
   class Counted(SelfAttention):
@@ -256,8 +256,8 @@ def test_other_queries_need_no_other_compilation(made):
   assert len(traces) == first
 
 
-# Odd sides, where a number of queries fits many maps. By case: the network, sides of the images,
-# path, maps of the queries and of the keys, tokens before the patches.
+# Images with unequal sides, so that the number of queries alone does not decide their map. By case:
+# the network, sides of the images, path, maps of the queries and of the keys, class tokens.
 TALL, FIRST_OF_2 = (16, 5), 'stage2_block1/'
 QUERY_GRIDS = {
   'aa': ('aa', TALL, FIRST_OF_2 + 'conv_attention', (8, 3), (8, 3), 0),
@@ -269,7 +269,7 @@ QUERY_GRIDS = {
 
 
 @pytest.mark.parametrize('case', QUERY_GRIDS)
-def test_a_place_asks_as_the_query_of_its_cell(case, randomized):
+def test_a_place_has_the_weights_of_the_query_of_its_pixel(case, randomized):
   attention, sides, path, queries, keys, tokens = QUERY_GRIDS[case]
   model = attention
   if isinstance(attention, str):
@@ -285,7 +285,7 @@ def test_a_place_asks_as_the_query_of_its_cell(case, randomized):
   x = np.random.default_rng(3).normal(size=(N, *sides, 3)).astype(np.float32)
   init = functools.partial(model.init, train=False)
   variables = randomized(jax.eval_shape(init, jax.random.key(0), x))
-  # The first and the last cell, and the middles of two others.
+  # The first and the last pixel, and the centers of two others.
   places = {(0.0, 0.0): (0, 0), (1.0, 1.0): (queries[0] - 1, queries[1] - 1)}
   for y, x_ in ((queries[0] // 2, queries[1] - 1), (queries[0] - 1, queries[1] // 2)):
     places[(y + 0.5) / queries[0], (x_ + 0.5) / queries[1]] = (y, x_)
@@ -301,7 +301,7 @@ def test_a_place_asks_as_the_query_of_its_cell(case, randomized):
   for (y, x_), values in zip(places.values(), found, strict=True):
     row = weights[:, :, tokens + y * queries[1] + x_].mean(1)[:, tokens:]
     np.testing.assert_allclose(values, row.reshape(N, *keys), rtol=1e-4, atol=1e-7)
-  assert np.ptp(weights.mean(1), axis=1).max() > 1e-3  # Queries differ, or the test says nothing.
+  assert np.ptp(weights.mean(1), axis=1).max() > 1e-3  # Queries differ, or the test shows nothing.
 
 
 # --- the network's own map
@@ -314,8 +314,8 @@ def test_the_own_map_is_the_mean_over_the_blocks_of_the_last_stage(made, explain
   np.testing.assert_allclose(own, np.mean(gates, 0), rtol=1e-6)
 
 
-def test_a_block_with_another_map_is_left_out_of_the_mean(explained):
-  """Stand-alone attention in a strided block works on the block's input."""
+def test_a_block_with_another_size_of_map_is_left_out_of_the_mean(explained):
+  """Stand-alone attention in a strided block acts on the block's larger input."""
   _, received, own = explained(network('sasa', depths=(1, 1, 2), kwargs=FIELDS['sasa']))
   shapes = [received[f'stage3_block{i}/conv_attention'].shape for i in (1, 2)]
   assert shapes == [(N, 12, 8), (N, 6, 4)]
@@ -347,7 +347,7 @@ def test_a_block_with_another_map_is_left_out_of_the_mean(explained):
     ),
   ],
 )
-def test_of_several_mechanisms_the_own_map_is_that_of_the_last(attention, last, made):
+def test_the_own_map_is_that_of_the_last_of_several_mechanisms(attention, last, made):
   model, x = network(attention), images()
 
   @jax.jit
@@ -373,7 +373,7 @@ def test_whether_there_is_an_own_map_is_known_from_shapes(attention, none, made)
   assert bool(jax.eval_shape(maps, made(model), images())) == (attention is not None)
 
 
-def test_a_convolution_augmented_by_nothing_has_no_weights(made):
+def test_augmented_convolution_without_values_has_no_weights(made):
   model = network('aa', kwargs={**FIELDS['aa'], 'upsilon': 0.0})
   assert attention_maps(model, made(model), images(), queries=[0]) == {}
   assert explain.own_map(model, made(model), images()) is None
@@ -384,7 +384,7 @@ def test_a_convolution_augmented_by_nothing_has_no_weights(made):
 
 @pytest.mark.parametrize(('pool', 'depth'), [('token', 3), ('mean', 2)])
 def test_rollout_is_the_product_of_the_blocks(pool, depth, made):
-  """Multiplied out in the paper's order, the first block rightmost, over the weights of all."""
+  """Multiplied in the paper's order, with the first block rightmost, of all weights."""
   model, x = vit(pool, depth), images()
   variables = made(model)
   patches = (H // 4) * (W // 4)
@@ -412,7 +412,7 @@ def test_rollout_is_the_product_of_the_blocks(pool, depth, made):
   np.testing.assert_allclose(own, np.mean(means, 0).reshape(rollout.shape), rtol=1e-4)
 
 
-# --- networks of bfloat16, one's own modules, and mistakes
+# --- networks in bfloat16, a user's own modules, and mistakes
 
 
 @pytest.mark.parametrize('name', ['cbam', 'aa'])
@@ -425,7 +425,7 @@ def test_maps_are_float32_whatever_the_network_computes_in(name, made):
 
 
 class _Odd(nn.Module):
-  """Attention over keys that form no map: three numbers."""
+  """Attention over keys that form no map."""
 
   @nn.compact
   def __call__(self, x, *, train=False):
@@ -436,7 +436,7 @@ class _Odd(nn.Module):
 
 
 class _Sequence(nn.Module):
-  """One attention module over tokens, in a network that has the interface of this library's."""
+  """One attention module over tokens, in a network with the interface of the library's."""
 
   attention: type[nn.Module]
   num_stages: int = 1
@@ -449,7 +449,7 @@ class _Sequence(nn.Module):
     return nn.Dense(self.num_classes, name='head')(x.mean(1))
 
 
-def test_keys_that_form_no_map_are_refused_as_a_map_only(made):
+def test_keys_that_form_no_map_have_weights_but_no_map(made):
   model = network(_Odd)
   maps = attention_maps(model, made(model), images(), queries=[0, 1])
   chex.assert_shape(maps['stage3_block1/branch_attention/weights'], (N, 1, 2, 7))
@@ -468,13 +468,13 @@ def test_keys_that_form_no_map_are_refused_as_a_map_only(made):
     ([0.5], 'type float64'),
   ],
 )
-def test_queries_that_no_map_has_are_refused(queries, message, made):
+def test_queries_outside_the_map_are_refused(queries, message, made):
   model = network('aa')
   with pytest.raises(UserError, match=message):
     attention_maps(model, made(model), images(), queries=queries)
 
 
-def test_a_mapping_asks_only_the_modules_it_names(made):
+def test_a_mapping_of_queries_takes_only_the_modules_it_names(made):
   model = network('aa')
   queries = {'stage2_block1/conv_attention': [95, 24]}
   maps = attention_maps(model, made(model), images(), queries=queries)
@@ -483,7 +483,7 @@ def test_a_mapping_asks_only_the_modules_it_names(made):
   }
 
 
-def test_rollout_is_refused_to_other_networks(made):
+def test_rollout_of_other_networks_is_refused(made):
   model = network('cbam')
   with pytest.raises(UserError, match='not for ResNet; take attention_received'):
     explain.attention_rollout(model, made(model), images())

@@ -1,4 +1,4 @@
-"""Chance goes by image: a randomized explanation is the same alone, in any batch, at any place."""
+"""Random numbers per image: a randomized explanation is the same alone and in any batch."""
 
 import functools
 
@@ -19,7 +19,7 @@ N, SIZE = 5, 8
 
 
 class Curved(nn.Module):
-  """Logits that bend, so that noise shows in their gradients."""
+  """Logits that are not linear, so that noise changes their gradients."""
 
   num_classes: int = 3
 
@@ -35,11 +35,11 @@ VARIABLES = MODEL.init(jax.random.key(1), IMAGES[:1], train=False)
 
 
 def flat(function):
-  """A score of maps without any order, so that chance decides all."""
+  """A score of constant maps, so that the random order decides everything."""
   return lambda x, y: function(MODEL, VARIABLES, x, y, jnp.zeros((len(x), SIZE, SIZE)))
 
 
-# What is drawn at random for images: (images, labels) -> a tree of arrays [N, ...].
+# Functions with random numbers: (images, labels) -> a pytree of arrays [N, ...].
 RANDOMIZED = {
   'smooth_grad': functools.partial(explain.smooth_grad, MODEL, VARIABLES, key=KEY, samples=3),
   'smooth_grad of the command': functools.partial(METHODS['smooth_grad'], MODEL, VARIABLES),
@@ -60,7 +60,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize('name', RANDOMIZED)
-def test_an_image_has_the_same_alone_in_any_batch_at_any_place_padded_or_not(name):
+def test_an_image_has_the_same_result_alone_in_any_batch_at_any_place_padded_or_not(name):
   draw = RANDOMIZED[name]
   whole = jax.tree.map(np.asarray, draw(IMAGES, LABELS))
   for i in range(N):
@@ -72,8 +72,8 @@ def test_an_image_has_the_same_alone_in_any_batch_at_any_place_padded_or_not(nam
 
 
 @pytest.mark.parametrize('name', RANDOMIZED)
-def test_it_is_the_same_where_the_image_is_normalized_in_the_program(name):
-  """As the command has it; in another program the same image may differ in its last bits."""
+def test_the_result_is_the_same_where_the_program_normalizes_the_image(name):
+  """The command does so; in another program the image may differ in its last bits."""
   pixels = np.random.default_rng(1).integers(0, 256, IMAGES.shape, np.uint8)
   mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
   normalize = lambda x: (jnp.asarray(x, jnp.float32) / 255 - mean) / std  # noqa: E731
@@ -84,7 +84,7 @@ def test_it_is_the_same_where_the_image_is_normalized_in_the_program(name):
   same(inside(pixels[2:3], LABELS[2:3]), jax.tree.map(lambda y: y[2:3], before))
 
 
-def test_other_images_have_other_chance():
+def test_other_images_have_other_random_numbers():
   numbers = np.asarray(chance.image_numbers(IMAGES))
   assert len(set(numbers.tolist())) == N and numbers.dtype == np.uint32
   pixels = np.zeros((400, SIZE, SIZE, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Localization scores against loops, at the extremes, and at chance."""
+"""Localization scores against loops, for perfect and empty maps, and at chance."""
 
 import math
 
@@ -21,7 +21,7 @@ def best_iou(maps, masks):
 
 @pytest.fixture
 def masks():
-  """Discs of several sizes and places, [8, 12, 15]."""
+  """Discs of several sizes at several places, [8, 12, 15]."""
   rng = np.random.default_rng(0)
   y, x = np.mgrid[:12, :15]
   middles, radii = rng.uniform((2, 2), (10, 13), (8, 2)), rng.uniform(1.5, 5, 8)
@@ -30,7 +30,7 @@ def masks():
 
 @pytest.fixture
 def maps(masks):
-  """Signed maps that know something of the masks."""
+  """Signed maps that correlate with the masks."""
   noise = np.random.default_rng(1).normal(size=masks.shape)
   return jnp.asarray(noise + 1.0 * np.asarray(masks), jnp.float32)
 
@@ -42,7 +42,7 @@ def interpolate(row, place):
 
 
 @pytest.mark.parametrize('size', [(8, 9), (3, 11)])
-def test_upscaling_by_loops(size):
+def test_upscaling_matches_loops(size):
   maps = np.random.default_rng(2).normal(size=(2, 3, 4)).astype(np.float32)
   expected = np.zeros((2, *size))
   for n in range(2):
@@ -53,14 +53,14 @@ def test_upscaling_by_loops(size):
   np.testing.assert_allclose(upscale(jnp.asarray(maps), *size), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_upscaling_keeps_what_is_flat():
+def test_upscaling_keeps_constant_maps():
   maps = jnp.full((1, 3, 3), 0.1).at[0, 0].set(0)
   large = np.asarray(jax.jit(upscale, static_argnums=(1, 2))(maps, 37, 41))
   assert (large[0, :6] == 0).all() and (large[0, -18:] == np.float32(0.1)).all()
 
 
-def test_scores_by_loops(maps, masks):
-  """Of signed maps, one pixel after the other."""
+def test_scores_match_loops(maps, masks):
+  """For signed maps, with loops over the pixels."""
   pointing, energy = (score(maps, masks) for score in SCORES)
   ious = localization.threshold_iou(maps, masks, THRESHOLDS)
   assert ious.shape == (8, 5)
@@ -79,10 +79,10 @@ def test_scores_by_loops(maps, masks):
     assert pointing[n] == hit
     assert energy[n] == pytest.approx(inside / total, rel=1e-5)
     np.testing.assert_allclose(ious[n], both / either, rtol=1e-5)
-  assert 0 < pointing.mean() < 1  # Else the comparison shows little.
+  assert 0 < pointing.mean() < 1  # Otherwise the comparison shows little.
 
 
-def test_scores_are_of_the_map_at_the_masks_size(masks):
+def test_scores_are_those_of_the_map_at_the_size_of_the_mask(masks):
   small = jnp.asarray(np.random.default_rng(3).normal(size=(8, 3, 4)), jnp.float32)
   large = upscale(small, 12, 15)
   for score in (*SCORES, best_iou):
@@ -98,14 +98,14 @@ def test_the_mask_itself_is_perfect(masks, score, scale):
 
 @pytest.mark.parametrize('score', SCORES)
 def test_a_constant_map_scores_at_chance(masks, score):
-  """Also when its pixels would differ by rounding after scaling up."""
+  """Rounding errors of scaling up do not change that."""
   share = masks.mean((1, 2))
   for maps in (jnp.full((8, 3, 4), 0.1), jnp.full((8, 12, 15), 1 / 3)):
     np.testing.assert_allclose(score(maps, masks), share, rtol=1e-5)
 
 
 def test_random_maps_score_at_chance(masks):
-  """The mask's share, within four standard errors."""
+  """The score is the mask's share of the image, within four standard errors."""
   repeats = 500
   maps = controls.random_maps(jax.random.key(0), 8 * repeats, 12, 15)
   share = np.asarray(masks.mean((1, 2)))
@@ -114,7 +114,7 @@ def test_random_maps_score_at_chance(masks):
   error = np.sqrt(share * (1 - share) / repeats)
   assert (abs(pointing.mean(0) - share) < 4 * error).all()
   assert (abs(energy.mean(0) - share) < 4 * energy.std(0) / repeats**0.5).all()
-  # Known from the uniform distribution: relative spread 1/sqrt(3) for each of 180 pixels.
+  # A uniform distribution has the relative deviation 1/sqrt(3), for each of 180 pixels.
   spread = np.sqrt(share * (1 - share) / 3 / 180)
   np.testing.assert_allclose(energy.std(0), spread, rtol=0.2)
 
@@ -126,8 +126,8 @@ def binomial(n, p):
 def expected_iou(size, pixels, threshold):
   """Mean IoU of uniform noise with a mask of `size` of the pixels.
 
-  Divided by the largest value, all others are uniform in 0..1: each is marked with a chance of
-  1 - threshold, and the largest itself, which lies anywhere, always.
+  Divided by the largest value, all other values are uniform in 0..1, and each is marked with a
+  probability of 1 - threshold. The largest one may lie at any pixel and is always marked.
   """
   chance, total = 1 - threshold, 0.0
   for share, hit in ((size / pixels, 1), (1 - size / pixels, 0)):
@@ -138,7 +138,7 @@ def expected_iou(size, pixels, threshold):
   return total
 
 
-def test_the_overlap_of_random_maps_is_that_of_chance(masks):
+def test_the_iou_of_random_maps_is_that_of_chance(masks):
   """Within four standard errors."""
   repeats, thresholds = 500, np.array([0.2, 0.5, 0.9])
   maps = controls.random_maps(jax.random.key(2), 8 * repeats, 12, 15)
@@ -159,8 +159,8 @@ def test_empty_and_broken_maps_are_misses(masks, score):
 
 
 @pytest.mark.parametrize('score', [*SCORES, best_iou])
-def test_a_map_that_is_nowhere_positive_at_the_masks_size_is_a_miss(score):
-  """Scaled up, a lone positive value among negative ones may lie below 0."""
+def test_a_map_without_positive_values_at_the_size_of_the_mask_is_a_miss(score):
+  """After scaling up, a single positive value among negative ones may be below 0."""
   small = jnp.full((1, 3, 3), -10.0).at[0, 1, 1].set(1)
   assert upscale(small, 6, 6).max() < 0 < small.max()
   mask = jnp.zeros((1, 6, 6), bool).at[0, :2].set(True)
@@ -171,13 +171,13 @@ def test_a_map_that_is_nowhere_positive_at_the_masks_size_is_a_miss(score):
 
 
 @pytest.mark.parametrize('score', [*SCORES, best_iou])
-def test_an_image_without_an_object_has_no_score(maps, masks, score):
+def test_an_image_with_an_empty_mask_has_no_score(maps, masks, score):
   masks = masks.at[2].set(False)
   np.testing.assert_array_equal(np.isnan(score(maps, masks)), np.arange(8) == 2)
 
 
 def test_tolerance_of_the_pointing_game():
-  """The maximum counts up to that distance from the object, by Pythagoras."""
+  """The maximum counts up to that Euclidean distance from the object."""
   mask = np.zeros((1, 20, 24), bool)
   mask[0, 10, 12] = True
   places = list(np.ndindex(20, 24))
@@ -199,7 +199,7 @@ def test_boxes():
 
 
 def test_best_fixed_map_wins_the_pointing_game_among_fixed_maps(masks):
-  """Every map points at one pixel; none points better than the mean mask."""
+  """Of all maps that point at one pixel, none scores better than the mean mask."""
   best = jnp.tile(controls.best_fixed_map(masks), (8, 1, 1))
   reached = localization.pointing_game(best, masks).mean()
   points = jnp.asarray(np.repeat(np.eye(180, dtype=np.float32), 8, 0).reshape(-1, 12, 15))
@@ -211,7 +211,7 @@ def test_controls():
   hill = np.asarray(controls.centered_gaussian(9, 15, 0.25))
   assert hill.argmax() == 4 * 15 + 7 and hill.max() == 1
   np.testing.assert_allclose(hill, hill[::-1, ::-1], rtol=1e-6)
-  # One standard deviation from the middle, on either axis.
+  # One standard deviation from the center, on either axis.
   wide = np.asarray(controls.centered_gaussian(101, 41, 20 / 101))
   assert wide[50 + 20, 20] == pytest.approx(np.exp(-0.5), rel=1e-5)
   assert controls.random_maps(jax.random.key(1), 3, 4, 5).shape == (3, 4, 5)

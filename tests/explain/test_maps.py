@@ -1,4 +1,4 @@
-"""Class activation maps, attributions to pixels and occlusion, against what they are defined by."""
+"""Class activation maps, attributions to pixels and occlusion, against their definitions."""
 
 import functools
 import itertools
@@ -27,7 +27,7 @@ PIXELS = {
   'smooth_grad': functools.partial(explain.smooth_grad, key=jax.random.key(5), samples=2),
   'occlusion': functools.partial(explain.occlusion, patch=16, stride=8),
 }
-# Each with its factor between image and last map.
+# Each with the factor between the sides of the image and of the last feature map.
 NETWORKS = {
   'basic': ('resnet18', {'depths': (1, 1), 'widths': (8, 16), 'stem': 'cifar'}, 2),
   'bottleneck': ('resnet50', {'depths': (1, 1), 'widths': (8, 16), 'stem': 'cifar'}, 2),
@@ -38,7 +38,7 @@ NETWORKS = {
 
 
 class Tiny(nn.Module):
-  """A stage whose gradients are known: logits = sum over a map A of `linear A + square A^2`."""
+  """A stage with known gradients: logits = sum over a feature map A of `linear A + square A^2`."""
 
   num_classes: int = CLASSES
   num_stages: int = 1
@@ -73,7 +73,7 @@ def images(n=N, height=H, width=W, seed=0):
 
 @pytest.fixture(scope='module')
 def made(randomized):
-  """A function that makes a network by its key and random variables for it."""
+  """A function that makes a network by its name, and random variables for it."""
 
   def make(model):
     if isinstance(model, str):
@@ -94,11 +94,11 @@ def logits_of(model, variables, x, labels=LABELS):
 
 
 @pytest.mark.parametrize(('network', 'last'), [('basic', 'stage2_block1'), ('preact', 'last_norm')])
-def test_the_last_stage_of_a_resnet_has_the_classical_map(network, last, made):
-  """Behind it stand a mean over h * w positions and one dense layer, whose weights are the map's.
+def test_the_last_stage_of_a_resnet_has_the_original_class_activation_map(network, last, made):
+  """A mean over h * w positions and one dense layer follow it, whose weights weight the channels.
 
-  So each gradient is weight / (h * w), the same everywhere, and the sum of the signed map lacks
-  only the bias of being the logit. Before it stands a ReLU, in the block or behind the last norm.
+  So each gradient is weight / (h * w), the same everywhere, and the sum of the signed map is the
+  logit without its bias. A ReLU ends the stage, in the block or after the last norm.
   """
   model, variables = made(network)
   x = images()
@@ -128,7 +128,7 @@ def test_the_last_stage_of_a_resnet_has_the_classical_map(network, last, made):
 
 
 def _activations_and_gradients(variables, x):
-  """Of `Tiny`, in double precision, the gradients by central differences."""
+  """Those of `Tiny` in double precision, with gradients by central differences."""
   p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables['params'])
   a = np.maximum(x[:, ::2, ::2] @ p['stem']['kernel'] + p['stem']['bias'], 0)
 
@@ -146,7 +146,7 @@ def _activations_and_gradients(variables, x):
 
 
 def _numpy_cams(a, g):
-  """The papers' formulas, position after position, for one image."""
+  """The papers' formulas for one image, with loops over the positions."""
   height, width, channels = a.shape
   maps = {name: np.zeros((height, width)) for name in CAMS}
   for c in range(channels):
@@ -172,17 +172,17 @@ def test_the_four_rules_are_those_of_their_papers(made):
     found = cam(model, variables, x, LABELS)
     chex.assert_shape(found, (N, H // 2, W // 2))
     np.testing.assert_allclose(found, [maps[name] for maps in expected], rtol=1e-3, atol=1e-4)
-  # The rules differ, or the test would say nothing.
+  # The rules differ, or the test would show nothing.
   assert len({round(float(maps[name].sum()), 3) for maps in expected[:1] for name in CAMS}) == 4
 
 
 def test_gradients_at_an_early_stage_are_those_of_the_logit(made):
-  """Along a direction, by finite differences through the rest of the network."""
+  """Compared along a direction, by finite differences through the rest of the network."""
   model, variables = made('basic')
   x = images()
   value, gradient = explain.activations_and_gradients(model, variables, x, LABELS, stage=1)
   chex.assert_shape((value, gradient), (N, H, W, 8))
-  # Small enough that hardly any ReLU changes its side, large enough for single precision.
+  # Small enough that hardly any ReLU switches, large enough for single precision.
   direction = np.random.default_rng(2).normal(size=value.shape).astype(np.float32)
 
   @jax.jit
@@ -195,10 +195,10 @@ def test_gradients_at_an_early_stage_are_those_of_the_logit(made):
 
 
 @pytest.mark.parametrize('name', CAMS)
-def test_where_nothing_speaks_for_a_class_the_map_is_zero(name, made):
+def test_where_nothing_supports_a_class_the_map_is_zero(name, made):
   model, variables = made(Tiny())
   params = dict(variables['params'])
-  # Against class 0 everywhere, for class 1.
+  # Every position counts against class 0 and for class 1.
   linear = -jnp.abs(params['linear']).at[..., 1].multiply(-1)
   params |= {'linear': linear, 'square': jnp.zeros_like(params['square'])}
   x = images()
@@ -235,7 +235,7 @@ def test_pixel_attributions_of_a_linear_network_are_its_weights(steps, made):
 
 
 def test_smooth_grad_averages_gradients_around_the_image(made):
-  """Of a quadratic: the mean gradient is that at the mean of the noisy copies."""
+  """For a quadratic function, the mean gradient is that at the mean of the noisy copies."""
   model, variables = made(Tiny())
   x = images()
   smooth = functools.partial(explain.smooth_grad, model, variables, x, LABELS)
@@ -262,7 +262,7 @@ def test_smooth_grad_averages_gradients_around_the_image(made):
 
 @pytest.mark.parametrize(('patch', 'stride', 'fill'), [(5, 4, 0.0), (6, 6, (1.0, -2.0, 0.5))])
 def test_occlusion_is_the_mean_drop_over_the_patches_on_a_pixel(patch, stride, fill, made):
-  """Neither stride divides the image: a last row and column of patches ends with it."""
+  """The strides do not divide the image; the last row and column of patches end at its border."""
   model, variables = made('basic')
   x = images()
   apply = jax.jit(lambda x: jax.nn.softmax(model.apply(variables, x, train=False)))
@@ -308,12 +308,12 @@ def _assert_explains(network, method, name, made, dtype='float32'):
   maps = np.asarray(method(model.clone(dtype=dtype), variables, images(), LABELS))
   assert maps.shape == _shape(network, name) and maps.dtype == np.float32
   assert np.isfinite(maps).all()
-  # The weights of Grad-CAM++ have no certain sign where A is negative, and all maps may be zero.
+  # The weights of Grad-CAM++ may have any sign where A is negative, so that all maps may be zero.
   assert name == 'grad_cam_plus_plus' or (maps.max((1, 2)) > 0).any()
 
 
 @pytest.mark.parametrize('network', ['preact', 'mnasnet', 'vit'])
-def test_maps_that_no_relu_ends_give_finite_values(network, made):
+def test_stages_without_a_final_relu_give_finite_maps(network, made):
   _assert_explains(network, explain.grad_cam_plus_plus, 'grad_cam_plus_plus', made)
 
 
@@ -327,7 +327,7 @@ def test_each_method_explains_each_network(network, name, dtype, made):
 
 @pytest.mark.parametrize('name', PIXELS)
 def test_maps_of_images_in_half_precision_are_float32(name, made):
-  """And not sums of roundings: the maps of the same images in float32."""
+  """They are close to the maps of the same images in float32."""
   model, variables = made(Tiny())
   x = jnp.asarray(images(), jnp.bfloat16)
   found = PIXELS[name](model, variables, x, LABELS)
@@ -349,7 +349,7 @@ def test_methods_may_be_called_inside_a_compiled_function(name, made):
 
 
 def _largest(jaxpr):
-  """Size of the largest array in a traced program and all those inside it."""
+  """Size of the largest array in a traced program and the programs inside it."""
   sizes = [0]
   for equation in jaxpr.eqns:
     sizes += [v.aval.size for v in equation.outvars]
@@ -415,7 +415,7 @@ def test_mistakes_are_named(change, message, made):
 # --- data of any size
 
 
-def test_batches_give_what_one_call_gives_and_are_traced_once(made):
+def test_batches_give_the_result_of_one_call_and_are_traced_once(made):
   model, variables = made(Tiny())
   x, labels = images(10), np.arange(10) % CLASSES
   traces = []
@@ -445,7 +445,7 @@ def test_each_example_is_explained_once(batch_size):
   assert set(sizes) == {min(batch_size, 5)}
 
 
-def test_calls_for_data_of_several_lengths_are_filled_up_to_one():
+def test_padded_calls_have_one_batch_size_for_data_of_any_length():
   sizes = []
 
   def double(x):

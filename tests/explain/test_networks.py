@@ -30,7 +30,7 @@ def body(x, train, width=8):
 
 
 class Own(nn.Module):
-  """As a user writes it: no field says how many classes or stages there are."""
+  """A user's network: no field gives the number of classes or stages."""
 
   @nn.compact
   def __call__(self, images, train=False):
@@ -38,7 +38,7 @@ class Own(nn.Module):
 
 
 class Plain(nn.Module):
-  """Without an argument for the mode."""
+  """A network without an argument for evaluation mode."""
 
   @nn.compact
   def __call__(self, images):
@@ -46,7 +46,7 @@ class Plain(nn.Module):
 
 
 class Deterministic(nn.Module):
-  """With Flax's other word for it, which must be given."""
+  """A network with Flax's other name for this argument, which must be given."""
 
   @nn.compact
   def __call__(self, images, *, deterministic):
@@ -55,7 +55,7 @@ class Deterministic(nn.Module):
 
 
 class Tapped(nn.Module):
-  """With two maps that it names."""
+  """A network that names two feature maps."""
 
   @nn.compact
   def __call__(self, images, train=False):
@@ -65,7 +65,7 @@ class Tapped(nn.Module):
 
 
 class Around(nn.Module):
-  """A head around a network of the library, whose stages are below."""
+  """A head on a network of the library, which names the stages."""
 
   backbone: nn.Module
 
@@ -75,7 +75,7 @@ class Around(nn.Module):
 
 
 SMALL = {'depths': (1, 1), 'widths': (4, 8), 'stem': 'cifar', 'num_classes': None}
-# Each with the (height, width) of its last map.
+# Each with the (height, width) of its last feature map.
 NETWORKS = {
   'own': (Own(), (8, 6)),
   'plain': (Plain(), (8, 6)),
@@ -103,7 +103,7 @@ def made(name):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_every_function_explains_it(name):
+def test_every_function_explains_every_network(name):
   model, variables, size = made(name)
   for method, function in METHODS.items():
     maps = function(model, variables, IMAGES, LABELS)
@@ -118,8 +118,8 @@ def test_every_function_explains_it(name):
 
 
 @pytest.mark.parametrize('name', ['own', 'tapped'])
-def test_the_last_map_is_what_the_head_averages(name):
-  """Behind it are a mean and dense layers: the classical map, by hand."""
+def test_the_last_feature_map_is_the_one_that_the_head_averages(name):
+  """Only a mean and dense layers follow it, so that the map can be computed by hand."""
   model, variables, (height, width) = made(name)
   value, gradient = explain.activations_and_gradients(model, variables, IMAGES, LABELS)
   params = variables['params']
@@ -135,7 +135,7 @@ def test_the_last_map_is_what_the_head_averages(name):
   )
 
 
-def test_stages_are_those_that_it_names():
+def test_stages_are_those_that_the_network_names():
   model, variables, _ = made('tapped')
   assert explain.activations(model, variables, IMAGES, stage=1).shape == (2, 16, 12, 5)
   assert explain.grad_cam(model, variables, IMAGES, LABELS, stage=1).shape == (2, 16, 12)
@@ -191,27 +191,27 @@ class Field(nn.Module):
 @pytest.mark.parametrize(
   ('model', 'arguments', 'fields', 'message'),
   [
-    (Vector(), (), {}, r"no submodule of Vector returns a map .*tap\(self, 'stage1', x\)"),
+    (Vector(), (), {}, r"no submodule of Vector returns a feature map .*tap\(self, 'stage1', x\)"),
     (
       Own(),
       (),
       {'stage': 2},
-      r'Own names no stage, so stage=2 means nothing; leave it out or name',
+      r'Own names no stages, so stage=2 is unknown; leave it out or name',
     ),
-    (Tapped(), (), {'stage': 3}, 'stage=3 is none of Tapped; choose one of 1, 2'),
+    (Tapped(), (), {'stage': 3}, 'stage=3 is not named by Tapped; choose one of 1, 2'),
     (Own(), (), {'stage': 0}, 'stage=0 is impossible'),
     (Pair(), (), {}, 'Pair returns .*tuple.* needs logits'),
     (Conditioned(), (0.0,), {}, 'Conditioned needs prompt beside the images; wrap it'),
     (Field(jnp.zeros(3)), (), {}, 'Field cannot be compiled'),
   ],
 )
-def test_what_it_lacks_is_said_in_a_line(model, arguments, fields, message):
+def test_networks_that_cannot_be_explained_are_refused(model, arguments, fields, message):
   variables = model.init(jax.random.key(0), IMAGES[:1], *arguments)
   with pytest.raises(UserError, match=message):
     explain.grad_cam(model, variables, IMAGES, LABELS, **fields)
 
 
-def test_labels_outside_its_classes_are_named():
+def test_labels_outside_the_classes_are_named():
   model, variables, _ = made('own')
   with pytest.raises(UserError, match='labels hold 4,.* allowed: 0 to 3'):
     explain.grad_cam(model, variables, IMAGES, np.array([0, 4]))

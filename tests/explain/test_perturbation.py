@@ -32,7 +32,7 @@ class Linear(nn.Module):
 
 @pytest.fixture(scope='module')
 def case():
-  """A network, variables, images [4, 6, 5, 3], labels and what each pixel adds to the label."""
+  """A network, variables, images [4, 6, 5, 3], labels and each pixel's part of the logit."""
   rng = np.random.default_rng(0)
   images = rng.normal(size=(4, 6, 5, 3)).astype(np.float32)
   labels = np.array([0, 2, 1, 2])
@@ -44,7 +44,7 @@ def case():
 
 
 def probability(case, images):
-  """Of the label, in double precision."""
+  """Probability of the label, in double precision."""
   _, variables, _, labels, _ = case
   dense = variables['params']['Dense_0']
   logits = np.asarray(images, np.float64).reshape(4, -1) @ dense['kernel'] + dense['bias']
@@ -57,7 +57,7 @@ def pixels_by_relevance(values):
 
 
 def blurred(image, sigma):
-  """The weighted mean over pixels at most two sigma away along each axis."""
+  """The weighted mean over the pixels at most two sigma away along each axis."""
   height, width, _ = image.shape
   result = np.zeros(image.shape)
   for y, x in np.ndindex(height, width):
@@ -79,7 +79,7 @@ def neighbors(y, x, height, width):
 
 
 def solved(image, removed):
-  """Each removed pixel is the weighted mean of its neighbors: a dense system, as it reads."""
+  """Solves the dense system in which each removed pixel is the weighted mean of its neighbors."""
   height, width, channels = image.shape
   places = [place for place in np.ndindex(height, width) if removed[place]]
   index = {place: row for row, place in enumerate(places)}
@@ -97,8 +97,8 @@ def solved(image, removed):
   return result
 
 
-def test_insertion_and_deletion_by_loops(case):
-  """Four steps, of which no one is a whole number of pixels' third: 30 pixels."""
+def test_insertion_and_deletion_match_loops(case):
+  """With four steps, which do not divide the 30 pixels."""
   images, maps = case[2], np.asarray(case[4])
   actual = perturbation.insertion_deletion(*case, key=KEY, steps=4, sigma=1.0)
   start = np.stack([blurred(np.asarray(image, np.float64), 1.0) for image in images])
@@ -121,8 +121,8 @@ def test_insertion_and_deletion_by_loops(case):
     np.testing.assert_allclose(actual[name], area, rtol=1e-5)
 
 
-def test_ends_of_the_curves(case):
-  """Deleting nothing and inserting all is the image; deleting all leaves the bias."""
+def test_curves_begin_and_end_at_known_probabilities(case):
+  """Deleting nothing or inserting all gives the image; deleting all leaves the bias."""
   scores = perturbation.insertion_deletion(*case, key=KEY)
   whole = probability(case, case[2])
   assert scores['insertion_curve'].shape == scores['deletion_curve'].shape == (4, 11)
@@ -131,8 +131,8 @@ def test_ends_of_the_curves(case):
   np.testing.assert_allclose(scores['deletion_curve'][:, -1], 1 / 3, rtol=1e-5)
 
 
-def test_what_each_pixel_adds_beats_random_and_opposite_maps(case):
-  """In a linear network the true contributions are the best order."""
+def test_true_contributions_beat_random_and_opposite_maps(case):
+  """In a linear network they are the best order."""
   *network, maps = case
   insertion_deletion = functools.partial(perturbation.insertion_deletion, *network, key=KEY)
   noise = [controls.random_maps(jax.random.key(seed), 4, 6, 5) for seed in range(5)]
@@ -145,11 +145,11 @@ def test_what_each_pixel_adds_beats_random_and_opposite_maps(case):
 
 
 def test_equal_values_go_in_random_order():
-  """No place is preferred, and the order is that of the key."""
+  """No place is preferred, and the key decides the order."""
   maps = jnp.full((2000, 4, 3), 0.1)
   places = np.asarray(perturbation._places(keys(2000), maps, (4, 3)))
   assert (np.sort(places.reshape(2000, -1), 1) == np.arange(12)).all()
-  error = (12**2 - 1) / 12 / 2000  # The variance of a mean of uniform places.
+  error = (12**2 - 1) / 12 / 2000  # The variance of the mean of uniform ranks.
   assert (abs(places.mean(0) - 5.5) < 4 * error**0.5).all()
   np.testing.assert_array_equal(places, perturbation._places(keys(2000), maps, (4, 3)))
   other = perturbation._places(keys(2000, jax.random.key(8)), maps, (4, 3))
@@ -165,8 +165,8 @@ def test_only_equal_values_are_shuffled():
 
 
 @pytest.mark.parametrize('share', [0.1, 0.5, 0.9, 0.99])
-def test_imputation_by_a_dense_solution(share):
-  """Scattered pixels, also at the border."""
+def test_imputation_matches_a_dense_solution(share):
+  """For scattered pixels, also at the border."""
   rng = np.random.default_rng(2)
   images = rng.normal(size=(3, 20, 17, 2)).astype(np.float32)
   removed = rng.random((3, 20, 17)) < share
@@ -177,7 +177,7 @@ def test_imputation_by_a_dense_solution(share):
 
 
 def test_imputation_of_large_holes():
-  """One image is a hole but for a corner; one has nothing removed; one is 0 around its hole."""
+  """One image keeps only a corner, one keeps all pixels, and one is 0 around its hole."""
   images = np.random.default_rng(3).normal(size=(4, 24, 24, 3)).astype(np.float32)
   removed = np.zeros((4, 24, 24), bool)
   removed[0] = True
@@ -190,7 +190,7 @@ def test_imputation_of_large_holes():
     np.testing.assert_allclose(actual[n], solved(images[n], removed[n]), atol=5e-4)
 
 
-def test_imputation_keeps_constants_and_does_not_look_at_what_is_removed():
+def test_imputation_keeps_constants_and_does_not_depend_on_removed_pixels():
   rng = np.random.default_rng(4)
   removed = rng.random((2, 9, 8)) < 0.6
   images = np.full((2, 9, 8, 1), 0.7, np.float32)
@@ -199,8 +199,8 @@ def test_imputation_keeps_constants_and_does_not_look_at_what_is_removed():
   np.testing.assert_allclose(imputation.impute(images, removed), 0.7, rtol=1e-5)
 
 
-def test_road_by_loops(case):
-  """Without noise; 30 pixels."""
+def test_road_matches_loops(case):
+  """Without noise, on 30 pixels."""
   images, maps = np.asarray(case[2]), np.asarray(case[4])
   actual = perturbation.road(*case, key=KEY, shares=(0.2, 0.5, 0.9), noise=0.0)
   expected = {'morf': [], 'lerf': []}
@@ -218,7 +218,7 @@ def test_road_by_loops(case):
     np.testing.assert_allclose(actual[name], np.array(points).T, rtol=1e-3)
   combined = (np.array(expected['lerf']) - expected['morf']).mean(0) / 2
   np.testing.assert_allclose(actual['road'], combined, rtol=1e-3, atol=1e-5)
-  assert (actual['road'] > 0.05).all()  # The map is true.
+  assert (actual['road'] > 0.05).all()  # The map is the true one.
 
 
 def test_road_of_the_opposite_map_changes_its_sign(case):
@@ -230,7 +230,7 @@ def test_road_of_the_opposite_map_changes_its_sign(case):
 
 
 def test_noise_of_road(case):
-  """Where all but the noise is 0, a logit's spread is that of the weights under it."""
+  """In images of 0, the log odds have the deviation of a mean over noise."""
 
   class Total(nn.Module):
     """The log odds of class 0 are the mean over the image."""
@@ -251,7 +251,7 @@ def test_noise_of_road(case):
     key=KEY,
     shares=(0.5,),
     noise=0.4,
-    positions=np.arange(400),  # The images are equal, and would share their noise.
+    positions=np.arange(400),  # Otherwise the images, which are equal, would share their noise.
   )
   for name in ('morf', 'lerf'):
     odds = np.log(scores[name] / (1 - scores[name]))
@@ -271,8 +271,8 @@ def test_without_a_key_every_map_gets_the_same_order(case):
 
 
 @pytest.mark.parametrize('function', [perturbation.insertion_deletion, perturbation.road])
-def test_chance_is_that_of_an_image_unless_numbers_stand_for_it(case, function):
-  """Equal images share it; where the caller numbers the images, no two do."""
+def test_random_numbers_are_those_of_the_image_unless_positions_are_given(case, function):
+  """Equal images share them; with different positions, no two images do."""
   model, variables, images, labels, _ = case
   flat = jnp.zeros((4, 6, 5))
   call = functools.partial(function, model, variables, key=KEY)

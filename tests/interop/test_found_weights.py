@@ -1,4 +1,4 @@
-"""Weights as training scripts leave them: below wrappers, with averages, other heads or none."""
+"""Weights as training scripts save them: below wrappers, with averages, other heads or none."""
 
 import argparse
 import pathlib
@@ -40,7 +40,7 @@ def _head(variables):
     'net.encoder.',
   ],
 )
-def test_any_stack_of_wrappers_is_taken_off(prefix):
+def test_prefixes_of_any_wrappers_are_removed(prefix):
   assert _head(from_torch(_below(prefix))[1]) == 1
 
 
@@ -58,13 +58,13 @@ def test_an_entry_of_averages_is_taken(raw, average):
   assert _head(from_torch({raw: PLAIN, average: _below('module.', add=1)})[1]) == 2
 
 
-def test_the_half_of_a_contrastive_network_that_its_users_take():
+def test_the_query_encoder_of_a_contrastive_network_is_taken():
   state = {**_below('module.encoder_q.'), **_below('module.encoder_k.', add=1)}
   state |= {'module.queue': np.ones((3, 4)), 'module.queue_ptr': np.ones(1)}
   assert _head(from_torch(state)[1]) == 1
 
 
-def test_two_networks_of_which_none_is_the_average_are_refused():
+def test_two_networks_are_refused_where_neither_is_the_average():
   with pytest.raises(UserError, match="below 'first.' and 'second.'"):
     from_torch({**_below('first.'), **_below('second.')})
 
@@ -76,7 +76,7 @@ def test_the_head_has_any_of_its_names(name):
   assert _head(from_torch(_renamed('fc.', f'{name}.'))[1]) == 1
 
 
-def test_a_head_beside_the_network_of_a_wrapper():
+def test_a_head_beside_the_network_of_a_wrapper_is_found():
   state = _below('backbone.', {k: v for k, v in PLAIN.items() if not k.startswith('fc.')})
   state |= {f'classifier.{name}': PLAIN[f'fc.{name}'] for name in ('weight', 'bias')}
   assert _head(from_torch(state)[1]) == 1
@@ -106,13 +106,13 @@ def test_another_number_of_classes_starts_a_fresh_head(state):
   assert (variables['params']['stem_conv']['kernel'] == 1).all()
 
 
-def test_a_head_of_two_layers_is_named_with_what_helps():
+def test_a_head_of_two_layers_is_named_with_the_fix():
   with pytest.raises(UserError, match=r'unexpected: fc\.0\.weight.*num_classes='):
     from_torch(TWO_LAYERS)
 
 
 @pytest.mark.parametrize('channels', [1, 4])
-def test_a_stem_for_other_images(channels):
+def test_a_stem_may_have_any_number_of_channels(channels):
   state = {**PLAIN, 'conv1.weight': np.ones((8, channels, 3, 3), np.float32)}
   model, variables = from_torch(state)
   logits = jax.eval_shape(
@@ -141,7 +141,7 @@ def test_what_is_missing_is_named_as_in_the_file(name):
 
 
 @pytest.mark.parametrize('name', ['A.NPZ', 'b.Npz'])
-def test_endings_have_any_case(tmp_path, name):
+def test_file_endings_may_have_any_case(tmp_path, name):
   with open(tmp_path / name, 'wb') as file:
     np.savez(file, **PLAIN)
   assert set(read_state_dict(tmp_path / name)) == set(PLAIN)
@@ -153,7 +153,7 @@ def torch():
 
 
 @pytest.mark.parametrize('name', ['a.ckpt', 'b.PTH', 'c.pth.Tar'])
-def test_scores_and_arguments_beside_the_weights(torch, tmp_path, name):
+def test_scores_and_arguments_beside_the_weights_are_read(torch, tmp_path, name):
   tensors = {key: torch.from_numpy(value) for key, value in PLAIN.items()}
   beside = {
     'args': argparse.Namespace(lr=0.1, data=pathlib.PosixPath('data')),
@@ -165,7 +165,7 @@ def test_scores_and_arguments_beside_the_weights(torch, tmp_path, name):
   assert set(read_state_dict(tmp_path / name)) == set(PLAIN)
 
 
-def test_a_whole_module_is_refused_with_what_saves_its_weights(torch, tmp_path):
+def test_a_whole_module_is_refused_with_how_to_save_its_weights(torch, tmp_path):
   torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / 'whole.pth')
   with pytest.raises(UserError) as error:
     read_state_dict(tmp_path / 'whole.pth')
@@ -174,7 +174,7 @@ def test_a_whole_module_is_refused_with_what_saves_its_weights(torch, tmp_path):
   assert 'weights_only' not in text and '\x1b' not in text and '\n' not in text
 
 
-def test_a_damaged_file_is_not_said_to_hold_code(torch, tmp_path):
+def test_a_damaged_file_is_not_reported_as_holding_code(torch, tmp_path):
   (tmp_path / 'bad.pth').write_bytes(b'not weights')
   with pytest.raises(UserError, match='damaged or holds more'):
     read_state_dict(tmp_path / 'bad.pth')

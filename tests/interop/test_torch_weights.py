@@ -1,4 +1,4 @@
-"""PyTorch weights give PyTorch's logits, and what does not fit is named."""
+"""PyTorch weights give PyTorch's logits, and weights that do not fit are named."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ import rule
 from attn_flax import UserError, from_torch
 from attn_flax.interop.torch_files import read_state_dict
 
-# One of each family and option; the others take the same paths and run with the slow tests.
+# One of each family and option; the others take the same code and run with the slow tests.
 QUICK = (
   'cbam_repo-cifar10-resnet18-CBAM-no_spatial',
   'cbam_repo-cifar10-resnet50-BAM',
@@ -24,7 +24,7 @@ QUICK = (
   'timm-seresnext26d_32x4d',
   'timm-wide_resnet50_2',
 )
-# What leaves no trace in the weights.
+# Fields that do not show in the weights.
 TOLD = {'cbam_repo-cifar10-resnet18-CBAM-avg_max_lse': {'pools': ('avg', 'max', 'lse')}}
 ALL = sorted(path.stem for path in rule.FOLDER.glob('*.npz'))
 
@@ -58,20 +58,20 @@ def _logits(source, images):
   return model.apply(variables, images.transpose(0, 2, 3, 1), train=False)
 
 
-def test_npz(small, tmp_path):
+def test_an_npz_file_is_read(small, tmp_path):
   state, images, expected = small
   np.savez(tmp_path / 'weights.npz', **state)
   np.testing.assert_allclose(_logits(tmp_path / 'weights.npz', images), expected, atol=1e-4)
 
 
-def test_safetensors(small, tmp_path):
+def test_a_safetensors_file_is_read(small, tmp_path):
   save_file = pytest.importorskip('safetensors.numpy').save_file
   state, images, expected = small
   save_file(state, tmp_path / 'weights.safetensors')
   np.testing.assert_allclose(_logits(tmp_path / 'weights.safetensors', images), expected, atol=1e-4)
 
 
-def test_pth_tar_of_a_training_script(small, tmp_path):
+def test_a_pth_tar_file_of_a_training_script_is_read(small, tmp_path):
   torch = pytest.importorskip('torch', reason='reading .pth takes torch')
   state, images, expected = small
   tensors = {f'module.{name}': torch.from_numpy(value) for name, value in state.items()}
@@ -79,7 +79,7 @@ def test_pth_tar_of_a_training_script(small, tmp_path):
   np.testing.assert_allclose(_logits(tmp_path / 'model.pth.tar', images), expected, atol=1e-4)
 
 
-def test_without_torch_the_error_names_it(small, tmp_path, monkeypatch):
+def test_without_torch_the_error_names_the_package(small, tmp_path, monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'torch', None)
   (tmp_path / 'model.pth').write_bytes(b'weights')
   with pytest.raises(UserError, match="takes the package 'torch'"):
@@ -87,14 +87,14 @@ def test_without_torch_the_error_names_it(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name', ['model.npz', 'model.xyz', 'gone.npz'])
-def test_a_file_that_cannot_be_read(tmp_path, name):
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
   if name != 'gone.npz':
     (tmp_path / name).write_bytes(b'not weights')
   with pytest.raises(UserError, match=name):
     from_torch(tmp_path / name)
 
 
-def test_whatever_does_not_fit_is_named(small):
+def test_weights_that_do_not_fit_are_named(small):
   state = dict(small[0])
   del state['layer2.1.conv2.weight']
   state['layer9.foo'] = np.zeros(3, np.float32)
@@ -110,7 +110,7 @@ def test_whatever_does_not_fit_is_named(small):
 @pytest.mark.parametrize(
   'name', ['conv1.foo', 'layer1.0.conv1.weight_mask', 'bn1.extra', 'fc.weight.more']
 )
-def test_a_name_beside_a_weight_does_not_take_its_place(small, name):
+def test_another_name_does_not_take_the_place_of_a_weight(small, name):
   with pytest.raises(UserError, match=f'unexpected: {name}'):
     from_torch({**small[0], name: np.zeros(3, np.float32)})
 
@@ -121,7 +121,7 @@ def test_a_weight_with_and_without_prefix_is_refused(small):
 
 
 @pytest.mark.parametrize('name', ['conv1.weight', 'layer3.0.conv2.weight'])
-def test_a_weight_that_tells_the_architecture_is_named_when_missing(small, name):
+def test_a_missing_weight_that_decides_the_architecture_is_named(small, name):
   state = {key: value for key, value in small[0].items() if key != name}
   with pytest.raises(UserError, match=f'no {name}'):
     from_torch(state)

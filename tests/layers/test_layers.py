@@ -1,4 +1,4 @@
-"""The layers against numpy loops, plain formulas and Flax, with PyTorch's conventions."""
+"""The layers against NumPy loops, plain formulas and Flax, with PyTorch's conventions."""
 
 import chex
 import flax.linen as nn
@@ -12,7 +12,7 @@ from oracles import conv_loop
 from attn_flax import layers
 from attn_flax.layers import convolution, pool
 
-# One unit in the last place of bfloat16, at most, relative to the value.
+# The largest unit in the last place of bfloat16, relative to the value.
 BFLOAT16_ULP = 2.0**-7
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -23,7 +23,7 @@ def _normal(*shape, seed=0):
 
 
 def _apply(module, variables, x):
-  """The output and what became of the batch statistics, compiled as one program."""
+  """The output and the updated batch statistics, compiled as one program."""
   return jax.jit(lambda v, x: module.apply(v, x, mutable=['batch_stats']))(variables, x)
 
 
@@ -32,7 +32,7 @@ def _program(function, *args):
 
 
 def _lowered(function, *args, platform):
-  """The StableHLO that a platform's compiler is given; it needs no device of that platform."""
+  """The StableHLO that a platform's compiler gets; no device of that platform is needed."""
   return export.export(jax.jit(function), platforms=[platform])(*args).mlir_module()
 
 
@@ -101,8 +101,8 @@ def test_batch_norm_gradients_are_those_of_the_plain_formula(shape, dtype):
 
 
 @pytest.mark.parametrize('momentum', [0.9, 0.99])
-def test_running_statistics_are_pytorchs(momentum):
-  """The unbiased variance enters the running one, whose old value keeps the share `momentum`."""
+def test_running_statistics_are_those_of_pytorch(momentum):
+  """The running variance keeps the share `momentum` and takes the unbiased variance."""
   shape = (3, 2, 4, 5)
   _, _, variables = _norm_inputs(shape)
   mean, var = variables['batch_stats']['mean'], variables['batch_stats']['var']
@@ -154,7 +154,7 @@ def test_batch_norm_of_shifted_data_is_exact_from_the_first_step_on(shape, mean,
   normalized = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
   np.testing.assert_allclose(y, 1.5 * normalized + 0.5, rtol=1e-4, atol=1e-4)
   var = 0.9 + 0.1 * rows.var(0, ddof=1)
-  # Where the first example is unlike the others, a factor as large as the batch may cancel.
+  # Where the first example is unlike the others, precision may drop by the batch size.
   rtol = 1e-5 + (0 if first == 'as the others' else 1e-6 * shape[0])
   np.testing.assert_allclose(updated['batch_stats']['var'], var, rtol=rtol)
   expected = 0.1 * rows.mean(0)
@@ -196,7 +196,7 @@ def test_conv_is_the_loop_with_pytorchs_padding(size, kernel, stride, dilation, 
 @pytest.mark.parametrize('barrier', [False, True])
 @pytest.mark.parametrize('size', [(8, 6), (7, 5)])
 @pytest.mark.parametrize('stride', [1, 2])
-def test_1x1_convolution_as_a_product_is_the_convolution(monkeypatch, stride, size, barrier):
+def test_a_1x1_convolution_as_a_product_equals_the_convolution(monkeypatch, stride, size, barrier):
   """With the barrier, which depends on the version of JAX, and without it."""
   monkeypatch.setattr(convolution, '_BARRIER', barrier)
   x, kernel = _normal(2, *size, 3, seed=1), _normal(1, 1, 3, 4, seed=2)
@@ -235,8 +235,8 @@ def _assert_same_values_and_gradients(function, reference, x, kernel):
     ((5, 3, 1, 1), ((4, 0), (0, 1))),
   ],
 )
-def test_shifted_conv_is_the_convolution(kernel, padding):
-  """On the CPU in a form of its own, elsewhere as it is."""
+def test_shifted_conv_equals_the_convolution(kernel, padding):
+  """A CPU's program has its own formulation, those of other platforms the convolution."""
   x, weights = _normal(2, 9, 6, kernel[2], seed=1), _normal(*kernel, seed=2)
 
   def ours(x, weights):
@@ -255,8 +255,8 @@ def test_shifted_conv_is_the_convolution(kernel, padding):
 @pytest.mark.parametrize('size', [(8, 6), (7, 5)])
 @pytest.mark.parametrize('kernel', [3, 5])
 @pytest.mark.parametrize(('stride', 'padding'), [(1, (1, 1)), (2, (0, 1)), (2, (2, 2))])
-def test_depthwise_conv_is_the_convolution(size, kernel, stride, padding):
-  """On the CPU in a form of its own, elsewhere as it is."""
+def test_depthwise_conv_equals_the_convolution(size, kernel, stride, padding):
+  """A CPU's program has its own formulation, those of other platforms the convolution."""
   x, weights = _normal(2, *size, 6, seed=1), _normal(kernel, kernel, 1, 6, seed=2)
   options = {'dimension_numbers': NHWC, 'feature_group_count': 6}
 
@@ -305,7 +305,7 @@ def test_max_pool_is_the_loop(size, window, stride, padding):
 
 @pytest.mark.parametrize('axis', [0, 1, -1])
 def test_largest_is_the_maximum_and_gives_it_the_gradient(axis):
-  """Two entries that are equal share it."""
+  """Two equal entries share it."""
   x = _normal(3, 4, 5)
   np.moveaxis(x, axis, 0)[:2, 0, 0] = 10
   y, pull = jax.vjp(lambda x: layers.largest(x, axis), x)
@@ -323,7 +323,7 @@ def test_largest_is_the_maximum_and_gives_it_the_gradient(axis):
 
 @pytest.mark.parametrize(('off', 'kept'), [(2.0**-23, True), (-(2.0**-23), True), (0.01, False)])
 def test_largest_has_no_nan_where_recomputed_entries_miss_the_maximum(monkeypatch, off, kept):
-  """As compilers may round differently in the gradient's pass; a rounding loses nothing."""
+  """Compilers may round differently in the backward pass; the gradient is kept then."""
   x, dx = _normal(6, 5), _normal(6, 5, seed=1)
   monkeypatch.setattr(pool, 'largest', lambda x, axis: x.max(axis) + off * np.abs(x.max(axis)))
   _, tangent = pool._largest_jvp(1, (x,), (dx,))
@@ -349,8 +349,8 @@ def test_tap_records_the_activation():
   chex.assert_trees_all_equal(recorded, {'intermediates': {'map': (3 * x,)}})
 
 
-def test_tap_lets_one_differentiate_at_the_activation():
-  """y = a^2 at a = 3x + p: so dy/dp is 2a, and 2 (3x + p) where p is not 0."""
+def test_tap_makes_the_activation_differentiable():
+  """For y = a^2 with a = 3x + p, dy/dp is 2a = 2 (3x + p), also where p is not 0."""
   x = jnp.arange(4.0)
   at = jax.grad(lambda p: _Tapped().apply({'perturbations': {'map': p}}, x).sum())
   np.testing.assert_array_equal(at(jnp.zeros(4)), 6 * x)
@@ -362,7 +362,7 @@ def _initialize(module, x):
 
 
 def test_convolutions_start_with_he_fan_out_normal_weights():
-  """fan_out = 9 * 128 = 1152, so the deviation is sqrt(2 / 1152) = 0.041667, not truncated."""
+  """With fan_out = 9 * 128 = 1152 the deviation is sqrt(2 / 1152) = 0.041667, not truncated."""
   module = layers.conv(128, 3, name='conv', bias=True)
   params = _initialize(module, jnp.zeros((1, 4, 4, 64)))
   kernel = np.asarray(params['kernel'])

@@ -1,6 +1,6 @@
 """Every family of networks trains through the command line with attention in it.
 
-A network is made small, and all its places hold a mechanism in one run.
+The networks are small, and in one run all places of a network hold a mechanism.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # One network of each family; `smoke` makes it small.
 FAMILIES = ('resnet50', 'wide_resnet18_2', 'resnext50_32x4d', 'wrn28_10', 'mnasnet_a1')
 
-# All places at once: each is a mechanism that fits very small maps and widths.
+# Each place has a mechanism that fits very small feature maps and widths.
 EVERYWHERE = """
 import sys
 
@@ -81,6 +81,6 @@ def test_a_vision_transformer_refuses_attention_with_the_reason(place):
     create_model('vit_tiny32', attention={place: {'name': name}})
 
 
-def test_every_network_is_of_a_family_tested_here():
+def test_every_network_belongs_to_a_family_tested_here():
   stems = ('resnet', 'wide_resnet', 'resnext', 'wrn', 'mnasnet_a1', 'vit')
   assert all(name.startswith(stems) for name in list_models())

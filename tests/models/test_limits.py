@@ -29,7 +29,7 @@ ATTENTION = {
 
 
 @pytest.mark.parametrize('case', NETWORK)
-def test_of_a_network(case):
+def test_impossible_fields_of_a_network_are_refused(case):
   with pytest.raises(UserError):
     create_model(
       'resnet20',
@@ -39,7 +39,7 @@ def test_of_a_network(case):
 
 
 @pytest.mark.parametrize('field', ['zero_init_last', 'branch_relu'])
-def test_what_does_nothing_in_a_block_is_refused(field):
+def test_fields_that_do_nothing_in_a_block_are_refused(field):
   with pytest.raises(UserError, match='does nothing'):
     create_model('wrn16_4', **{field: True})
 
@@ -47,7 +47,7 @@ def test_what_does_nothing_in_a_block_is_refused(field):
 @pytest.mark.parametrize(
   ('name', 'fields'), [(name, fields) for name, cases in ATTENTION.items() for fields in cases]
 )
-def test_of_a_mechanism(name, fields):
+def test_impossible_fields_of_a_mechanism_are_refused(name, fields):
   with pytest.raises(UserError):
     import jax.numpy as jnp
 
@@ -57,8 +57,8 @@ def test_of_a_mechanism(name, fields):
     abstract_variables(model, jnp.zeros((32, 32, 3)).shape)
 
 
-def test_a_user_of_another_image_size_is_told():
-  """Relative positions fit the maps they were made for."""
+def test_images_of_another_size_than_the_relative_vectors_are_refused():
+  """The vectors of relative positions fit one size of feature maps."""
   import jax
   import jax.numpy as jnp
 
@@ -68,5 +68,5 @@ def test_a_user_of_another_image_size_is_told():
   shapes = jax.eval_shape(
     lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0)
   )
-  with pytest.raises(UserError, match='fit maps of 16'):
+  with pytest.raises(UserError, match='were made for size 16'):
     jax.eval_shape(lambda v: model.apply(v, jnp.zeros((1, 48, 48, 3)), train=False), shapes)

@@ -23,7 +23,7 @@ from attn_flax.models.placement import PLACES, Placement, field_names
 IMAGENET = (224, 224, 3)
 SMALL = {'width_multiplier': 0.25, 'depths': (1,) * 7, 'num_classes': 10, 'stem': 'cifar'}
 DEPTHS = (1, 2, 3, 4, 2, 3, 1)
-# What runs once need not be optimized: compiling is most of the time.
+# Programs that run once need no optimization, as compiling takes most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -31,10 +31,10 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 
 # By width multiplier: parameters, multiply-adds at 224x224, and what the released code's README
 # (https://github.com/tensorflow/tpu/tree/master/models/official/mnasnet) prints in millions.
-# Its parameters are ours. Its multiply-adds are not: they exceed the 312 millions of the paper, and
-# of the same README's text, for x1.0, which are ours to the digit. At all of its 25 combinations of
-# width and image size, the excess is some 0.56 for each normalized activation, as if half the
-# operations of the whole graph, norms, gates and additions included, had been printed.
+# Its parameters equal ours. Its multiply-adds do not: for x1.0 they exceed the 312 millions of the
+# paper and of the same README's text, which equal ours to the digit. At all of its 25 combinations
+# of width and image size, the excess is about 0.56 per normalized activation, as if it printed half
+# the operations of the whole graph, norms, gates and additions included.
 GOLDEN = {
   0.35: (1_747_018, 61_681_920, '1.7', 63.2),
   0.5: (2_082_006, 103_162_992, '2.1', 105.2),
@@ -119,7 +119,7 @@ def test_widths_are_rounded_to_multiples_of_eight():
 
 
 def _apply(model, variables, x):
-  """Logits in evaluation, and the maps recorded."""
+  """Logits in evaluation mode, and the recorded feature maps."""
   run = jit(lambda v, x: model.apply(v, x, train=False, mutable=['intermediates']))
   logits, state = run(variables, x)
   return logits, state['intermediates']
@@ -183,7 +183,7 @@ def _sigmoid(x):
 
 
 def _block(variables, x, kernel, stride, before, shortcut):
-  """A block in evaluation, float64; `before` are the zeros before rows and columns."""
+  """A block in evaluation mode and float64; `before`: zeros before the rows and the columns."""
   get = {
     path: np.asarray(value, np.float64)
     for path, value in flax.traverse_util.flatten_dict(variables, sep='/').items()
@@ -227,7 +227,7 @@ def _block(variables, x, kernel, stride, before, shortcut):
     (5, 2, 'torch', (2, 2), True),
   ],
 )
-def test_block_is_its_definition(kernel, stride, padding, before, shortcut, randomized):
+def test_block_matches_its_definition(kernel, stride, padding, before, shortcut, randomized):
   row = Stage(kernel, stride, 3, 12, se=True, shortcut=shortcut)
   block = InvertedResidual(row, 12, 3, stride=stride, padding=padding)
   x = np.random.default_rng(0).normal(size=(2, 6, 9, 12)).astype(np.float32)
@@ -265,8 +265,8 @@ def test_norms_keep_99_percent(randomized):
     (5, 2, 'same', 'bfloat16'),
   ],
 )
-def test_shifted_maps_are_the_depthwise_convolution(kernel, stride, padding, dtype):
-  """On a CPU, which takes the shifted form; values and gradients."""
+def test_shifted_maps_equal_the_depthwise_convolution(kernel, stride, padding, dtype):
+  """In values and gradients, on a CPU, which takes the shifted formulation."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, 7, 10, 6)), dtype)
   filters = jnp.asarray(rng.normal(size=(kernel, kernel, 1, 6)), dtype)
@@ -303,7 +303,7 @@ def test_logits_follow_from_the_last_map(randomized):
 
 
 def test_initial_weights_are_the_released_ones():
-  """Normal with deviation sqrt(2 / outputs of a pixel); the head uniform in +-1 / sqrt(1000)."""
+  """Normal with deviation sqrt(2 / fan-out), in the head uniform in +-1 / sqrt(1000)."""
   block = InvertedResidual(Stage(5, 1, 6, 64, se=True, shortcut=True), 64, 6)
   x = jnp.zeros((1, 1, 1, 64))
   params = jit(lambda key: block.init(key, x, train=False)['params'])(jax.random.key(0))
@@ -327,7 +327,7 @@ def test_initial_weights_are_the_released_ones():
 
 
 def test_gradient_reaches_every_parameter(randomized, monkeypatch):
-  """In evaluation; in training the norm behind the next convolution cancels a projection's bias."""
+  """In evaluation mode; in training the next norm cancels the bias of a projection's norm."""
   monkeypatch.setattr(layers, 'depthwise_conv', lax.conv_general_dilated)  # Compiles faster.
   model = MnasNet(**SMALL)
   variables = randomized(abstract_variables(model, (16, 16, 3)))
@@ -408,7 +408,7 @@ EVERYWHERE = PLAIN.clone(
 
 @pytest.fixture(scope='module')
 def outputs(randomized):
-  """What each submodule of `EVERYWHERE` returned and each probe saw, by path."""
+  """By path, the output of each submodule of `EVERYWHERE` and the input of each probe."""
   variables = randomized(abstract_variables(EVERYWHERE, (16, 24, 3)))
   x = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
 
@@ -432,7 +432,7 @@ def test_every_place_is_supported():
   assert MnasNet.places == tuple(PLACES)
 
 
-def test_conv_stands_in_for_the_expansion(outputs):
+def test_conv_replaces_the_expansion(outputs):
   blocks = {'stage2_block1': 'stage1', 'stage2_block2': 'stage2_block1', 'stage6_block1': 'stage5'}
   assert _probes(outputs, 'conv') == set(blocks)
   shapes, plain = (
@@ -446,7 +446,7 @@ def test_conv_stands_in_for_the_expansion(outputs):
     assert conv['kernel'].shape == plain[block]['expand_conv']['kernel'].shape
 
 
-def test_branch_acts_behind_the_last_norm(outputs):
+def test_branch_acts_after_the_last_norm(outputs):
   blocks = {'stage2_block1': 'stage1', 'stage2_block2': 'stage2_block1', 'stage5_block1': None}
   assert _probes(outputs, 'branch') == set(blocks)
   for block, shortcut in blocks.items():
@@ -457,14 +457,14 @@ def test_branch_acts_behind_the_last_norm(outputs):
     np.testing.assert_allclose(seen, added, rtol=1e-5, atol=1e-5)
 
 
-def test_block_acts_behind_the_addition(outputs):
+def test_block_acts_after_the_addition(outputs):
   assert _probes(outputs, 'block') == {'stage2_block2'}
   np.testing.assert_array_equal(
     outputs['stage2_block2'], 2 * outputs['stage2_block2/block_attention/seen']
   )
 
 
-def test_stage_acts_behind_the_last_block(outputs):
+def test_stage_acts_after_the_last_block(outputs):
   assert _probes(outputs, 'stage') == {'stage2_stage_attention', 'stage7_stage_attention'}
   for stage, block in ((2, 'stage2_block2'), (7, 'stage7_block1')):
     seen = outputs[f'stage{stage}_stage_attention/seen']
@@ -474,7 +474,7 @@ def test_stage_acts_behind_the_last_block(outputs):
 
 @pytest.mark.skipif('kernel' not in field_names(AugmentedConv), reason='3x3 convolutions only')
 def test_golden_counts_of_the_augmented_form():
-  """4 heads, kappa 0.1, upsilon 0.05 in `conv_stages`: 4 % more parameters, 10 % more work."""
+  """4 heads, kappa 0.1, upsilon 0.05: 4 % more parameters, 10 % more multiply-adds."""
   stages = tuple(range(1, 8)[MnasNet.conv_stages])
   assert stages == (5, 6, 7)
   fields = {'heads': 4, 'kappa': 0.1, 'upsilon': 0.05, 'pool': (False,) * 7}

@@ -1,4 +1,4 @@
-"""The networks: shapes, shortcuts, where attention acts, gradients at the start, and mistakes."""
+"""ResNets: shapes, shortcuts, where attention acts, initial gradients, and mistakes."""
 
 import functools
 import re
@@ -17,7 +17,7 @@ from attn_flax.models.blocks import Block, PreActivationBlock
 
 BLOCKS = (Block, PreActivationBlock)
 
-# Blocks per stage, and channels that the blocks of the first stage return; each stage doubles them.
+# Blocks per stage, and output channels of the first stage's blocks; each stage doubles them.
 IMAGENET = {
   'resnet18': ((2, 2, 2, 2), 64),
   'resnet34': ((3, 4, 6, 3), 64),
@@ -36,7 +36,7 @@ CIFAR = {
 }
 # Three stages of two blocks, small enough to run.
 TINY = {'depths': (2, 2, 2), 'widths': (16, 32, 64), 'num_classes': 5}
-# What runs once need not be optimized: compiling is most of the time.
+# Programs that run once need no optimization, as compiling takes most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -53,7 +53,7 @@ def _paths(model):
 
 
 def _modules(model, ending):
-  """The paths of the submodules whose name ends so and that have parameters."""
+  """The paths of the submodules with parameters whose name ends with `ending`."""
   pattern = re.compile(f'^(.*?{ending})/')
   return {match[1] for path in _paths(model) if (match := pattern.match(path))}
 
@@ -89,7 +89,7 @@ def _outputs(model, size, keep):
   ],
 )
 def test_blocks_return_maps_of_the_right_shape(name, stem, size):
-  """Each stage halves the map, rounding up, and the stem of the larger form divides it by four."""
+  """Each stage halves the feature map, rounding up; the ImageNet stem divides it by four."""
   shapes = _outputs(create_model(name, stem=stem), size, lambda module: isinstance(module, BLOCKS))
   depths, first = {**IMAGENET, **CIFAR}[name]
   expected = {}
@@ -144,7 +144,7 @@ def test_init_returns_parameters_and_batch_statistics_only():
 
 @pytest.mark.parametrize('attention', [None, 'se', 'eca', 'cbam', 'bam'])
 def test_bfloat16_networks_have_float32_parameters_and_logits(attention):
-  """And bfloat16 maps: attention does not raise them to float32."""
+  """Feature maps are bfloat16: attention does not raise them to float32."""
   model = create_model(
     'resnet50', attention=attention, depths=(1, 1, 1, 1), stem='cifar', dtype='bfloat16'
   )
@@ -195,7 +195,7 @@ def _conv(x, kernel, stride, groups=1):
   ids=str,
 )
 def test_plain_block_is_the_formula(randomized, fields, stride):
-  """Odd sizes; 4 planes, 6 input channels; running statistics."""
+  """With odd sizes, 4 planes, 6 input channels and running statistics."""
   block = Block(4, stage=2, stride=stride, **fields)
   x = np.random.default_rng(0).normal(size=(2, 5, 7, 6)).astype(np.float32)
   variables = randomized(
@@ -225,7 +225,7 @@ def test_plain_block_is_the_formula(randomized, fields, stride):
 
 @pytest.mark.parametrize(('channels', 'stride'), [(4, 1), (4, 2), (6, 1), (6, 2)])
 def test_pre_activation_block_is_the_formula(randomized, channels, stride):
-  """The first norm and ReLU serve the shortcut where it is projected, and only there."""
+  """The first norm and ReLU act on the shortcut only where it is projected."""
   block = PreActivationBlock(4, stage=2, stride=stride)
   x = np.random.default_rng(0).normal(size=(2, 5, 7, channels)).astype(np.float32)
   variables = randomized(
@@ -251,7 +251,7 @@ def test_pre_activation_block_is_the_formula(randomized, channels, stride):
 
 
 class Zero(nn.Module):
-  """A refiner that closes its branch."""
+  """A refiner that sets its branch to 0."""
 
   @nn.compact
   def __call__(self, x, *, train):
@@ -271,7 +271,7 @@ class Shift(nn.Module):
 
 
 class Pooled(nn.Module):
-  """A stand-in for a 3x3 convolution."""
+  """A mechanism that replaces a 3x3 convolution."""
 
   where = 'conv'
 
@@ -285,7 +285,7 @@ class Pooled(nn.Module):
 
 
 def _activations(model, randomize):
-  """Outputs of the stages, the blocks and the stem's norm, in evaluation, random variables."""
+  """Outputs of stages, blocks and the stem's norm in evaluation mode, with random variables."""
 
   @jit
   def run(variables, x):
@@ -302,14 +302,14 @@ def _activations(model, randomize):
 
 
 def test_branch_attention_acts_before_the_addition(randomized):
-  """A closed branch leaves the shortcut: stage 1 returns what the stem gave it."""
+  """With a branch of 0 only the shortcut is left: stage 1 returns its input."""
   seen = _activations(create_model('resnet20', attention=Zero, **TINY), randomized)
   stem = nn.relu(seen['stem_norm']['__call__'][0])
   np.testing.assert_array_equal(seen['stage1'][0], stem)
 
 
 def test_block_attention_acts_after_the_last_relu(randomized):
-  """Its result may be negative, and is what the block returns."""
+  """The block returns its result, which may be negative."""
   model = create_model('resnet20', attention={'block': {'name': Negate, 'stages': (2,)}}, **TINY)
   seen = _activations(model, randomized)
   negated = seen['stage2_block1']['__call__'][0]
@@ -328,7 +328,7 @@ def test_stage_attention_acts_after_the_last_block(randomized):
   ('name', 'replaced', 'channels'), [('resnet18', 'conv1', 32), ('resnet50', 'conv2', 128)]
 )
 def test_conv_attention_replaces_the_3x3_convolution(name, replaced, channels):
-  """With its features and its stride, in the named stages only; its usual place is `conv`."""
+  """It gets its features and its stride, in the given stages only; its default place is `conv`."""
   model = create_model(
     name, attention=Pooled, attention_kwargs={'stages': (2,)}, stem='cifar', **TINY
   )
@@ -359,7 +359,7 @@ def test_stages_and_every_choose_the_blocks(where, stages, every, blocks):
 
 
 @pytest.mark.parametrize(('name', 'stages'), [('resnet18', (1, 2, 3)), ('resnet20', (1, 2))])
-def test_bam_acts_behind_all_stages_but_the_last_by_default(name, stages):
+def test_bam_acts_after_all_stages_but_the_last_by_default(name, stages):
   model = create_model(name, attention='bam', stem='cifar')
   assert _modules(model, '_attention') == {f'stage{s}_stage_attention' for s in stages}
 
@@ -402,7 +402,7 @@ def test_eca_takes_one_kernel_size_or_one_per_stage(kernel_size, taps):
 
 
 def test_a_name_a_class_and_a_mapping_make_equal_networks():
-  """Also a mapping from a file, whose tuples have become lists."""
+  """So does a mapping from a file, whose tuples have become lists."""
   entry = {'name': 'se', 'stages': [1, 2, 3], 'every': 1, 'ratio': 4}
   models = [
     create_model('resnet20', attention='se', attention_kwargs={'ratio': 4}, **TINY),
@@ -423,8 +423,8 @@ def test_an_empty_mapping_is_the_plain_network():
 
 
 @pytest.mark.parametrize('where', ['branch', 'block', 'stage'])
-def test_an_identity_start_fades_the_mechanism_in(randomized, where):
-  """A scale of 0 leaves the plain network; a scale of 1 is the usual start."""
+def test_an_identity_start_begins_without_the_mechanism(randomized, where):
+  """gamma = 0 leaves the plain network, gamma = 1 is the paper's start."""
   small = {'depths': (1, 1), 'widths': (8, 16), 'num_classes': 5}
   images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 
@@ -457,7 +457,7 @@ def test_an_identity_start_fades_the_mechanism_in(randomized, where):
 
 
 class OwnGate(nn.Module):
-  """A user's own mechanism: one learned temperature on the channels' means."""
+  """A user's own mechanism: a learned temperature on the channels' means."""
 
   temperature: float = 1.0
 
@@ -515,7 +515,7 @@ def _initial_gradients(attention, **fields):
   return {path: float(np.abs(value).max()) for path, value in flat.items() if '_attention/' in path}
 
 
-# A norm in training subtracts the mean, and with it whatever bias stands before it.
+# In training a norm subtracts the mean, and with it any bias before the norm.
 BEFORE_NORM = re.compile(r'channel/reduce/bias|spatial/(reduce|conv\d)/bias')
 
 
@@ -529,7 +529,7 @@ def test_every_gate_parameter_learns_from_the_first_step(attention):
 
 
 def test_cbams_spatial_convolution_waits_for_the_second_step():
-  """Its norm's scale starts at 0, as in the released code; all else learns."""
+  """Its norm's scale starts at 0, as in the released code; everything else learns."""
   for path, largest in _initial_gradients('cbam').items():
     if path.endswith('spatial/conv/kernel'):
       assert largest == 0
@@ -538,8 +538,8 @@ def test_cbams_spatial_convolution_waits_for_the_second_step():
 
 
 @pytest.mark.parametrize('attention', ['se', 'eca', 'cbam'])
-def test_gates_behind_a_zero_last_norm_get_no_gradient_at_first(attention):
-  """They multiply a branch of zeros: why `zero_init_last` is off by default."""
+def test_gates_after_a_zero_last_norm_get_no_gradient_at_first(attention):
+  """They multiply a branch of zeros, which is why `zero_init_last` is off by default."""
   gradients = _initial_gradients(attention, zero_init_last=True)
   assert gradients and set(gradients.values()) == {0.0}
 
@@ -575,14 +575,14 @@ MISTAKES = {
   'refiner as a convolution': (
     ('resnet50',),
     {'attention': {'conv': {'name': 'se'}}},
-    "se refines a map, so it cannot act at 'conv'; allowed: branch, block, stage",
+    "se refines a feature map, so it cannot act at 'conv'; allowed: branch, block, stage",
   ),
   'convolution as a refiner': (
     ('resnet50',),
     {'attention': {'branch': {'name': Pooled}}},
     "Pooled replaces a convolution, so it cannot act at 'branch'; allowed: conv",
   ),
-  'stage behind the last': (
+  'stage after the last': (
     ('resnet20',),
     {'attention': 'se', 'attention_kwargs': {'stages': (3, 4)}},
     'se asks for stages (3, 4), but the network has stages 1..3',
@@ -605,7 +605,7 @@ MISTAKES = {
   'values per stage': (
     ('resnet50',),
     {'attention': 'eca', 'attention_kwargs': {'kernel_size': (3, 5, 7)}},
-    'eca kernel_size=(3, 5, 7) has 3 values for 4 stages; give one, or one per stage',
+    'eca kernel_size=(3, 5, 7) has 3 values for 4 stages; give one value, or one per stage',
   ),
   'kwargs without attention': (
     ('resnet50',),
@@ -639,7 +639,7 @@ MISTAKES = {
   'identity of a convolution': (
     ('resnet50',),
     {'attention': Pooled, 'attention_kwargs': {'start': 'identity'}},
-    'Pooled replaces a convolution, so the network cannot start with what it computed before',
+    'Pooled replaces a convolution, so the network cannot start with what it computes without it',
   ),
   'ratio': (
     ('resnet20',),
@@ -668,8 +668,8 @@ def test_images_smaller_than_the_stride_are_refused(name, size, least):
   _abstract(create_model(name), (least, least))
 
 
-def test_fields_that_the_network_sets_are_no_fields_of_the_user():
-  """A placement decides the features and the stride of what replaces a convolution."""
+def test_fields_that_the_network_sets_cannot_be_set_by_the_user():
+  """The network sets features and stride of a module that replaces a convolution."""
   for field in ('features', 'stride', 'dtype'):
     with pytest.raises(UserError, match=f"unknown field of Pooled '{field}'"):
       create_model('resnet20', attention=Pooled, attention_kwargs={field: 1})
@@ -680,7 +680,7 @@ def test_fields_that_the_network_sets_are_no_fields_of_the_user():
   'dtype', ['bfloat16', jnp.bfloat16, jnp.dtype('bfloat16'), jnp.ones((), jnp.bfloat16).dtype]
 )
 def test_a_dtype_may_be_given_in_every_form(name, dtype):
-  """It is kept by its name, as configs have it, so that equal networks are equal."""
+  """The network keeps its name, as configs do, so that equal networks compare equal."""
   assert create_model(name, num_classes=2, dtype=dtype).dtype == 'bfloat16'
   create_model(name, num_classes=2).clone(dtype=dtype).check()
 

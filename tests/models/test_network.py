@@ -1,4 +1,4 @@
-"""What every network has in common: its members, its checks, and its maps where it has no head."""
+"""The interface of every network: its members, its checks, and its maps without a head."""
 
 import functools
 
@@ -22,10 +22,10 @@ SMALL = {
   'vit, token': ('vit_tiny32', {'width': 12, 'depth': 2, 'mlp_width': 8}, 16),
   'vit, mean': ('vit_tiny32', {'width': 12, 'depth': 2, 'mlp_width': 8, 'pool': 'mean'}, 16),
 }
-# The modules that make logits of the last map.
+# The modules between the last feature map and the logits.
 HEADS = {
   'mnasnet': {'head_conv', 'head_norm', 'head'},
-  # The last block serves the class token alone.
+  # The last block serves only the class token.
   'vit, token': {'block2', 'norm', 'head'},
   'vit, mean': {'norm', 'head'},
 }
@@ -33,14 +33,14 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_every_network_fulfills_the_contract(name):
-  """mypy checks the types of the members, but takes any attribute of a Linen module for one."""
+def test_every_network_fulfills_the_protocol(name):
+  """mypy alone does not suffice: for it, a Linen module has any attribute."""
   model = create_model(name)
   assert isinstance(model, Network)
   assert len(model.depths) == model.num_stages and all(depth >= 1 for depth in model.depths)
   assert model.frozen == () and model.attention == () and model.num_classes == 1000
   assert model.stride >= 1 and model.groups >= 1
-  # What only completes the contract is no field of a config.
+  # Members of the interface that a config cannot set are no fields.
   assert not {'places', 'conv_stages', 'num_stages', 'stride'} & set(field_names(type(model)))
 
 
@@ -78,7 +78,7 @@ def test_without_a_head_the_maps_are_those_that_a_network_records(case, dtype, r
 
 
 @pytest.mark.parametrize('case', SMALL)
-def test_without_a_head_its_variables_are_not_made(case):
+def test_without_a_head_a_network_has_no_variables_of_it(case):
   whole, backbone, shape = _without_head(case)
   heads = HEADS.get(case, {'head'})
   expected = {

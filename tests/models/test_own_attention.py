@@ -1,4 +1,4 @@
-"""A mechanism of the user's own, named by a string: from a module, a package, a config, a run."""
+"""A user's own mechanism, named by a string: from a module, a package, a config, a run."""
 
 import importlib.metadata
 import sys
@@ -53,7 +53,7 @@ TINY = {'depths': (1, 1), 'widths': (4, 8), 'num_classes': 3}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """A working directory that holds the module, under a name that no other test has."""
+  """A working directory that holds the module, under a name that no other test uses."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
   (tmp_path / 'own_gates.py').write_text(SOURCE)
@@ -65,7 +65,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures('folder')
-def test_a_class_in_a_module_is_named_where_a_name_is_accepted():
+def test_a_class_in_a_module_is_accepted_wherever_a_name_is():
   name = 'own_gates:MyGate'
   entry = {'name': name, 'scale': 0.5}
   models = [
@@ -81,7 +81,7 @@ def test_a_class_in_a_module_is_named_where_a_name_is_accepted():
 
 
 @pytest.mark.usefixtures('folder')
-def test_what_its_class_declares_counts():
+def test_what_its_class_declares_is_used():
   fields = {'bias': True}
   model = create_model('resnet20', attention='own_gates:MyConv', attention_kwargs=fields, **TINY)
   (placement,) = model.attention
@@ -89,7 +89,7 @@ def test_what_its_class_declares_counts():
 
 
 @pytest.mark.usefixtures('folder')
-def test_a_class_has_one_name():
+def test_a_class_is_found_by_its_name_and_named_by_it():
   assert attention_name(find_attention('own_gates:MyGate')) == 'own_gates:MyGate'
   model = create_model('resnet20', attention='own_gates:MyGate', **TINY)
   assert [mechanism.name for mechanism in mechanisms(model)] == ['own_gates:MyGate']
@@ -103,11 +103,11 @@ def test_a_class_has_one_name():
     ('own_gate:MyGate', "no module 'own_gate' in the working directory"),
     ('own_gates.deeper:MyGate', "importing 'own_gates.deeper' fails|no module 'own_gates.deeper'"),
     ('own_gates:MyGat', "unknown class of own_gates 'MyGat'; did you mean 'MyGate'"),
-    ('own_gates:limit', "'own_gates:limit' is no Flax module class"),
+    ('own_gates:limit', "'own_gates:limit' is not a Flax module class"),
     ('own_broken:MyGate', "importing 'own_broken' fails .*No module named 'no_such_package'"),
     ('own_failing:MyGate', "importing 'own_failing' fails .ZeroDivisionError: division by zero"),
-    ('own_failing:', "'own_failing:' is not of the form 'module:Class'"),
-    ('json:loads', 'is no Flax module class'),
+    ('own_failing:', "'own_failing:' is not of the form module:Class"),
+    ('json:loads', 'is not a Flax module class'),
     ('json:gate', "unknown class of json 'gate'.*no Flax module"),
   ],
 )
@@ -136,7 +136,7 @@ def test_a_field_that_is_missing_is_named():
 
 
 def _declare(monkeypatch, *entries):
-  """Has installed packages declare (name, value) pairs."""
+  """Makes installed packages declare (name, value) pairs."""
   found = [importlib.metadata.EntryPoint(*entry, 'attn_flax.attention') for entry in entries]
   monkeypatch.setattr(
     importlib.metadata, 'entry_points', lambda group: found if 'attention' in group else []
@@ -145,7 +145,7 @@ def _declare(monkeypatch, *entries):
 
 @pytest.mark.usefixtures('folder')
 def test_an_installed_package_gives_names_of_its_own(monkeypatch):
-  # Twice, as where a package is found along two folders of the path.
+  # Twice, as when a package is found in two folders of the path.
   _declare(monkeypatch, *[('gate_of_mine', 'own_gates:MyGate')] * 2)
   assert set(list_attention()) == {*ATTENTION, 'gate_of_mine'}
   model = create_model('resnet20', attention='gate_of_mine', **TINY)
@@ -187,7 +187,7 @@ def test_an_entry_of_a_config_holds_the_fields_given():
 
 @pytest.mark.usefixtures('small_dataset', 'quick_compilation')
 def test_a_run_with_a_mechanism_of_its_own(folder, capsys):
-  """It trains, goes on where it stopped, and is scored again; the run folder holds its name."""
+  """It trains, resumes and is evaluated again by the name in the run folder."""
   (folder / 'mine.py').write_text(
     textwrap.dedent(
       """

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 class Branch(nn.Module):
-  """A branch of the identity."""
+  """A module that only drops paths."""
 
   rate: float
 
@@ -25,7 +25,7 @@ class Branch(nn.Module):
 
 
 @pytest.mark.parametrize('rate', [0.2, 0.7])
-def test_a_branch_is_there_as_a_whole_or_not_at_all(rate):
+def test_a_branch_is_kept_or_dropped_as_a_whole(rate):
   y = np.random.default_rng(0).normal(size=(4000, 2, 3, 2)).astype(np.float32)
   key = jax.random.key(0)
   actual = np.asarray(Branch(rate).apply({}, jnp.asarray(y), True, rngs={'dropout': key}))
@@ -48,18 +48,18 @@ def test_the_rate_grows_from_block_to_block(name, monkeypatch):
 
 @pytest.mark.parametrize('field', ['drop_path', 'dropout'])
 @pytest.mark.parametrize('name', ['resnet18', 'wrn10_1'])
-def test_evaluation_drops_nothing_and_training_by_its_key(name, field):
+def test_evaluation_drops_nothing_and_training_depends_on_the_key(name, field):
   images = jax.random.normal(jax.random.key(1), (50, 8, 8, 3))
   small = {'depths': (1,), 'widths': (4,), 'num_classes': 4}
   small |= {'stem': 'cifar', 'stem_width': 4} if name == 'resnet18' else {}
   plain, model = create_model(name, **small), create_model(name, **small, **{field: 0.5})
   init = jax.jit(lambda: plain.init(jax.random.key(0), images, train=False))
-  # A head that copies its features.
+  # This head copies its features.
   variables = init() | {'params': {**init()['params'], 'head': HEAD}}
 
   @jax.jit
   def outputs(seed):
-    """Of the network with and without dropping: in training, and in evaluation."""
+    """Outputs of the networks with and without dropping, in training and in evaluation."""
     rngs = {'dropout': jax.random.key(seed)}
     trained = [
       each.apply(variables, images, train=True, mutable=['batch_stats'], rngs=rngs)[0]
@@ -71,7 +71,7 @@ def test_evaluation_drops_nothing_and_training_by_its_key(name, field):
   np.testing.assert_array_equal(*evaluated)
   np.testing.assert_array_equal(first, outputs(2)[0])
   assert (first != outputs(3)[0]).any() and (first != whole).any()
-  if name == 'resnet18' and field == 'dropout':  # Right before the head, that is: a mask.
+  if name == 'resnet18' and field == 'dropout':  # It acts right before the head, as a mask.
     stays = first != 0
     np.testing.assert_allclose(first, np.where(stays, 2 * whole, 0), rtol=1e-5)
     assert 0.35 < stays[whole != 0].mean() < 0.65

@@ -27,7 +27,7 @@ TINY32 = (4, 192, 6, 3, 768)
 # Two blocks on 2x3 patches.
 SMALL = {'patch': 4, 'width': 12, 'depth': 2, 'heads': 3, 'mlp_width': 20, 'num_classes': 5}
 IMAGE = (8, 12, 3)
-# What runs once need not be optimized: compiling is most of the time.
+# Programs that run once need no optimization, as compiling takes most of the time.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -84,7 +84,7 @@ def _images(n=2, shape=IMAGE, seed=0):
 
 
 def _apply(model, variables, x):
-  """Logits in evaluation, and the maps recorded."""
+  """Logits in evaluation mode, and the recorded feature maps."""
   run = jit(lambda v, x: model.apply(v, x, train=False, mutable=['intermediates']))
   logits, state = run(variables, x)
   return logits, state['intermediates']
@@ -123,7 +123,7 @@ def test_properties_and_names():
 
 
 class Oracle:
-  """Float64 layers over a tree of parameters; loops over images, heads and tokens."""
+  """Layers in float64 over a tree of parameters, with loops over images, heads and tokens."""
 
   def __init__(self, params, heads, gelu='tanh'):
     flat = flax.traverse_util.flatten_dict(params, sep='/')
@@ -140,7 +140,7 @@ class Oracle:
     return y * self.params[f'{name}/scale'] + self.params[f'{name}/bias']
 
   def weights(self, x, name):
-    """[N, heads, T, T] and the values [N, T, C]."""
+    """Weights [N, heads, T, T] and values [N, T, C]."""
     width = x.shape[-1]
     q, k, v = np.split(self.dense(x, f'{name}/qkv'), 3, axis=-1)
     size = width // self.heads
@@ -174,7 +174,7 @@ class Oracle:
     return x + self.dense(y, f'{name}mlp2')
 
   def network(self, images, patch, depth, pool):
-    """Logits, and the patches' tokens before and behind the last block."""
+    """Logits, and the patches' tokens before and after the last block."""
     rows, columns = (size // patch for size in images.shape[1:3])
     kernel = self.params['patches/kernel']
     tokens = []
@@ -196,7 +196,7 @@ class Oracle:
 
 
 @pytest.mark.parametrize('gelu', ['tanh', 'exact'])
-def test_block_is_its_definition(gelu, randomized):
+def test_block_matches_its_definition(gelu, randomized):
   block = EncoderBlock(heads=2, mlp_width=14, gelu=gelu)
   x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
   shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x, train=False), x)
@@ -207,7 +207,7 @@ def test_block_is_its_definition(gelu, randomized):
 
 
 @pytest.mark.parametrize('pool', ['token', 'mean'])
-def test_network_is_its_definition(pool, randomized):
+def test_network_matches_its_definition(pool, randomized):
   model, x = _small(pool=pool), _images(3)
   variables = randomized(abstract_variables(model, IMAGE))
   logits, maps = _apply(model, variables, x)
@@ -242,7 +242,7 @@ def test_nothing_as_large_as_the_weights_is_recorded(randomized):
 
 @pytest.mark.parametrize('pool', ['token', 'mean'])
 def test_permuted_patches_permute_the_map(pool, randomized):
-  """Without position vectors: tokens know nothing of their places, and the logits stay."""
+  """Without position vectors, the logits do not change either."""
   model, x = _small(pool=pool), _images()
   variables = randomized(abstract_variables(model, IMAGE))
   variables['params']['position'] = jnp.zeros_like(variables['params']['position'])
@@ -283,7 +283,7 @@ def test_every_recorded_token_acts_on_the_logits(pool, randomized):
 
 
 def test_initial_weights_are_the_released_ones():
-  """Xavier's for every square and MLP kernel; those of q, k and v are drawn as one."""
+  """Xavier for every square and MLP kernel; those of q, k and v are drawn together."""
   model, x = ViT(patch=4, width=64, depth=1, heads=2, mlp_width=128), _images(1, (8, 8, 3))
 
   @jit
@@ -321,7 +321,7 @@ def test_gradient_reaches_every_parameter(randomized):
   for path, leaf in found.items():
     assert np.isfinite(leaf).all()
     if path.endswith('qkv/bias'):
-      # What all keys share, the softmax cancels.
+      # The softmax cancels what is added to all keys.
       query, key, value = np.abs(np.split(leaf, 3)).max(1)
       assert key < 1e-5 * value < query
     else:
