@@ -45,12 +45,12 @@ def refused(match, **arguments):
 
 
 def test_no_folder_at_all(tmp_path):
-  refused(r'name=folder needs the folder: --config\.data\.dir=', name='folder')
+  refused(r'name=folder needs --config\.data\.dir=', name='folder')
   missing = str(tmp_path / 'missing')
   refused(f"'{missing}' does not exist.*--config.data.dir", name='folder', data_dir=missing)
   file = tmp_path / 'file'
   file.touch()
-  refused(f"'{file}' is no folder", name='folder', data_dir=str(file))
+  refused(f"'{file}' is not a folder", name='folder', data_dir=str(file))
 
 
 def test_an_empty_folder(tmp_path):
@@ -147,7 +147,7 @@ def test_annotations_and_splits_of_a_folder(tmp_path):
 
 
 def test_an_error_stands_alone(tmp_path, capsys):
-  """Neither chance nor what is passed over is told where the run ends anyway."""
+  """Neither chance nor skipped files are told where the run ends anyway."""
   put(tmp_path, *(f'train/cats/{i}.png' for i in range(60)), 'train/dogs/1.png')
   (tmp_path / 'test/cats').mkdir(parents=True)
   arguments = dict(name='folder', data_dir=str(tmp_path))
@@ -188,13 +188,13 @@ def test_imagenet_from_class_folders(tmp_path, three_classes, capsys):
   assert '/train/' in dataset.splits['validation'].source.name(0)
   assert not test.upright and test.resize == 256
   assert f'{tmp_path}: 3 classes; images: train ' in (err := capsys.readouterr().err)
-  assert '(cut off from train/), test 6 (val/); 224 x 224 pixels; passed over: nothing' in err
+  assert '(cut off from train/), test 6 (val/); 224 x 224 pixels; skipped: nothing' in err
 
 
 def test_imagenet_that_is_not_whole(tmp_path, three_classes):
   put(tmp_path, *(f'train/{wnid}/1.JPEG' for wnid in WNIDS[:2]))
   arguments = dict(name='imagenet2012', data_dir=str(tmp_path))
-  refused('has no folder val, whose images are the test', **arguments)
+  refused('has no folder val: add it, the test split', **arguments)
   put(tmp_path, 'val/ILSVRC2012_val_00000001.JPEG')
   refused("val' holds no folders of classes: sort", **arguments)
   put(tmp_path, *(f'val/{wnid}/1.JPEG' for wnid in WNIDS[:2]))
@@ -281,11 +281,11 @@ WHOLE = [f'{split}/{name}/{i}.png' for split in ('train', 'val') for name in 'ab
 FOLDERS = {
   'no folder': (None, None, "images' does not exist: name the folder .* --config.data.dir"),
   'empty folder': ([], None, r'has no folder train \(it holds nothing\): .*train/<class>/'),
-  'one class': (['train/a/1.png'], None, "one class, 'a': a classifier takes at least two"),
+  'one class': (['train/a/1.png'], None, "one class, 'a': a classifier needs at least two"),
   'class missing in train': (
     [*WHOLE[:3], *WHOLE[6:]],
     None,
-    "one class, 'a': a classifier takes at least two",
+    "one class, 'a': a classifier needs at least two",
   ),
   'unknown class in val': ([*WHOLE, 'val/B/1.png'], None, "'B' that train lacks; did you mean 'b'"),
   'empty file': (WHOLE, lambda file: b'', r'1 of 12 .*train/a/1.png: it is empty\): .*max_bad=1'),

@@ -81,7 +81,7 @@ def test_parts_of_a_split_cover_it_once(count):
 def test_missing_splits_are_cut_off_the_training_images(stored, expected):
   parts = under_test.find_parts('x', stored)
   assert {split: len(part.indices(stored[part.split])) for split, part in parts.items()} == expected
-  with pytest.raises(UserError, match="'x' has no split train.*test"):
+  with pytest.raises(UserError, match="'x' has no train split.*test"):
     under_test.find_parts('x', {'test': 3})
 
 
@@ -186,7 +186,7 @@ def test_what_a_mask_means():
 
 def test_annotations_that_are_not_there(tmp_path):
   with catalog(tmp_path, 'oxford_flowers102', dict(train=5)):
-    with pytest.raises(UserError, match="'oxford_flowers102' has no masks and boxes"):
+    with pytest.raises(UserError, match="'oxford_flowers102' has no masks or boxes"):
       data.load('oxford_flowers102', annotations=True)
 
 

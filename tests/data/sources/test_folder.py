@@ -1,4 +1,4 @@
-"""A folder of images: layout, splits, formats, sizes, and broken files that are passed over."""
+"""A folder of images: layout, splits, formats, sizes, and broken files that are skipped."""
 
 import io
 import json
@@ -316,13 +316,13 @@ def test_images_smaller_than_the_crop_are_refused_or_enlarged_with_a_warning(tmp
   make(tmp_path, counts, height=150, width=150)
   picture(0, 20, 90).save(tmp_path / 'train/a/1.png')
   with pytest.raises(
-    UserError, match='1 of 10 images are smaller than 128.*data.size=20.*enlarge=True'
+    UserError, match='1 of 10 images is smaller than 128.*data.size=20.*enlarge=True'
   ):
     load(tmp_path, size=128, enlarge=False)
   dataset = load(tmp_path, size=128)
   line, found = capsys.readouterr().err.splitlines()
   assert found.startswith(f'{tmp_path}: 2 classes')
-  assert line.startswith('warning: 1 of 10 images are smaller than 128 pixels')
+  assert line.startswith('warning: 1 of 10 images is smaller than 128 pixels')
   assert f'{tmp_path}/train/a/1.png (90 x 20)' in line and '--config.data.size' in line
   assert dataset.splits['train'].take([1]).image.shape == (1, 128, 128, 3)
   batch = dataset.splits['train'].train_batch([0, 1], np.full((2, crops.TRIES, 4), 0.5))
@@ -355,7 +355,7 @@ def whole(tmp_path):
 REASONS = {
   'empty': 'it is empty',
   'truncated': 'truncated',
-  'no image': 'it is no image of a known format',
+  'no image': 'it is not an image of a known format',
   'damaged': '',
 }
 
@@ -375,8 +375,8 @@ def test_broken_images_are_named_counted_and_passed_over(whole, how, capsys):
 
   dataset = load(whole, max_bad=2, size=100)
   error = capsys.readouterr().err
-  assert f'passed over {whole}/train/a/1.png: ' in error
-  assert 'passed over 2 broken images of 16' in error
+  assert f'skipped {whole}/train/a/1.png: ' in error
+  assert 'skipped 2 broken images of 16' in error
   assert dataset.spec.splits == {'train': 7, 'validation': 3, 'test': 4}
   assert files_of(dataset.splits['train'])[:3] == ['a/0.png', 'a/2.png', 'a/3.png']
   dataset.splits['train'].take(range(7))
