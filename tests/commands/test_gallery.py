@@ -79,7 +79,7 @@ def test_a_large_photograph_is_drawn_smaller_and_it_is_said(noted, tmp_path):
     np.testing.assert_allclose([right - left, bottom - top], 300 * 0.8 * 102 / 300, atol=0.5)
     assert (left + right) / 2 == pytest.approx(512, abs=2)
     assert drawing.finish(tmp_path / 'sheet.png') == [
-      '1 of them drawn smaller than they are, with 1024 pixels on the longer side'
+      'photographs drawn at reduced size, with 1024 pixels on the longer side: 1'
     ]
 
 
@@ -132,7 +132,7 @@ def test_several_photographs_are_on_one_page(tmp_path):
   for path in paths:
     drawing.draw(path, MAPS, ANSWER)
   sheet = tmp_path / 'sheet.png'
-  assert drawing.finish(sheet) == [f'all on one page: {sheet}']
+  assert drawing.finish(sheet) == [f'all images on one page: {sheet}']
   with Image.open(sheet) as page:
     assert page.width > 3 * 160
   assert len(os.listdir(tmp_path / 'out')) == 3

@@ -75,7 +75,7 @@ def test_the_checkpoint_holds_the_weights(imported):
     (['--torch=weights.npz'], 'needs --torch'),
     (['--workdir=run'], 'needs --torch'),
     (['--torch=nowhere.npz', '--workdir={folder}/other'], 'nowhere.npz'),
-    (['--torch={folder}/weights.npz', '--workdir={folder}/run'], 'holds a run already'),
+    (['--torch={folder}/weights.npz', '--workdir={folder}/run'], 'already holds a run'),
   ],
 )
 def test_mistakes(imported, capsys, flags, message):

@@ -71,7 +71,7 @@ OTHERS = {
   (*STUDY, '--config.train.epochs=3'): '--config.base.train.epochs=3?',
   (*STUDY, '--config.selct=eca'): '--config.select=eca?',
   (*STUDY, '--config.select=eca,cbma'): "unknown study variant 'cbma'; did you mean 'cbam'?",
-  ('--config=resnet', f'{BRANCH}.ratio=8'): 'take one that has, such as --config=se',
+  ('--config=resnet', f'{BRANCH}.ratio=8'): 'choose one that has, such as --config=se',
   ('--config=resnet', '--config.model.attention=se'): 'that you want, such as --config=se',
 }
 

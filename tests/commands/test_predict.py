@@ -130,7 +130,7 @@ def test_what_is_no_csv_file_is_refused(workdir, photos, tmp_path, capsys, name)
   (tmp_path / 'folder.csv').mkdir()
   arguments = ['--mode=predict', f'--workdir={workdir}', f'--images={photos}/b9.png']
   assert run(*arguments, f'--output={tmp_path}/{name}') == 2
-  assert f'--output={tmp_path}/{name} is no CSV file; name one' in capsys.readouterr().err
+  assert f'--output={tmp_path}/{name} is not a CSV file; name one' in capsys.readouterr().err
   assert [path.name for path in tmp_path.iterdir()] == ['folder.csv']
 
 
@@ -139,7 +139,7 @@ def test_a_table_that_cannot_be_finished_leaves_the_older_one(workdir, photos, t
   table.write_text('older')
   arguments = ['--mode=predict', f'--workdir={workdir}', f'--images={photos}/text.jpg']
   assert run(*arguments, f'--output={table}') == 2
-  assert 'none of the 1 images can be read' in capsys.readouterr().err
+  assert 'no image can be read; name others in --images' in capsys.readouterr().err
   assert table.read_text() == 'older' and list(tmp_path.iterdir()) == [table]
 
 
@@ -159,18 +159,18 @@ def test_names_with_commas_and_bytes_that_are_no_text_come_back(tmp_path):
     (['--mode=predict'], '--images'),
     (['--mode=explain'], '--images'),
     (['--mode=predict', '--images=/no/such/file.png'], 'does not exist'),
-    (['--mode=explain', '--images={photos}/text.jpg'], 'none of'),
-    (['--mode=predict', '--images={photos}/text.jpg'], 'none of'),
+    (['--mode=explain', '--images={photos}/text.jpg'], 'no image can be read'),
+    (['--mode=predict', '--images={photos}/text.jpg'], 'no image can be read'),
     (
       ['--mode=explain', '--images={photos}/b9.png', '--methods=gradcam'],
       "did you mean 'grad_cam'",
     ),
     (['--mode=explain', '--images={photos}/b9.png', '--methods=attention_rollout'], 'transformer'),
-    (['--mode=explain', '--images={photos}/b9.png', '--methods='], '--methods names nothing'),
+    (['--mode=explain', '--images={photos}/b9.png', '--methods='], '--methods is empty'),
     (['--mode=explain', '--images={photos}/b9.png', '--stage=9'], 'stage'),
     (
       ['--mode=explain', '--images={photos}/b9.png', '--stage=2', '--methods=own_map,occlusion'],
-      'stage=2 does nothing in own_map, occlusion; leave it out, or name one of grad_cam',
+      'stage=2 does nothing for own_map, occlusion; leave it out, or name one of grad_cam',
     ),
   ],
 )
@@ -185,7 +185,7 @@ def test_mistakes_are_one_line(workdir, photos, capsys, arguments, message):
 def test_what_explains_nothing_is_refused(workdir, photos, monkeypatch, tmp_path):
   """No method, and those that have no map of the network: none is told to be explained."""
   images = [str(photos / 'b9.png')]
-  with pytest.raises(UserError, match='methods names nothing; allowed: grad_cam'):
+  with pytest.raises(UserError, match='methods is empty; name some of grad_cam'):
     explain_run.explain_run(workdir, images, [])
   monkeypatch.setitem(METHODS, 'own_map', lambda *args: None)
   with pytest.raises(UserError, match='own_map has no map of this network; .* such as grad_cam'):

@@ -72,7 +72,7 @@ def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
   monkeypatch.setattr(cost, 'run', run)
   assert main.run(['main.py', *COST.split()]) == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert 'there is not memory enough' in line and 'train.batch_size' in line
+  assert 'there is not enough memory' in line and 'train.batch_size' in line
 
 
 def test_other_errors_of_a_device_keep_their_traceback(monkeypatch):
