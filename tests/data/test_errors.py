@@ -290,7 +290,7 @@ FOLDERS = {
   'unknown class in val': ([*WHOLE, 'val/B/1.png'], None, "'B' that train lacks; did you mean 'b'"),
   'empty file': (WHOLE, lambda file: b'', r'1 of 12 .*train/a/1.png: it is empty\): .*max_bad=1'),
   'truncated': (WHOLE, lambda file: file[:2000], r'a/1.png: .*truncated.*\): .*max_bad=1'),
-  'no image': (WHOLE, lambda file: b'words', r'a/1.png: it is no image of a known .*max_bad=1'),
+  'no image': (WHOLE, lambda file: b'words', r'a/1.png: it is not an image of a known .*max_bad=1'),
 }
 
 

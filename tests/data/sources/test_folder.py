@@ -412,7 +412,7 @@ def test_many_broken_images_make_one_short_line(tmp_path):
 
 def test_a_text_file_among_the_images_counts(whole):
   (whole / 'train/a/labels.txt').write_text('a')
-  with pytest.raises(UserError, match='1 of 17 images.*labels.txt: it is no image'):
+  with pytest.raises(UserError, match='1 of 17 images.*labels.txt: it is not an image'):
     load(whole)
 
 
