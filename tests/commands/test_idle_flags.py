@@ -13,7 +13,7 @@ RUN = '--workdir=runs/x'
 PUBLISHED = f'--published={ROOT}/tests/data/published_costs.csv'
 WEIGHTS = ('--mode=import', '--torch=x.npz', RUN)
 
-# Command lines, and what their error says.
+# Command lines, and a part of the error of each.
 BESIDE = {
   **{
     (f'--mode={mode}', RUN, '--config=eca'): '--config does nothing together with --workdir'

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or not read on, and devices without room."""
+"""Standard streams that are closed, full or no longer read, and memory that runs out."""
 
 import os
 import pathlib
@@ -48,7 +48,7 @@ def test_what_nobody_reads_on_ends_without_a_word(tmp_path, data_dir):
 @pytest.mark.slow
 @pytest.mark.parametrize('streams', ['| true', '>/dev/full', '>&-', '2>&-', '>&- 2>&-'])
 def test_training_does_not_depend_on_its_output(streams, tmp_path):
-  """What is printed is in the log, too."""
+  """All that is printed is in the log, too."""
   from attn_flax.data.sources.cluttered_digits import build
 
   root = build.prepare().data_path.parents[2]

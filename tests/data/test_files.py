@@ -1,4 +1,4 @@
-"""Files that attack: pipes, devices, programs in images, and malformed images."""
+"""Hostile files: pipes, devices, programs in images, and malformed images."""
 
 import io
 import os
@@ -34,7 +34,7 @@ def test_the_readme_names_the_formats():
 
 
 def test_no_program_is_run_for_postscript(tmp_path, monkeypatch):
-  """Pillow would hand it to a `gs` of the user's PATH."""
+  """Pillow would run `gs` from the user's PATH on the file."""
   gs = tmp_path / 'gs'
   gs.write_text(f'#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n')
   gs.chmod(0o755)
@@ -47,7 +47,7 @@ def test_no_program_is_run_for_postscript(tmp_path, monkeypatch):
 
 @pytest.fixture
 def special(tmp_path):
-  """A folder with a picture, a pipe, a link to an endless device and a link to nothing."""
+  """A folder with a picture, a pipe, a link to an endless device and a broken link."""
   (tmp_path / 'a.png').write_bytes(encoded('PNG'))
   os.mkfifo(tmp_path / 'pipe.png')
   (tmp_path / 'zero.png').symlink_to('/dev/zero')
@@ -111,9 +111,9 @@ def broken(content, rng):
   return kind, bytes(data)
 
 
-@pytest.mark.filterwarnings('ignore')  # Pillow says much about such files.
+@pytest.mark.filterwarnings('ignore')  # Pillow warns about such files.
 def test_two_hundred_malformed_images_are_decoded_or_named():
-  """Each in a line and a moment; never another exception."""
+  """Each quickly, with a one-line reason, and without any other exception."""
   rng = np.random.default_rng(0)
   forms = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
   outcomes = {'decoded': 0, 'named': 0}

@@ -1,4 +1,4 @@
-"""What people put into a folder of images: it is used, or it is said that it is not."""
+"""What people put into a folder of images: it is used, or reported as skipped."""
 
 import os
 import pathlib
@@ -182,7 +182,7 @@ def test_hidden_and_system_files_are_passed_over_everywhere_by_one_rule(root, ca
       name for name in sorted(used) if (root / name).is_relative_to(folder)
     ]
     assert f'skipped in {folder}: ' in capsys.readouterr().err
-  # What is named is read.
+  # A hidden folder is read if it is named.
   assert len(find_images([str(root / '.git')])) == 1
   assert len(find_images([str(root / '.x.png')])) == 1
 
@@ -260,7 +260,7 @@ def test_each_folder_is_read_once(root, monkeypatch):
 
 
 def test_long_work_is_told(root, monkeypatch, capsys):
-  """A line now and then where there is no terminal: listing, checking and reading."""
+  """By lines where stderr is not a terminal: for listing, checking, reading and measuring."""
   put(root, *some('train', count=20), *some('val'), *some('test'))
   monkeypatch.setattr(progress, '_QUIET_S', 0)
   load(root, normalize='measured')
