@@ -34,7 +34,7 @@ def run(values: flags.FlagValues) -> None:
   config = configs.load('base') if values.config is None else values.config
   if 'variants' in config:
     raise UserError(
-      '--mode=import takes the config of one run, but this is a study of many; name one'
+      '--mode=import takes the config of one run, and this is a study of many; choose another one'
     )
   configs.check_fields(
     values,

@@ -49,8 +49,8 @@ class DatasetSpec:
     num_classes: number of classes; labels are 0..num_classes - 1.
     image_size: height and width in pixels of the images that the network gets.
     sizes: the values of `image_size` that are possible; empty: any.
-    mean: mean of each channel over the training split, in 0..1 units.
-    std: standard deviation of each channel over the training split, in 0..1 units.
+    mean: mean of each channel that images are normalized with, in 0..1 units.
+    std: standard deviation of each channel that images are normalized with, in 0..1 units.
     flip: whether the mirror image of an example has the same label, so that training may flip.
     crop_padding: pixels of padding on each side before a random crop in training; 0: no such crop.
     splits: number of examples of each split.
@@ -171,7 +171,7 @@ def assemble(
 
   Args:
     sources: the examples of each split.
-    spec: what is known of the dataset; its `splits` are completed by those of `sources`.
+    spec: the spec of the dataset; the numbers of examples of these splits are updated.
     class_names: the name of each class, in the order of the labels.
     in_memory: whether to read all images now.
     one_size: whether all images are stored at `spec.image_size`.

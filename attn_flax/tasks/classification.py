@@ -159,7 +159,7 @@ def hits(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
 def expected_calibration_error(
   probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
 ) -> float:
-  """The mean difference between confidence and accuracy over bins of images: 0 is best, 1 worst.
+  """The |confidence - accuracy| of bins of images, averaged over images: 0 is best, 1 worst.
 
   Images are put into bins of equal width by their largest probability, lower edge excluded. Guo
   et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599.

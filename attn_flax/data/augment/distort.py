@@ -117,7 +117,7 @@ def _cut(pixels: jax.Array, center: jax.Array, half: jax.Array) -> jax.Array:
 
 
 def _sharpened(pixels: jax.Array, factor: jax.Array) -> jax.Array:
-  """Blends with the mean of 3 x 3 pixels, the own one counted five times: Pillow's SMOOTH."""
+  """Blends with the mean of 3 x 3 pixels, the central one counted five times: Pillow's SMOOTH."""
   count, height, width, channels = pixels.shape
   if height < 3 or width < 3:
     return pixels  # Every pixel is at the border, and stays as it is.

@@ -47,7 +47,7 @@ def mixup(
     Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
 
   Raises:
-    UserError: labels [N] without `num_classes`, or an alpha that is not positive.
+    UserError: labels [N] without `num_classes`, or alpha is out of range.
   """
   check_flags(per_image=per_image)
   count = len(images) if per_image else 1
@@ -81,7 +81,7 @@ def cutmix(
     Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
 
   Raises:
-    UserError: labels [N] without `num_classes`, or an alpha that is not positive.
+    UserError: labels [N] without `num_classes`, or alpha is out of range.
   """
   check_flags(per_image=per_image)
   count = len(images) if per_image else 1

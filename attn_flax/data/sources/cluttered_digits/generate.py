@@ -6,7 +6,7 @@ translated MNIST of Mnih et al., "Recurrent Models of Visual Attention", NeurIPS
 https://arxiv.org/abs/1406.6247.
 
 Digits and photos ship with scikit-learn, so nothing is downloaded. The splits share neither a
-source digit (scikit-learn nearly keeps the digits in the order of their writers, so contiguous
+source digit (scikit-learn keeps the digits nearly in the order of their writers, so contiguous
 blocks also keep most writers apart) nor a photo pixel (each split has vertical strips of its own).
 
 Every example is a function of (split, number of examples, size, seed, difficulty). Another CPU or
@@ -50,7 +50,7 @@ class Difficulty:
     fragment_side: side of a fragment's window, as a share of the image's side.
     front_probability: probability that a fragment lies in front of the digit, not behind it.
     max_hidden: a fragment that would hide this share of the digit's ink or more is left out.
-    photo_contrast: factor of the photo's contrast.
+    photo_contrast: factor by which the photo's contrast is multiplied.
     noise: standard deviation of the pixel noise, in 0..1 units.
   """
 

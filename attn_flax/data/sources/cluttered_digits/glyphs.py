@@ -40,8 +40,8 @@ def placement(
 ) -> np.ndarray:
   """Affine maps [N, 2, 3] from image (y, x, 1) to glyph (y, x).
 
-  They place a glyph at `center` [N, 2] with half its side `half_side` [N], rotated at random by up
-  to `rotation_deg` degrees and sheared by up to `shear`, in either direction.
+  They place a glyph, half of whose side is `half_side` [N], at `center` [N, 2], rotated at random by
+  up to `rotation_deg` degrees and sheared by up to `shear`, in either direction.
   """
   count = len(center)
   angle = np.deg2rad(rng.uniform(-rotation_deg, rotation_deg, count))
@@ -104,7 +104,7 @@ def colors(
   luma = np.clip(background_luma + np.where(brighter, difference, -difference), 0, 1)[:, None]
 
   hue = rng.uniform(-1, 1, (count, 3))
-  hue -= (hue @ LUMA)[:, None]  # So that adding any multiple of the hue leaves the luma alone.
+  hue -= (hue @ LUMA)[:, None]  # So that adding a multiple of the hue does not change the luma.
   hue /= np.maximum(np.abs(hue).max(1, keepdims=True), 1e-3)
   saturation = np.minimum(luma, 1 - luma) * rng.uniform(0, 1, (count, 1))  # Stays in 0..1.
   return (luma + hue * saturation).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Checks which files of a folder are images that can be decoded, and remembers the result."""
+"""Checks which files of a folder are images that can be decoded, and stores the results."""
 
 import hashlib
 import json

@@ -138,9 +138,10 @@ def check_classes(layout: Layout, *, whole: bool = False) -> list[str]:
         'images, or make a folder for that split'
       )
     if not is_cut_off and (whole or split == 'train' or len(empty) == len(files)):
+      these = 'this class' if len(empty) == 1 else 'these classes'
       raise UserError(
         f'the {split} split of {str(layout.root)!r} has no images of {what}: add some, or remove '
-        'these classes from all splits'
+        f'{these} from all splits'
       )
     where = f'cut off from {layout.root}/{layout.folders["train"]}'
     where = where if is_cut_off else f'in {layout.root}/{layout.folders[split]}'

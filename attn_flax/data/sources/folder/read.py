@@ -1,4 +1,4 @@
-"""A user's own images: `<dir>/train/<class>/*`, with folders `val` and `test` or splits of train.
+"""A user's own images: `<dir>/train/<class>/*`; other splits have folders, or are cut off from it.
 
 ImageNet's class folders, `train/<wnid>/*` and `val/<wnid>/*`, are read the same way.
 """
