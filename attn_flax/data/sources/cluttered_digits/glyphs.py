@@ -40,7 +40,7 @@ def placement(
 ) -> np.ndarray:
   """Affine maps [N, 2, 3] from image (y, x, 1) to glyph (y, x).
 
-  They place a glyph, half of whose side is `half_side` [N], at `center` [N, 2], rotated at random by
+  They place a glyph, half of whose side is `half_side` [N], at `center` [N, 2], randomly rotated by
   up to `rotation_deg` degrees and sheared by up to `shear`, in either direction.
   """
   count = len(center)
