@@ -34,7 +34,7 @@ _OF_EVERY_ENTRY = {
   'name': 'The mechanism.',
   'stages': "Stages where it is applied, from 1; none: the mechanism's default.",
   'every': 'It is applied in every n-th block of a stage.',
-  'start': "Initial weights: 'paper', or 'identity' to begin as the network without it.",
+  'start': "'paper', as the mechanism starts, or 'identity', as the network without it.",
 }
 
 
