@@ -53,7 +53,7 @@ def run(values: flags.FlagValues) -> None:
     print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
   count = len(found['images'])
   images = '1 image' if count == 1 else f'{count} images'
-  print(f'{images} explained in {output}/explanations, with their scores in')
+  print(f'{images} explained in {output}/explanations, with scores in')
   print(f'{output}/explanations.json')
   for line in found['notes']:
     print(line)

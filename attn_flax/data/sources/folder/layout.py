@@ -65,8 +65,8 @@ def read_layout(
 ) -> Layout:
   """Lists `<data_dir>/<split>/<class>/*`.
 
-  A split that has no folder is cut off from 'train': a hash of its path and the seed decides
-  whether a file belongs to it, so that adding files moves no other file.
+  A split that has no folder is cut off from 'train'. Whether a file belongs to it depends on a hash
+  of the file's path and the seed, so that adding files moves no other file.
 
   Args:
     data_dir: the folder.
