@@ -1,4 +1,4 @@
-"""What a run says at its end: how good the network is, where all is, and what comes next."""
+"""The last lines that a run prints: its scores, where its files are, and what to do next."""
 
 import math
 import pathlib
@@ -9,14 +9,14 @@ from attn_flax.commands.flags import program
 from attn_flax.tasks.task import Task
 from attn_flax.training.artifacts import Json
 
-_NORMAL_95 = 1.959964  # The normal distribution has 95 % of its mass within so many deviations.
+_NORMAL_95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations.
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-  """The 95 % interval of a share that was found on `count` images.
+  """The 95 % confidence interval of a share that was found on `count` images, by Wilson's score.
 
-  Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927: it stays
-  within 0 and 1, and has its breadth where all images are right.
+  Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927. The
+  interval lies within 0..1, and its width is above 0 even if all images are right.
   """
   square = _NORMAL_95**2
   middle = (share + square / (2 * count)) / (1 + square / count)
@@ -26,13 +26,13 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | None) -> str:
-  """The last lines of a run, without what its result does not hold.
+  """The last lines that a run prints.
 
   Args:
     result: the content of `result.json`.
-    task: what the run learned.
-    workdir: its folder.
-    data_dir: a folder of its images; None where there is none.
+    task: the run's task.
+    workdir: the run folder.
+    data_dir: the folder of its images; None if its dataset is not a folder of images.
   """
   folder = shlex.quote(str(workdir))
   steps, seconds, compiling = (
@@ -55,7 +55,7 @@ def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | Non
 
 
 def _scores(result: Mapping[str, object], task: Task) -> str:
-  """The scores on the test split, that which decides first: of the average where there is one."""
+  """The scores on the test split, the task's `best` first; of the moving average if it was kept."""
   averaged = f'test_ema_{task.best}' in result
   prefix = 'test_ema_' if averaged else 'test_'
   count = int(str(result.get('test_count', 0)))
@@ -66,15 +66,15 @@ def _scores(result: Mapping[str, object], task: Task) -> str:
     if not isinstance(value, int | float):
       continue
     text = f'{name} ' + (f'{100 * value:.1f} %' if name in shares else f'{value:.3g}')
-    if name == task.best and task.classes is not None and count:  # Images are right or wrong.
+    if name == task.best and task.classes is not None and count:  # Each image is right or wrong.
       low, high = (f'{100 * bound:.1f}' for bound in wilson(value, count))
-      text += f' (95 % interval {low} to {high} %, {count:,} images)'
+      text += f' (95 % interval {low} to {high} %, {count:,} image{"" if count == 1 else "s"})'
     texts.append(text)
   return ', '.join(texts) + (', by the moving average of the weights' if averaged else '')
 
 
 def _duration(seconds: float) -> str:
-  """Seconds as a person says them."""
+  """Seconds in the unit that a person would use."""
   if seconds < 60:
     return f'{seconds:.1f} s'
   minutes, hours = round(seconds / 60), seconds / 3600

@@ -31,19 +31,19 @@ from attn_flax.errors import UserError
 # The module of each mode; its function `run` takes the flags.
 _MODULES = {mode: mode for mode in MODES} | {'import': 'import_torch'}
 _JOINING = ('coordinator', 'num_processes', 'process_id', 'join_seconds')
-# Each machine may have the data at a place of its own.
+# Fields that may differ between the processes of a run: each machine may keep the data elsewhere.
 _OF_ONE_PROCESS = ('config.data.dir', 'config.data.download', 'config.data.workers')
-_SIGNALED = 128  # A shell adds the number of the signal.
+_SIGNALED = 128  # As in a shell, the exit code after a signal is 128 plus its number.
 
 
 def run(argv: Sequence[str]) -> int:
   """Runs one command line.
 
   Returns:
-    The exit code: 0, 2 for a user's mistake, 128 and the signal's number when stopped.
+    The exit code: 0, 2 after a user's mistake, or 128 plus the signal's number if stopped.
   """
   look_in_working_directory()
-  if isinstance(sys.stdout, io.TextIOWrapper):  # File names may hold what the terminal cannot show.
+  if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal may be unable to show a file's name.
     sys.stdout.reconfigure(errors='backslashreplace')
   try:
     argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
@@ -65,9 +65,9 @@ def run(argv: Sequence[str]) -> int:
   # Orbax and asyncio also log, with tracebacks, the errors that they raise.
   logging.set_verbosity(logging.FATAL)
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
-  # What Pillow says of images that it can read names no file; what it cannot is an error.
+  # Pillow's warnings are about images that it can read, and do not name them.
   warnings.filterwarnings('ignore', module=r'PIL\.')
-  # Where a save has failed, its error says why; what Orbax leaves behind ends as garbage.
+  # A save that fails raises an error; coroutines that Orbax then leaves behind only cause warnings.
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
   from attn_flax.training.stopping import Stopped
 
@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
       importlib.import_module(f'attn_flax.commands.{_MODULES[values.mode]}').run(values)
   except UserError as error:
     return _fail(error)
-  except BrokenPipeError:  # As of `| head`: nobody wants to read on.
+  except BrokenPipeError:  # The reader, such as `head`, has closed the pipe.
     streams.silence(sys.stdout)
     return _SIGNALED + signal.SIGPIPE
   except OSError as error:
@@ -91,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _naming_memory() -> Iterator[None]:
-  """Says what to do where a device has no room for what was asked of it."""
+  """Turns errors of memory that has run out into a `UserError` that says what to do."""
   import jax
 
   try:
@@ -101,13 +101,13 @@ def _naming_memory() -> Iterator[None]:
     if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in text:
       raise
     raise UserError(
-      f'there is not memory enough ({text[:120] or "the machine has no more"}); lower '
+      f'there is not enough memory ({text[:120] or "the machine has no more"}); lower '
       'train.batch_size or eval.batch_size, or raise train.accumulate'
     ) from error
 
 
 def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
-  """The other processes of the run, where the command line speaks of any."""
+  """Joins the other processes of a run, if the command line names any, for a `with` statement."""
   given: dict[str, Any] = {flag: values[flag].value for flag in _JOINING}
   if not values.distributed and all(values[flag].value is None for flag in _JOINING[:-1]):
     if values['join_seconds'].present:
@@ -119,7 +119,7 @@ def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextMana
 
 
 def _check_devices() -> None:
-  """Raises `UserError` where the environment asks JAX for devices that are not there."""
+  """Raises `UserError` if the environment asks JAX for devices that do not exist."""
   asked = os.environ.get('JAX_PLATFORMS')
   if not asked:
     return
@@ -129,16 +129,16 @@ def _check_devices() -> None:
     jax.devices()
   except (RuntimeError, AssertionError) as error:  # JAX raises either.
     extra = next((name for name in ('cuda', 'tpu') if name in asked), None)
-    install = f", or have JAX find them: pip install 'attn_flax[{extra}]'" if extra else ''
+    install = f", or install JAX for them: pip install 'attn_flax[{extra}]'" if extra else ''
     known = 'cpu, cuda and tpu are usual names'
     raise UserError(
-      f'JAX_PLATFORMS={asked} asks for devices that JAX does not find here; unset it and JAX takes '
-      f'what there is{install or f"; {known}"}'
+      f'JAX_PLATFORMS={asked} asks for devices that JAX does not find; unset it to use those that '
+      f'exist{install or f"; {known}"}'
     ) from error
 
 
 def _tell_others(argv: Sequence[str], text: str) -> None:
-  """Lets the other processes of a run know that this command line is no use."""
+  """Tells the other processes of a run that this command line has failed, and why."""
   found = re.findall(r'--?(coordinator|num_processes|process_id)[= ](\S+)', ' '.join(argv))
   given: dict[str, Any] = dict(found)
   if len(given) != len(_JOINING) - 1:
@@ -153,7 +153,7 @@ def _tell_others(argv: Sequence[str], text: str) -> None:
 
 
 def _about(values: flags.FlagValues) -> dict[str, object]:
-  """What a command line asks for, by name: it must be the same in all processes of a run."""
+  """The flags and fields, by name, that must be the same in all processes of a run."""
   from attn_flax.commands.workdir import workdir
   from attn_flax.training.run_folder import flatten
 
@@ -179,7 +179,7 @@ def _fail(error: Exception) -> int:
 
 
 def _one_line(error: Exception) -> str:
-  # Flags wrap what goes wrong when they are read.
+  # absl wraps errors that are raised while a flag is parsed.
   if not isinstance(error, UserError) and isinstance(error.__context__, UserError):
     error = error.__context__
   text = str(error.args[0] if isinstance(error, KeyError) else error)

@@ -27,11 +27,11 @@ def run(values: flags.FlagValues) -> None:
     options = configs.load('compare') if values.config is None else values.config
     if 'report' not in options:
       raise UserError(
-        '--workdirs takes the options of the report from a study; leave out --config, or name one '
-        'such as --config=compare'
+        'with --workdirs, a config must be a study, which holds options of the report; leave out '
+        '--config, or name a study such as --config=compare'
       )
     configs.check_fields(
-      values, r'report\..*', 'beside --workdirs, whose runs are there; leave one of the two out'
+      values, r'report\..*', 'together with --workdirs, whose runs exist; leave one of the two out'
     )
     compare_runs([pathlib.Path(name) for name in values.workdirs], options.report, folder)
   else:
@@ -43,7 +43,7 @@ def run(values: flags.FlagValues) -> None:
     folder = workdir(values)
     compare(values.config, folder)
     if values.config.only is not None:
-      print(f'{values.config.only} is trained; without --config.only comes the report')
+      print(f'{values.config.only} is trained; without --config.only, the report is written')
       return
   print(f'the report is {folder}/report.html')
 
@@ -52,16 +52,16 @@ def compare(study: StudyConfig, folder: pathlib.Path) -> None:
   """Trains the runs of a study that are missing, and writes its report into the study's folder.
 
   Args:
-    study: what `configs/compare.py` makes.
-    folder: the study's folder; runs lie in `<variant>/seed<k>`.
+    study: the config, as `configs/compare.py` makes it.
+    folder: the study's folder; runs are in `<variant>/seed<k>`.
 
   Raises:
-    UserError: for a study that cannot be run, or whose runs cannot be compared.
-    Stopped: after SIGTERM or an interrupt; the same command then goes on from there.
+    UserError: the study cannot be run, or its runs cannot be compared.
+    Stopped: after SIGTERM or an interrupt; the same command then continues from there.
   """
   plan.check_report(study.report)
-  plan.plan(study, folder)  # Mistakes show before the sweep.
-  # One run of a study may be trained beside others of it, each under the lock of its own folder.
+  plan.plan(study, folder)  # Raises errors before the sweep.
+  # With `only`, runs of a study may be trained at the same time, each under its own folder's lock.
   with locked(folder) if study.only is None else contextlib.nullcontext():
     _compare(study, folder)
 
@@ -89,13 +89,13 @@ def compare_runs(
   """Writes a report on runs that exist, into a folder.
 
   Args:
-    folders: run folders, or folders of studies or variants; runs that differ in the seed alone are
+    folders: run folders, or folders of studies or variants; runs that differ only in the seed are
       one variant.
     options: `config.report` of `configs/compare.py`.
-    folder: where the report goes.
+    folder: the folder of the report.
 
   Raises:
-    UserError: for folders without runs, or runs that differ in more than attention and seed.
+    UserError: a folder holds no runs, or runs differ in more than attention and seed.
   """
   plan.check_report(options)
   with locked(folder):

@@ -1,8 +1,7 @@
-"""Where configs are, how a command line's becomes one, and what its fields mean.
+"""Finds and loads the config that a command line names, and describes the fields of configs.
 
-In a checkout the built-in ones lie in `configs/` beside the package; a wheel carries them inside of
-it. Config files import each other as `configs.<name>`, also a user's own that begin with one of
-these.
+In a checkout the built-in configs are in `configs/` next to the package, in a wheel inside it.
+Config files import each other as `configs.<name>`; a user's own files may import them, too.
 """
 
 import difflib
@@ -30,12 +29,12 @@ _FIELD = re.compile(r'--?(?:no)?config\.([^=]*)(=?)')
 _OF_ENTRY = re.compile(
   r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.(\w+)'
 )
-# What an entry says beside the fields of its mechanism; a mechanism leaves it to its successor.
+# Fields of every entry, which it keeps when the command line sets another mechanism.
 _OF_EVERY_ENTRY = {
   'name': 'The mechanism.',
-  'stages': "Stages where it acts, from 1; none: the mechanism's own.",
-  'every': 'It acts in every so many blocks of a stage.',
-  'start': "'paper', or 'identity' to begin as the network without it.",
+  'stages': "Stages where it is applied, from 1; none: the mechanism's default.",
+  'every': 'It is applied in every n-th block of a stage.',
+  'start': "'paper', as the mechanism starts, or 'identity', as the network without it.",
 }
 
 
@@ -47,7 +46,7 @@ def folder() -> pathlib.Path:
 
 
 def load(name: str, argument: str = '') -> ConfigDict:
-  """A built-in config by its name; `argument` is what a command writes behind the colon."""
+  """A built-in config by its name; `argument` is the text after the colon on a command line."""
   return _built_in(name).get_config(argument)
 
 
@@ -55,7 +54,7 @@ def find(name: str) -> pathlib.Path:
   """The file of a config: a path, or the name of a built-in one such as 'eca'.
 
   Raises:
-    UserError: where there is none; the hint is what to type.
+    UserError: there is no such config; the message suggests what to type.
   """
   path, built_in = local_path(name, '--config'), folder()
   if path.is_file():
@@ -77,12 +76,12 @@ def find(name: str) -> pathlib.Path:
 
 
 def built_in_names() -> list[str]:
-  """What the built-in configs are called."""
+  """The names of the built-in configs."""
   return sorted(file.stem for file in folder().glob('*.py'))
 
 
 def _is_word(text: str) -> bool:
-  """Whether a text is what stands behind a config's colon, such as a network or a dataset."""
+  """Whether a text can stand after a config's colon, as a network or a dataset does."""
   try:
     load('base', text)
   except ValueError:
@@ -91,7 +90,7 @@ def _is_word(text: str) -> bool:
 
 
 def overrides(argv: Sequence[str]) -> dict[str, str]:
-  """What a command line sets, `--config.<field>=<value>`: the last value of each field."""
+  """The fields that a command line sets by `--config.<field>=<value>`; the last value counts."""
   found: dict[str, str] = {}
   for word, after in zip(argv, [*argv[1:], ''], strict=True):
     if match := _FIELD.match(word):
@@ -110,15 +109,15 @@ def without_repeats(argv: Sequence[str]) -> list[str]:
 
 
 def check_given(argv: Sequence[str]) -> None:
-  """Raises `UserError` for fields of a config that the command line does not name before them."""
+  """Raises `UserError` if a command line sets fields of a config that it does not name before."""
   words = [word for word in argv if _FIELD.match(word) or re.match(r'--?config(=|$)', word)]
   if not words or not (first := _FIELD.match(words[0])):
     return
   if not all(map(_FIELD.match, words)):
     raise UserError(f'{words[0]} stands before --config; name the config first, then its fields')
   raise UserError(
-    f'--config.{first[1]} needs a config whose field it sets, such as --config=eca; a run folder '
-    'alone goes on with its own'
+    f'--config.{first[1]} needs a config whose field it sets, such as --config=eca; without one, a '
+    "run folder's own config is used unchanged"
   )
 
 
@@ -127,8 +126,8 @@ def check_fields(values: flags.FlagValues, kept: str, why: str) -> None:
 
   Args:
     values: the flags.
-    kept: a regular expression of the fields that it reads.
-    why: the end of the sentence that the field does nothing.
+    kept: a regular expression of the fields that the mode reads.
+    why: the end of the message, after '--config.<field> does nothing'.
   """
   given = values.config is not None
   for field in config_flags.get_override_values(values['config']) if given else ():
@@ -151,7 +150,7 @@ def define(values: flags.FlagValues, text: str, argv: Sequence[str]) -> None:
 
 
 def settle(values: flags.FlagValues) -> None:
-  """Makes none what the command line has set to none; raises `UserError` where it may not be."""
+  """Sets fields to None that the command line sets to none; see `field_values.settle_nones`."""
   if values.config is not None:
     is_study = 'variants' in values.config
     field_values.settle_nones(
@@ -163,7 +162,7 @@ def settle(values: flags.FlagValues) -> None:
 
 
 class _Parser(flags.ArgumentParser):
-  """Makes a config of a path or name, before its single fields are set."""
+  """Loads a config by its path or name, before the command line sets its fields."""
 
   def __init__(self, inner: flags.ArgumentParser, fields: dict[str, str]):
     """`inner` runs the file at a path; `fields` are set afterwards."""
@@ -182,11 +181,11 @@ class _Parser(flags.ArgumentParser):
 
 
 def _make_room(config: ConfigDict, fields: dict[str, str]) -> None:
-  """Gives each entry of an attention mapping the fields that the command line sets in it.
+  """Adds fields to the entries of attention mappings, so that the command line can set them.
 
-  Where it sets the name, the fields of the mechanism before go; those of a built-in mechanism come
-  with their defaults. A class of the user's own gets the fields that are set: which of them it has
-  is checked when the network is built.
+  An entry that gets another name loses the fields of its former mechanism, and gets those of a
+  built-in mechanism with their defaults. An entry of a user's own class gets the fields that are
+  set; whether the class has them is checked when the network is built.
   """
   built_in = _built_in('presets.mechanisms').ATTENTION
   for match in filter(None, map(_OF_ENTRY.fullmatch, fields)):
@@ -194,7 +193,7 @@ def _make_room(config: ConfigDict, fields: dict[str, str]) -> None:
     places = _at(config, where)
     entry = _at(places, place)
     if places is None or entry is None:
-      continue  # Said by what sets the field.
+      continue  # `check_known` raises the error.
     name = fields.get(f'{where}.{place}.name', entry.get('name'))
     if name != entry.get('name'):
       kept = {key: entry[key] for key in _OF_EVERY_ENTRY if key in entry and key != 'name'}
@@ -221,10 +220,11 @@ def _built_in(name: str) -> types.ModuleType:
 
 
 def _provide(path: pathlib.Path) -> None:
-  """Makes `configs` mean what the config at a path means by it.
+  """Sets where `import configs` looks for the files that the config at a path imports.
 
-  That is the folder of this name which it lies in, so that a built-in one imports built-in ones
-  whatever the working directory holds, or else lies beside; then the built-in one.
+  First comes the folder `configs` that holds the config, so that built-in configs import each other
+  whatever the working directory holds; for a config elsewhere, `configs` in the working directory.
+  Then come the built-in configs, and folders `configs` on `sys.path`.
   """
   inside = path.resolve().parent
   own = inside if inside.name == 'configs' else pathlib.Path('configs').resolve()
@@ -253,13 +253,13 @@ def _provide(path: pathlib.Path) -> None:
 def describe(config: ConfigDict) -> str:
   """The fields of a config, each with its value and the comment above it in the config files.
 
-  They come in the order of these files, those of a study before what its runs share.
+  They are in the order of these files, fields of a study before the fields that its runs share.
   """
   comments = {**_comments(folder() / 'presets' / 'study.py'), **_comments(folder() / 'base.py')}
   places = {field: place for place, field in enumerate(comments)}
 
   def place(path: str) -> tuple[int, str, int]:
-    """Where a field comes: with its section, and in an entry first what all entries have."""
+    """A sort key: fields of a section stay together, fields of every entry come first."""
     holder, _, name = path.rpartition('.')
     field = path.removeprefix('base.')
     while field and field not in places:
@@ -296,13 +296,13 @@ def _comments(path: pathlib.Path) -> dict[str, str]:
       comment.append(text[1])
       continue
     if field := re.match(r'\s*config\.([\w.]+) = ', line):
-      found.setdefault(field[1], ' '.join(comment))  # Set again further on, without a comment.
+      found.setdefault(field[1], ' '.join(comment))  # A field may be set again without a comment.
     comment = []
   return found
 
 
 def _of_mechanism(path: str, config: ConfigDict) -> str:
-  """What a field of an attention entry means, by the docstring of its class."""
+  """The meaning of a field of an attention entry, from the docstring of its class."""
   entry, _, field = path.rpartition('.')
   if '.attention.' not in f'.{path}' or 'variants.' in path:
     return ''

@@ -1,4 +1,4 @@
-"""Prints parameters and multiply-adds, by `--mode=cost`."""
+"""Prints parameters and multiply-adds of networks, by `--mode=cost`."""
 
 import pathlib
 
@@ -11,12 +11,12 @@ from attn_flax.models.zoo import find_network
 
 
 def run(values: flags.FlagValues) -> None:
-  """Prints a table: of the networks and mechanisms asked for, or beside printed costs."""
+  """Prints a table of the networks and mechanisms asked for, or compares with published costs."""
   if values.published:
     rows = table.published_table(pathlib.Path(values.published))
   else:
     attentions = ['none', *list_attention()] if values.attentions is None else values.attentions
-    # What a network does not take is a row with the reason; what nobody knows is a mistake.
+    # A mechanism that a network does not take is a row with the reason; unknown names are errors.
     models = [find_network(name) for name in values.models]
     for name in attentions:
       if name != 'none':
@@ -26,7 +26,7 @@ def run(values: flags.FlagValues) -> None:
       if all(getattr(model, 'block', None) != 'bottleneck' for model in models):
         networks = ', '.join(values.models)
         raise UserError(
-          f'--stride_in does nothing without bottlenecks, as in {networks}; leave it out'
+          f'--stride_in does nothing without bottlenecks, such as in {networks}; leave it out'
         )
       fields['stride_in'] = values.stride_in
     rows = table.cost_table(values.models, attentions, **fields)

@@ -10,7 +10,7 @@ from attn_flax.commands import streams
 
 
 def main() -> int:
-  """Runs the command line; says which extra is missing where only the library is installed."""
+  """Runs the command line; returns the exit code, 2 if only the library is installed."""
   try:
     from attn_flax.commands.command_line import run
     from attn_flax.training import allocator, stopping
@@ -18,8 +18,8 @@ def main() -> int:
     if (error.name or '').partition('.')[0] == 'attn_flax':
       raise
     print(
-      f'error: the command takes the package {error.name!r}, which the library alone does not; '
-      "install all that it takes: pip install 'attn_flax[train]'",
+      f'error: the command needs the package {error.name!r}, which the library alone does not; '
+      "install all that it needs: pip install 'attn_flax[train]'",
       file=sys.stderr,
     )
     return 2
@@ -37,7 +37,7 @@ def main() -> int:
 def _leave(code: int) -> NoReturn:
   """Ends the process without waiting for its threads.
 
-  Where a save has failed, those of Orbax wait for minutes for signals that nobody gives.
+  After a failed save, threads of Orbax wait for minutes for signals that never come.
   """
   atexit._run_exitfuncs()
   streams.flush()
@@ -45,10 +45,10 @@ def _leave(code: int) -> NoReturn:
 
 
 def _report(unraisable: Any) -> None:
-  """Reports an error that no code can catch, but not those after an error that Orbax raises.
+  """Reports an error that no code can catch, except those that follow an error of Orbax.
 
-  It then leaves coroutines behind, which find their event loop closed when they are collected, or
-  a loop for which there were too few files to begin with.
+  Orbax then leaves coroutines behind whose event loop is closed when they are garbage-collected, or
+  an event loop that was never set up because too many files were open.
   """
   error = unraisable.exc_value
   is_closed = isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'

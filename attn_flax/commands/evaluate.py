@@ -1,4 +1,4 @@
-"""Scores a run folder again, by `--mode=evaluate`."""
+"""Scores the best checkpoint of a run again, by `--mode=evaluate`."""
 
 import json
 import pathlib
@@ -39,16 +39,16 @@ def evaluate_run(
     folder: the run folder.
     split: the split to score.
     output: the folder of the result; None: the run folder.
-    config: the config of the run, where its data has moved or other data is to be scored: its
-      fields of `data` count; None: the run's own.
+    config: the run's config with other fields of `data`, for data that has moved or other data;
+      fields of `augment` and `eval` may differ, too; None: the run's own.
 
   Returns:
     `step` of the checkpoint, `<split>_<score>` for each score of the task, `<split>_count`, and
     `<split>_ema_<score>` where the run kept a moving average.
 
   Raises:
-    UserError: for a folder without a run, or with one of another config, data of other classes, an
-      unknown split, or a folder that cannot be written.
+    UserError: the folder holds no run or one of another config, the data has other classes, the
+      split is unknown, or the folder cannot be written.
   """
 
   def open_checked() -> Experiment:
@@ -77,7 +77,7 @@ def evaluate_run(
 
 
 def _normalized_alike(config: Config, folder: pathlib.Path) -> Config:
-  """A config that has other data seen as the run's own was."""
+  """A config whose data is normalized as the run's own was."""
   described = dataset_file.load(folder)
   config = config.copy_and_resolve_references()
   config.data.normalize = in_text(described['mean'], described['std'])
@@ -89,6 +89,6 @@ def _check_classes(experiment: Experiment, folder: pathlib.Path) -> None:
   names = dataset_file.load(folder)['class_names']
   if not dataset_file.same_names(experiment.dataset.class_names, names):
     raise UserError(
-      f'{experiment.config.data.name} has other classes than those that {folder} was trained on; '
-      'choose data of the same classes, in the same order'
+      f'{experiment.config.data.name} has other classes than the data that {folder} was trained '
+      'on; choose data of the same classes, in the same order'
     )

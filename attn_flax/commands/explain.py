@@ -1,4 +1,4 @@
-"""Explains a trained run on images of one's own, by `--mode=explain`: overlays and scores."""
+"""Explains a trained run on a user's images, by `--mode=explain`: overlays and scores."""
 
 import functools
 import pathlib
@@ -20,14 +20,14 @@ from attn_flax.report.figures.pictures import is_blank
 from attn_flax.training import artifacts
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
-# Maps by name: (model, variables, images, labels) -> [N, h, w], or None where there is none.
+# Methods by name: (model, variables, images, labels) -> maps [N, h, w], or None if there are none.
 METHODS: dict[str, Callable[..., jax.Array | None]] = {
   'grad_cam': explain.grad_cam,
   'grad_cam_plus_plus': explain.grad_cam_plus_plus,
   'hires_cam': explain.hires_cam,
   'layer_cam': explain.layer_cam,
   'integrated_gradients': explain.integrated_gradients,
-  # The key is made on call, because making one starts the device.
+  # The key is made at the call, because making one initializes the device.
   'smooth_grad': lambda *network: explain.smooth_grad(*network, key=jax.random.key(0)),
   'occlusion': explain.occlusion,
   'own_map': lambda model, variables, images, _: explain.own_map(model, variables, images),
@@ -43,7 +43,7 @@ _SHEET = 'explanations.png'
 
 
 def run(values: flags.FlagValues) -> None:
-  """Explains the images, and says where the maps are."""
+  """Explains the images, and prints where the maps are."""
   if not values.images:
     raise UserError('--mode=explain needs --images=<files and folders>')
   folder = workdir(values)
@@ -51,7 +51,9 @@ def run(values: flags.FlagValues) -> None:
   found = explain_run(folder, values.images, values.methods, values.stage, output)
   for name, reason in found['unreadable'].items():
     print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
-  print(f'{len(found["images"])} images explained in {output}/explanations, with their scores in')
+  count = len(found['images'])
+  images = '1 image' if count == 1 else f'{count} images'
+  print(f'{images} explained in {output}/explanations, with scores in')
   print(f'{output}/explanations.json')
   for line in found['notes']:
     print(line)
@@ -64,40 +66,39 @@ def explain_run(
   stage: int | None = None,
   output: pathlib.Path | None = None,
 ) -> artifacts.Json:
-  """Writes `explanations/<image>.png` and `explanations.json` for a run, and a page of all images.
+  """Writes `explanations/<number>_<image>.png`, `explanations.json` and a page of all images.
 
   The class that is explained is the one that the network predicts. Images are processed a few
-  at a time, so that a folder of any size may be given. Overlays that an earlier `explanations.json`
-  names are removed, unless they are written anew.
+  at a time, so that a folder of any size may be given. Pictures that an earlier `explanations.json`
+  names are removed, unless they are written again.
 
   The JSON holds for each map: `empty`, whether it is shown as 'empty' because it is zero everywhere
   or not finite (a signed map without a positive value is not empty); its `smallest` and `largest`
   value; and its scores. A value that is not finite is null. For each image it holds what
-  `Gallery.draw` returns, and for all `contact_sheet`, the page of all images; null for one image.
+  `Gallery.draw` returns. `contact_sheet` is the page of all images; null for one image.
 
   Args:
     folder: the run folder.
     images: image files, and folders of them.
     methods: keys of `METHODS`.
-    stage: of the network, for the class activation maps, the other methods having none; None: the
-      last.
+    stage: stage of the network whose class activation maps are made, which the other methods do not
+      take; None: the last.
     output: the folder of the results; None: the run folder.
 
   Returns:
     The content of `explanations.json`.
 
   Raises:
-    UserError: for a folder without a run, no method, unknown ones, or those without a map of the
-      network, a stage that no method takes, images that cannot be read, or a folder that cannot be
-      written.
+    UserError: the folder holds no run, no method is given, a method is unknown, none has a map of
+      the network, no method takes a stage, no image can be read, or a folder cannot be written.
   """
   if not methods:
-    raise UserError(f'methods names nothing; allowed: {", ".join(METHODS)}')
+    raise UserError(f'methods is empty; name some of {", ".join(METHODS)}')
   for method in methods:
     check_choice('methods', method, METHODS)
   if stage is not None and not set(methods) & set(_STAGED):
     raise UserError(
-      f'stage={stage} does nothing in {", ".join(methods)}; leave it out, or name one of '
+      f'stage={stage} does nothing for {", ".join(methods)}; leave it out, or name one of '
       f'{", ".join(_STAGED)}'
     )
   trained = open_trained(folder)
@@ -114,7 +115,7 @@ def explain_run(
       rows += explainer.explain(good, pixels, gallery)
   if not rows:
     name, reason = next(iter(broken.items()))
-    raise UserError(f'none of {len(broken)} images can be read; {name}: {reason}')
+    raise UserError(f'no image can be read, such as {name}: {reason}; name others in --images')
   sheet = output / _SHEET if len(rows) > 1 else None
   content = {
     'workdir': str(folder),
@@ -131,7 +132,7 @@ def explain_run(
 
 
 def _pictures_of_before(folder: pathlib.Path) -> set[pathlib.Path]:
-  """The pictures that the result in a folder speaks of, there; none without a result."""
+  """The pictures in a folder that its earlier result names; none if there is no result."""
   try:
     content = artifacts.read_json(folder / _RESULT)
     names = {pathlib.Path(row['picture']).name for row in content['images']}
@@ -142,10 +143,10 @@ def _pictures_of_before(folder: pathlib.Path) -> set[pathlib.Path]:
 
 
 class _Explainer:
-  """Explains the images of one run, some at a time."""
+  """Explains images by a run's network, a batch at a time."""
 
   def __init__(self, run: TrainedRun, methods: Sequence[str], stage: int | None, batch: int):
-    """`batch`: images of one pass; fewer are filled up to it, so that no number traces anew."""
+    """`batch` is the number of images of a pass; fewer are padded to it, to compile only once."""
     self._run = run
     self._batch = batch
     self._normalize = jax.jit(run.augmentation.evaluate)
@@ -166,7 +167,7 @@ class _Explainer:
   def explain(
     self, paths: Sequence[pathlib.Path], images: np.ndarray, gallery: Gallery
   ) -> list[artifacts.Json]:
-    """Explains images [n, H, W, 3] uint8, has their files drawn, returns a row for each."""
+    """Explains images [n, H, W, 3] uint8, and draws their files; returns a row for each."""
     answers = predict(self._run, images, batch=self._batch)
     labels = np.array([answer[0].label for answer in answers], np.int32)
     in_batches = functools.partial(explain.in_batches, batch_size=self._batch, pad=True)
@@ -179,9 +180,10 @@ class _Explainer:
       maps[name] = found
       scores[name] = in_batches(self._scores, images, labels, found)
     if not maps:
+      verb = 'has' if len(self._methods) == 1 else 'have'
       raise UserError(
-        f'{" and ".join(self._methods)} has no map of this network; name another one in --methods, '
-        'such as grad_cam'
+        f'{" and ".join(self._methods)} {verb} no map of this network; name another one in '
+        '--methods, such as grad_cam'
       )
     rows = []
     for i, path in enumerate(paths):
@@ -208,5 +210,5 @@ class _Explainer:
 
 
 def _number(value: float) -> float | None:
-  """A value as JSON has it, which knows no NaN and no infinity."""
+  """A number for JSON, which has no NaN and no infinity: None for these."""
   return float(value) if np.isfinite(value) else None

@@ -1,6 +1,6 @@
-"""How the fields of a config are read from a command line, and none where it has a meaning.
+"""How the fields of a config are read from a command line, and which of them may be none.
 
-ml_collections knows a field by its type alone; the built-in configs know which can be none.
+ml_collections knows only the types of the fields; the built-in configs say which may be none.
 """
 
 import re
@@ -13,7 +13,7 @@ from ml_collections.config_flags import config_path
 from attn_flax.commands.typed import Number, Switch, Words, is_none
 from attn_flax.errors import UserError, shown
 
-# What is none there is decided by the data.
+# These may be none, whatever their default: the data then decides them.
 _OPEN = ('train.batch_size', 'train.epochs')
 _OF_MECHANISM = re.compile(
   r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.\w+'
@@ -21,7 +21,7 @@ _OF_MECHANISM = re.compile(
 
 
 def register() -> None:
-  """Has `--config.<field>` read its values so."""
+  """Makes the parsers of `typed` read the values of `--config.<field>`."""
   config_flags.register_flag_parser_for_type(bool, Switch())
   for kind in (int, float):
     config_flags.register_flag_parser_for_type(kind, Number(kind))
@@ -34,19 +34,19 @@ def settle_nones(
   defaults: ConfigDict,
   mechanisms: Mapping[str, Mapping[str, object]],
 ) -> None:
-  """Makes none what a command line has set to none, and refuses it where it means nothing.
+  """Sets fields to None that a command line sets to none, if they may be none.
 
   Args:
-    config: the config, with what the command line sets.
-    given: the fields that it sets, with their values; texts become None here.
-    defaults: the built-in config like it: what is none there may be none.
-    mechanisms: the fields of the built-in mechanisms, likewise.
+    config: the config, with the fields that the command line sets.
+    given: these fields, with their values; the text 'none' is replaced by None here, too.
+    defaults: the built-in config of the same kind: fields that are None there may be none.
+    mechanisms: the fields of the built-in mechanisms with their defaults, likewise.
 
   Raises:
-    UserError: for none in a field that needs a value.
+    UserError: a field is set to none that needs a value.
   """
   for field, value in given.items():
-    # A tuple is made of what is read for it.
+    # For a field that is a tuple, none is read as a tuple that holds it.
     if not is_none(value[0] if isinstance(value, tuple) and len(value) == 1 else value):
       continue
     if _OF_MECHANISM.fullmatch(field):

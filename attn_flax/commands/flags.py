@@ -1,4 +1,4 @@
-"""The flags of the command line: which there are, and which mode each belongs to."""
+"""The flags of the command line, and the modes that each belongs to."""
 
 import pathlib
 import sys
@@ -23,7 +23,7 @@ class Mode(NamedTuple):
 # In the order of the help.
 MODES = {
   'train': Mode(
-    'Trains the network of a config, or goes on with the run that the folder holds.',
+    'Trains the network of a config, or resumes the run in the folder.',
     '--config=eca:resnet18 --config.train.epochs=20',
   ),
   'evaluate': Mode('Scores the best checkpoint of a run again.', '--workdir=runs/eca'),
@@ -32,7 +32,7 @@ MODES = {
     '--workdir=runs/eca --images=photos/ --output=classes.csv',
   ),
   'explain': Mode(
-    'Writes maps of what a network looks at, over images, and their scores.',
+    'Draws maps of what a network looks at over images, and scores the maps.',
     '--workdir=runs/eca --images=photo.jpg,folder/',
   ),
   'compare': Mode(
@@ -40,7 +40,7 @@ MODES = {
     '--config=compare:quick',
   ),
   'import': Mode(
-    'Makes a run folder of PyTorch weights.', '--torch=resnet50.pth --workdir=runs/imported'
+    'Makes a run folder from PyTorch weights.', '--torch=resnet50.pth --workdir=runs/imported'
   ),
   'cost': Mode(
     'Prints parameters and multiply-adds of networks with mechanisms.',
@@ -54,10 +54,10 @@ class Flag(NamedTuple):
 
   Attributes:
     name: its name.
-    default: its value where it is not given; its type says what is read: str, int, bool, tuple.
+    default: its value if it is not given, whose type is that of the flag: str, int, bool or tuple.
     text: its help.
     modes: the modes that it belongs to.
-    choices: what is allowed; (): anything.
+    choices: the words that are allowed; (): any.
     kind: the type of a value whose default is None.
     is_path: whether it names files or folders.
   """
@@ -71,10 +71,10 @@ class Flag(NamedTuple):
   is_path: bool = False
 
 
-# Where a run exists, its config names the folder.
+# Flags of these modes: the config, and the run folder, which is named after it by default.
 _WITH_CONFIG = ('train', 'evaluate', 'predict', 'explain', 'compare', 'import')
 _WITH_FOLDER = _WITH_CONFIG
-# Flags that decide what others would have said: the mode, the flag, the others, and why.
+# Flags that make others useless: the mode, the flag, the others, and the reason.
 _DECIDING = (
   *(
     (mode, 'workdir', ('config',), 'the folder holds the config of its run')
@@ -88,7 +88,7 @@ _DECIDING = (
     'the file names its networks',
   ),
 )
-# The modes that several processes can share; and what to do instead in others.
+# The modes that several processes can share, and what to do instead in another one.
 _SHARED = ('train', 'evaluate')
 _INSTEAD = {
   'compare': (
@@ -114,18 +114,18 @@ FLAGS = (
   Flag('coordinator', None, 'Address of process 0, <host>:<port>, to join by hand.', _SHARED),
   Flag('num_processes', None, 'Number of processes, to join by hand.', _SHARED, kind=int),
   Flag('process_id', None, 'Number of this process, from 0.', _SHARED, kind=int),
-  Flag('join_seconds', 60, 'How long a process waits for the others to come.', _SHARED),
+  Flag('join_seconds', 60, 'How many seconds a process waits for the others.', _SHARED),
   Flag('split', 'test', 'Split to score: train, validation or test.', ('evaluate',)),
   Flag(
     'output',
     None,
-    'Folder of the results; default: the run folder. For predict a file, predictions.csv.',
+    'Folder of the results; default: the run folder. For predict: a CSV file, instead of printing.',
     ('evaluate', 'predict', 'explain'),
     is_path=True,
   ),
   Flag('images', None, 'Image files and folders.', ('predict', 'explain'), (), tuple, is_path=True),
   Flag('methods', ('grad_cam', 'own_map'), 'Maps to make.', ('explain',)),
-  Flag('stage', None, 'Stage whose maps are made; default: the last.', ('explain',), kind=int),
+  Flag('stage', None, 'Stage of class activation maps; default: the last.', ('explain',), kind=int),
   Flag(
     'workdirs',
     None,
@@ -141,33 +141,39 @@ FLAGS = (
     ('import',),
     is_path=True,
   ),
-  Flag('attention_kwargs', '{}', 'JSON: fields that leave no trace in the weights.', ('import',)),
+  Flag('attention_kwargs', '{}', 'JSON: fields that the weights do not show.', ('import',)),
   Flag('models', ('resnet50',), 'Networks to count.', ('cost',)),
-  Flag('attentions', None, 'Mechanisms to count; default: none and all.', ('cost',), kind=tuple),
+  Flag(
+    'attentions',
+    None,
+    'Mechanisms to count, or none for a network without attention; default: all.',
+    ('cost',),
+    kind=tuple,
+  ),
   Flag('image_size', 224, 'Side of the images in pixels.', ('cost',)),
   Flag('num_classes', 1000, 'Number of classes.', ('cost',)),
   Flag(
     'stride_in',
     None,
-    'Convolution that takes the stride of bottlenecks.',
+    'Convolution of a bottleneck that has the stride.',
     ('cost',),
     ('3x3', '1x1'),
   ),
-  Flag('published', None, 'CSV of printed costs to compare with.', ('cost',), is_path=True),
+  Flag('published', None, 'CSV file of published costs to compare.', ('cost',), is_path=True),
 )
 _CONFIG_TEXT = (
-  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words behind '
+  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words after '
   'a colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
 )
 
 
 def define(argv: Sequence[str]) -> flags.FlagValues:
-  """The flags, on values of their own, so that a command line may be run more than once."""
+  """Defines the flags on new `FlagValues`, so that a process can run several command lines."""
   values = flags.FlagValues()
   configs.define(values, _CONFIG_TEXT, argv)
   _define_choice(values, 'mode', 'train', tuple(MODES), 'What to do.')
   flags.DEFINE_bool('help', False, 'Show this help.', short_name='h', flag_values=values)
-  for name in ('helpfull', 'helpshort'):  # As of other programs that read their flags by absl.
+  for name in ('helpfull', 'helpshort'):  # As in other programs that use absl.
     flags.DEFINE_alias(name, 'help', flag_values=values)
   for flag in FLAGS:
     name, default, text = flag.name, flag.default, flag.text
@@ -197,7 +203,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
   """Reads a command line into its flags.
 
   Raises:
-    UserError: for what is no flag; the answer is what was meant most likely.
+    UserError: an unknown flag or word; the message says what was most likely meant.
   """
   try:
     words = values(list(argv))[1:]
@@ -215,9 +221,9 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def check_mode(values: flags.FlagValues) -> None:
-  """Raises `UserError` for a flag that was given and says nothing.
+  """Raises `UserError` for a flag that was given but does nothing.
 
-  It belongs to another mode, is empty, or another flag decides what it is about.
+  It belongs to another mode, is empty, or is made useless by another flag.
   """
   mode = values.mode
   if values['config'].present and mode not in _WITH_CONFIG:
@@ -232,17 +238,17 @@ def check_mode(values: flags.FlagValues) -> None:
     value = values[flag.name].value
     names = value if isinstance(value, list) else [str(value)]
     if not names or not all(name.strip() for name in names):
-      raise UserError(f'--{flag.name} names nothing, or an empty name; name one, or leave it out')
+      raise UserError(f'--{flag.name} is empty, or holds an empty name; name one, or leave it out')
   for of, deciding, others, reason in _DECIDING:
     for other in others:
       if mode == of and values[deciding].present and values[other].present:
         raise UserError(
-          f'--{other} does nothing beside --{deciding}, for {reason}; leave one of the two out'
+          f'--{other} does nothing together with --{deciding}: {reason}; leave one of the two out'
         )
 
 
 def expand_paths(values: flags.FlagValues) -> None:
-  """Puts the home folder in the place of `~`, and raises `UserError` for what is no local path."""
+  """Expands `~` in flags that are paths; raises `UserError` for one not of the file system."""
   for flag in FLAGS:
     value = values[flag.name].value
     if flag.is_path and value is not None:
@@ -256,7 +262,7 @@ def _modes(names: Sequence[str]) -> str:
 
 
 def program() -> str:
-  """How commands begin: as the one of this process."""
+  """How printed commands begin: like the command of this process."""
   name = pathlib.Path(sys.argv[0]).name
   return name if name == 'attn_flax' else 'python main.py'
 

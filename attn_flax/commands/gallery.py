@@ -1,4 +1,4 @@
-"""The pictures of `--mode=explain`: one file for each photograph, and one page of all."""
+"""The pictures of `--mode=explain`: one file for each photograph, and one page with all of them."""
 
 import os
 import pathlib
@@ -22,11 +22,11 @@ class Gallery:
   """Draws explained photographs into a folder, one after the other."""
 
   def __init__(self, run: TrainedRun, folder: pathlib.Path, paths: Sequence[pathlib.Path]):
-    """Says on stderr which classes no font of the machine can name.
+    """Warns on stderr if no installed font has the letters of some class names.
 
     Args:
-      run: whose photographs and classes they are.
-      folder: of the pictures; made with the first one.
+      run: the run whose network explains the photographs.
+      folder: folder of the pictures; it is made with the first one.
       paths: the files of all photographs.
     """
     self._run = run
@@ -39,27 +39,27 @@ class Gallery:
     unnamed = [name for name in run.class_names if not self._lettering.has(name)]
     if unnamed:
       print(
-        f'no font of this machine has the letters of some class names ({len(unnamed)} of '
-        f'{len(run.class_names)}, such as {unnamed[0]}): pictures show their numbers; install one, '
-        'such as Noto Sans CJK for Chinese, Japanese and Korean',
+        f'no installed font has the letters of some class names ({len(unnamed)} of '
+        f'{len(run.class_names)}, such as {unnamed[0]}): pictures show their numbers; install a '
+        'font that has, such as Noto Sans CJK for Chinese, Japanese and Korean',
         file=sys.stderr,
       )
 
   def draw(self, path: pathlib.Path, maps: Mapping[str, np.ndarray], answer: Answer) -> Json:
-    """Draws the photograph of a file under maps of what the network saw of it.
+    """Draws a photograph with maps over the part of it that the network saw.
 
     Args:
-      path: the file; where its folder is called like a class, that is its true class.
+      path: the file; if its folder has the name of a class, that is its true class.
       maps: [h, w] each, by the name of its method.
       answer: the class that is explained.
 
     Returns:
-      What is told of it: `picture`, its file; `true_label`, None where it is not known; `size`,
-      the photograph's (height, width); `crop`, what the network saw of it, as (top, left, bottom,
-      right) in its pixels; `drawn`, the (height, width) that it is drawn at.
+      `picture`, the file that was written; `true_label`, None if it is unknown; `size`, the
+      photograph's (height, width); `crop`, the part that the network saw, as (top, left, bottom,
+      right) in pixels of the photograph; `drawn`, the (height, width) at which it is drawn.
 
     Raises:
-      UserError: the photograph can no longer be read, or the picture not be written.
+      UserError: the photograph can no longer be read, or the picture cannot be written.
     """
     self._count += 1
     pixels, size, crop = self._run.read_whole(path, MOST_PIXELS)
@@ -84,21 +84,21 @@ class Gallery:
     }
 
   def finish(self, sheet: pathlib.Path) -> list[str]:
-    """Writes the page of all photographs where there are several; returns what is to be said."""
+    """Writes the page of all photographs if there are several; returns notes for the user."""
     said = []
     if self._smaller:
       said.append(
-        f'{self._smaller} of them drawn smaller than they are, with {MOST_PIXELS} pixels on the '
-        'longer side'
+        f'photographs drawn at reduced size, with {MOST_PIXELS} pixels on the longer side: '
+        f'{self._smaller}'
       )
     if self._count > 1:
       self._write(sheet, self._sheet.png(self._lettering))
-      which = f'the first {MOST_IMAGES} images' if self._count > MOST_IMAGES else 'all'
+      which = f'the first {MOST_IMAGES} images' if self._count > MOST_IMAGES else 'all images'
       said.append(f'{which} on one page: {sheet}')
     return said
 
   def _file_name(self, path: pathlib.Path) -> str:
-    """The number, as files of different folders may share a name, and as much of it as fits."""
+    """A number, as files in different folders may share a name, and as much of the name as fits."""
     before, after = f'{self._count:04}_', '.png'
     stem = path.stem
     while len(os.fsencode(before + stem + after)) > self._limit():
@@ -106,7 +106,7 @@ class Gallery:
     return before + stem + after
 
   def _limit(self) -> int:
-    """Bytes of the longest name in the folder."""
+    """The most bytes that a file name in the folder may have."""
     self._folder.mkdir(parents=True, exist_ok=True)
     try:
       return os.pathconf(self._folder, 'PC_NAME_MAX')

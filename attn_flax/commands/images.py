@@ -1,4 +1,4 @@
-"""Image files that are named on the command line, read as a trained run takes them."""
+"""Finds image files that are named on the command line, and reads them for a trained run."""
 
 import pathlib
 import sys
@@ -14,12 +14,12 @@ from attn_flax.training.trained_run import TrainedRun, batch_size
 
 
 def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
-  """Image files: those named, and those in the folders named and below them, in natural order.
+  """The files named, and those in and below the folders named, in natural order.
 
-  What is passed over in a folder is what is passed over in the folders of training images.
+  Folders of training images are listed by the same rules; stderr names files that are skipped.
 
   Raises:
-    UserError: for a path that does not exist, or no image at all.
+    UserError: a path does not exist, or there is no file at all.
   """
   found: list[pathlib.Path] = []
   for name in paths:
@@ -31,28 +31,29 @@ def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
     else:
       raise UserError(f'{name} {describe(path)}; name image files or folders in --images')
   if not found:
-    raise UserError(f'there is no image in {", ".join(paths) or "--images"}; name one')
+    raise UserError(f'there are no images in {", ".join(paths) or "--images"}; name one')
   return found
 
 
 def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The files below a folder, in natural order; says on stderr what else is there."""
+  """The files below a folder, in natural order; names what is skipped on stderr."""
   listing = list_files(folder)
   files = [folder / name for name in listing.files]
   for special in (path for path in files if not is_regular(path)):
     print(f'{special} {describe(special)} and is left out', file=sys.stderr)
   if unused := in_words(listing.passed_over):
-    print(f'passed over in {folder}: {unused}', file=sys.stderr)
+    print(f'skipped in {folder}: {unused}', file=sys.stderr)
   return sorted(filter(is_regular, files), key=lambda path: natural_key(str(path)))
 
 
 def read_images(
   run: TrainedRun, paths: Sequence[pathlib.Path]
 ) -> tuple[list[pathlib.Path], np.ndarray, dict[str, str]]:
-  """Reads what can be read.
+  """Reads images, and leaves out those that cannot be read.
 
   Returns:
-    The files that could be read, their images [N, size, size, 3] uint8, and why others could not.
+    The files that could be read, their images [N, size, size, 3] uint8, and for each of the others
+    the reason why not.
   """
   good, images, broken = [], [], {}
   for path in paths:
@@ -69,7 +70,7 @@ def read_images(
 def read_batches(
   run: TrainedRun, paths: Sequence[pathlib.Path]
 ) -> Iterator[tuple[list[pathlib.Path], np.ndarray, dict[str, str]]]:
-  """Yields what `read_images` returns for `batch_size` files at a time, perhaps for none good."""
+  """Yields what `read_images` returns, for `batch_size` files at a time."""
   size = batch_size(paths)
   for start in range(0, len(paths), size):
     yield read_images(run, paths[start : start + size])

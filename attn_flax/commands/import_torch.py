@@ -1,4 +1,4 @@
-"""A run folder from PyTorch weights, of the same form as a training run's."""
+"""Makes a run folder from PyTorch weights, like that of a training run, by `--mode=import`."""
 
 import json
 import pathlib
@@ -28,12 +28,14 @@ from attn_flax.training.steps import TrainState
 
 
 def run(values: flags.FlagValues) -> None:
-  """Imports the weights, and prints what was imported."""
+  """Imports the weights, and prints what was imported, as JSON."""
   if not values.torch or not values.workdir:
     raise UserError('--mode=import needs --torch=<weights> and --workdir=<folder>')
   config = configs.load('base') if values.config is None else values.config
   if 'variants' in config:
-    raise UserError('--mode=import takes the config of one run, and this is a study of many')
+    raise UserError(
+      '--mode=import takes the config of one run, and this is a study of many; choose another one'
+    )
   configs.check_fields(
     values,
     r'(?!model\.).*|model\.dtype',
@@ -45,8 +47,8 @@ def run(values: flags.FlagValues) -> None:
     kwargs = None
   if not isinstance(kwargs, dict):
     raise UserError(
-      f'--attention_kwargs={values.attention_kwargs} is no mapping in JSON; write '
-      '\'{"pools": ["avg", "max"]}\''
+      f'--attention_kwargs={values.attention_kwargs} is not a mapping in JSON; write it like '
+      '{"pools": ["avg", "max"]}'
     )
   found = import_run(pathlib.Path(values.torch), config, pathlib.Path(values.workdir), kwargs)
   print(json.dumps(found, indent=2))
@@ -67,19 +69,19 @@ def import_run(
     attention_kwargs: see `from_torch`.
 
   Returns:
-    `network` in words, `params`, `classes`, `workdir`, and `dataset`: its name, or why it could not
-    be opened; a network can be imported before its dataset is there.
+    `network`, a description; `params`, their number; `classes`, their number; `workdir`; and
+    `dataset`, its name, or why it could not be opened: a network can be imported without it.
 
   Raises:
-    UserError: for a file that `from_torch` refuses, a folder that holds a run already, or a dataset
-      with another number of classes.
+    UserError: `from_torch` refuses the file, the weights have no head, the folder already holds a
+      run, or the dataset has another number of classes or channels.
   """
   _check_empty(workdir)
   model, variables = from_torch(source, attention_kwargs=attention_kwargs)
   if model.num_classes is None:
     raise UserError(
-      f'{source} holds no head, and a run needs one; train from it with '
-      f'--config.init_from={source}, which starts a fresh head'
+      f'{source} has no head, which a run needs; train from it with --config.init_from={source}, '
+      'which starts with a new head'
     )
   fields = config.to_dict()
   # The file decides all of the network but its dtype.
@@ -102,7 +104,7 @@ def import_run(
     config, described = experiment.config, experiment.describe_data()
 
   train = config.train
-  # The schedule leaves no trace in the optimizer's state.
+  # The optimizer's state does not depend on the schedule.
   optimizer = make_optimizer(
     config.optimizer,
     lambda _: jax.numpy.zeros(()),
@@ -139,11 +141,11 @@ def _channels(variables: Variables) -> int:
 
 def _check_empty(workdir: pathlib.Path) -> None:
   if (workdir / 'config.json').exists():
-    raise UserError(f'{workdir} holds a run already; choose another --workdir')
+    raise UserError(f'{workdir} already holds a run; choose another --workdir')
 
 
 def model_config(model: ResNet) -> dict[str, Any]:
-  """The `config.model` that builds a network: the nearest name, and the fields that differ."""
+  """The `config.model` that builds a network: the most similar name, and the fields that differ."""
   fields = [name for name in field_names(ResNet) if name != 'attention']
   differing = {
     name: {field for field in fields if getattr(make(), field) != getattr(model, field)}
@@ -153,14 +155,14 @@ def model_config(model: ResNet) -> dict[str, Any]:
   nearest = min(differing, key=lambda name: len(differing[name]))
   return {
     'name': nearest,
-    'stem': model.stem,  # Left open, it would follow the size of the images.
+    'stem': model.stem,  # None would choose it by the size of the images.
     **{field: getattr(model, field) for field in differing[nearest]},
     'attention': {placement.where: _entry(placement) for placement in model.attention},
   }
 
 
 def _entry(placement: Placement) -> dict[str, Any]:
-  """The entry of the attention mapping that makes a placement."""
+  """The entry of the attention mapping that describes a placement."""
   return {
     'name': attention_name(placement.module),
     'stages': placement.stages,

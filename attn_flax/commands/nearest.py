@@ -1,4 +1,4 @@
-"""What a mistyped command line most likely means: the answer names what to type instead."""
+"""Errors of mistyped command lines, which suggest what to type instead."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from attn_flax.errors import UserError
 from attn_flax.models.placement import PLACES
 
 _MOST_HINTS = 3
-# Names that other programs have for fields of ours.
+# Names that other programs use for fields of the config.
 _ALSO_CALLED = {
   'arch': 'model',
   'dataset': 'data',
@@ -25,10 +25,10 @@ def of_flag(
   """The error of an unknown flag.
 
   Args:
-    name: what stands behind its dashes.
-    value: what it is set to; '' for nothing.
-    own: the flags that there are.
-    config: the fields among which the flag is looked for, too.
+    name: its name, without dashes.
+    value: the value that it is set to; '' for none.
+    own: the flags of the mode.
+    config: a config whose fields may be meant, too.
     configs: the names of the built-in configs.
   """
   given = f'={value}' if value else ''
@@ -46,7 +46,7 @@ def of_flag(
 
 
 def of_word(word: str, modes: Collection[str], configs: Collection[str]) -> UserError:
-  """The error of a word without dashes, where the command line takes none."""
+  """The error of a word without dashes, of which the command line takes none."""
   name = word.partition('=')[0]
   if word in modes:
     likely = f'--mode={word}'
@@ -69,7 +69,7 @@ def check_known(config: ConfigDict, fields: Mapping[str, str], mechanisms: Mecha
 
   Args:
     config: the config.
-    fields: what is set, as text, by path; '' for nothing.
+    fields: the values that are set, as text, by path; '' for none.
     mechanisms: the fields of the built-in mechanisms by name.
   """
   for path, value in fields.items():
@@ -94,7 +94,7 @@ def check_known(config: ConfigDict, fields: Mapping[str, str], mechanisms: Mecha
     if isinstance(holder, ConfigDict) and not value.lstrip().startswith('{'):
       inside = f'set a field of it: {", ".join(map(str, holder))}'
       if _maps_places(path):
-        inside = 'take a config with the attention that you want, such as --config=se'
+        inside = 'choose a config with the attention that you want, such as --config=se'
       fix = f'did you mean --config.{path}.name{given}?' if 'name' in holder else inside
       raise UserError(f'--config.{path} is a section of fields; {fix}')
 
@@ -108,7 +108,7 @@ def _about_unknown(
   given: str,
   mechanisms: Mechanisms,
 ) -> str:
-  """What to say of a path whose part `name`, below a section that is `holder`, does not exist."""
+  """The message about a path whose part `name` does not exist in a section, `holder`."""
 
   def instead(other: str) -> str:
     start = f'{section}.' if section else ''
@@ -121,7 +121,7 @@ def _about_unknown(
     text = f'--config.{path}: this config has no attention at {name}'
     paths = [instead(place) for place in holder]
     if not paths:
-      return f'{text}; take one that has, such as --config=se'
+      return f'{text}; choose one that has, such as --config=se'
   elif _maps_places(section.rpartition('.')[0]) and not near:
     mechanism = str(holder.get('name'))
     place = section.rpartition('.')[2]
@@ -140,7 +140,7 @@ def _maps_places(section: str) -> bool:
 
 
 def _about_other(mechanism: str, place: str, field: str, mechanisms: Mechanisms) -> str:
-  """What to say of a field that the mechanism at a place does not have; others may have it."""
+  """The message about a field that the mechanism at a place does not have."""
   text = f'{mechanism}, the attention at {place}, has no {field}'
   if mechanism in mechanisms:
     text += f'; its fields are {", ".join(mechanisms[mechanism])}'
@@ -149,12 +149,12 @@ def _about_other(mechanism: str, place: str, field: str, mechanisms: Mechanisms)
 
 
 def _fields_like(config: ConfigDict, typed: str) -> list[str]:
-  """The fields of a config that a path or a name may mean, the likeliest ones alone."""
-  paths: dict[str, list[str]] = {}  # By what they are called.
+  """The fields of a config that a path or a name most likely means."""
+  paths: dict[str, list[str]] = {}  # By the names that a user may call them by.
   for path in _paths(config):
     section, _, name = path.rpartition('.')
     paths.setdefault(name, []).append(path)
-    if name == 'name':  # A section is often called by what it names.
+    if name == 'name':  # A user may write `model` for `model.name`.
       paths.setdefault(section.rpartition('.')[2], []).append(path)
   _, _, name = typed.rpartition('.')
   name = _ALSO_CALLED.get(name, name)

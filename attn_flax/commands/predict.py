@@ -1,4 +1,4 @@
-"""A trained run on images of one's own: predictions, by `--mode=predict`."""
+"""Predicts the classes of a user's images with a trained run, by `--mode=predict`."""
 
 import csv
 import pathlib
@@ -17,14 +17,14 @@ from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
 
 def run(values: flags.FlagValues) -> None:
-  """Prints the likeliest classes of each image."""
+  """Prints the likeliest classes of each image, or writes them into a CSV file."""
   if not values.images:
     raise UserError('--mode=predict needs --images=<files and folders>')
   output = output_folder(values)
   if output is not None:
     check_table(output)
     count = write_table(output, predict_files(workdir(values), values.images))
-    print(f'{output} holds the likeliest classes of {count:,} images')
+    print(f'{output} holds the likeliest classes of {count:,} image{"" if count == 1 else "s"}')
     return
   for path, answers in predict_files(workdir(values), values.images):
     print(path)
@@ -40,24 +40,25 @@ class Answer(NamedTuple):
   probability: float
 
 
-# Of an image: its file, and its likeliest class with the probability, then the next ones.
+# The first columns of a CSV file; columns of the next classes follow.
 _HEADER = ('file', 'class', 'probability')
 
 
 def check_table(path: pathlib.Path) -> None:
-  """Raises `UserError` where no CSV file can be written at a path; makes its folder."""
+  """Raises `UserError` if no CSV file can be written at a path; makes its folder."""
   if path.suffix.lower() != '.csv' or path.is_dir():
-    raise UserError(f'--output={path} is no CSV file; name one, such as {path / "predictions.csv"}')
+    other = path / 'predictions.csv'
+    raise UserError(f'--output={path} is not a CSV file; name one, such as {other}')
   artifacts.check_writable(path.parent, 'name a file elsewhere with --output')
 
 
 def write_table(
   path: pathlib.Path, predictions: Iterable[tuple[pathlib.Path, list[tuple[str, float]]]]
 ) -> int:
-  """Writes a row for each image, and puts the file in its place when all are there.
+  """Writes a CSV file with a row for each image; it appears when all rows are written.
 
-  Columns are `file`, `class`, `probability`, then `class_2`, `probability_2` and so on, for as many
-  classes as each image has answers.
+  Columns are `file`, `class`, `probability`, then `class_2`, `probability_2` and so on, one pair
+  for each class of an image.
 
   Args:
     path: the file.
@@ -68,7 +69,7 @@ def write_table(
   """
   count = 0
   with artifacts.replacing(path, 'name a file elsewhere with --output') as partial:
-    # Names of files may be no text; their bytes stay what they are.
+    # File names may contain bytes that are not text; they are written unchanged.
     with partial.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file:
       writer = csv.writer(file)
       for count, (image, answers) in enumerate(predictions, start=1):  # noqa: B007
@@ -83,7 +84,14 @@ def write_table(
 def predict(
   trained: TrainedRun, images: np.ndarray, k: int = 5, batch: int | None = None
 ) -> list[list[Answer]]:
-  """The k likeliest classes of each image, the likeliest first; `batch`: see `probabilities`."""
+  """The k likeliest classes of each image, the likeliest first.
+
+  Args:
+    trained: the run.
+    images: [N, H, W, 3] uint8, as `TrainedRun.read` gives them.
+    k: number of classes; a run with fewer gives all.
+    batch: see `TrainedRun.probabilities`.
+  """
   probabilities = trained.probabilities(images, batch)
   order = np.argsort(-probabilities, axis=1, kind='stable')[:, :k]
   return [
@@ -95,10 +103,10 @@ def predict(
 def predict_files(
   folder: pathlib.Path, images: Sequence[str]
 ) -> Iterator[tuple[pathlib.Path, list[tuple[str, float]]]]:
-  """Yields image files with their likeliest classes; says on stderr which cannot be read.
+  """Yields image files with their likeliest classes; names files that cannot be read on stderr.
 
   Raises:
-    UserError: for a folder without a run, or when no image can be read.
+    UserError: the folder holds no run, or no image can be read.
   """
   trained, paths = open_trained(folder), find_images(images)
   read = 0
@@ -111,4 +119,4 @@ def predict_files(
         yield path, [(answer.name, answer.probability) for answer in answers]
     read += len(good)
   if not read:
-    raise UserError(f'none of the {len(paths)} images can be read')
+    raise UserError('no image can be read; name others in --images')

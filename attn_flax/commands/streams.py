@@ -1,4 +1,4 @@
-"""Standard streams that a process was started without, or whose readers are gone."""
+"""Standard streams that a process was started without, or that nobody reads any more."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from typing import Any, TextIO
 
 
 def open_missing() -> None:
-  """Gives a process that was started without stdin, stdout or stderr silent ones.
+  """Opens the null device as stdin, stdout or stderr where the process was started without it.
 
-  Else the first file that is opened takes the number of one, and what C++ prints goes into it.
+  Otherwise the next file that is opened would get its descriptor, and C++ code would print into it.
   """
   for number in range(3):
     try:
@@ -23,7 +23,7 @@ def open_missing() -> None:
 
 
 def silence(stream: TextIO) -> None:
-  """Leads a stream that cannot be written to any more, and what it still holds, nowhere."""
+  """Redirects a stream that can no longer be written to, with its buffer, to the null device."""
   with contextlib.suppress(OSError, ValueError):
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
@@ -32,7 +32,7 @@ def silence(stream: TextIO) -> None:
 
 
 def flush() -> None:
-  """Flushes both streams, before the interpreter does it and complains."""
+  """Flushes stdout and stderr; at exit the interpreter would report an error in doing so."""
   for stream in (sys.stdout, sys.stderr):
     try:
       stream.flush()
@@ -65,7 +65,7 @@ class _Tolerant:
 
 @contextlib.contextmanager
 def tolerant() -> Iterator[None]:
-  """Loses what is printed where nobody reads it or the disk is full, instead of failing."""
+  """Lets prints succeed even if nobody reads them or the disk is full; their text is then lost."""
   before = sys.stdout, sys.stderr
   sys.stdout, sys.stderr = map(_Tolerant, before)
   try:

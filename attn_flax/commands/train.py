@@ -1,4 +1,4 @@
-"""Trains a network, by `--mode=train`."""
+"""Trains a network or resumes a run, by `--mode=train`."""
 
 from absl import flags
 
@@ -14,16 +14,16 @@ from attn_flax.training.run_folder import load_config
 
 
 def run(values: flags.FlagValues) -> None:
-  """Trains, or goes on, and says how good the network is and where everything lies."""
+  """Trains or resumes a run, and prints its scores and where its files are."""
   config = values.config
   if config is None and not values.workdir:
     raise UserError('--mode=train needs a config; try --config=eca')
   if config is not None and 'variants' in config:
     raise UserError('this config is a study of many runs; add --mode=compare')
   folder = workdir(values)
-  # A run folder alone goes on with its own config.
+  # Without a config, the run in the folder is resumed with its own.
   config = load_config(folder) if config is None else config
-  with streams.tolerant():  # What is printed is also in the run folder.
+  with streams.tolerant():  # All that is printed is also in the run folder.
     result = train(config, folder, restart=values.restart)
     if processes.is_first():
       images = config.data.dir if config.data.name == FOLDER else None

@@ -1,4 +1,4 @@
-"""Values of flags as they are typed, and what is said of those that cannot be read."""
+"""Parsers of the values of flags, and messages about values that cannot be read."""
 
 import ast
 import difflib
@@ -10,7 +10,7 @@ from ml_collections.config_flags import tuple_parser
 
 from attn_flax.errors import UserError, shown
 
-# What absl and Python say of a value of the wrong kind, and what to give.
+# Messages of absl and Python about a value of the wrong kind, and what to give instead.
 _KINDS = {
   r'(invalid literal for int\(\)|.* is not a whole number).*': 'a whole number',
   r'(could not convert string to float|.* is not a number).*': 'a number',
@@ -19,10 +19,10 @@ _KINDS = {
 
 
 class Choice(flags.ArgumentParser):
-  """One of a few words."""
+  """Reads one of a few words."""
 
   def __init__(self, name: str, choices: Sequence[str]):
-    """`name` is the flag's; the `choices` are listed in their order."""
+    """`name` is the flag's; an error lists the `choices` in their order."""
     self._name, self._choices = name, choices
 
   def parse(self, argument: str) -> str:
@@ -36,7 +36,7 @@ class Choice(flags.ArgumentParser):
 
 
 class Number(flags.ArgumentParser):
-  """Reads a number, or none; of an integer also the form `2.0`."""
+  """Reads a number, or none; an integer may also be written as `2.0`."""
 
   def __init__(self, kind: type[int] | type[float]):
     """`kind` is the type of the field."""
@@ -48,7 +48,7 @@ class Number(flags.ArgumentParser):
     return self._kind.__name__
 
   def parse(self, argument: object) -> int | float | None:
-    """The number; raises `ValueError` for what is none."""
+    """The number, or None for the text none; raises `ValueError` for any other text."""
     if is_none(argument):
       return None
     if not isinstance(argument, str):
@@ -70,15 +70,15 @@ class Switch(flags.BooleanParser):
   """Reads true or false, or none."""
 
   def parse(self, argument: str | int) -> bool | None:  # type: ignore[override]
-    """The value; raises `ValueError` for another word."""
+    """The value, or None for the text none; raises `ValueError` for any other text."""
     return None if is_none(argument) else super().parse(argument)
 
 
 class Words(tuple_parser.TupleParser):
-  """A tuple: `eca,cbam` are two words, also without quotes around each."""
+  """Reads a tuple, in Python's syntax or as words without quotes, such as `eca,cbam`."""
 
   def parse(self, argument: object) -> tuple[object, ...]:
-    """Python's own tuples stay what they are."""
+    """The tuple; words are separated by commas or spaces, and numbers among them are converted."""
     try:
       found: tuple[object, ...] = super().parse(argument)
     except ValueError:
@@ -98,7 +98,7 @@ def _value(word: str) -> object:
 
 
 def plain(text: str) -> str:
-  """What absl says of a value that it cannot read, in words that need no knowledge of Python."""
+  """Rewrites absl's message about a value that it cannot read so that it needs no Python."""
   if match := re.fullmatch(r'flag (--[^:=]+=.*?): (.*)', text, re.S):
     for form, kind in _KINDS.items():
       if re.fullmatch(form, match[2], re.S):

@@ -1,4 +1,4 @@
-"""The folders of a command."""
+"""The run folder and the output folder of a command."""
 
 import pathlib
 
@@ -10,10 +10,10 @@ from attn_flax.training import run_folder
 
 
 def workdir(values: flags.FlagValues) -> pathlib.Path:
-  """The folder asked for, or one that no command with another config shares.
+  """The run folder: `--workdir`, or else one that only commands with the same config share.
 
   Raises:
-    UserError: where neither a folder nor a config is given.
+    UserError: neither a folder nor a config is given.
   """
   if values.workdir:
     return pathlib.Path(values.workdir)
@@ -25,5 +25,5 @@ def workdir(values: flags.FlagValues) -> pathlib.Path:
 
 
 def output_folder(values: flags.FlagValues) -> pathlib.Path | None:
-  """Where a command writes its results, if not into the run folder."""
+  """Where a command writes its results; None: into the run folder."""
   return pathlib.Path(values.output) if values.output else None

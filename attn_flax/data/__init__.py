@@ -1,4 +1,4 @@
-"""Datasets by name, their splits in memory or as records, and the pipelines over them.
+"""Datasets opened by name, and the input pipelines over their splits.
 
 Importing this package is cheap: slow imports happen where they are first needed.
 """

@@ -1,4 +1,4 @@
-"""Where images are cut: boxes (left, top, right, bottom) in pixels of the upright image.
+"""The boxes of crops: (left, top, right, bottom) in pixels of the upright image.
 
 * Random resized crop: Szegedy et al., Going Deeper with Convolutions, CVPR 2015,
   https://arxiv.org/abs/1409.4842; the details are torchvision's.
@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-TRIES = 10  # Boxes that are drawn for a crop; where none fits, it is the largest central one.
+TRIES = 10  # Boxes that are drawn for a random crop.
 
 Box = tuple[float, float, float, float]
 
@@ -20,15 +20,17 @@ def crop_box(
   scale: tuple[float, float] = (0.08, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-  """A random box of a random share of the image and a random shape; its corners are integers.
+  """The box of a random resized crop; its corners are integers.
+
+  The first box drawn that fits into the image is used. Where none fits, it is the largest central
+  box whose shape `ratio` allows.
 
   Args:
     width: of the image, in pixels.
     height: of the image, in pixels.
-    draws: [TRIES, 4] uniform in 0..1: for each try its share, shape, top and left. The first try
-      that fits into the image counts.
-    scale: least and largest share, uniform between them.
-    ratio: least and largest width / height, log-uniform between them.
+    draws: [TRIES, 4] uniform in 0..1: what decides the area, shape, top and left of each box.
+    scale: smallest and largest share of the image's area; uniform between them.
+    ratio: smallest and largest width / height; log-uniform between them.
   """
   low, high = math.log(ratio[0]), math.log(ratio[1])
   for share, shape, top, left in draws:
@@ -45,7 +47,14 @@ def crop_box(
 
 
 def central_box(width: int, height: int, size: int, resize: int | None = None) -> Box:
-  """The box that becomes the central `size` x `size` once the shorter side is `resize` long."""
+  """The box that a resize and a center crop would keep, in pixels before the resize.
+
+  Args:
+    width: of the image, in pixels.
+    height: of the image, in pixels.
+    size: height and width of the center crop.
+    resize: length to which the shorter side would be resized; None: `size`.
+  """
   resize = resize or size
   shorter = min(width, height)
   # Rounded as torchvision's Resize and CenterCrop do.

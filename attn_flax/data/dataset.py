@@ -1,4 +1,4 @@
-"""Datasets: their facts and their splits."""
+"""What is known of a dataset before it is read (`DatasetSpec`), and an opened one (`Dataset`)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Up to so many bytes of pixels a dataset of one size is held in memory, and on the device.
+# A dataset of at most this many bytes of pixels may be held in memory, and on the device.
 MEMORY_LIMIT_BYTES = 2 * 10**9
-PHOTO_SIZE = 224  # Height and width in pixels of what comes in many sizes, unless asked otherwise.
-_CHUNK = 2048  # Images that are read into memory between two words of progress.
-LARGE_SIZE = 96  # Above it, such images are cropped at random while they are decoded.
+PHOTO_SIZE = 224  # The default height and width in pixels where images differ in size.
+_CHUNK = 2048  # Images that are read into memory between two progress reports.
+LARGE_SIZE = 96  # The largest size at which images that differ in size are held in memory.
 
 
 class Part(NamedTuple):
@@ -29,7 +29,7 @@ class Part(NamedTuple):
   Attributes:
     split: name of the stored split.
     start: where the part begins, as a share of the split in 0..1.
-    stop: where it ends.
+    stop: where it ends, likewise.
   """
 
   split: str
@@ -37,27 +37,28 @@ class Part(NamedTuple):
   stop: float = 1.0
 
   def indices(self, count: int) -> range:
-    """Those of its examples in a stored split of `count`."""
+    """The indices of its examples in a stored split of `count` examples."""
     return range(round(self.start * count), round(self.stop * count))
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-  """The facts of a dataset that are known before it is read: a row of `DATASETS`.
+  """What is known of a dataset before it is read: an entry of `DATASETS`.
 
   Attributes:
-    num_classes: number of labels, 0..num_classes - 1.
-    image_size: height and width in pixels that the network gets.
-    sizes: the sizes that can be asked for; empty: any.
-    mean: mean of each channel over the training split, in 0..1 units.
-    std: standard deviation of each channel over the training split, in 0..1 units.
+    num_classes: number of classes; labels are 0..num_classes - 1.
+    image_size: height and width in pixels of the images that the network gets.
+    sizes: the values of `image_size` that are possible; empty: any.
+    mean: mean of each channel that images are normalized with, in 0..1 units.
+    std: standard deviation of each channel that images are normalized with, in 0..1 units.
     flip: whether the mirror image of an example has the same label, so that training may flip.
-    crop_padding: pixels of padding on each side before a random crop at training; 0: no such crop.
+    crop_padding: pixels of padding on each side before a random crop in training; 0: no such crop.
     splits: number of examples of each split.
-    annotated: whether masks and boxes exist.
+    annotated: whether there are masks or boxes.
     open: (data_dir, size, seed) -> prepared builder of `tensorflow-datasets`, whose features are
-      'image', 'label' and, where annotated, 'mask' and 'bbox'; None: the catalog's own.
-    parts: where each split lies in what is stored; empty: under its own name.
+      'image', 'label' and, where annotated, 'mask' and 'bbox'; None: the builder of the catalog.
+    parts: the part of a stored split that makes up each split; a split without an entry is stored
+      whole under its own name.
   """
 
   num_classes: int
@@ -78,15 +79,16 @@ class Dataset:
   """A dataset that is ready to be read.
 
   Attributes:
-    spec: its facts, with `image_size` and `splits` as loaded.
-    class_names: the name of each label.
-    splits: the splits that were asked for, by name: in memory, or as records to be decoded.
-    resize: length in pixels that the shorter side of an image gets before its center is cut out,
-      for evaluation; with `spec.image_size` what `decode.central_crop` takes for further images.
-    content: a digest of all images, in their order and with their labels; None where their name
-      says what they are.
-    found: what a folder of images holds, in one line; '' of other datasets.
-    files: the file of each example of a split, as a path below a folder of images; () elsewhere.
+    spec: its spec, with `image_size` and `splits` as loaded.
+    class_names: the name of each class, in the order of the labels.
+    splits: the splits that were requested, by name: in memory, or as records to be decoded.
+    resize: length in pixels to which evaluation resizes the shorter side of an image before the
+      center crop of `spec.image_size`; both are arguments of `decode.central_crop`.
+    content: digest of all images and labels in their order, for a folder of images; None for
+      datasets that are identified by their name.
+    found: what a folder of images holds, in one line; '' for other datasets.
+    files: for each split, the file of each example as a path below the folder of images; () where
+      examples are not files.
   """
 
   spec: DatasetSpec
@@ -104,7 +106,7 @@ class Dataset:
 
 
 def eval_resize(size: int) -> int:
-  """Length in pixels of an image's shorter side before its center is cut out: 256 for 224."""
+  """Length in pixels of an image's shorter side before a center crop of `size`: 256 for 224."""
   return round(size * 256 / 224)
 
 
@@ -118,17 +120,17 @@ def unlisted(
   annotated: bool = False,
   parts: Mapping[str, Part] | None = None,
 ) -> DatasetSpec:
-  """The facts of a dataset that `datasets.DATASETS` does not list.
+  """The spec of a dataset that `datasets.DATASETS` does not list.
 
   Args:
-    num_classes: number of labels.
-    size: height and width in pixels that the network gets.
-    small: whether images come whole, and are padded by an eighth of their side before random crops,
+    num_classes: number of classes.
+    size: height and width in pixels of the images that the network gets.
+    small: whether images are read whole, and padded by an eighth of their side before random crops,
       as customary for CIFAR; others are cropped while they are decoded.
     splits: number of examples of each split.
     flip: whether the mirror image of an example has the same label.
-    annotated: whether masks and boxes exist.
-    parts: where each split lies in what is stored.
+    annotated: whether there are masks or boxes.
+    parts: see `DatasetSpec`; None: each split is stored whole under its own name.
   """
   return DatasetSpec(
     num_classes=num_classes,
@@ -145,12 +147,12 @@ def unlisted(
 
 
 def fits_memory(examples: int, size: int, *, one_size: bool = False) -> bool:
-  """Whether images are held in memory: of one size or small, and not too many.
+  """Whether images are held in memory: those of one size or of a small size, if they fit.
 
   Args:
-    examples: how many there are.
-    size: height and width in pixels that the network gets.
-    one_size: whether all have that size already.
+    examples: number of images.
+    size: height and width in pixels of the images that the network gets.
+    one_size: whether all images are stored at that size.
   """
   return (one_size or size <= LARGE_SIZE) and examples * size**2 * 3 <= MEMORY_LIMIT_BYTES
 
@@ -165,16 +167,16 @@ def assemble(
   upright: bool = False,
   annotated: bool = False,
 ) -> Dataset:
-  """A dataset of splits that are read into memory, or left as records to be decoded.
+  """Makes a dataset of splits that are read into memory, or left as records to be decoded.
 
   Args:
     sources: the examples of each split.
-    spec: what is known of the dataset; its `image_size` is what the network gets.
-    class_names: the name of each label.
+    spec: the spec of the dataset; the numbers of examples of these splits are updated.
+    class_names: the name of each class, in the order of the labels.
     in_memory: whether to read all images now.
-    one_size: whether all images have that size already.
+    one_size: whether all images are stored at `spec.image_size`.
     upright: whether to follow EXIF orientations.
-    annotated: whether masks and boxes are wanted.
+    annotated: whether to read masks and boxes.
 
   Raises:
     UserError: an example cannot be read.
@@ -192,7 +194,7 @@ def assemble(
 
 
 def _read_all(records: Records, what: str) -> Split:
-  """All examples, some at a time, so that `what` is being done can be said."""
+  """Reads all examples, a chunk at a time; `what` names the work in the progress reports."""
   whole: dict[str, np.ndarray] = {}
   with progress(what, len(records)) as advance:
     for start in range(0, max(len(records), 1), _CHUNK):

@@ -1,4 +1,4 @@
-"""The datasets that are known by name: one table of their facts."""
+"""The datasets that are known by name, in one table."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
 
-FOLDER = 'folder'  # The name of what is no dataset by name, but a user's folder of images.
+FOLDER = 'folder'  # The name that stands for a user's own folder of images.
 
 
 SPLITS = ('train', 'validation', 'test')
@@ -35,10 +35,10 @@ DATASETS = {
     num_classes=generate.NUM_CLASSES,
     image_size=32,
     sizes=tuple(generate.DIFFICULTIES),
-    # Of the default size and seed; those of 64 x 64 pixels lie within 0.03.
+    # Measured at the default size and seed; those at 64 x 64 pixels differ by less than 0.03.
     mean=(0.444, 0.426, 0.405),
     std=(0.269, 0.252, 0.259),
-    flip=False,  # Few digits survive a mirror.
+    flip=False,  # Most mirrored digits are no longer digits.
     crop_padding=2,
     splits=generate.SPLIT_SIZES,
     annotated=True,
@@ -75,7 +75,7 @@ DATASETS = {
     flip=True,
     crop_padding=0,
     splits={'train': 1_268_355, 'validation': 12_812, 'test': 50_000},
-    # The images of the official test have no public labels.
+    # The labels of the official test split are not public; its validation split serves as the test.
     parts={
       'train': Part('train', 0, 0.99),
       'validation': Part('train', 0.99, 1),

@@ -1,6 +1,6 @@
-"""From an encoded image to the uint8 pixels that the network gets: decoded, cut and resized.
+"""Decodes, crops and resizes image files to the uint8 pixels that the network gets.
 
-NumPy and Pillow only, so that worker processes need no more. What is cut out is said by `crops`.
+Uses NumPy and Pillow only, so that worker processes need no more. `crops` draws the boxes.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from PIL import Image
 from attn_flax.data.crops import Box, central_box, crop_box
 from attn_flax.errors import UserError
 
-# Decoders of Pillow that are used: others run programs (PostScript) or read further files.
+# The decoders of Pillow that are used: some others run programs (PostScript) or read more files.
 _PLUGINS = ('Bmp', 'Gif', 'Jpeg', 'Png', 'Ppm', 'Tiff', 'WebP')
 FORMATS = tuple(name.upper() for name in _PLUGINS)
 for _name in _PLUGINS:
@@ -36,7 +36,7 @@ _Result = TypeVar('_Result')
 
 
 class BadImage(UserError):  # noqa: N818
-  """An image that cannot be decoded; the text is the reason alone."""
+  """An image that cannot be decoded; the text gives the reason, without the image's name."""
 
 
 def random_crop(
@@ -50,16 +50,16 @@ def random_crop(
 ) -> np.ndarray:
   """Cuts a random box out of an image and resizes it.
 
-  A JPEG of which the box holds far more pixels than are wanted is decoded at a half, a quarter or
-  an eighth of its size, which saves most of the time.
+  Where the sides of the box are at least twice the result's, a JPEG is decoded at 1/2, 1/4 or 1/8
+  of its size, which saves most of the time.
 
   Args:
     encoded: the image file's content.
     size: height and width of the result in pixels.
-    draws: [TRIES, 4] uniform in 0..1, the randomness: see `crop_box`.
+    draws: [TRIES, 4] uniform random numbers in 0..1, see `crop_box`.
     upright: whether to turn the image as its EXIF orientation says.
-    scale: least and largest share of the image that the box covers.
-    ratio: least and largest width / height of the box.
+    scale: smallest and largest share of the image's area that the box covers.
+    ratio: smallest and largest width / height of the box.
 
   Returns:
     [size, size, 3] uint8.
@@ -79,8 +79,8 @@ def central_crop(
 ) -> np.ndarray:
   """Resizes an image so that its shorter side is `resize`, and cuts the center out.
 
-  The same as these two steps one after the other, but for rounding by one gray level here and
-  there, though only what is kept is made.
+  Both steps are done at once, so that only pixels that are kept are computed; some differ by one
+  gray level from those of a resize and a crop one after the other.
 
   Args:
     encoded: the image file's content.
@@ -112,7 +112,7 @@ def whole(
     upright: whether to turn the image as its EXIF orientation says.
 
   Returns:
-    [h, w, 3] uint8, and the (height, width) that the image has itself.
+    [h, w, 3] uint8, and the (height, width) of the original in pixels.
 
   Raises:
     BadImage: the image cannot be decoded.
@@ -123,7 +123,7 @@ def whole(
       turn = _turn(image, upright)
       width, height = _upright_size(image, turn)
       share = min(most / max(width, height), 1)
-      # No smaller than what is wanted, as in `_render`.
+      # Pillow decodes a JPEG at a reduced size that is no smaller than the result's.
       image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
       pixels = _to_rgb(image)
     if turn:
@@ -137,10 +137,15 @@ def whole(
 
 
 def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.ndarray:
-  """The values of a mask where `central_crop` has an image's pixels, none of them interpolated.
+  """Resizes and crops a mask as `central_crop` does its image, but by nearest neighbor.
+
+  Args:
+    encoded: the mask file's content.
+    size: as for `central_crop`.
+    resize: as for `central_crop`.
 
   Returns:
-    [size, size] uint8; of a palette image the indices.
+    [size, size] uint8: gray levels, or the indices of a palette image.
 
   Raises:
     BadImage: the mask cannot be decoded.
@@ -150,7 +155,7 @@ def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.
     with _open(encoded) as image:
       box = central_box(*image.size, size, resize)
       box = box[0], box[1], min(box[2], image.width), min(box[3], image.height)
-      # Indices are treated as gray levels: resizing would otherwise map them to colors.
+      # Palette indices are treated as gray levels: resizing would otherwise map them to colors.
       values = np.asarray(image if image.mode in ('L', 'P') else image.convert('L'))
       gray = Image.fromarray(values)
       return np.asarray(gray.resize((size, size), Image.Resampling.NEAREST, box=box))
@@ -159,10 +164,14 @@ def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.
 
 
 def probe(encoded: bytes, *, upright: bool = False) -> tuple[int, int]:
-  """Decodes an image only to see whether that works; returns its (height, width) in pixels.
+  """Checks that an image can be decoded; returns its (height, width) in pixels.
+
+  Args:
+    encoded: the image file's content.
+    upright: whether to turn the image as its EXIF orientation says.
 
   Raises:
-    BadImage: it does not.
+    BadImage: the image cannot be decoded.
   """
 
   def load() -> tuple[int, int]:
@@ -179,7 +188,7 @@ def probe(encoded: bytes, *, upright: bool = False) -> tuple[int, int]:
 def central_bbox(
   bbox: np.ndarray, encoded: bytes, size: int, *, resize: int | None = None
 ) -> np.ndarray:
-  """Moves a box along with `central_crop`.
+  """Converts the box of an object in an image to its box in the image's `central_crop`.
 
   Args:
     bbox: [4], (ymin, xmin, ymax, xmax) in 0..1 of the image.
@@ -214,7 +223,7 @@ def _render(
       width, height = _upright_size(image, turn)
       box = box_of(width, height)
       if reduce and (factor := int(min(box[2] - box[0], box[3] - box[1])) // size) > 1:
-        # Pillow takes the largest of 2, 4 and 8 that leaves at least this; other formats ignore it.
+        # Pillow divides the size of a JPEG by 2, 4 or 8, and leaves at least this much.
         image.draft(None, (image.width // factor, image.height // factor))
       pixels = _to_rgb(image)
     if turn:
@@ -235,7 +244,7 @@ def _turn(image: Image.Image, upright: bool) -> int:
   if not upright:
     return 0
   if image.format not in ('JPEG', 'MPO'):
-    image.load()  # Some formats do this on the way to their EXIF data; its errors must not be lost.
+    image.load()  # Reading EXIF data may do this, and the handler below must not hide its errors.
   try:
     orientation = image.getexif().get(_ORIENTATION, 0)
   # Broken EXIF data raises errors of many types, and the pixels may still be fine.
@@ -279,6 +288,6 @@ def _guarded(encoded: bytes, decode: Callable[[], _Result]) -> _Result:
   except (BadImage, MemoryError):
     raise
   except Image.UnidentifiedImageError:
-    raise BadImage(f'it is no image of a known format ({", ".join(FORMATS)})') from None
+    raise BadImage(f'it is not an image of a known format ({", ".join(FORMATS)})') from None
   except Exception as error:  # Pillow's decoders raise errors of many types.
     raise BadImage(' '.join(f'{error}'.split()) or type(error).__name__) from error

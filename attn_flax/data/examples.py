@@ -13,8 +13,8 @@ class Split:
   Attributes:
     image: [N, H, W, C] uint8.
     label: [N] int32.
-    mask: [N, H, W, 1] bool, the pixels of the labeled object; None unless asked for.
-    bbox: [N, 4] float32, the object's tight box as (ymin, xmin, ymax, xmax) in 0..1; likewise.
+    mask: [N, H, W, 1] bool, the pixels of the labeled object; None where it was not read.
+    bbox: [N, 4] float32, the object's tight box as (ymin, xmin, ymax, xmax) in 0..1; None likewise.
   """
 
   image: np.ndarray
@@ -26,7 +26,7 @@ class Split:
     return len(self.label)
 
   def take(self, indices: Sequence[int] | np.ndarray) -> 'Split':
-    """The examples of the given indices."""
+    """The examples at the given indices."""
     index = np.asarray(indices)
     mask, bbox = (None if part is None else part[index] for part in (self.mask, self.bbox))
     return Split(self.image[index], self.label[index], mask, bbox)

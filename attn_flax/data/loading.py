@@ -42,30 +42,34 @@ def load(
   enlarge: bool = False,
   normalize: str = 'dataset',
 ) -> Dataset:
-  """Opens splits of a dataset, and makes the dataset first if it is an embedded one.
+  """Opens splits of a dataset; cluttered digits are generated on first use.
 
-  Small images of one size are read into memory (`Split`), others are decoded when they are needed
-  (`Records`); `pipeline.open.open_pipeline` takes both.
+  Images that are small, or that are all stored at the requested size, are read into memory
+  (`Split`) where they fit; others are decoded when they are needed (`Records`).
+  `pipeline.open.open_pipeline` takes both. For a folder of images, one line on stderr says what it
+  holds and how it is used.
 
   Args:
     name: a key of `DATASETS`; a dataset of the catalog of tensorflow-datasets, such as
       'oxford_iiit_pet' or 'eurosat/rgb', or the path of a prepared one; or 'folder', a folder of
       images, `train/<class>/*` and so on.
     data_dir: root folder of the datasets; None: the environment variable TFDS_DATA_DIR, else the
-      default of tensorflow-datasets. Of 'folder' the folder itself, and of 'imagenet2012' it may be
-      that of the class folders.
-    size: height and width in pixels; None: the dataset's `image_size`.
-    seed: seed of an embedded dataset, and of the splits of a folder; others ignore it.
+      default of tensorflow-datasets. For 'folder', the folder of images itself; for 'imagenet2012',
+      it may also be the folder that holds train/<wnid> and val/<wnid>.
+    size: height and width in pixels; None: the dataset's default.
+    seed: seed of cluttered digits, and of the splits that are cut off from a folder's training
+      images; other datasets ignore it.
     splits: names of the splits to read, of 'train', 'validation' and 'test'.
     annotations: whether to read masks and boxes, too.
     download: whether to download a dataset that is missing.
-    max_bad: broken images of a folder that are passed over.
-    max_pixels: pixels of the largest image of a folder that is allowed.
+    max_bad: number of broken images of a folder that may be skipped.
+    max_pixels: the most pixels that an image of a folder may have.
     enlarge: whether images of a folder that are smaller than `size` are enlarged instead of being
       an error.
     normalize: mean and deviation of the channels, see `normalization.normalized`.
 
-  What a folder holds, and how it is used, is said in one line on stderr.
+  Returns:
+    The dataset with these splits.
 
   Raises:
     UserError: an unknown dataset, size or split, a missing or unreadable dataset, annotations that
@@ -80,15 +84,17 @@ def load(
   check_flags(annotations=annotations, download=download, enlarge=enlarge)
   check_normalize(normalize)
   if isinstance(splits, str | bytes) or not isinstance(splits, Iterable):
-    raise UserError(f'splits={shown(splits)} are none; give a tuple of {", ".join(SPLITS)}')
+    raise UserError(f'splits={shown(splits)} is impossible; give names from {", ".join(SPLITS)}')
   splits = tuple(splits)
   spec = DATASETS.get(name)
   for split in splits:
     check_choice(f'split of {name}', split, SPLITS if spec is None else spec.splits)
   _check_size(name, spec, size)
   if annotations and (name == FOLDER or (spec is not None and not spec.annotated)):
-    annotated = [other for other in DATASETS if DATASETS[other].annotated]
-    raise UserError(f'dataset {name!r} has no masks and boxes: choose from {annotated}')
+    annotated = ', '.join(other for other in DATASETS if DATASETS[other].annotated)
+    raise UserError(
+      f'dataset {name!r} has no masks or boxes: choose one that has, such as {annotated}'
+    )
 
   if name == FOLDER:
     from attn_flax.data.sources.folder import read
@@ -119,7 +125,7 @@ def _load_known(
   annotations: bool,
   download: bool,
 ) -> Dataset:
-  """Opens what has a name, see `load`."""
+  """Opens a dataset other than a user's folder of images, see `load`."""
   spec = DATASETS.get(name)
   if name == 'imagenet2012' and spec is not None:
     from attn_flax.data.sources.folder import read

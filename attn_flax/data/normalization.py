@@ -1,4 +1,4 @@
-"""The mean and the deviation that images are normalized with: known, measured or given."""
+"""The mean and standard deviation that images are normalized with: known, measured or given."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from attn_flax.data.progress import progress
 from attn_flax.errors import UserError, check_choice, check_range, check_type, shown
 
 KINDS = ('dataset', 'imagenet', 'measured')
-_MOST = 10_000  # Images that are measured: the mean is then known to some 0.002.
+_MOST = 10_000  # The most images that are measured: the mean is then accurate to about 0.002.
 _CHUNK = 256
 _DIGITS = 4
 _LEAST_STD = 1e-4  # In 0..1 units.
@@ -19,7 +19,7 @@ _Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def check_normalize(normalize: str) -> None:
-  """Raises `UserError` for what `normalized` does not take."""
+  """Raises `UserError` unless `normalize` is a value that `normalized` takes."""
   check_type('data.normalize', normalize, str, f'one of {", ".join(KINDS)}, or <mean>/<deviation>')
   if '/' in normalize:
     _parse(normalize)
@@ -28,16 +28,19 @@ def check_normalize(normalize: str) -> None:
 
 
 def normalized(dataset: Dataset, normalize: str) -> tuple[Dataset, str]:
-  """A dataset with the mean and the deviation that were asked for, and what they are in words.
+  """Sets the mean and the standard deviation that a dataset is normalized with.
 
   Args:
     dataset: the dataset.
-    normalize: 'dataset', the values that are known of it, which are ImageNet's where none are;
-      'imagenet'; 'measured', those of its training images; or numbers in 0..1 units for red, green
-      and blue or all channels, '0.5,0.4,0.3/0.2,0.2,0.2' or '0.5/0.25'.
+    normalize: 'dataset': the known values of the dataset, or ImageNet's where none are known;
+      'imagenet': ImageNet's; 'measured': those of the training images; or numbers in 0..1 units for
+      red, green and blue or for all channels, '0.5,0.4,0.3/0.2,0.2,0.2' or '0.5/0.25'.
+
+  Returns:
+    The dataset with these values, and a sentence that says what they are.
 
   Raises:
-    UserError: the training split was not opened or is of one color, and is to be measured.
+    UserError: the training split is to be measured, and it was not opened or has only one color.
   """
   spec = dataset.spec
   if normalize == 'dataset':
@@ -57,7 +60,7 @@ def normalized(dataset: Dataset, normalize: str) -> tuple[Dataset, str]:
 
 
 def in_text(mean: Sequence[float], std: Sequence[float]) -> str:
-  """Numbers as `normalized` takes them, with all their digits."""
+  """A mean and a deviation as `normalized` takes them, with all their digits."""
   return '/'.join(','.join(map(repr, part)) for part in (mean, std))
 
 
@@ -81,12 +84,13 @@ def _parse(normalize: str) -> _Pair:
 
 
 def _measure(dataset: Dataset) -> _Pair:
-  """Of the training images as evaluation sees them; of at most `_MOST`, evenly spread.
+  """Mean and deviation of the training images as evaluation sees them.
 
-  The sums are whole numbers, so that they are the same for every order of adding and every machine.
+  At most `_MOST` images are measured, evenly spread over the split. The sums are integers, so that
+  they do not depend on the order of addition or the machine.
   """
   if 'train' not in dataset.splits:
-    raise UserError("data.normalize='measured' takes the training images; open that split, too")
+    raise UserError("data.normalize='measured' needs the training images; open that split, too")
   split = dataset.splits['train']
   chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), _MOST)).round().astype(int))
   first, second = np.zeros(3, np.int64), np.zeros(3, np.int64)
@@ -103,8 +107,8 @@ def _measure(dataset: Dataset) -> _Pair:
   std = np.sqrt(np.maximum(variance, 0))
   if std.min() / 255 < _LEAST_STD:
     raise UserError(
-      f'the training images have the deviations {", ".join(f"{x / 255:.2g}" for x in std)} of '
-      'red, green and blue, and none may be 0; give others with '
+      f'the training images have the deviations {", ".join(f"{x / 255:.2g}" for x in std)} in '
+      'red, green and blue, and none may be 0; choose others with '
       '--config.data.normalize=<mean>/<deviation>'
     )
   return _rounded(mean / 255), _rounded(std / 255)

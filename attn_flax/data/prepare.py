@@ -1,10 +1,10 @@
-"""Prepares a dataset of the catalog of `tensorflow-datasets`, as ArrayRecords.
+"""Prepares a dataset of the catalog of `tensorflow-datasets` as ArrayRecord files.
 
     python -m attn_flax.data.prepare oxford_iiit_pet --data_dir=/data
     python -m attn_flax.data.prepare imagenet2012 --data_dir=/data --manual_dir=/folder/of/archives
 
-Most datasets need TensorFlow for this step alone: pip install -e ".[prepare]". CIFAR needs nothing
-more. What is prepared is read without TensorFlow.
+Most datasets need TensorFlow for this one step: pip install -e ".[prepare]". CIFAR-10 and CIFAR-100
+do not. Prepared datasets are read without TensorFlow.
 """
 
 import argparse
@@ -28,16 +28,16 @@ def prepare(
   """Downloads and prepares a dataset where it is missing.
 
   Args:
-    name: of the catalog, such as 'oxford_iiit_pet' or 'eurosat/rgb'.
+    name: a dataset of the catalog, such as 'oxford_iiit_pet' or 'eurosat/rgb'.
     data_dir: root folder of the datasets; None: see `storage.root`.
     download_dir: where downloads are kept; None: `downloads` below the root.
-    manual_dir: where archives lie that have to be fetched by hand, such as ImageNet's.
+    manual_dir: folder of archives that have to be downloaded by hand, such as ImageNet's.
 
   Returns:
     The folder of the dataset.
 
   Raises:
-    UserError: a name that is unknown or needs no preparation, TensorFlow or an archive is missing,
+    UserError: the name is unknown or needs no preparation, TensorFlow or an archive is missing,
       a download fails, or the folder holds the dataset in another form, cannot be written to, or is
       on a full disk.
   """
@@ -76,7 +76,7 @@ def _prepare_with_tensorflow(
         download_dir=download_dir or root / 'downloads',
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False),
       )
-  # The library asserts that archives are there, and imports further packages when it needs them.
+  # tensorflow-datasets asserts that archives are there, and imports some packages only here.
   except (
     AssertionError,
     ImportError,
@@ -87,7 +87,7 @@ def _prepare_with_tensorflow(
     reason = ' '.join(str(error).split())
     raise UserError(
       f'{name!r} could not be prepared ({reason}): fix that and run the command again; archives '
-      'fetched by hand are looked for in --manual_dir'
+      'that you download by hand belong in --manual_dir'
     ) from error
 
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('name', help='a dataset of the catalog of tensorflow-datasets')
   parser.add_argument('--data_dir', help='root folder of the datasets')
   parser.add_argument('--download_dir', help='where downloads are kept')
-  parser.add_argument('--manual_dir', help='where archives lie that you have fetched by hand')
+  parser.add_argument('--manual_dir', help='folder of archives that you downloaded by hand')
   arguments = parser.parse_args(argv)
   try:
     folder = prepare(

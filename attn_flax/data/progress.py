@@ -1,4 +1,4 @@
-"""What is said of a dataset on stderr: lines, and how far long work on many files is."""
+"""Messages about a dataset on stderr: single lines, and the progress of long work on many files."""
 
 import contextlib
 import functools
@@ -8,30 +8,31 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-_QUIET_S = 10.0  # Seconds of work without a word, where there is no terminal.
+_QUIET_S = 10.0  # Seconds between two lines of progress where stderr is not a terminal.
 
 
 @functools.cache
 def say(line: str) -> None:
-  """Prints a line that names a folder, once: a study opens the same data for every run.
+  """Prints a line on stderr, but never the same one twice: each run of a study opens the data.
 
   Of the processes of a run, the first one prints it.
   """
   if jax.process_index():
     return
-  # Names of files may hold line breaks and bytes that are no text.
+  # File names may contain line breaks and bytes that are not text.
   print(''.join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-  """Gives a function to be called with each number of files that are done.
-
-  Shown are a bar in a terminal, and elsewhere a line now and then.
+  """Reports the progress of long work: a bar in a terminal, elsewhere a line every ten seconds.
 
   Args:
-    what: the work, as in 'checking /images'.
-    total: files in all; None: not known yet.
+    what: the work, such as 'checking /images'.
+    total: number of files in all; None: unknown.
+
+  Yields:
+    A function that takes the number of files that were done since its last call.
   """
   if sys.stderr.isatty():
     import tqdm

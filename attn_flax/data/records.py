@@ -1,4 +1,4 @@
-"""Splits whose images stay encoded until they are needed, for what does not fit into memory."""
+"""Splits whose images stay encoded until they are needed, for datasets too large for memory."""
 
 import dataclasses
 import functools
@@ -17,10 +17,10 @@ Row = dict[str, Any]
 
 
 class Source(Protocol):
-  """Examples at random access, as they are stored; can be pickled.
+  """Stored examples, with random access; can be pickled.
 
   Attributes:
-    keys: what `rows` holds: 'image', 'label' and, where there are, 'mask' and 'bbox'.
+    keys: the keys of each row: 'image', 'label' and, where they exist, 'mask' and 'bbox'.
   """
 
   keys: frozenset[str]
@@ -32,8 +32,9 @@ class Source(Protocol):
     """Reads examples.
 
     Returns:
-      For each 'image', the content of an image file, 'label', in 0..num_classes - 1, 'mask',
-      likewise an image file, and 'bbox' [4], (ymin, xmin, ymax, xmax) in 0..1; as `keys` says.
+      One row for each index, with the keys of `keys`: 'image', the content of an image file;
+      'label', in 0..num_classes - 1; 'mask', the content of an image file; and 'bbox' [4],
+      (ymin, xmin, ymax, xmax) in 0..1.
 
     Raises:
       UserError: an example cannot be read, or its label is out of range.
@@ -43,14 +44,14 @@ class Source(Protocol):
     """All labels, [N] int32."""
 
   def name(self, index: int) -> str:
-    """The name of an example in an error."""
+    """What an error message calls an example."""
 
   def files(self) -> Sequence[str]:
-    """The file of each example, as a path below the dataset's folder; () where there are none."""
+    """The path of each example below the dataset's folder; () where examples are not files."""
     return ()
 
   def foreground(self, mask: np.ndarray) -> np.ndarray:
-    """Which values of a mask, uint8, mean the labeled object: bool, same shape."""
+    """Which pixels of a uint8 mask belong to the labeled object: bool, same shape."""
     return mask > 0
 
 
@@ -60,10 +61,9 @@ class Records:
 
   Attributes:
     source: the examples.
-    image_size: height and width in pixels that the images are delivered in.
-    resize: length in pixels that an image's shorter side is resized to before its center is cut
-      out, for evaluation.
-    one_size: whether all images have that size already, so that training takes them whole instead
+    image_size: height and width of the decoded images in pixels.
+    resize: length in pixels to which evaluation resizes the shorter side before the center crop.
+    one_size: whether all images are stored at `image_size`: training then takes them whole instead
       of random crops.
     upright: whether to follow EXIF orientations.
     annotated: whether `take` reads masks and boxes, too.
@@ -81,11 +81,11 @@ class Records:
 
   @functools.cached_property
   def label(self) -> np.ndarray:
-    """[N] int32. Where labels are stored along with the images, this reads the whole split."""
+    """All labels, [N] int32; reads the whole split if labels are stored along with the images."""
     return self.source.labels()
 
   def take(self, indices: Sequence[int] | np.ndarray) -> Split:
-    """The examples of the given indices, decoded as for evaluation.
+    """The examples at the given indices, decoded as for evaluation.
 
     Raises:
       UserError: an example cannot be read or decoded.
@@ -113,11 +113,11 @@ class Records:
     return dataclasses.replace(out, mask=masks, bbox=boxes)
 
   def eval_batch(self, indices: Sequence[int] | np.ndarray, *, threads: int = 1) -> Split:
-    """Images and labels alone of the given indices, decoded as for evaluation.
+    """Like `take`, but never with masks and boxes.
 
     Args:
       indices: which examples.
-      threads: how many of them read and decode.
+      threads: number of threads that read and decode.
 
     Raises:
       UserError: an example cannot be read or decoded.
@@ -143,14 +143,14 @@ class Records:
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     threads: int = 1,
   ) -> Split:
-    """Random crops of the examples of the given indices; of those of one size the whole image.
+    """Random crops of the examples at the given indices, or the whole images where `one_size`.
 
     Args:
-      indices: N of them.
-      draws: [N, crops.TRIES, 4] uniform in 0..1: the crops' randomness.
-      scale: least and largest share of an image that a crop covers.
-      ratio: least and largest width / height of a crop.
-      threads: how many of them read and decode.
+      indices: [N], which examples.
+      draws: [N, crops.TRIES, 4] uniform random numbers in 0..1, see `crops.crop_box`.
+      scale: smallest and largest share of an image's area that a crop covers.
+      ratio: smallest and largest width / height of a crop.
+      threads: number of threads that read and decode.
 
     Raises:
       UserError: an example cannot be read or decoded.
@@ -201,7 +201,7 @@ class Records:
 
 
 def tight_box(mask: np.ndarray) -> np.ndarray:
-  """The box [4] of a mask [H, W] bool, (ymin, xmin, ymax, xmax) in 0..1; zeros for an empty one."""
+  """The tight box [4] of a mask [H, W] bool: (ymin, xmin, ymax, xmax) in 0..1; 0 if it is empty."""
   if not mask.any():
     return np.zeros(4, np.float32)
   rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))

@@ -1,4 +1,4 @@
-"""Work that is shared among threads."""
+"""Function calls spread over threads."""
 
 import concurrent.futures
 import functools
@@ -20,7 +20,7 @@ def in_threads(
 
 
 def default_threads() -> int:
-  """As many as there are cores for this process."""
+  """The number of CPU cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -28,5 +28,5 @@ def default_threads() -> int:
 
 @functools.cache
 def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
-  """Threads that live as long as the process: decoding gives up the interpreter's lock."""
+  """A pool that lives as long as the process; decoding runs in parallel, as it releases the GIL."""
   return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='decode')

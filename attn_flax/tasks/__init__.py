@@ -1,1 +1,1 @@
-"""What a network learns: losses and scores, one file or folder for each task."""
+"""Tasks, what networks learn: losses and scores, one file or folder for each task."""

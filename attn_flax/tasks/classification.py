@@ -20,14 +20,14 @@ from attn_flax.tasks.task import (
   distinct,
 )
 
-# Of more classes than this there is no confusion matrix: that of 21,841 would take 3.8 GB.
+# With more classes there is no confusion matrix: that of 21,841 classes would take 3.8 GB.
 MOST_CONFUSED = 1000
-# With so many classes or fewer every answer is among the five likeliest, and top-5 says nothing.
+# With at most this many classes, every class is among the top five: there is no top-5 accuracy.
 _ALL_IN_TOP5 = 5
 
 
 def make(setting: Setting | None = None) -> Task:
-  """The task, with what a config says about its loss."""
+  """The task with the loss that `setting.options` asks for; None: the default loss."""
   if setting is None:
     return classification()
   options, weights = setting.options, None
@@ -42,8 +42,11 @@ def classification(label_smoothing: float = 0.0, weights: np.ndarray | None = No
   Its batches hold `label`, [N] int32 or, where images are mixed, [N, K] probabilities.
 
   Args:
-    label_smoothing: share of the target that is spread over all classes.
-    weights: [K], how much each class counts in the loss; None: 1.
+    label_smoothing: share of the target that is spread over all classes, at least 0 and below 1.
+    weights: [K], weights of the classes in the loss; None: 1.
+
+  Raises:
+    UserError: the label smoothing is out of range.
   """
   check_range('train.label_smoothing', label_smoothing, 0, below=1)
   of_classes = None if weights is None else jnp.asarray(weights, jnp.float32)
@@ -94,7 +97,7 @@ def _summary(
   of_class = class_counts(labels, num_classes)
   right = class_counts(labels[logits.argmax(-1) == labels], num_classes)
   per_class = {
-    name: int(hit) / int(count) if count else None  # Of no image, no share is right.
+    name: int(hit) / int(count) if count else None  # A class without images has no accuracy.
     for name, hit, count in zip(distinct(class_names), right, of_class, strict=True)
   }
   if num_classes > MOST_CONFUSED:
@@ -114,7 +117,7 @@ def cross_entropy(
     logits: [N, K] float32.
     labels: [N] int32, or [N, K] probabilities.
     smoothing: share of the target spread over all K classes.
-    class_weights: [K], how much each class counts; None: 1.
+    class_weights: [K], weights of the classes; None: 1.
 
   Returns:
     [N] float32.
@@ -128,7 +131,7 @@ def cross_entropy(
 
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """How often each class [rows] was taken for each [columns]: counts [K, K].
+  """The confusion matrix: how often each class (row) was predicted as each (column), [K, K] counts.
 
   Args:
     logits: [N, K].
@@ -140,14 +143,14 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def hits(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
-  """Which examples have their label among the k likeliest classes: [N] of 1.0 or 0.0.
+  """Whether each example's label is among the k classes of the largest logits: [N] of 1.0 or 0.0.
 
   As in `score_sums`, ties count against the label.
 
   Args:
     logits: [N, K].
     labels: [N] integers.
-    k: how many classes.
+    k: number of classes that count, 1 for top-1.
   """
   own = np.take_along_axis(logits, labels[:, None].astype(int), axis=1)
   return ((~(logits < own)).sum(1) <= k).astype(float)
@@ -156,7 +159,7 @@ def hits(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
 def expected_calibration_error(
   probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
 ) -> float:
-  """How far confidence and accuracy lie apart, on average over the images: 0 is best, 1 worst.
+  """The |confidence - accuracy| of bins of images, averaged over images: 0 is best, 1 worst.
 
   Images are put into bins of equal width by their largest probability, lower edge excluded. Guo
   et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599.
@@ -164,7 +167,7 @@ def expected_calibration_error(
   Args:
     probabilities: [n, K], rows that sum to 1.
     labels: [n] integers.
-    bins: number of bins; the error grows with it where images are few.
+    bins: number of bins; with few images the error grows with it.
   """
   confidence = probabilities.max(1).astype(np.float64)
   gap = (probabilities.argmax(1) == labels) - confidence
@@ -173,13 +176,14 @@ def expected_calibration_error(
 
 
 def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-  """Sums of loss, top-1 and top-5 hits over the examples that the mask holds.
+  """Sums of the loss and of top-1 and top-5 hits over the examples whose mask is 1.
 
-  An example is a top-k hit when fewer than k other classes have as large a logit.
+  An example is a top-k hit if fewer than k other classes have a logit at least as large as that of
+  its label.
 
   Args:
     logits: [N, K] float32.
-    labels: [N] int32, or [N, K] probabilities, of which the largest marks the right class.
+    labels: [N] int32, or [N, K] probabilities, whose largest marks the right class.
     mask: [N], 1 for examples and 0 for padding.
 
   Returns:
@@ -188,7 +192,7 @@ def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
   """
   classes = labels.argmax(-1) if labels.ndim == 2 else labels
   own = jnp.take_along_axis(logits, classes[:, None], axis=-1)
-  # Ties and NaN count against the example, so that a constant or broken output is not perfect.
+  # Ties and NaN count as misses, so that a constant or broken output does not score as perfect.
   ahead = (~(logits < own)).sum(-1) - 1
   top5 = {'top5': ((ahead < 5) * mask).sum()} if logits.shape[-1] > _ALL_IN_TOP5 else {}
   return {
@@ -200,7 +204,7 @@ def score_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
 
 
 def mean_scores(sums: Iterable[Mapping[str, float]]) -> dict[str, float]:
-  """Adds sums up and divides once: `loss` per example, `top1` and so on in 0..1, `count`."""
+  """Adds up sums of batches and divides by `count`: means per example by name, and `count`."""
   total: dict[str, float] = {}
   for part in sums:
     for name, value in part.items():
@@ -222,8 +226,8 @@ def class_counts(labels: np.ndarray, num_classes: int | None = None) -> np.ndarr
 def class_weights(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
   """Weights of the classes in the loss, in inverse proportion to their frequency.
 
-  Their mean over the examples is 1, so that they leave the size of the loss as it is: with
-  K' classes that occur, N / (K' * count).
+  The weight of a class is N / (K' * count) for K' classes that occur, so that the mean weight of
+  the examples is 1 and the loss keeps its scale.
 
   Args:
     labels: [N] integers.

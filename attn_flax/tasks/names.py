@@ -6,9 +6,9 @@ from attn_flax.errors import check_choice
 from attn_flax.tasks import classification
 from attn_flax.tasks.task import Setting, Task
 
-# Each makes its task; of what a config says about the loss, None is nothing.
+# Functions that make the tasks from what a config says about the loss; None: the default loss.
 TASKS: dict[str, Callable[[Setting | None], Task]] = {'classification': classification.make}
-# Of runs made before there was a choice, and of weights without a config.
+# The task of older runs, whose config names none, and of weights without a config.
 FIRST = 'classification'
 
 
@@ -17,10 +17,10 @@ def find_task(name: str, setting: Setting | None = None) -> Task:
 
   Args:
     name: one of `TASKS`.
-    setting: what its loss takes from a config; None: the loss as it is without one.
+    setting: the config and dataset that its loss depends on; None: the default loss.
 
   Raises:
-    UserError: for an unknown name.
+    UserError: an unknown name.
   """
   check_choice('task', name, TASKS)
   return TASKS[name](setting)

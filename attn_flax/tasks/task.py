@@ -1,7 +1,7 @@
 """A task: what a network learns and how it is judged, as one record of pure functions.
 
-The training loop, the scoring of splits, the checkpoints, the studies and the report know a task by
-this record alone. To add a task, write a file beside `classification.py` and name it in `names.py`.
+The training loop, the scoring of splits, the checkpoints, the studies and the report know a task
+only by this record. To add a task, write a file like `classification.py` and list it in `names.py`.
 """
 
 import collections
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-# What a network returns, a pytree of arrays; of a classifier it is one, logits [N, K].
+# What a network returns, a pytree of arrays; a classifier returns one array, the logits [N, K].
 Outputs = Any
 # What a pipeline makes for a step: `image` [N, H, W, C] float32, the targets, and in evaluation
 # `mask` [N], 1 for examples and 0 for padding.
 Batch = Mapping[str, jax.Array]
-# Sums over examples by name, `count` among them.
+# Sums over examples by name, including their number, `count`.
 Sums = dict[str, jax.Array]
-# What is stored of each example of a split, [N, ...] by name.
+# What is stored for each example of a split, [n, ...] by name.
 Predictions = Mapping[str, np.ndarray]
 
 
@@ -29,7 +29,8 @@ class Classes(NamedTuple):
   Attributes:
     probabilities: outputs -> the probability of each class, [N, K].
     outputs: predictions of a split -> the outputs that they were made from, [n, K].
-    right: predictions of a split -> whether each example's likeliest class is its own, [n] bool.
+    right: predictions of a split -> whether each example's most probable class is its label, [n]
+      bool.
   """
 
   probabilities: Callable[[Outputs], jax.Array]
@@ -38,7 +39,7 @@ class Classes(NamedTuple):
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-  """Names of classes, with the class's number where several share a name, as ImageNet's 'crane'."""
+  """Distinct names of classes: a name that several share, as ImageNet's 'crane', gets a number."""
   counts = collections.Counter(names)
   return [f'{name} ({i})' if counts[name] > 1 else name for i, name in enumerate(names)]
 
@@ -47,25 +48,25 @@ class Task(NamedTuple):
   """What a network learns and how it is judged.
 
   Attributes:
-    name: what the task is called, a key of `names.TASKS`.
+    name: the name of the task, a key of `names.TASKS`.
     loss: (outputs, batch) -> the mean loss of a training batch, a float32 scalar.
-    sums: (outputs, batch) -> sums over the examples that the batch's mask holds, or over all where
-      it has none.
-    scores: sums of several batches -> scores of all their examples, divided once, and `count`.
+    sums: (outputs, batch) -> sums over the examples whose mask is 1, or over all examples of a
+      batch without a mask.
+    scores: sums of several batches -> means over all their examples, and `count`.
     best: the score that decides which checkpoint of a run is the best.
-    higher_is_better: the direction of that score.
-    logged: the names whose means each training step reports beside the loss, of those that `sums`
-      has.
-    predictions: (outputs, batch) -> what is stored of each example, [N, ...] by name.
+    higher_is_better: whether a higher value of that score is better.
+    logged: names among `sums` whose means each training step reports, in addition to the loss.
+    predictions: (outputs, batch) -> what is stored for each example, [N, ...] by name.
     targets: the names among `predictions` that do not depend on the network.
-    examples: predictions of a split -> what each example adds to the mean `best`, [n] float.
-    further: predictions of a split -> scores of a whole run beside `best` that a report shows.
-    summary: (predictions, class names) -> what a result holds beside the scores, and further arrays
-      that are stored with the predictions.
-    pages: which pages of a report show the task.
+    examples: predictions of a split -> the score `best` of each example, whose mean is that of the
+      split, [n] float.
+    further: predictions of a split -> scores that a report shows in addition to `best`.
+    summary: (predictions, class names) -> what a result holds in addition to the scores, and
+      further arrays that are stored with the predictions.
+    pages: the kind of pages that show the task in a report.
     best_range: the smallest and the largest value that `best` can have.
-    classes: how outputs name a class; None where they do not: there is then no class whose
-      probability is predicted, nor one that a map could explain.
+    classes: how outputs become classes; None for a task without classes, for which commands neither
+      print class probabilities nor explain a class.
   """
 
   name: str
@@ -86,12 +87,12 @@ class Task(NamedTuple):
 
 
 class Setting(NamedTuple):
-  """What a task may be made from.
+  """The config and dataset that a task is made for.
 
   Attributes:
-    options: what a config says about training, `config.train`.
-    class_names: of the dataset.
-    labels: () -> the labels of the training split, [N] integers; it may have to read all of it.
+    options: `config.train`, what the config says about training.
+    class_names: the names of the dataset's classes.
+    labels: () -> the labels of the training split, [N] integers; this may read the whole split.
   """
 
   options: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What a run says at its beginning and at its end."""
+"""The lines that a run prints at its beginning and at its end."""
 
 import math
 import pathlib
@@ -120,5 +120,5 @@ def test_other_tasks_have_an_end_too():
   ],
 )
 def test_the_interval_is_wilsons(share, count, low, high):
-  """Within 0 and 1 also where none or all are right."""
+  """It lies within 0..1 even if none or all are right."""
   assert wilson(share, count) == pytest.approx((low, high), abs=1e-4)

@@ -1,4 +1,4 @@
-"""Flags, help and configs by name; what the modes do is tested with them."""
+"""Flags, help and configs by name; each mode has a test file of its own."""
 
 import pathlib
 import sys
@@ -18,7 +18,7 @@ def run(*arguments):
 
 
 def given(flag):
-  """A flag as it is given, with a value that it accepts."""
+  """A flag on a command line, with a value that it accepts."""
   kind = flag.kind if flag.default is None else type(flag.default)
   value = {bool: 'True', int: '3'}.get(kind, flag.choices[0] if flag.choices else 'x')
   return f'--{flag.name}={value}'
@@ -30,7 +30,7 @@ def given(flag):
   ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_a_flag_of_another_mode_is_refused(mode, flag, capsys):
-  """Each with the modes that it serves."""
+  """The error names the modes that the flag belongs to."""
   assert run(f'--mode={mode}', given(flag)) == 2
   out, err = capsys.readouterr()
   assert not out and err.count('\n') == 1
@@ -71,7 +71,7 @@ def test_the_examples_of_the_help_are_commands(mode):
 
 
 def test_the_fields_of_a_config_are_explained(capsys):
-  """Those of the base by its comments, those of a mechanism by its docstring."""
+  """Fields of the base config by its comments, those of a mechanism by its docstring."""
   assert run('--mode=train', '--help', '--config=cbam') == 0
   shown = capsys.readouterr().out
   assert '--config.train.epochs=8\n    Passes over the training split; none: ' in shown
@@ -98,7 +98,7 @@ def test_a_config_is_named_on_the_command_line(flag, capsys):
 
 
 def test_configs_are_found_where_no_checkout_is(monkeypatch, tmp_path):
-  """As from a wheel: a file of one's own may begin with a built-in one."""
+  """As with a wheel: a user's own file may import a built-in one."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'path', [p for p in sys.path if p not in ('', '.', str(ROOT))])
   for name in [name for name in sys.modules if name.partition('.')[0] == 'configs']:
@@ -119,7 +119,7 @@ def test_the_installed_command_names_the_extra_that_is_missing(monkeypatch, caps
 
 
 def test_errors_that_nothing_can_catch_are_reported_but_for_those_of_orbax(monkeypatch, capsys):
-  """Those that it leaves behind when it cannot save, each of a coroutine of its own."""
+  """Orbax leaves coroutines behind when it cannot save, each of which raises such an error."""
 
   class Collected:
     def __init__(self, error):
@@ -132,7 +132,7 @@ def test_errors_that_nothing_can_catch_are_reported_but_for_those_of_orbax(monke
     Collected(error)
     return capsys.readouterr().err
 
-  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # So that it is put back.
+  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # So that it is restored.
   monkeypatch.setattr(command_line, 'run', lambda argv: 0)
   for module, name in ((allocator, 'keep_freed_pages'), (stopping, 'watch_process')):
     monkeypatch.setattr(module, name, lambda: None)

@@ -46,7 +46,7 @@ def table(folder):
 
 
 def test_the_report_holds_what_the_runs_hold(finished):
-  """Accuracies are those that training wrote down, which it computed by other means."""
+  """The report's accuracies are those in the result files of the runs."""
   rows = table(finished)
   assert list(rows) == ['resnet', 'cbam']
   for name, row in rows.items():

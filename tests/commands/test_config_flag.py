@@ -1,4 +1,4 @@
-"""`--config`: which file a name or path means, what its imports mean, and what its fields take."""
+"""`--config`: the file that a name or path means, its imports, and the values of its fields."""
 
 import pathlib
 import re
@@ -33,7 +33,7 @@ class MyGate(nn.Module):
 
 @pytest.fixture(autouse=True)
 def outside(monkeypatch, tmp_path):
-  """A working directory without a checkout, as of an installed wheel; modules stay as they were."""
+  """A working directory without a checkout, as with an installed wheel; restores modules."""
   before = {name: module for name, module in sys.modules.items() if is_config(name)}
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'path', [p for p in sys.path if p not in ('', '.', str(ROOT))])
@@ -81,7 +81,7 @@ BROKEN = 'def get_config(arg=""):\n  raise ValueError("another base")\n'
   ids=['namespace', 'package', 'module'],
 )
 def test_a_built_in_config_imports_the_built_in_base(files, outside, capsys):
-  """Whatever is called `configs` in the working directory."""
+  """Even if the working directory has a `configs` of its own."""
   for name in files:
     write(outside / name, BROKEN + 'attention = None\n')
   assert run('--mode=train', '--help', '--config=eca', f'{BRANCH}.name=se') == 0
@@ -95,7 +95,7 @@ def test_a_folder_with_the_name_of_a_config_is_none(outside):
 
 
 def test_an_own_config_imports_its_own_neighbors_first(outside):
-  """Then the built-in ones; a package is executed as one."""
+  """The built-in ones come next; the `__init__.py` of a package `configs` is executed."""
   write(outside / 'configs' / '__init__.py', 'SEED = 3\n')
   write(
     outside / 'configs' / 'base.py',
@@ -206,7 +206,7 @@ def test_fields_of_another_mechanism_are_set_and_checked():
   assert (entry.ratio, entry.kernel_size, entry.order) == (4, 3, 'channel_first')
   (placement,) = make_model(config.model, 10).attention
   assert dict(placement.fields)['kernel_size'] == 3
-  for field in ('divisor=1', 'ratio=many'):  # SE's; no number.
+  for field in ('divisor=1', 'ratio=many'):  # A field of SE only, and a value that is not a number.
     with pytest.raises(Exception, match=field.partition('=')[0]):
       read('--config=se', f'{BRANCH}.name=cbam', f'{BRANCH}.{field}')
 
@@ -264,7 +264,7 @@ def test_an_own_class_takes_the_fields_that_are_given(gates):
 
 
 def test_an_own_class_refuses_fields_that_it_lacks(gates):
-  """Those of the mechanism before among them."""
+  """Such as those of the mechanism that it replaces."""
   config = read('--config=eca', f'{BRANCH}.name={gates}', f'{BRANCH}.gamma=2.0')
   with pytest.raises(
     UserError, match="unknown field of own_branch_gates:MyGate 'gamma'.*kind, ratio"
@@ -294,7 +294,7 @@ def test_a_place_without_attention_is_named(capsys):
 def test_a_run_with_another_mechanism_goes_on_and_is_scored(
   gates, outside, small_dataset, quick_compilation, capsys
 ):
-  """The run folder records the mechanism with its own fields alone."""
+  """The run folder records the mechanism with only its own fields."""
   command = [
     '--config=eca:smoke', f'{BRANCH}.name={gates}', f'{BRANCH}.ratio=4',
     '--config.train.steps=2', '--config.model.depths=(1,)', '--config.model.widths=(8,)',

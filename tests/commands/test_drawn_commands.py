@@ -1,7 +1,7 @@
-"""Command lines of drawn values: each runs, or ends in one line that names the field.
+"""Command lines with random values: each runs, or ends in one line that names the field.
 
-A run ends where its folder would be made: its network, pipelines and training step are traced by
-then, and nothing is computed.
+A run is stopped where its folder would be made: its network, pipelines and training step are traced
+by then, and nothing is computed.
 """
 
 import importlib
@@ -24,9 +24,9 @@ from attn_flax.models import create_model
 from attn_flax.models.placement import field_names
 
 FROZEN = pathlib.Path(__file__).parents[1] / 'frozen' / 'run.tar.gz'
-SECONDS = 60  # For one command; the slowest trace a hundred blocks.
-# Configs whose fields are drawn, each with how many values of a field: all fields of the baseline
-# and of the study, of the others those of their mechanism.
+SECONDS = 60  # For one command; the slowest ones trace a hundred blocks.
+# Configs whose fields get random values, and the number of values of each field: all fields of the
+# baseline and of the study, and those of the mechanism of each other config.
 CONFIGS = {
   'resnet:smoke': 3,
   **{
@@ -42,7 +42,7 @@ CONFIGS = {
 FAMILIES = ('resnet20', 'resnet50', 'mnasnet_a1', 'vit_tiny32')
 # Fields of the JSON of --attention_kwargs.
 KWARGS = ('ratio', 'bias', 'divisor', 'stages', 'every', 'pools')
-# Words by which a line names a field whose leaf says too little.
+# Other words by which an error may name a field.
 OTHERWISE = {
   'name': ('model', 'network', 'attention', 'dataset', 'optimizer', 'field of'),
   'dir': ('folder',),
@@ -53,7 +53,7 @@ OTHERWISE = {
   'image_size': ('images of',),
   'attention_kwargs': KWARGS,
 }
-# The flags of each mode, as words that the others of the command are drawn around.
+# For each mode, the words that a command needs, and the flags that get random values.
 FLAGS = {
   'cost': (
     ('--models=resnet20', '--attentions=se'),
@@ -88,7 +88,7 @@ PER_FLAG = 4
 
 
 class Started(BaseException):
-  """All checks of a command are passed; no handler of exceptions may swallow it."""
+  """Raised when a command has passed all checks; no `except Exception` may catch it."""
 
 
 def start(*args, **kwargs):
@@ -96,7 +96,7 @@ def start(*args, **kwargs):
 
 
 def leaves(config, prefix=''):
-  """(path, type) of each field, those of attention entries and variants included."""
+  """(path, type) of each field, including those of attention entries and variants."""
   for name in config:
     value = config[name]
     if isinstance(value, ConfigDict):
@@ -160,7 +160,7 @@ def mechanisms():
 
 
 def group_of(name, field):
-  """The test that draws a field: by its section, or for its mechanism; None: no test."""
+  """The group of tests of a field: its section, or its mechanism; None: it is not tested."""
   if name.startswith('compare'):
     return 'study'
   if '.attention.' in field:
@@ -236,7 +236,7 @@ def place(small_dataset, tmp_path_factory):
 
 
 def trace(experiment, workdir, restart, stack):
-  """In place of opening the run folder: traces a training step and an evaluation step."""
+  """Traces a training step and an evaluation step, instead of opening the run folder."""
   import jax
 
   from attn_flax.training.steps import make_eval_step
@@ -255,7 +255,7 @@ def trace(experiment, workdir, restart, stack):
 
 
 def fault(command, named, folder, capsys):
-  """What is wrong with the answer to a command: '' where nothing is; and what it was."""
+  """What is wrong with the end of a command, '' if nothing; and how it ended."""
   before = set(folder.iterdir())
   try:
     with drawn.deadline(SECONDS):
@@ -321,7 +321,7 @@ def test_drawn_flags(mode, place, capsys):
 
 @pytest.mark.slow
 def test_enough_is_drawn():
-  """Over every field of the configs and every flag."""
+  """Every field of the configs and every flag is tested, with enough values in all."""
   from attn_flax.commands.flags import FLAGS as ALL
 
   fields = [command for group in GROUPS for command in drawn_fields(group)]

@@ -31,7 +31,7 @@ def paint(folder, seed):
 
 @pytest.fixture(scope='module')
 def trained(quick_compilation, tmp_path_factory):
-  """A finished run, whose images have moved; and its command without their folder."""
+  """A finished run whose images have moved, and its command without their folder."""
   folder = tmp_path_factory.mktemp('moved')
   paint(folder / 'images', seed=0)
   paint(folder / 'others', seed=1)

@@ -1,4 +1,4 @@
-"""Numbers and none, as people write them, in the fields of a config."""
+"""Numbers and none in the fields of a config, in all forms that people write."""
 
 import math
 
@@ -9,12 +9,12 @@ from attn_flax.commands import configs
 from attn_flax.commands.flags import define
 from configs.presets.recipes import RECIPES
 
-# Fields that are none by default, of each type and in each kind of section.
+# Fields that are None by default, of each type and in each kind of section.
 NULLABLE = (
   *('init_from', 'model.num_classes', 'model.depths', 'model.block', 'model.dropout'),
   *('model.branch_relu', 'data.dir', 'data.size', 'augment.crop_padding', 'augment.flip'),
   *('augment.randaugment', 'train.steps', 'train.clip_norm', 'train.ema_decay'),
-  *('train.epochs', 'train.batch_size'),  # The data decides.
+  *('train.epochs', 'train.batch_size'),  # If they are None, the data decides them.
   *('checkpoint.every_steps', 'model.attention.branch.stages'),
 )
 
@@ -41,7 +41,7 @@ def test_what_is_none_by_default_can_be_made_none(path, word):
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_none_switches_off_what_a_recipe_has_set(recipe):
-  """But for what needs a value, which the recipes leave none of without an error."""
+  """Every field that a recipe sets and that is None by default can be set to none again."""
   default = configs.load('base')
   for path in RECIPES[recipe]:
     if field(default, path) is None:

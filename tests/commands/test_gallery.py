@@ -1,4 +1,4 @@
-"""The pictures that `--mode=explain` makes of files: from which pixels, under which name."""
+"""The pictures that `--mode=explain` draws: their pixels, their crops and their file names."""
 
 import os
 
@@ -19,14 +19,14 @@ ANSWER = Answer(1, 'dog', 0.75)
 
 
 def trained(names=('cat', 'dog'), size=8, resize=10):
-  """A run, as far as pictures need one."""
+  """A run with only what pictures need."""
   fields = {'class_names': list(names), 'size': size, 'resize': resize}
   return TrainedRun(model=None, classes=None, variables={}, augmentation=None, **fields)
 
 
 @pytest.fixture
 def noted(monkeypatch):
-  """What is drawn: (photograph, maps, what is told, fonts) of each picture."""
+  """The arguments with which each picture is drawn: (photograph, maps, told, fonts)."""
   drawn = []
   monkeypatch.setattr(gallery, 'overlays', lambda *args: drawn.append(args) or b'picture')
   return drawn
@@ -47,7 +47,7 @@ def test_a_photograph_is_drawn_at_its_own_resolution(noted, tmp_path):
   row = Gallery(trained(), tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
   photo, maps, told, _ = noted[0]
   np.testing.assert_array_equal(photo.pixels, noise(30, 50))
-  # The shorter side becomes 10, of which the middle 8 are seen: 24 pixels.
+  # The shorter side of 30 becomes 10, of which the network sees the middle 8: 24 pixels.
   assert row['size'] == row['drawn'] == [30, 50] and row['crop'] == [3.0, 12.5, 27.0, 37.5]
   np.testing.assert_allclose(photo.box, (12.5, 3, 37.5, 27))
   assert maps is MAPS and told == ('dog', 0.75, None) and row['true_label'] is None
@@ -56,7 +56,7 @@ def test_a_photograph_is_drawn_at_its_own_resolution(noted, tmp_path):
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_a_photograph_is_upright_as_the_network_saw_it(orientation, noted, tmp_path):
-  """What the box holds is what the network gets, whatever the camera's turn."""
+  """The box holds the pixels that the network gets, for every EXIF orientation."""
   exif = Image.Exif()
   exif[0x0112] = orientation
   smooth = np.asarray(Image.fromarray(noise(3, 5)).resize((80, 48), Image.Resampling.BILINEAR))
@@ -79,7 +79,7 @@ def test_a_large_photograph_is_drawn_smaller_and_it_is_said(noted, tmp_path):
     np.testing.assert_allclose([right - left, bottom - top], 300 * 0.8 * 102 / 300, atol=0.5)
     assert (left + right) / 2 == pytest.approx(512, abs=2)
     assert drawing.finish(tmp_path / 'sheet.png') == [
-      '1 of them drawn smaller than they are, with 1024 pixels on the longer side'
+      'photographs drawn at reduced size, with 1024 pixels on the longer side: 1'
     ]
 
 
@@ -132,7 +132,7 @@ def test_several_photographs_are_on_one_page(tmp_path):
   for path in paths:
     drawing.draw(path, MAPS, ANSWER)
   sheet = tmp_path / 'sheet.png'
-  assert drawing.finish(sheet) == [f'all on one page: {sheet}']
+  assert drawing.finish(sheet) == [f'all images on one page: {sheet}']
   with Image.open(sheet) as page:
     assert page.width > 3 * 160
   assert len(os.listdir(tmp_path / 'out')) == 3

@@ -13,15 +13,19 @@ RUN = '--workdir=runs/x'
 PUBLISHED = f'--published={ROOT}/tests/data/published_costs.csv'
 WEIGHTS = ('--mode=import', '--torch=x.npz', RUN)
 
-# Command lines, and what their error says.
+# Command lines, and a part of the error of each.
 BESIDE = {
   **{
-    (f'--mode={mode}', RUN, '--config=eca'): '--config does nothing beside --workdir'
+    (f'--mode={mode}', RUN, '--config=eca'): '--config does nothing together with --workdir'
     for mode in ('predict', 'explain')
   },
-  ('--config=eca', '--distributed', '--coordinator=a:1'): '--distributed does nothing beside --coo',
+  ('--config=eca', '--distributed', '--coordinator=a:1'): (
+    '--distributed does nothing together with --coordinator'
+  ),
   **{
-    ('--mode=cost', PUBLISHED, flag): f'{flag.partition("=")[0]} does nothing beside --published'
+    ('--mode=cost', PUBLISHED, flag): (
+      f'{flag.partition("=")[0]} does nothing together with --published'
+    )
     for flag in (
       '--models=resnet18',
       '--attentions=eca',
@@ -31,10 +35,10 @@ BESIDE = {
     )
   },
   ('--mode=compare', '--workdirs=a', '--config=compare', '--config.seeds=1,2'): (
-    '--config.seeds does nothing beside --workdirs'
+    '--config.seeds does nothing together with --workdirs'
   ),
   ('--mode=compare', '--workdirs=a', '--config=compare', '--config.base.seed=3'): (
-    '--config.base.seed does nothing beside --workdirs'
+    '--config.base.seed does nothing together with --workdirs'
   ),
   (*WEIGHTS, '--config=eca', '--config.model.name=resnet50'): (
     '--config.model.name does nothing in --mode=import'
@@ -72,7 +76,7 @@ def test_an_empty_flag_is_refused(mode, flag, capsys):
   lists = isinstance(flag.default, tuple) or flag.kind is tuple
   for value in ('', ',', 'a,', 'a,,b', ' ,a') if lists else ('',):
     line = answers.error_of(capsys, f'--mode={mode}', f'--{flag.name}={value}')
-    assert f'--{flag.name} names nothing, or an empty name' in line
+    assert f'--{flag.name} is empty, or holds an empty name' in line
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,10 @@ def test_an_empty_flag_is_refused(mode, flag, capsys):
     (['--attentions=eca,foo'], "unknown attention 'foo'"),
     (['--models=resnet20,resnet21', '--attentions=none'], "unknown model 'resnet21'"),
     (['--models=resnet18', '--stride_in=1x1'], '--stride_in does nothing without bottlenecks'),
-    (['--models=vit_ti16,resnet18', '--stride_in=3x3'], 'as in vit_ti16, resnet18; leave it out'),
+    (
+      ['--models=vit_ti16,resnet18', '--stride_in=3x3'],
+      'such as in vit_ti16, resnet18; leave it out',
+    ),
   ],
 )
 def test_costs_of_what_nobody_knows_are_refused(words, message, capsys):
@@ -97,7 +104,8 @@ def test_a_mechanism_that_a_network_does_not_take_is_a_row(capsys):
 
 @pytest.mark.parametrize('text', ['[]', 'null', '3', '{'])
 def test_fields_that_are_no_mapping_are_refused(text, capsys):
-  assert 'is no mapping in JSON' in answers.error_of(capsys, *WEIGHTS, f'--attention_kwargs={text}')
+  line = answers.error_of(capsys, *WEIGHTS, f'--attention_kwargs={text}')
+  assert 'is not a mapping in JSON' in line
 
 
 def test_a_study_is_not_imported(capsys):

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
   ],
 )
 def test_the_config_of_an_imported_network_builds_it_again(name):
-  """Also after a round through JSON, where tuples become lists."""
+  """Even after it was saved as JSON, where tuples become lists."""
   from configs import base
 
   model, _ = from_torch(rule.load(name)[0])
@@ -75,7 +75,7 @@ def test_the_checkpoint_holds_the_weights(imported):
     (['--torch=weights.npz'], 'needs --torch'),
     (['--workdir=run'], 'needs --torch'),
     (['--torch=nowhere.npz', '--workdir={folder}/other'], 'nowhere.npz'),
-    (['--torch={folder}/weights.npz', '--workdir={folder}/run'], 'holds a run already'),
+    (['--torch={folder}/weights.npz', '--workdir={folder}/run'], 'already holds a run'),
   ],
 )
 def test_mistakes(imported, capsys, flags, message):
@@ -122,7 +122,7 @@ def test_a_network_is_imported_before_its_dataset_is_there(tmp_path, capsys):
 
 
 def test_it_is_trained_further_by_its_folder_alone(imported, tmp_path, capsys):
-  """From the weights it holds, not from fresh ones."""
+  """Training starts from the imported weights, not from new ones."""
   shutil.copytree(imported / 'run', tmp_path / 'run')
   content = run_files.read(tmp_path / 'run', 'config.json')
   content['config']['train'] |= {'steps': 1, 'batch_size': 8}

@@ -1,4 +1,4 @@
-"""The command line: every config runs to its result, goes on where it stopped, is scored again."""
+"""The command line: every config trains to a result, is resumed, and is scored again."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from attn_flax.commands.workdir import workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = [path.stem for path in FILES]
-# Compositions of what the other configs hold run with the slow tests.
+# Hybrids combine mechanisms of other configs; they run with the slow tests.
 HYBRIDS = ('dot_product_additive', 'eca_aa', 'eca_bam', 'eca_cbam', 'se_non_local')
 EACH_CONFIG = [
   pytest.param(name, marks=pytest.mark.slow if name in HYBRIDS else ()) for name in CONFIGS
@@ -92,7 +92,7 @@ def test_the_run_folder_says_what_was_run(name, finished):
 
 @pytest.mark.parametrize('name', EACH_CONFIG)
 def test_predictions_give_the_scores_of_the_result(name, finished):
-  """Logits and labels alone lead to loss, top-1 and top-5, in NumPy's double precision."""
+  """Loss, top-1 and top-5 follow from logits and labels, in NumPy's double precision."""
   workdir = finished(name)
   result = run_files.read(workdir)
   with np.load(workdir / 'predictions.npz') as arrays:
@@ -160,7 +160,7 @@ def test_evaluate_scores_other_splits(finished, capsys):
 
 
 def _one_per_place():
-  """The first config for each place where attention acts."""
+  """The first config for each place of attention."""
   found = {}
   for name in CONFIGS:
     namespace = {}
@@ -175,7 +175,7 @@ def _one_per_place():
   [pytest.param(n, marks=() if n in _one_per_place() else pytest.mark.slow) for n in CONFIGS],
 )
 def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop_after, capfd):
-  """At every place: SIGTERM saves, exits with 143, and the same command goes on from there."""
+  """SIGTERM saves and exits with 143, and the same command resumes; for each place of attention."""
   expected = finished(name)
   capfd.readouterr()
   workdir = tmp_path / 'run'
@@ -193,7 +193,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop
 
 
 def test_every_update_crops_its_images_anew(tmp_path, monkeypatch):
-  """Of one image, over and over, under a rate of 0, only the crops make the loss change."""
+  """With a single image and a learning rate of 0, only the crops can change the loss."""
   load = data.load
 
   def load_one_image(*args, **kwargs):
@@ -221,7 +221,7 @@ def workdir_of(*arguments):
 
 
 def test_two_commands_never_share_a_run_folder():
-  """Unless they ask for the same config; the same command always takes the same folder."""
+  """Unless they have the same config; the same command always has the same folder."""
   eca = f'--config={ROOT}/configs/eca.py'
   commands = [
     [eca],
@@ -259,7 +259,7 @@ def test_help_lists_the_flags(capsys):
 
 
 def test_the_process_exits_with_the_code(tmp_path):
-  """As a user starts it, who makes a mistake: code 2 and one line."""
+  """A user's mistake ends `python main.py` with code 2 and one line."""
   command = [sys.executable, str(ROOT / 'main.py'), '--mode=evaluate', '--workdir=nowhere']
   environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
   done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

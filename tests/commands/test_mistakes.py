@@ -12,7 +12,7 @@ import run_files
 import main
 
 ROOT = pathlib.Path(__file__).parents[2]
-# A network of one block, for what does not depend on the network.
+# A network of one block, for tests that do not depend on the network.
 TINY = ('--config.model.depths=(1,)', '--config.model.widths=(8,)', '--config.log_every=1')
 
 pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
@@ -124,7 +124,7 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(
 
 
 def assert_one_line(capsys, message):
-  """Standard error holds one line, an error that matches."""
+  """Checks that stderr holds one line, an error that matches."""
   err = capsys.readouterr().err
   assert re.fullmatch(r'error: [^\n]+\n', err), err
   assert re.search(message, err), err
@@ -132,7 +132,7 @@ def assert_one_line(capsys, message):
 
 @pytest.fixture(scope='module')
 def tiny(small_dataset, quick_compilation, tmp_path_factory):
-  """The command of a tiny run that may be prolonged, and the folder where it is finished."""
+  """The command of a tiny run that may be extended, and the folder of the finished run."""
   workdir = tmp_path_factory.mktemp('tiny') / 'run'
   command = [
     config_flag('eca'), *TINY, '--config.train.steps=3', '--config.optimizer.schedule=constant'
@@ -161,7 +161,7 @@ def edit_config(workdir, **model):
 
 
 def test_a_corrupt_checkpoint_is_named(tiny, copied, capsys):
-  """To evaluate it, and to go on from it."""
+  """By evaluation, and by a command that would resume from it."""
   command, _ = tiny
   data = max((copied / 'checkpoints/3/state').rglob('d/*'), key=lambda p: p.stat().st_size)
   data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
@@ -185,7 +185,7 @@ SE = {'branch': {'name': 'se', 'ratio': 4}}
   ids=['larger', 'with more', 'with less', 'with others'],
 )
 def test_a_foreign_checkpoint_is_refused(model, copied, capsys):
-  """One of a network whose arrays have other shapes, or that has more of them, less, or others."""
+  """One of a network with arrays of other shapes, more arrays, fewer, or others."""
   edit_config(copied, **model)
   assert run('--mode=evaluate', f'--workdir={copied}') == 2
   assert_one_line(capsys, 'checkpoints/3 cannot be read: .* belongs to another network')
@@ -229,7 +229,7 @@ def test_fields_that_change_no_result_may_differ(tiny, copied, data_dir, capsys)
 
 
 def test_a_longer_run_ends_where_one_of_that_length_ends(tiny, copied, tmp_path):
-  """Under a schedule whose past does not change; the earlier end stays a candidate for the best."""
+  """If the schedule does not depend on the length; the first end may remain the best checkpoint."""
   command, _ = tiny
   longer = [*command, '--config.train.steps=5']
   assert run(*longer, f'--workdir={copied}') == 0
@@ -242,7 +242,7 @@ def test_a_longer_run_ends_where_one_of_that_length_ends(tiny, copied, tmp_path)
 
 @pytest.mark.parametrize(('schedule', 'steps'), [('constant', 2), ('cosine', 5)])
 def test_a_length_that_changes_the_past_is_refused(schedule, steps, tiny, copied, capsys):
-  """A shorter run, and a longer one under a cosine schedule."""
+  """A shorter run, and a longer one with a cosine schedule."""
   command, _ = tiny
   content = run_files.read(copied, 'config.json')
   content['config']['optimizer']['schedule'] = schedule

@@ -1,4 +1,4 @@
-"""What a mistyped command line most likely means: one line, which names what to type."""
+"""Mistyped command lines: the error is one line that suggests what to type."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 BRANCH = '--config.model.attention.branch'
 MOST_NAMES = 20
 STUDY = ('--mode=compare', '--config=compare')
-# What is typed behind --config=eca, and what the answer ends with.
+# Words that are typed after --config=eca, and the end of the error.
 LIKELY = {
   '--epochs=3': '--config.train.epochs=3?',
   '--epochs 3': '--config.train.epochs=3?',
@@ -55,7 +55,7 @@ LIKELY = {
   'evaluate': '--mode=evaluate?',
   'help': '--help?',
 }
-# Whole command lines.
+# Whole command lines, and a part of the error of each.
 OTHERS = {
   ('--config.seed=3', '--config=eca'): '--config.seed=3 stands before --config; name the config '
   'first, then its fields',
@@ -71,7 +71,7 @@ OTHERS = {
   (*STUDY, '--config.train.epochs=3'): '--config.base.train.epochs=3?',
   (*STUDY, '--config.selct=eca'): '--config.select=eca?',
   (*STUDY, '--config.select=eca,cbma'): "unknown study variant 'cbma'; did you mean 'cbam'?",
-  ('--config=resnet', f'{BRANCH}.ratio=8'): 'take one that has, such as --config=se',
+  ('--config=resnet', f'{BRANCH}.ratio=8'): 'choose one that has, such as --config=se',
   ('--config=resnet', '--config.model.attention=se'): 'that you want, such as --config=se',
 }
 

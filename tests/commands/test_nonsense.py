@@ -1,4 +1,4 @@
-"""Values that nobody can mean: one line that names the field, exit code 2, and no folder."""
+"""Impossible values: one line that names the field, exit code 2, and no folder is made."""
 
 import pytest
 

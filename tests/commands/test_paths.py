@@ -1,4 +1,4 @@
-"""Paths as people write them, in every flag and field that takes one."""
+"""Unusual paths, in every flag and field that takes one."""
 
 import pathlib
 import pwd
@@ -25,7 +25,7 @@ TINY = (
   '--config.train.steps=2',
   '--config.train.batch_size=8',
 )
-# The mode that each flag is tried in, with what else it needs.
+# For each flag, the mode in which it is tested, and the other words that a command needs.
 PATHS = {
   'workdir': ['--mode=evaluate'],
   'output': ['--mode=evaluate', '--workdir=x'],
@@ -36,7 +36,7 @@ PATHS = {
   'config.init_from': list(TINY),
   'config.data.dir': list(TINY),
 }
-# Characters that shells, patterns, URLs and terminals take for something else.
+# Names with characters that are special in shells, patterns, URLs or terminals.
 NAMES = ('a b', ' a', 'a%20b', 'a#b', 'a:b', 'gs:x', '{a}', '$HOME', 'a]b', '猫', '"a"', "it's")
 NAMES += (unicodedata.normalize('NFC', 'é'), unicodedata.normalize('NFD', 'é'), 'a' * 255)
 
@@ -47,7 +47,7 @@ def run(*arguments):
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
-  """Commands are given in it."""
+  """An empty working directory."""
   (tmp_path / 'configs').symlink_to(pathlib.Path(main.__file__).parent / 'configs')
   monkeypatch.chdir(tmp_path)
   return tmp_path
@@ -65,7 +65,7 @@ def test_every_flag_that_takes_a_path_is_tried():
 
 @pytest.mark.parametrize('flag', [flag for flag in PATHS if not flag.startswith('config.')])
 def test_the_home_sign_is_the_home_folder(flag, tmp_path, monkeypatch):
-  """Shells expand it only after a space."""
+  """Shells expand `~` only at the beginning of a word."""
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
   values = flags.define(['main.py'])
   values(['main.py', *PATHS[flag], f'--{flag}=~/a'])
@@ -119,7 +119,7 @@ def test_checkpoints_in_a_folder_of_any_name_can_be_read(name, tmp_path):
 def test_a_folder_whose_checkpoints_could_not_be_read_is_refused_at_once(
   name, command, empty_folder, tmp_path_factory, capsys
 ):
-  """Orbax would save without an error, and find nothing again."""
+  """Orbax would save without an error, but not find the checkpoints again."""
   weights = tmp_path_factory.mktemp('weights') / 'weights.npz'
   np.savez(weights, **tiny_torch.weights())
   assert run(*(word.format(weights=weights) for word in command), f'--workdir={name}') == 2

@@ -1,4 +1,4 @@
-"""`--mode=predict` and `--mode=explain` on images of one's own."""
+"""`--mode=predict` and `--mode=explain` on a user's images."""
 
 import collections
 import csv
@@ -45,7 +45,7 @@ def workdir(small_dataset, quick_compilation, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-  """A folder with images of several sizes, one in a folder below, and two that are broken."""
+  """A folder with images of several sizes, one of them in a subfolder, and two broken ones."""
   folder = tmp_path_factory.mktemp('photos')
   (folder / 'below').mkdir()
   rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def run(*arguments):
 
 
 def expected_probabilities(workdir, path):
-  """What the network says, without the code under test: the checkpoint applied by hand."""
+  """The network's probabilities, computed from the checkpoint without the code under test."""
   experiment = open_experiment(run_folder.load_config(workdir), trains=False)
   checkpoints = Checkpoints(workdir, read_only=True)
   state, _ = checkpoints.restore(1, experiment.abstract_state())
@@ -86,7 +86,7 @@ def test_the_likeliest_classes_are_printed(workdir, photos, capsys):
 
 
 def test_what_pillow_says_of_a_readable_image_is_not_shown(workdir, tmp_path, recwarn, capfd):
-  """As the text names no file and no remedy."""
+  """Pillow's warnings name neither the file nor a fix."""
   path = tmp_path / 'short_exif.jpg'
   Image.new('RGB', (40, 40)).save(path, exif=b'Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01')
   assert run('--mode=predict', f'--workdir={workdir}', f'--images={path}') == 0
@@ -103,7 +103,7 @@ def test_a_folder_is_read_in_natural_order_and_what_is_broken_is_named(workdir, 
 
 
 def test_predictions_are_written_as_a_table(workdir, photos, tmp_path, capsys):
-  """What is printed without it, with the probabilities unrounded; broken images are named."""
+  """It holds what is printed without `--output`, but with all digits; broken images are named."""
   arguments = ['--mode=predict', f'--workdir={workdir}', f'--images={photos}']
   table = tmp_path / 'new' / 'predictions.csv'
   for _ in range(2):  # An older table is replaced.
@@ -130,7 +130,7 @@ def test_what_is_no_csv_file_is_refused(workdir, photos, tmp_path, capsys, name)
   (tmp_path / 'folder.csv').mkdir()
   arguments = ['--mode=predict', f'--workdir={workdir}', f'--images={photos}/b9.png']
   assert run(*arguments, f'--output={tmp_path}/{name}') == 2
-  assert f'--output={tmp_path}/{name} is no CSV file; name one' in capsys.readouterr().err
+  assert f'--output={tmp_path}/{name} is not a CSV file; name one' in capsys.readouterr().err
   assert [path.name for path in tmp_path.iterdir()] == ['folder.csv']
 
 
@@ -139,7 +139,7 @@ def test_a_table_that_cannot_be_finished_leaves_the_older_one(workdir, photos, t
   table.write_text('older')
   arguments = ['--mode=predict', f'--workdir={workdir}', f'--images={photos}/text.jpg']
   assert run(*arguments, f'--output={table}') == 2
-  assert 'none of the 1 images can be read' in capsys.readouterr().err
+  assert 'no image can be read; name others in --images' in capsys.readouterr().err
   assert table.read_text() == 'older' and list(tmp_path.iterdir()) == [table]
 
 
@@ -159,18 +159,18 @@ def test_names_with_commas_and_bytes_that_are_no_text_come_back(tmp_path):
     (['--mode=predict'], '--images'),
     (['--mode=explain'], '--images'),
     (['--mode=predict', '--images=/no/such/file.png'], 'does not exist'),
-    (['--mode=explain', '--images={photos}/text.jpg'], 'none of'),
-    (['--mode=predict', '--images={photos}/text.jpg'], 'none of'),
+    (['--mode=explain', '--images={photos}/text.jpg'], 'no image can be read'),
+    (['--mode=predict', '--images={photos}/text.jpg'], 'no image can be read'),
     (
       ['--mode=explain', '--images={photos}/b9.png', '--methods=gradcam'],
       "did you mean 'grad_cam'",
     ),
     (['--mode=explain', '--images={photos}/b9.png', '--methods=attention_rollout'], 'transformer'),
-    (['--mode=explain', '--images={photos}/b9.png', '--methods='], '--methods names nothing'),
+    (['--mode=explain', '--images={photos}/b9.png', '--methods='], '--methods is empty'),
     (['--mode=explain', '--images={photos}/b9.png', '--stage=9'], 'stage'),
     (
       ['--mode=explain', '--images={photos}/b9.png', '--stage=2', '--methods=own_map,occlusion'],
-      'stage=2 does nothing in own_map, occlusion; leave it out, or name one of grad_cam',
+      'stage=2 does nothing for own_map, occlusion; leave it out, or name one of grad_cam',
     ),
   ],
 )
@@ -183,9 +183,9 @@ def test_mistakes_are_one_line(workdir, photos, capsys, arguments, message):
 
 
 def test_what_explains_nothing_is_refused(workdir, photos, monkeypatch, tmp_path):
-  """No method, and those that have no map of the network: none is told to be explained."""
+  """No method, and a method without a map of the network; nothing is drawn."""
   images = [str(photos / 'b9.png')]
-  with pytest.raises(UserError, match='methods names nothing; allowed: grad_cam'):
+  with pytest.raises(UserError, match='methods is empty; name some of grad_cam'):
     explain_run.explain_run(workdir, images, [])
   monkeypatch.setitem(METHODS, 'own_map', lambda *args: None)
   with pytest.raises(UserError, match='own_map has no map of this network; .* such as grad_cam'):
@@ -209,7 +209,7 @@ def test_images_are_explained_with_overlays_and_scores(workdir, photos, capsys):
   trained = predict.open_trained(workdir)
   for row in content['images']:
     with Image.open(row['picture']) as picture:
-      height, width = row['drawn']  # And enlarged, each beside its two maps.
+      height, width = row['drawn']  # Drawn enlarged, beside its two maps.
       assert picture.width > 3 * width * 256 / max(height, width) and picture.height < 512
     assert len(row['predictions']) == 5
     assert set(row['maps']) == {'grad_cam', 'own_map'}
@@ -237,7 +237,7 @@ def test_images_are_explained_with_overlays_and_scores(workdir, photos, capsys):
 
 
 def _drawn(monkeypatch):
-  """Has overlays noted in place of drawn: the list of (photograph, maps, what is told, fonts)."""
+  """Records overlays instead of drawing them: a list of (photograph, maps, told, fonts)."""
   noted = []
   monkeypatch.setattr(gallery, 'overlays', lambda *args: noted.append(args) or b'picture')
   return noted
@@ -246,7 +246,7 @@ def _drawn(monkeypatch):
 def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
   workdir, photos, monkeypatch, capsys
 ):
-  """Four good images and an unreadable one, two at a time: chunks of 2, 1 and 1."""
+  """Four good images and an unreadable one, two files at a time: chunks of 2, 1 and 1 images."""
   traces = collections.Counter()
 
   def counted(name, function):
@@ -313,7 +313,7 @@ def test_chunks_of_any_length_are_traced_once_and_stay_in_order(
 
 
 def test_what_is_empty_in_the_result_is_shown_as_empty(workdir, photos, monkeypatch):
-  """Maps that are zero or not finite are; one that is negative everywhere is not, but drawn."""
+  """Maps that are zero or not finite are empty; one that is negative everywhere is drawn."""
   made = {'grad_cam': 0.0, 'hires_cam': np.nan, 'layer_cam': np.inf, 'occlusion': -1.0}
   for name, value in made.items():
     fixed = lambda model, variables, x, labels, stage=None, value=value: (  # noqa: E731
@@ -347,7 +347,7 @@ def test_what_is_empty_in_the_result_is_shown_as_empty(workdir, photos, monkeypa
 
 
 def test_classes_that_share_a_name_are_told_apart(workdir, photos, monkeypatch, tmp_path):
-  """The class that is explained is the likeliest, not the first of its name."""
+  """The class that is explained is the likeliest one, not the first of that name."""
   folder = tmp_path / 'run'
   shutil.copytree(workdir, folder)
   described = artifacts.read_json(folder / 'dataset.json')
@@ -373,7 +373,7 @@ def test_classes_that_share_a_name_are_told_apart(workdir, photos, monkeypatch, 
 
 
 def test_overlays_of_an_earlier_run_are_removed(workdir, photos, monkeypatch):
-  """Those that its result names, and nothing else in the folder."""
+  """Files that its result names are removed, and nothing else in the folder."""
   monkeypatch.setitem(METHODS, 'own_map', lambda *args: np.ones((len(args[2]), 4, 4), np.float32))
   monkeypatch.setattr(explain_run, 'faithfulness', lambda *args, **fields: {})
   _drawn(monkeypatch)
@@ -404,7 +404,7 @@ def test_importing_starts_no_device(monkeypatch):
 
 
 def test_every_method_has_a_name():
-  """All maps that the library makes can be asked for on the command line."""
+  """The command line offers every map that the library makes."""
   library = set(explain.__all__) & {name for name in dir(explain) if 'cam' in name}
   others = {'integrated_gradients', 'smooth_grad', 'occlusion', 'own_map', 'attention_rollout'}
   assert set(METHODS) == library | others

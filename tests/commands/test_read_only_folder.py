@@ -1,4 +1,4 @@
-"""A run folder that may be read and not written, as that of a colleague."""
+"""A run folder that can be read but not written, such as a colleague's."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from PIL import Image
 import main
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Runs command lines as a user whom permissions bind, and prints how each ended. Root keeps its
-# name, so that it can read the installation, and drops the right to pass over permissions: by
-# starting a program that cannot get it.
+# Runs command lines as a user who is bound by permissions, and prints how each ended. Root remains
+# root, so that it can read the installation, but starts a program without the capabilities that
+# override permissions.
 COMMANDS = """
 import contextlib, ctypes, io, json, os, sys
 
@@ -40,7 +40,7 @@ MODES = ('evaluate', 'predict', 'explain')
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Holds images, and a run on them that may not be written."""
+  """A folder that holds images, and a run on them that cannot be written."""
   folder = tmp_path_factory.mktemp('read_only')
   rng = np.random.default_rng(0)
   for split, count in (('train', 16), ('val', 4), ('test', 4)):
@@ -90,7 +90,7 @@ def _arguments(folder, mode, output):
   arguments = [f'--mode={mode}', f'--workdir={folder}/run']
   if mode != 'evaluate':
     arguments.append(f'--images={folder}/images/test')
-  if mode != 'predict' and output:  # It writes nothing.
+  if mode != 'predict' and output:  # Without `--output`, predict writes nothing.
     arguments.append(f'--output={folder}/output/{mode}')
   return arguments
 

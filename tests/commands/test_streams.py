@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or not read on, and devices without room."""
+"""Standard streams that are closed, full or no longer read, and memory that runs out."""
 
 import os
 import pathlib
@@ -48,7 +48,7 @@ def test_what_nobody_reads_on_ends_without_a_word(tmp_path, data_dir):
 @pytest.mark.slow
 @pytest.mark.parametrize('streams', ['| true', '>/dev/full', '>&-', '2>&-', '>&- 2>&-'])
 def test_training_does_not_depend_on_its_output(streams, tmp_path):
-  """What is printed is in the log, too."""
+  """All that is printed is in the log, too."""
   from attn_flax.data.sources.cluttered_digits import build
 
   root = build.prepare().data_path.parents[2]
@@ -72,7 +72,7 @@ def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
   monkeypatch.setattr(cost, 'run', run)
   assert main.run(['main.py', *COST.split()]) == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert 'there is not memory enough' in line and 'train.batch_size' in line
+  assert 'there is not enough memory' in line and 'train.batch_size' in line
 
 
 def test_other_errors_of_a_device_keep_their_traceback(monkeypatch):

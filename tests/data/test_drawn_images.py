@@ -1,7 +1,7 @@
 """Malformed images of every format: each is decoded, or is a `BadImage` whose line gives a reason.
 
-They are made from whole images by a drawn change, once for the library's functions, and once in
-the class folders of a dataset, where an error names the file.
+They are made from whole images by a random change. They are given to the library's functions, and
+put into the class folders of a dataset, where an error names the file.
 """
 
 import io
@@ -52,7 +52,7 @@ def whole(kind, mode, rng):
   exif = {}
   if kind in ('jpeg', 'png', 'webp') and rng.random() < 0.5:
     data = Image.Exif()
-    data[0x0112] = rng.randrange(0, 10)  # The orientation, and numbers that are none.
+    data[0x0112] = rng.randrange(0, 10)  # The orientation; 0 and 9 are not valid.
     exif = {'exif': data}
   image.save(buffer, format=kind, **exif)
   return buffer.getvalue()
@@ -69,7 +69,7 @@ def changed(content, change, rng):
     broken[begin] ^= 1 << rng.randrange(8)
   elif change == 'a byte of the head':
     broken[head] = rng.randrange(256)
-  elif change == 'a number of the head':  # As widths, lengths and offsets are stored.
+  elif change == 'a number of the head':  # Headers store widths, lengths and offsets like this.
     number = rng.choice([0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1])
     size = 2 if number < 2**16 and rng.random() < 0.5 else 4
     broken[head : head + size] = number.to_bytes(size, rng.choice(['little', 'big']))
@@ -102,7 +102,7 @@ def malformed():
 
 
 def fault(content, rng):
-  """What is wrong with the answers of all decoders, '' if nothing; and what they were."""
+  """What is wrong with the results of all decoders, '' if nothing; and what they were."""
   upright = rng.random() < 0.5
   draws = np.random.default_rng(0).random((crops.TRIES, 4))
   calls = (
@@ -134,7 +134,7 @@ def fault(content, rng):
 
 @pytest.fixture
 def little_memory():
-  """A number in a head must not decide how much memory a decoder takes."""
+  """Limits memory: a number in a header must not decide how much of it a decoder takes."""
   if sys.platform != 'linux':
     pytest.skip('the limit of the address space is that of Linux')
   before = resource.getrlimit(resource.RLIMIT_AS)
@@ -153,7 +153,7 @@ def test_malformed_images_are_decoded_or_refused(little_memory, capsys):
 
 
 def test_a_folder_of_malformed_images_is_refused_by_name(tmp_path, capfd):
-  """Or trained on without them: what its check passes is decoded later, too."""
+  """With `max_bad` the folder is used without them: all images that its check passes decode."""
   for split in ('train', 'val', 'test'):
     for label in 'ab':
       place = tmp_path / split / label

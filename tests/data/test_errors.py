@@ -1,4 +1,4 @@
-"""What a user may do wrong with data: each mistake is answered in one line that names the fix."""
+"""Mistakes of users with data: each is reported in one line that names the fix."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ def put(root, *names):
 
 
 def refused(match, **arguments):
-  """The line that answers a mistake."""
+  """The one-line error of `data.load`, which must match."""
   with pytest.raises(UserError, match=match) as caught:
     data.load(**arguments)
   text = str(caught.value)
@@ -45,12 +45,12 @@ def refused(match, **arguments):
 
 
 def test_no_folder_at_all(tmp_path):
-  refused(r'name=folder needs the folder: --config\.data\.dir=', name='folder')
+  refused(r'name=folder needs --config\.data\.dir=', name='folder')
   missing = str(tmp_path / 'missing')
   refused(f"'{missing}' does not exist.*--config.data.dir", name='folder', data_dir=missing)
   file = tmp_path / 'file'
   file.touch()
-  refused(f"'{file}' is no folder", name='folder', data_dir=str(file))
+  refused(f"'{file}' is not a folder", name='folder', data_dir=str(file))
 
 
 def test_an_empty_folder(tmp_path):
@@ -82,7 +82,7 @@ def test_one_class(tmp_path):
 
 @pytest.mark.parametrize('split', ['val', 'validation', 'test'])
 def test_a_split_without_images(tmp_path, split):
-  """Without those of one class it is used, and that is told; without any it is a mistake."""
+  """A split without images of one class is used with a warning; an empty one is an error."""
   put(tmp_path, 'train/cats/1.png', 'train/dogs/1.png')
   (tmp_path / split / 'dogs').mkdir(parents=True)
   name = 'test' if split == 'test' else 'validation'
@@ -120,7 +120,7 @@ def test_a_split_without_classes_and_a_split_twice(tmp_path):
 
 
 def test_too_few_images_to_split(tmp_path, capsys):
-  # By their hashes both are training images.
+  # By their hashes both belong to the training split.
   put(tmp_path, 'train/cats/1.png', 'train/dogs/1.png')
   arguments = dict(data_dir=str(tmp_path), splits=['validation'])
   refused('too few images to cut a validation split off', name='folder', **arguments)
@@ -147,7 +147,7 @@ def test_annotations_and_splits_of_a_folder(tmp_path):
 
 
 def test_an_error_stands_alone(tmp_path, capsys):
-  """Neither chance nor what is passed over is told where the run ends anyway."""
+  """Warnings about empty classes and skipped files are not printed before an error."""
   put(tmp_path, *(f'train/cats/{i}.png' for i in range(60)), 'train/dogs/1.png')
   (tmp_path / 'test/cats').mkdir(parents=True)
   arguments = dict(name='folder', data_dir=str(tmp_path))
@@ -188,13 +188,13 @@ def test_imagenet_from_class_folders(tmp_path, three_classes, capsys):
   assert '/train/' in dataset.splits['validation'].source.name(0)
   assert not test.upright and test.resize == 256
   assert f'{tmp_path}: 3 classes; images: train ' in (err := capsys.readouterr().err)
-  assert '(cut off from train/), test 6 (val/); 224 x 224 pixels; passed over: nothing' in err
+  assert '(cut off from train/), test 6 (val/); 224 x 224 pixels; skipped: nothing' in err
 
 
 def test_imagenet_that_is_not_whole(tmp_path, three_classes):
   put(tmp_path, *(f'train/{wnid}/1.JPEG' for wnid in WNIDS[:2]))
   arguments = dict(name='imagenet2012', data_dir=str(tmp_path))
-  refused('has no folder val, whose images are the test', **arguments)
+  refused('has no folder val: add it, the test split', **arguments)
   put(tmp_path, 'val/ILSVRC2012_val_00000001.JPEG')
   refused("val' holds no folders of classes: sort", **arguments)
   put(tmp_path, *(f'val/{wnid}/1.JPEG' for wnid in WNIDS[:2]))
@@ -218,7 +218,7 @@ def test_imagenet_that_is_not_there(tmp_path):
 
 
 FULL = os.strerror(errno.ENOSPC)
-# What writers raise on a full disk: Python's own, those in C++, and the library.
+# Errors that writers raise on a full disk: Python's, those in C++, and the library's.
 OUT_OF_SPACE = [
   OSError(errno.ENOSPC, FULL),
   OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
@@ -277,20 +277,20 @@ def test_other_errors_keep_their_traceback(tmp_path):
 
 
 WHOLE = [f'{split}/{name}/{i}.png' for split in ('train', 'val') for name in 'ab' for i in range(3)]
-# What is put into the folder, what one of its files holds instead, and the answer.
+# The files of the folder, the new content of one of them, and the error.
 FOLDERS = {
   'no folder': (None, None, "images' does not exist: name the folder .* --config.data.dir"),
   'empty folder': ([], None, r'has no folder train \(it holds nothing\): .*train/<class>/'),
-  'one class': (['train/a/1.png'], None, "one class, 'a': a classifier takes at least two"),
+  'one class': (['train/a/1.png'], None, "one class, 'a': a classifier needs at least two"),
   'class missing in train': (
     [*WHOLE[:3], *WHOLE[6:]],
     None,
-    "one class, 'a': a classifier takes at least two",
+    "one class, 'a': a classifier needs at least two",
   ),
   'unknown class in val': ([*WHOLE, 'val/B/1.png'], None, "'B' that train lacks; did you mean 'b'"),
   'empty file': (WHOLE, lambda file: b'', r'1 of 12 .*train/a/1.png: it is empty\): .*max_bad=1'),
   'truncated': (WHOLE, lambda file: file[:2000], r'a/1.png: .*truncated.*\): .*max_bad=1'),
-  'no image': (WHOLE, lambda file: b'words', r'a/1.png: it is no image of a known .*max_bad=1'),
+  'no image': (WHOLE, lambda file: b'words', r'a/1.png: it is not an image of a known .*max_bad=1'),
 }
 
 
@@ -303,7 +303,7 @@ def test_an_image_smaller_than_the_crop_ends_the_command(tmp_path, monkeypatch, 
 
 
 def answer(capsys, *arguments):
-  """The one line that the command answers with; it ends with the code of a mistake."""
+  """The one-line error of a command, whose exit code must be that of a mistake."""
   assert main.run(['main.py', f'--config={ROOT}/configs/eca.py:folder,smoke', *arguments]) == 2
   err = capsys.readouterr().err
   assert re.fullmatch(r'error: [^\n]+\n', err), err
@@ -357,7 +357,7 @@ def test_a_disk_that_takes_nothing_ends_the_command(tmp_path, monkeypatch, capsy
   monkeypatch.setattr(cifar, '_download_and_prepare', fail)
   for name in ('cluttered_digits', 'cifar10'):
     flags = [f'--config.data.name={name}', f'--config.data.dir={tmp_path}/sets']
-    # The lines before an error say what takes so long.
+    # The lines before the error say that a dataset is prepared.
     assert (
       main.run(
         ['main.py', f'--config={ROOT}/configs/eca.py:smoke', *flags, '--config.data.download=True']

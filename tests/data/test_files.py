@@ -1,4 +1,4 @@
-"""Files that attack: pipes, devices, programs in images, and malformed images."""
+"""Hostile files: pipes, devices, programs in images, and malformed images."""
 
 import io
 import os
@@ -34,20 +34,20 @@ def test_the_readme_names_the_formats():
 
 
 def test_no_program_is_run_for_postscript(tmp_path, monkeypatch):
-  """Pillow would hand it to a `gs` of the user's PATH."""
+  """Pillow would run `gs` from the user's PATH on the file."""
   gs = tmp_path / 'gs'
   gs.write_text(f'#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n')
   gs.chmod(0o755)
   monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
   for read in (decode.probe, lambda content: decode.central_crop(content, 8)):
-    with pytest.raises(decode.BadImage, match='no image of a known format'):
+    with pytest.raises(decode.BadImage, match='not an image of a known format'):
       read(EPS)
   assert not (tmp_path / 'ran').exists()
 
 
 @pytest.fixture
 def special(tmp_path):
-  """A folder with a picture, a pipe, a link to an endless device and a link to nothing."""
+  """A folder with a picture, a pipe, a link to an endless device and a broken link."""
   (tmp_path / 'a.png').write_bytes(encoded('PNG'))
   os.mkfifo(tmp_path / 'pipe.png')
   (tmp_path / 'zero.png').symlink_to('/dev/zero')
@@ -62,7 +62,7 @@ def test_what_is_no_file_is_never_read(name, special):
   with pytest.raises(OSError):
     files.read_file(special / name)
   if name != '.':
-    with pytest.raises(UserError, match='(no regular file|does not exist); name image files'):
+    with pytest.raises(UserError, match='(not a regular file|does not exist); name image files'):
       find_images([str(special / name)])
     reason = check.check(special, [name], files.MAX_PIXELS)[name].reason
     assert reason.startswith('it cannot be read')
@@ -80,7 +80,7 @@ def test_a_file_is_read_up_to_a_size(tmp_path, monkeypatch):
   (tmp_path / 'a').write_bytes(b'12345')
   assert files.read_file(tmp_path / 'a') == b'12345'
   monkeypatch.setattr(files, 'MOST_BYTES', 4)
-  with pytest.raises(OSError, match='5 bytes, and 4 are the limit'):
+  with pytest.raises(OSError, match='5 bytes, more than the limit of 4'):
     files.read_file(tmp_path / 'a')
 
 
@@ -111,9 +111,9 @@ def broken(content, rng):
   return kind, bytes(data)
 
 
-@pytest.mark.filterwarnings('ignore')  # Pillow says much about such files.
+@pytest.mark.filterwarnings('ignore')  # Pillow warns about such files.
 def test_two_hundred_malformed_images_are_decoded_or_named():
-  """Each in a line and a moment; never another exception."""
+  """Each quickly, with a one-line reason, and without any other exception."""
   rng = np.random.default_rng(0)
   forms = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
   outcomes = {'decoded': 0, 'named': 0}

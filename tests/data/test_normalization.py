@@ -99,9 +99,9 @@ def test_impossible_values_are_refused(folder, normalize, message):
 
 
 def test_what_cannot_be_measured_is_refused(folder):
-  with pytest.raises(UserError, match='takes the training images; open that split, too'):
+  with pytest.raises(UserError, match='needs the training images; open that split, too'):
     load(folder, 'measured', splits=['test'])
   for path in (folder / 'train').rglob('*.png'):
     Image.fromarray(np.full((32, 32, 3), (7, 8, 9), np.uint8)).save(path)
-  with pytest.raises(UserError, match='have the deviations 0, 0, 0 of red, .*data.normalize='):
+  with pytest.raises(UserError, match='have the deviations 0, 0, 0 in red, .*data.normalize='):
     load(folder, 'measured')

@@ -1,4 +1,4 @@
-"""What a command line answers to a mistake."""
+"""The errors of command lines."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import main
 
 
 def error_of(capsys, *words):
-  """The one line of a command that is refused."""
+  """The one-line error of a command."""
   assert main.run(['main.py', *words]) == 2
   out, err = capsys.readouterr()
   (line,) = err.splitlines()
@@ -18,7 +18,7 @@ def error_of(capsys, *words):
 
 @contextlib.contextmanager
 def nothing_written(folder):
-  """Works in a folder, in which nothing is left behind."""
+  """Changes to a folder, and checks that nothing is left behind in it."""
   before = os.getcwd()
   os.chdir(folder)
   try:

@@ -1,4 +1,4 @@
-"""Values that nobody means, drawn at random, and what every answer to them has to be."""
+"""Random values for arguments and fields, and the check of how the code responds to them."""
 
 import collections
 import contextlib
@@ -13,11 +13,11 @@ import hypothesis
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import providers
 
-# What hypothesis keeps between runs lies in the working directory otherwise.
+# Hypothesis would otherwise store its examples in the working directory.
 _HOME = tempfile.TemporaryDirectory(prefix='hypothesis_')
 hypothesis.configuration.set_hypothesis_home_dir(_HOME.name)
 
-# Words that mean something to some field.
+# Words that have a meaning in some field.
 CHOICES = (
   *('resnet20', 'resnet50', 'wrn16_4', 'mnasnet_a1', 'vit_tiny32', 'basic', 'bottleneck', 'preact'),
   *('imagenet', 'deep', 'tiered', 'cifar', '3x3', '1x1', 'conv', 'avg', 'torch', 'caffe', 'same'),
@@ -27,7 +27,7 @@ CHOICES = (
   *('spatial_only', 'position', 'additive', 'dot_product', 'embedded', 'gaussian', 'after'),
   *('released', 'paper', 'direct', 'blocks', 'fused', 'identity', 'noise', 'folder', 'cifar10'),
 )
-# As they are written on a command line.
+# Numbers as they are written on a command line.
 _NUMBERS = st.one_of(
   st.integers(1, 9).map(str),
   st.integers(-2, 64).map(str),
@@ -62,7 +62,7 @@ WORDS_OF = {
   str: st.one_of(*3 * [st.sampled_from(CHOICES)], st.text('abc/._~: ', max_size=4)),
   tuple: _TUPLES,
 }
-# As a program passes them.
+# Values as a program passes them.
 VALUES = st.one_of(
   st.sampled_from(
     (
@@ -82,7 +82,7 @@ VALUES = st.one_of(
   st.lists(st.floats(), max_size=3).map(tuple),
 )
 
-# By the type of a field's default, values that may suit it.
+# By the type of a field's default, values that it may accept.
 VALUES_OF = {
   bool: st.sampled_from((True, False, 0, None)),
   int: st.one_of(st.integers(1, 9), st.integers(0, 64), st.integers(), st.floats(0, 9)),
@@ -98,7 +98,7 @@ VALUES_OF = {
 
 
 def values_like(default):
-  """Values for a field with a default: of any kind, and twice as often of its own."""
+  """Values for a field with a default: of any type, and twice as often of the default's type."""
   likely = VALUES_OF.get(type(default), VALUES)
   return st.sampled_from((VALUES, likely, likely)).flatmap(lambda values: values)
 
@@ -110,7 +110,7 @@ def harmless(word):
 
 
 def is_finite(value):
-  """Whether a value, or the text of one, is or holds no infinity and no NaN."""
+  """Whether a value, or the text of one, contains neither infinity nor NaN."""
   if isinstance(value, str):
     return not re.search(r'\b(nan|inf|infinity|1e400)\b', value.lower())
   if isinstance(value, float):
@@ -119,18 +119,20 @@ def is_finite(value):
 
 
 class Overdue(BaseException):
-  """An example took too long; no handler of exceptions may swallow it."""
+  """An example took too long; no `except Exception` may catch it."""
 
 
 @contextlib.contextmanager
 def deadline(seconds):
-  """Ends what takes longer with `Overdue`."""
+  """Raises `Overdue` in a block that takes longer."""
 
   def end(number, frame):
     raise Overdue(f'no answer after {seconds} s')
 
   before = signal.signal(signal.SIGALRM, end)
-  signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # Again, where a callback drops it.
+  signal.setitimer(
+    signal.ITIMER_REAL, seconds, 1
+  )  # Repeated, as a callback may lose the exception.
   try:
     yield
   finally:
@@ -154,18 +156,18 @@ def examples(name, strategy, count):
   def collect(value):
     found.append(value)
 
-  # Else numbers and texts of whatever code is loaded by then would be drawn, too.
+  # Otherwise constants of the modules that happen to be loaded would be drawn, too.
   with mock.patch.object(providers, '_get_local_constants', providers.Constants, create=True):
     collect()
   return found[1:]  # The first is always the simplest.
 
 
 def answered(answers, what, capsys):
-  """Prints how often there was which answer, and returns that; fails where one is wrong.
+  """Prints and returns the number of cases with each answer; fails if an answer is wrong.
 
   Args:
-    answers: (the question, what is wrong with its answer or '', the answer).
-    what: the questions are.
+    answers: for each case (its name, what is wrong with the answer or '', the answer).
+    what: what the cases are, for the printed line.
     capsys: pytest's.
   """
   counts = collections.Counter(answer for _, _, answer in answers)

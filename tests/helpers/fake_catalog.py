@@ -1,4 +1,4 @@
-"""Datasets of the catalog without their data: true features and metadata, made-up examples."""
+"""Datasets of the catalog without their data: real features and metadata, made-up examples."""
 
 import contextlib
 import io
@@ -11,14 +11,14 @@ SIZES = {'train': 20, 'test': 7}
 
 
 def encode(pixels, file_format='png', **options):
-  """An image file's content, of [H, W, 3] or [H, W] uint8."""
+  """The content of an image file, from [H, W, 3] or [H, W] uint8."""
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, file_format, **options)
   return buffer.getvalue()
 
 
 class FakeSource:
-  """What `as_data_source` gives when images stay encoded; an example is a function of its index."""
+  """Replaces the result of `as_data_source`; images are encoded and depend only on the index."""
 
   def __init__(self, features, count, labels=None, shapes=None):
     self.features, self.count = dict(features), count
@@ -39,7 +39,7 @@ class FakeSource:
     feature = self.features[key]
     if isinstance(feature, tfds.features.Image):
       rows, columns = feature.shape[0] or height, feature.shape[1] or width
-      if feature.shape[-1] == 1:  # Gray, or a mask: a rectangle of the largest values there are.
+      if feature.shape[-1] == 1:  # Gray, or a mask: a rectangle of the largest value.
         pixels = np.full((rows, columns), 2, np.uint8)
         pixels[rows // 4 : rows // 2, columns // 2 :] = 1
         return encode(pixels)

@@ -1,4 +1,4 @@
-"""How the weights of the golden PyTorch modules become those of Flax."""
+"""Converts the weights of the golden PyTorch modules to those of Flax modules."""
 
 import pathlib
 

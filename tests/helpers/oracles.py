@@ -1,6 +1,6 @@
 """Independent float64 oracles of layers, gates and attention, in NumPy and with loops.
 
-They know the variables' names and nothing else of the library.
+They use nothing of the library but the names of its variables.
 """
 
 import flax.traverse_util
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Oracle:
-  """Plain layers over a module's variables, which remembers what it used and what it attends with.
+  """Plain layers that compute with a module's variables, and record which they used.
 
   Attributes:
     used: paths of the variables read so far.
@@ -165,7 +165,7 @@ def _softmax(scores):
   return e / e.sum()
 
 
-# What makes weights of one query's scores, and what makes its gradient of that of the weights.
+# How scores become weights, and how the gradient of the weights becomes that of the scores.
 NORMALIZE = {
   'softmax': (_softmax, lambda scores, w, dw: w * (dw - w @ dw)),
   'mean': (lambda scores: scores / scores.size, lambda scores, w, dw: dw / scores.size),
@@ -177,7 +177,7 @@ NORMALIZE = {
 
 
 def attention_loop(q, k, v, grid, tables=None, normalize='softmax', cotangent=None):
-  """Attention of one query at a time and its gradients by hand, in float64.
+  """Attention, one query at a time, and its gradients, derived by hand, in float64.
 
   Args:
     q: [N, heads, H * W, d].
@@ -201,7 +201,7 @@ def attention_loop(q, k, v, grid, tables=None, normalize='softmax', cotangent=No
   gradients = [np.zeros_like(a) for a in (q, k, v, *tables)]
 
   def offsets(query, key):
-    """Where the two tables have the vectors for this pair."""
+    """The indices of this pair's vectors in the two tables."""
     i, j = divmod(query, width)
     row, column = divmod(key, width)
     return row - i + height - 1, column - j + width - 1

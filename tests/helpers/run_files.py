@@ -1,4 +1,4 @@
-"""Reads what a run leaves behind, by other means than the code that wrote it."""
+"""Reads the files of a run without the code that wrote them."""
 
 import json
 import pathlib
@@ -16,14 +16,14 @@ def read(workdir, name='result.json'):
 
 
 def scores(workdir):
-  """The test scores of the result: of the raw weights and, where there are any, the averaged."""
+  """The test scores of the result, of the raw weights and, if there are any, the averaged ones."""
   result = read(workdir)
   names = [f'test_{kind}{score}' for kind in ('', 'ema_') for score in ('loss', 'top1', 'top5')]
   return {name: result[name] for name in (*names, 'test_count') if name in result}
 
 
 def metrics(workdir):
-  """The lines of `metrics.jsonl`, which must all be whole."""
+  """The lines of `metrics.jsonl`, each of which must be complete."""
   return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
@@ -33,7 +33,7 @@ def steps(workdir):
 
 
 def state(workdir, step):
-  """The arrays of a checkpoint by path, read without a network to tell their shapes."""
+  """The arrays of a checkpoint by path, read without a network that gives their shapes."""
   folder = (workdir / 'checkpoints' / str(step) / 'state').absolute()
   with ocp.PyTreeCheckpointer() as reader:
     as_numpy = jax.tree.map(
@@ -45,7 +45,7 @@ def state(workdir, step):
 
 
 def assert_same_arrays(actual, expected):
-  """Two dictionaries of arrays agree bit for bit."""
+  """Checks that two dictionaries of arrays agree bit for bit."""
   assert actual.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(actual[name], array, strict=True, err_msg=name)

@@ -1,4 +1,4 @@
-"""A state dict of PyTorch, without PyTorch."""
+"""A PyTorch state dict, made without PyTorch."""
 
 import numpy as np
 

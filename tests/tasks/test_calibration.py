@@ -21,7 +21,7 @@ def test_calibration_error_by_loops():
 
 
 def test_calibration_error_of_certain_answers():
-  """Certain and right: 0; certain and half right: 0.5."""
+  """0 if all are right, 0.5 if half of them are."""
   one_hot = np.eye(3)[[0, 1, 2, 0]]
   assert classification.expected_calibration_error(one_hot, np.array([0, 1, 2, 0])) == 0
   assert classification.expected_calibration_error(one_hot, np.array([0, 1, 1, 1])) == 0.5

@@ -38,7 +38,7 @@ def test_cross_entropy_of_smoothed_labels(batch, smoothing):
 
 @pytest.mark.parametrize('smoothing', [0.0, 0.2])
 def test_cross_entropy_of_probabilities(batch, smoothing):
-  """Mixed labels [N, K], as of mixup; one-hot ones give what the labels themselves give."""
+  """Mixed labels [N, K], as mixup makes them; one-hot labels give the loss of integer labels."""
   logits, labels = batch
   one_hot = np.eye(9, dtype=np.float32)[labels]
   np.testing.assert_array_equal(
@@ -58,7 +58,7 @@ def test_cross_entropy_of_large_logits_is_finite():
 
 
 def test_sums_cover_the_masked_examples_alone(batch):
-  """Top-k by sorting, where no logits tie; the padding's values do not matter."""
+  """Compared with top-k by sorting, as no logits tie; the values of padding do not matter."""
   logits, labels = batch
   mask = np.array([1, 1, 0, 1, 1, 1, 0], np.float32)
   logits[mask == 0] = 1e9
@@ -71,7 +71,7 @@ def test_sums_cover_the_masked_examples_alone(batch):
   for k in (1, 5):
     hits = (order[:, :k] == labels[:, None]).any(1)
     assert sums[f'top{k}'] == hits[kept].sum()
-  assert 0 < sums['top5'] < 5  # Else the comparison shows little.
+  assert 0 < sums['top5'] < 5  # So that the comparison means something.
 
 
 def test_probabilities_count_hits_of_their_largest(batch):
@@ -89,10 +89,10 @@ def test_probabilities_count_hits_of_their_largest(batch):
     ([4, 5, 3, 2, 1, 0, -1], 0, 1),
     ([1, 5, 4, 3, 2, 0, -1], 0, 1),  # Fifth.
     ([0, 5, 4, 3, 2, 1, -1], 0, 0),  # Sixth.
-    ([5, 5, 3, 2, 1, 0, -1], 0, 1),  # A tie for the first place is not won.
-    ([1, 5, 4, 3, 2, 1, -1], 0, 0),  # Nor is one for the fifth.
-    ([0, 0, 0, 0, 0, 0, 0], 0, 0),  # A constant output knows nothing,
-    ([np.nan] * 7, 0, 0),  # and a broken one neither.
+    ([5, 5, 3, 2, 1, 0, -1], 0, 1),  # A tie for the first place is a top-1 miss.
+    ([1, 5, 4, 3, 2, 1, -1], 0, 0),  # A tie for the fifth place is a top-5 miss.
+    ([0, 0, 0, 0, 0, 0, 0], 0, 0),  # A constant output misses.
+    ([np.nan] * 7, 0, 0),  # So does one that is not finite.
     ([np.nan, 5, 4, 3, 2, 1, 0], 0, 0),
     ([np.inf, 5, 4, 3, 2, 1, 0], 1, 1),
   ],

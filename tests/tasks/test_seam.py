@@ -1,4 +1,4 @@
-"""A task of another kind goes through training, checkpoints and scoring by its record alone."""
+"""A task other than classification is trained, saved and scored through its `Task` record only."""
 
 import pathlib
 
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def brightness(setting=None):
-  """Regression: the first output is to be the mean of the normalized image; a low error is good."""
+  """Regression of the mean of the normalized image by the first output; a low error is good."""
 
   def errors(outputs, batch):
     return (outputs[:, 0] - batch['image'].mean((1, 2, 3))) ** 2

@@ -176,7 +176,7 @@ def test_a_checkpoint_of_pipes_is_damaged(damaged, capsys):
   is_pipe('checkpoints/*/progress/metadata')(damaged)
   assert main.run(['main.py', *EVALUATE, f'--workdir={damaged}']) == 2
   *warnings, line = capsys.readouterr().err.splitlines()
-  assert all('it is no regular file' in warning for warning in warnings)
+  assert all('it is not a regular file' in warning for warning in warnings)
   assert line.startswith('error: ') and 'no checkpoint is whole' in line
 
 

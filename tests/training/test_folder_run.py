@@ -89,9 +89,9 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   asked += ['--config.data.max_bad=1']
   assert main.run(asked) == 0
   *err, found = capsys.readouterr().err.splitlines()
-  assert [line for line in err if 'passed over' in line] == [
-    f'warning: passed over {images}/train/class9/broken.png: it is empty',
-    f'warning: passed over 1 broken image of 39 in {images}',
+  assert [line for line in err if 'skipped' in line] == [
+    f'warning: skipped {images}/train/class9/broken.png: it is empty',
+    f'warning: skipped 1 broken image of 39 in {images}',
   ]
   assert found.startswith(f'{images}: 2 classes; images: train 26 (train/), validation 5 (val/)')
   names = ['class9', 'class10']

@@ -38,7 +38,7 @@ from attn_flax.errors import (
 )
 
 RandAugmentSet = Literal['released', 'paper']
-_MOST_MEAN = 1000.0  # Of a channel, in 0..1 units, as are deviations.
+_MOST_MEAN = 1000.0  # Of a channel's mean and deviation, in 0..1 units.
 _LEAST_STD = 1e-6
 _NUM_KEYS = 8  # Seven for the images, the last for mixing.
 _OPERATIONS = {'released': RELEASED, 'paper': PAPER}
@@ -48,43 +48,43 @@ _OPERATIONS = {'released': RELEASED, 'paper': PAPER}
 class Augmentation:
   """Augmentation and normalization of uint8 images.
 
-  The fields are in the order in which they act. At training: crop, flip, colors, RandAugment;
-  then, normalized, the image loses parts and is mixed with another. At evaluation: the central
-  window of `size`, normalized.
+  Training crops, flips, changes colors and applies RandAugment, in this order; after normalization
+  it erases parts of the images and mixes them. Evaluation cuts out the central window of `size`,
+  and normalizes.
 
   Attributes:
     mean: mean of each channel, in 0..1 units.
     std: standard deviation of each channel, in 0..1 units.
     crop_padding: pixels of padding on each side before a random crop back to size; 0: no crop.
     padding_mode: what the padding holds: black ('constant') or the mirrored image ('reflect').
-    flip: whether to mirror every second image, on average, from left to right.
-    size: height and width of what the network gets; None: those of the images.
+    flip: whether to mirror each image from left to right with probability 1/2.
+    size: height and width in pixels of the images that the network gets; None: as they come.
     resized_crop: whether to cut random boxes and resize them, instead of the padded crop.
-    crop_scale: least and largest share of the image that such a box covers.
-    crop_ratio: its least and largest width / height.
+    crop_scale: smallest and largest share of the image's area that such a box covers.
+    crop_ratio: its smallest and largest width / height.
     brightness: strength of the change of brightness: factors in 1 +- strength; 0: none.
-    contrast: of contrast, likewise.
-    saturation: of saturation, likewise.
-    hue: of the hue: shifts in +- strength turns, at most 0.5; 0: none.
-    random_order: draw the order of these four for each batch.
-    grey: probability of each image to become gray.
+    contrast: strength of the change of contrast, likewise.
+    saturation: strength of the change of saturation, likewise.
+    hue: largest shift of the hue in either direction, in turns, at most 0.5; 0: none.
+    random_order: whether to draw the order of these four changes for each batch.
+    grey: probability that an image becomes gray.
     randaugment: number of operations and their magnitude, 0..30; None: no RandAugment.
     randaugment_set: the operations: those of the 'released' code, or of the 'paper'.
-    randaugment_increasing: make all operations grow with the magnitude.
-    cutout: side in pixels of the square that each image loses; 0: none.
-    erasing: probability of each image to lose a box.
-    erasing_area: least and largest share of the image that such a box covers.
-    erasing_ratio: its least and largest width / height.
-    erasing_fill: what it holds then: 'zeros', the mean color, or 'noise'.
+    randaugment_increasing: whether every operation gets stronger with the magnitude.
+    cutout: side in pixels of the square that is erased from each image; 0: none.
+    erasing: probability that a box of an image is erased.
+    erasing_area: smallest and largest share of the image's area that such a box covers.
+    erasing_ratio: its smallest and largest width / height.
+    erasing_fill: what the box is filled with: 'zeros', which is the mean color, or 'noise'.
     mixup_alpha: alpha of mixup; 0: no mixup.
     cutmix_alpha: alpha of CutMix; 0: no CutMix.
-    mix_probability: probability of mixing at all.
-    cutmix_share: probability that CutMix is what mixes, where both are on.
-    mix_per_image: draw the mixing for each image instead of once for the batch.
-    num_classes: number of labels; mixing needs it.
+    mix_probability: probability that anything is mixed.
+    cutmix_share: probability of CutMix instead of mixup, where both are on.
+    mix_per_image: whether to draw the mixing for each image instead of once for the batch.
+    num_classes: number of classes; mixing needs it.
 
   Raises:
-    UserError: for impossible values.
+    UserError: a value is out of range.
   """
 
   mean: tuple[float, ...]
@@ -155,21 +155,25 @@ class Augmentation:
       check_range('randaugment[0]', operations, 1, 100, whole=True)
       check_range('randaugment[1]', magnitude, 0, 30)
     if self.mixes and self.num_classes is None:
-      raise UserError('mixup and CutMix take the number of classes: set num_classes')
+      raise UserError('mixup and CutMix need the number of classes: set num_classes')
 
   def _check_colors(self) -> None:
     for name in ('mean', 'std'):
       values = getattr(self, name)
       if not isinstance(values, tuple) or not values:
-        raise UserError(f'{name}={shown(values)} is impossible; give a tuple, a number a channel')
+        raise UserError(
+          f'{name}={shown(values)} is impossible; give a tuple of one number for each channel'
+        )
       for i, value in enumerate(values):
         check_range(f'{name}[{i}]', value, _LEAST_STD if name == 'std' else -_MOST_MEAN, _MOST_MEAN)
     if len(self.mean) != len(self.std):
-      raise UserError(f'mean={self.mean} and std={self.std} differ in length; give both a channel')
+      raise UserError(
+        f'mean={self.mean} and std={self.std} differ in length; give one number for each channel'
+      )
 
   @property
   def mixes(self) -> bool:
-    """Whether labels leave `train_batch` as probabilities."""
+    """Whether the labels that `train_batch` returns are probabilities."""
     return bool(self.mixup_alpha or self.cutmix_alpha)
 
   def train_batch(
@@ -183,8 +187,8 @@ class Augmentation:
       labels: [N] integers.
 
     Returns:
-      'image' [N, h, w, C] float32: what `train` returns, or mixtures of it; and 'label': the labels
-      as they are or, where images are mixed, probabilities [N, K] float32.
+      'image' [N, h, w, C] float32, the images that `train` returns, mixed if `mixes`; and 'label',
+      the labels as given, or probabilities [N, K] float32 if `mixes`.
     """
     images = self.train(key, images)
     if self.mixes:
@@ -203,7 +207,7 @@ class Augmentation:
 
   def train(self, key: jax.Array, images: jax.Array) -> jax.Array:
     """Augments and normalizes images [N, H, W, C] uint8; returns [N, h, w, C] float32."""
-    # A key of its own for each, whichever are on: switching one on leaves the others as they were.
+    # Each operation has a key of its own, so that switching it on does not change the others.
     keys = jax.random.split(key, _NUM_KEYS)
     if self.resized_crop:
       images = random_resized_crop(keys[0], images, self.size, self.crop_scale, self.crop_ratio)
@@ -231,7 +235,7 @@ class Augmentation:
     return images
 
   def evaluate(self, images: jax.Array) -> jax.Array:
-    """Cuts the center out where there is a `size`, and normalizes images [N, H, W, C] uint8."""
+    """Center-crops images [N, H, W, C] uint8 to `size`, if set, and normalizes them to float32."""
     if self.size is not None:
       images = center_crop(images, self.size)
     return normalize(images, self.mean, self.std)

@@ -1,4 +1,4 @@
-"""Boxes in images, as crops and erased parts need them: (top, left, height, width) in pixels."""
+"""Random boxes in images, for crops and erasing: (top, left, height, width) in pixels."""
 
 import math
 
@@ -18,9 +18,9 @@ def draw_boxes(
   area: tuple[float, float],
   ratio: tuple[float, float],
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws a box for each image: its share of the image, then its shape, then its place.
+  """Draws a box for each image: its area, then its shape, then its place.
 
-  The share is uniform, width / height log-uniform; sides are rounded to whole pixels. The first of
+  The area is uniform, width / height log-uniform; sides are rounded to whole pixels. The first of
   ten draws that fits into the limit is used; its place is uniform among those possible.
 
   Args:
@@ -28,15 +28,15 @@ def draw_boxes(
     count: N, number of images.
     limit: largest height and width in pixels.
     image_size: (H, W) of the images.
-    area: least and largest share of the image, before rounding.
-    ratio: least and largest width / height, before rounding.
+    area: smallest and largest share of the image's area, before rounding.
+    ratio: smallest and largest width / height, before rounding.
 
   Returns:
-    [N, 4] int32 and [N] bool: whether a draw fitted into the limit; where none did, the box is to
-    be ignored.
+    The boxes, [N, 4] int32, and whether a draw fitted into the limit, [N] bool; where none did, the
+    box is meaningless.
   """
   height, width = image_size
-  # One draw of all numbers: each further one would take as long to compile again.
+  # All random numbers are drawn at once: each further draw would take as long to compile.
   uniform = jax.random.uniform(key, (count, 2 * _TRIES + 2))
   tries_area, tries_ratio, place = jnp.split(uniform, (_TRIES, 2 * _TRIES), axis=1)
   pixels = height * width * (area[0] + tries_area * (area[1] - area[0]))
@@ -58,7 +58,7 @@ def inside(boxes: jax.Array, height: int, width: int) -> jax.Array:
   """Which pixels of images of the given size lie in the boxes.
 
   Args:
-    boxes: [N, 4] integers; what reaches beyond the image is cut off.
+    boxes: [N, 4] integers; parts beyond the image are ignored.
     height: H in pixels.
     width: W in pixels.
 

@@ -7,7 +7,7 @@ Based Image Classification, 2013, https://arxiv.org/abs/1312.5402.
 
 Departures from torchvision: intermediate results are neither rounded nor truncated, integer images
 are rounded once, at the end; a random order is one order for the whole batch, because an order for
-each image would cost every operation at every place.
+each image would need every operation at each of the four steps.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-  """Scales the distances of images' pixels to the image's mean gray value.
+  """Scales the difference of each pixel from its image's mean gray value.
 
   Args:
     images: [N, H, W, C], 0..255, with one or three channels.
@@ -72,7 +72,7 @@ def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-  """Scales the distances of images' channels to the pixel's gray value.
+  """Scales the difference of each channel of a pixel from the pixel's gray value.
 
   Args:
     images: [N, H, W, 3], 0..255; with one channel nothing changes.
@@ -85,7 +85,7 @@ def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_hue(images: jax.Array, shift: jax.Array) -> jax.Array:
-  """Turns the hue of every pixel, with its saturation and value (those of HSV) as they are.
+  """Shifts the hue of every pixel, and keeps its saturation and value, those of HSV.
 
   Args:
     images: [N, H, W, 3], 0..255.
@@ -119,7 +119,7 @@ def color_jitter(
     contrast: likewise.
     saturation: likewise.
     hue: the shift is uniform in [-hue, hue] turns, hue at most 0.5; 0 leaves it out.
-    random_order: draw the order of the operations for the batch, instead of the order above.
+    random_order: whether to draw the order of the four for the batch; else it is the order above.
 
   Returns:
     [N, H, W, C], same dtype and range.
@@ -158,10 +158,10 @@ def color_jitter(
 
 
 def random_gray(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
-  """Makes some of images [N, H, W, C], 0..255, gray: same dtype, all channels alike.
+  """Makes each of images [N, H, W, C], 0..255, gray with a probability; keeps shape and dtype.
 
   Raises:
-    UserError: no probability, or neither one nor three channels.
+    UserError: the probability is not in 0..1, or there are neither one nor three channels.
   """
   check_range('probability', probability, 0, 1)
   is_gray = jax.random.bernoulli(key, float(probability), (len(images), 1, 1, 1))
@@ -215,5 +215,5 @@ def _channels(images: jax.Array) -> list[jax.Array]:
 def _check_color(what: str, images: jax.Array) -> None:
   if images.shape[-1] != 3:
     raise UserError(
-      f'{what} are for images of three channels, red, green and blue; these have {images.shape[-1]}'
+      f'{what} need images of three channels, red, green and blue; these have {images.shape[-1]}'
     )

@@ -1,4 +1,4 @@
-"""Windows of images, random and central, and mirror images.
+"""Random and central crops, and random flips.
 
 * Pad and crop: He et al., Deep Residual Learning for Image Recognition, CVPR 2016,
   https://arxiv.org/abs/1512.03385 (section 4.2).
@@ -30,7 +30,7 @@ def random_crop(
   Args:
     key: random key.
     images: [N, H, W, C], any dtype.
-    padding: pixels on each side; each of the possible windows is equally likely.
+    padding: pixels on each side; all possible windows are equally likely.
     mode: 'constant' pads with 0, 'reflect' with the mirrored image, its edge not repeated.
     size: (h, w) of the window; None: (H, W).
 
@@ -81,18 +81,21 @@ def random_resized_crop(
 ) -> jax.Array:
   """Cuts a random box from each image and resizes it.
 
-  Where ten draws of a box all exceed the image, the box is the largest central one whose shape
+  Where none of ten drawn boxes fits into the image, the box is the largest central one whose shape
   the range of ratios allows.
 
   Args:
     key: random key.
     images: [N, H, W, C], any dtype.
     size: (h, w) of the result; None: (H, W).
-    scale: least and largest share of the image that a box covers.
-    ratio: least and largest width / height of a box.
+    scale: smallest and largest share of the image's area that a box covers.
+    ratio: smallest and largest width / height of a box.
 
   Returns:
     [N, h, w, C], same dtype; integers are rounded.
+
+  Raises:
+    UserError: a size, scale or ratio out of range.
   """
   if size is not None:
     _check_sides(size)
@@ -112,8 +115,8 @@ def random_resized_crop(
 def resize_boxes(images: jax.Array, boxes: jax.Array, size: Size) -> jax.Array:
   """Cuts a box from each image and resizes it bilinearly, with antialiasing where it shrinks.
 
-  What lies outside of the box has no part in the result, as when a file is cropped and resized:
-  `jax.image.scale_and_translate` would let its filter reach across the border.
+  Pixels outside the box do not count, as when an image is first cropped and then resized; the
+  filter of `jax.image.scale_and_translate` would reach across the border.
 
   Args:
     images: [N, H, W, C], any dtype.
@@ -130,7 +133,7 @@ def resize_boxes(images: jax.Array, boxes: jax.Array, size: Size) -> jax.Array:
     across,
     images.astype(jnp.float32),
     along,
-    precision=jax.lax.Precision.HIGHEST,  # Else TPUs would round to some two gray levels.
+    precision=jax.lax.Precision.HIGHEST,  # By default TPUs would be off by about two gray levels.
   )
   if jnp.issubdtype(images.dtype, jnp.integer):
     resized = jnp.round(resized)
@@ -138,10 +141,10 @@ def resize_boxes(images: jax.Array, boxes: jax.Array, size: Size) -> jax.Array:
 
 
 def _resize_weights(start: jax.Array, extent: jax.Array, before: int, after: int) -> jax.Array:
-  """What each of `before` pixels adds to each of `after`: [N, after, before], rows sum to 1.
+  """The weight of each of `before` pixels in each of `after`: [N, after, before], rows sum to 1.
 
-  A triangle of the width of an output pixel, or of an input pixel where that is wider, cut off
-  at the ends of the box.
+  The filter is a triangle scaled to an output pixel, or to an input pixel where that is wider, and
+  cut off at the ends of the box.
   """
   scale = extent[:, None, None] / after
   center = start[:, None, None] + (jnp.arange(after)[:, None] + 0.5) * scale
@@ -167,6 +170,6 @@ def _check_size(size: Size, available: Size) -> None:
 
 
 def _check_sides(size: object) -> None:
-  """Raises `UserError` for what is no height and width in pixels."""
+  """Raises `UserError` unless `size` is a height and a width in pixels."""
   for i, side in enumerate(check_pair('size', size)):
     check_range(f'size[{i}]', side, 1, MOST_PIXELS, whole=True)

@@ -3,9 +3,9 @@
 Cubuk et al., AutoAugment: Learning Augmentation Strategies from Data, CVPR 2019,
 https://arxiv.org/abs/1805.09501. Each gives the pixels that Pillow gives.
 
-To choose an operation for each image, a batch computes all of them; so they are made cheap. What
-shifts, shears and rotates is one look-up, at places that differ by image; what blends with
-something duller is one blend; most others are a pass over uint8.
+As each image has an operation of its own, every operation is computed for the whole batch, and so
+they are made cheap: translations, shears and rotations share one look-up of pixels; brightness,
+color and contrast share one blend; most others are one pass over uint8.
 """
 
 import functools
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from attn_flax.data.augment.boxes import inside
 from attn_flax.data.augment.color import luma
 
-# Every operation, and what its argument is.
+# The meaning of each operation's argument; '' where it has none.
 OPERATIONS = {
   'identity': '',
   'auto_contrast': '',
@@ -55,9 +55,9 @@ def distort(
   Args:
     pixels: [N, H, W, C] uint8, with one or three channels.
     operation: [N] positions in `OPERATIONS`.
-    argument: [N] float32, what `OPERATIONS` says.
+    argument: [N] float32, see `OPERATIONS`.
     center: [N, 2] row and column of the center of the square of `cutout`.
-    among: the operations that occur; the work for all others is left out.
+    among: the operations that may occur; the others are not computed.
 
   Returns:
     [N, H, W, C] uint8.
@@ -73,7 +73,7 @@ def distort(
     """The argument where the image undergoes this operation, else 0: [N or 1, 1, 1, 1]."""
     return jnp.where(chosen[name], argument, 0) if name in chosen else jnp.zeros((1, 1, 1, 1))
 
-  # An image undergoes one of these alone: the others leave it as it is, in whatever order.
+  # Each image is changed by only one stage, so that the order of the stages does not matter.
   stages: list[Stage] = [lambda pixels: _recolored(pixels, chosen, argument)]
   if 'cutout' in chosen:
     stages.append(lambda pixels: _cut(pixels, center, own('cutout')[:, :, 0, 0].astype(jnp.int32)))
@@ -102,8 +102,8 @@ def _at_once(stages: Sequence[Stage], pixels: jax.Array) -> jax.Array:
 def _in_turn(stages: Sequence[Stage], pixels: jax.Array) -> jax.Array:
   """Applies all stages in a loop, which XLA cannot fuse.
 
-  On CPU it would fuse look-ups with all around them and compute that pixel by pixel, ten times as
-  long. On a GPU each turn of the loop would wait for the host.
+  On CPU, XLA would fuse a look-up with the operations around it and compute them pixel by pixel,
+  which takes ten times as long. On a GPU each iteration of the loop would wait for the host.
   """
   return jax.lax.fori_loop(
     0, len(stages), lambda i, pixels: jax.lax.switch(i, stages, pixels), pixels
@@ -117,23 +117,23 @@ def _cut(pixels: jax.Array, center: jax.Array, half: jax.Array) -> jax.Array:
 
 
 def _sharpened(pixels: jax.Array, factor: jax.Array) -> jax.Array:
-  """Blends with the mean of 3 x 3 pixels, the own one counted five times: Pillow's SMOOTH."""
+  """Blends with the mean of 3 x 3 pixels, the central one counted five times: Pillow's SMOOTH."""
   count, height, width, channels = pixels.shape
   if height < 3 or width < 3:
-    return pixels  # All is border, which stays as it is.
+    return pixels  # Every pixel is at the border, and stays as it is.
   # Columns and channels in one axis: neighbors are then `channels` apart, and the axis is long.
   flat = pixels.reshape(count, height, width * channels)
   values = flat.astype(jnp.int32)
   rows = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
   total = rows[:, :, : -2 * channels] + rows[:, :, channels:-channels] + rows[:, :, 2 * channels :]
   inner = values[:, 1:-1, channels:-channels]
-  smooth = _quotient(2 * (total + 4 * inner) + 13, 26)  # Of 13, rounded.
+  smooth = _quotient(2 * (total + 4 * inner) + 13, 26)  # Divided by 13 and rounded.
   blended = _blend(smooth, inner, factor[..., 0])
   return flat.at[:, 1:-1, channels:-channels].set(blended).reshape(pixels.shape)
 
 
 def _recolored(pixels: jax.Array, chosen: dict[str, jax.Array], argument: jax.Array) -> jax.Array:
-  """Applies what changes a pixel regardless of its neighbors."""
+  """Applies the operations that change a pixel regardless of its neighbors."""
   whole = argument.astype(jnp.int32)
   kept = ((0xFF00 >> whole) & 0xFF).astype(jnp.uint8)
 
@@ -172,9 +172,10 @@ def _moved(
   shift_x: jax.Array,
   shift_y: jax.Array,
 ) -> jax.Array:
-  """Takes each pixel from the nearest of another place; numbers [N, 1, 1], one of them not 0.
+  """Rotates, shears or translates images by nearest neighbor.
 
-  Rotations are about the center, shears about the upper left corner.
+  The arguments are [N, 1, 1], and for each image at most one is not 0. Rotations are about the
+  center, shears about the upper left corner.
   """
   count, height, width, channels = pixels.shape
   x = jnp.arange(width) + 0.5
@@ -210,7 +211,7 @@ def _equalized(pixels: jax.Array) -> jax.Array:
   histogram = histogram.reshape(count, 256, channels)
   total = jnp.cumsum(histogram, axis=1)
   size = total[:, -1:]
-  # The pixels of the largest value that occurs have no part in the step, as in Pillow.
+  # The pixels of the largest value that occurs do not count in the step, as in Pillow.
   below_top = jnp.where(total < size, total, 0).max(axis=1, keepdims=True)
   step = below_top // 255
   below = jnp.take_along_axis(total - histogram, values, axis=1, mode='promise_in_bounds')
@@ -219,7 +220,7 @@ def _equalized(pixels: jax.Array) -> jax.Array:
 
 
 def _quotient(dividend: jax.Array, divisor: jax.Array | int) -> jax.Array:
-  """The whole part of a quotient of whole numbers: one half more cannot reach the next."""
+  """Integer division; the added half guards against rounding and never reaches the next integer."""
   return jnp.floor((dividend + 0.5) / divisor).astype(jnp.int32)
 
 
@@ -230,5 +231,5 @@ def _blend(zero: jax.Array, pixels: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def _clipped(values: jax.Array) -> jax.Array:
-  """Truncates to uint8 as Pillow does, and what lies outside of it to its ends."""
+  """Clips to 0..255 and truncates to uint8, as Pillow does."""
   return jnp.clip(values, 0, 255).astype(jnp.uint8)

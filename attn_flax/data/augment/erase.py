@@ -1,11 +1,11 @@
-"""Parts of images removed: random erasing and cutout.
+"""Random erasing and cutout, which fill parts of images.
 
 * Zhong et al., Random Erasing Data Augmentation, AAAI 2020, https://arxiv.org/abs/1708.04896
 * DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017,
   https://arxiv.org/abs/1708.04552
 
 Departures from the papers: both act on normalized images, so that 0 is the mean color. Noise is
-normal with the deviation of the images, where Zhong et al. draw gray levels uniformly.
+drawn from a standard normal distribution, where Zhong et al. draw gray levels uniformly.
 """
 
 from typing import Literal, get_args
@@ -29,14 +29,14 @@ def random_erasing(
 ) -> jax.Array:
   """Fills a random box of some of the images.
 
-  An image in which ten draws of a box all have no room stays whole; no box spans an image.
+  A box is lower and narrower than the image; an image stays whole if none of ten draws fits.
 
   Args:
     key: random key.
     images: [N, H, W, C] floating point, normalized.
-    probability: of each image to lose a box.
-    area: least and largest share of the image that a box covers.
-    ratio: least and largest width / height of a box.
+    probability: probability that a box of an image is filled.
+    area: smallest and largest share of the image's area that a box covers.
+    ratio: smallest and largest width / height of a box.
     fill: 'zeros', or 'noise': a standard normal number for every pixel and channel.
 
   Returns:
@@ -50,7 +50,7 @@ def random_erasing(
   check_interval('ratio', ratio, MOST_RATIO, above=0)
   check_choice('fill', fill, get_args(Fill))
   if fill == 'noise' and not jnp.issubdtype(images.dtype, jnp.floating):
-    raise UserError(f'normal noise has no place in {images.dtype} images: normalize them first')
+    raise UserError(f'noise needs floating-point images, not {images.dtype}: normalize them first')
   count, height, width, _ = images.shape
   choice_key, box_key, noise_key = jax.random.split(key, 3)
   limit = (height - 1, width - 1)
@@ -75,7 +75,7 @@ def cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
     [N, H, W, C], same dtype.
 
   Raises:
-    UserError: a side that is no number of pixels.
+    UserError: the side is not a whole number, or out of range.
   """
   check_range('side', side, 0, MOST_PIXELS, whole=True)
   count, height, width, _ = images.shape

@@ -1,17 +1,17 @@
-"""Images mixed with others of their batch, and their labels likewise: mixup and CutMix.
+"""Mixup and CutMix: images are mixed with others of their batch, and labels likewise.
 
 * Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018,
   https://arxiv.org/abs/1710.09412
 * Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features,
   ICCV 2019, https://arxiv.org/abs/1905.04899
 
-An image's partner is the one before it in the batch, the last being before the first. As batches
-are in random order, that is as good as a random permutation, and where a batch is spread over
-devices only one image per device moves to another; a random permutation would move the whole batch
-to every device. No image is its own partner, unless it is alone.
+An image's partner is the image before it in the batch; that of the first image is the last. As
+batches are in random order, that is as good as a random permutation, and where a batch is spread
+over devices only one image per device moves to another; a random permutation would move the whole
+batch to every device. No image is its own partner, unless it is alone in the batch.
 
-Departure from the papers: on request each image has a share of its own, instead of one for the
-batch.
+Departure from the papers: on request each image has a mixing weight or box of its own, instead of
+one for the batch.
 """
 
 import jax
@@ -21,7 +21,7 @@ from attn_flax.data.augment.boxes import inside
 from attn_flax.errors import MOST_CLASSES, UserError, check_counts, check_flags, check_range
 
 Mixed = tuple[jax.Array, jax.Array]
-MOST_ALPHA = 1000.0  # Of larger ones all weights are one half.
+MOST_ALPHA = 1000.0  # Beyond it, all weights are close to 1/2.
 
 
 def mixup(
@@ -39,7 +39,7 @@ def mixup(
     key: random key.
     images: [N, H, W, C], normalized.
     labels: [N] integers, or [N, K] probabilities.
-    alpha: the own weight has the distribution Beta(alpha, alpha); more than 0.
+    alpha: above 0; the weight of the image itself is drawn from Beta(alpha, alpha).
     num_classes: K, for labels [N].
     per_image: draw a weight for each image instead of one for the batch.
 
@@ -47,7 +47,7 @@ def mixup(
     Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
 
   Raises:
-    UserError: labels [N] without `num_classes`, or an alpha that is not positive.
+    UserError: labels [N] without `num_classes`, or alpha is out of range.
   """
   check_flags(per_image=per_image)
   count = len(images) if per_image else 1
@@ -63,17 +63,17 @@ def cutmix(
   *,
   per_image: bool = False,
 ) -> Mixed:
-  """Replaces a box of each image by that of its partner, and the same share of its label.
+  """Replaces a box of each image by the same box of its partner, and labels in proportion.
 
-  The share of the box has the distribution Beta(alpha, alpha), its shape is the image's and its
-  center is a random pixel. What reaches beyond the image is cut off; labels are weighted by the
-  pixels that remain.
+  The share of the image that the box covers is drawn from Beta(alpha, alpha); its shape is the
+  image's, and its center is a random pixel. The part beyond the edge of the image is cut off, and
+  labels are weighted by the pixels that remain.
 
   Args:
     key: random key.
     images: [N, H, W, C], normalized.
     labels: [N] integers, or [N, K] probabilities.
-    alpha: more than 0; at 1 all shares are equally likely.
+    alpha: above 0; at 1 all shares are equally likely.
     num_classes: K, for labels [N].
     per_image: draw a box for each image instead of one for the batch.
 
@@ -81,7 +81,7 @@ def cutmix(
     Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
 
   Raises:
-    UserError: labels [N] without `num_classes`, or an alpha that is not positive.
+    UserError: labels [N] without `num_classes`, or alpha is out of range.
   """
   check_flags(per_image=per_image)
   count = len(images) if per_image else 1
@@ -100,7 +100,7 @@ def mix(
   cutmix_share: float = 0.5,
   per_image: bool = False,
 ) -> Mixed:
-  """Mixes by mixup or CutMix, drawn at random where both are on.
+  """Applies mixup or CutMix; where both are on, one of them is drawn at random.
 
   Args:
     key: random key.
@@ -109,15 +109,15 @@ def mix(
     num_classes: K, for labels [N].
     mixup_alpha: alpha of mixup; 0: no mixup.
     cutmix_alpha: alpha of CutMix; 0: no CutMix.
-    probability: of mixing at all.
-    cutmix_share: probability that CutMix is what mixes, where both are on.
+    probability: probability that anything is mixed.
+    cutmix_share: probability of CutMix instead of mixup, where both are on.
     per_image: draw everything for each image instead of once for the batch.
 
   Returns:
     Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
 
   Raises:
-    UserError: labels [N] without `num_classes`, a negative alpha, or both 0.
+    UserError: labels [N] without `num_classes`, a value out of range, or both alphas are 0.
   """
   check_range('mixup_alpha', mixup_alpha, 0, MOST_ALPHA)
   check_range('cutmix_alpha', cutmix_alpha, 0, MOST_ALPHA)
@@ -125,9 +125,7 @@ def mix(
   check_range('cutmix_share', cutmix_share, 0, 1)
   check_flags(per_image=per_image)
   if not mixup_alpha and not cutmix_alpha:
-    raise UserError(
-      'mixup_alpha=0 and cutmix_alpha=0 mix nothing; choose a positive number for one'
-    )
+    raise UserError('mixup_alpha=0 and cutmix_alpha=0 mix nothing; set one to a positive number')
   count = len(images) if per_image else 1
   mix_key, choice_key, mixup_key, cutmix_key = jax.random.split(key, 4)
   candidates = []
@@ -146,16 +144,16 @@ def mix(
 def _mixed(
   images: jax.Array, labels: jax.Array, num_classes: int | None, weights: jax.Array
 ) -> Mixed:
-  """Mixes with the own weight of each pixel, [N or 1, H or 1, W or 1, 1]."""
+  """Mixes with `weights`, those of the image itself: [N or 1, H or 1, W or 1, 1]."""
   if labels.ndim == 1:
     if num_classes is None:
-      raise UserError('to mix labels [N] takes the number of classes: set num_classes')
+      raise UserError('mixing labels [N] needs the number of classes: set num_classes')
     check_counts('', MOST_CLASSES, num_classes=num_classes)
     labels = jax.nn.one_hot(labels, num_classes)
   labels = labels.astype(jnp.float32)
   if not jnp.issubdtype(images.dtype, jnp.floating):
     images = images.astype(jnp.float32)
-  # The sum of many ones may be rounded up, but no class is less than improbable.
+  # The mean of many ones may be rounded to above 1, which would make a probability negative.
   share = jnp.minimum(weights.mean(axis=(1, 2)), 1.0)
   weights = weights.astype(images.dtype)
   images = weights * images + (1 - weights) * jnp.roll(images, 1, axis=0)
@@ -163,12 +161,12 @@ def _mixed(
 
 
 def _mixup_weights(key: jax.Array, count: int, alpha: float) -> jax.Array:
-  """The weight of the own image: [count, 1, 1, 1]."""
+  """The weight of the image itself: [count, 1, 1, 1]."""
   return _beta(key, count, 'mixup', alpha)[:, None, None, None]
 
 
 def _cutmix_weights(key: jax.Array, count: int, size: tuple[int, ...], alpha: float) -> jax.Array:
-  """0 inside of a box and 1 elsewhere: [count, H, W, 1]."""
+  """0 inside a random box and 1 elsewhere: [count, H, W, 1]."""
   height, width = size
   share_key, center_key = jax.random.split(key)
   side = jnp.sqrt(_beta(share_key, count, 'CutMix', alpha))[:, None]
@@ -180,8 +178,8 @@ def _cutmix_weights(key: jax.Array, count: int, size: tuple[int, ...], alpha: fl
 
 
 def _beta(key: jax.Array, count: int, what: str, alpha: float) -> jax.Array:
-  """[count] numbers of the distribution Beta(alpha, alpha)."""
+  """[count] random numbers from Beta(alpha, alpha)."""
   check_range(f'{what} alpha', alpha, most=MOST_ALPHA, above=0)
-  if alpha == 1:  # The same distribution, and a second less to compile.
+  if alpha == 1:  # Beta(1, 1) is uniform; this compiles a second faster.
     return jax.random.uniform(key, (count,))
   return jax.random.beta(key, float(alpha), float(alpha), (count,))

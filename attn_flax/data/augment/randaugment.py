@@ -3,12 +3,12 @@
 Cubuk et al., RandAugment: Practical Automated Data Augmentation with a Reduced Search Space,
 NeurIPS 2020, https://arxiv.org/abs/1909.13719. The operations are in `distort`.
 
-Departures from the paper: its text lists 14 operations, with `identity`; its released code
-(tensorflow/tpu, EfficientNet) has 16, without it but with `invert`, `solarize_add` and `cutout`.
-`PAPER` and `RELEASED` are these lists; the default is the code's. Departures from the released
-code: distances in pixels, meant for images of 224, grow and shrink with the image; `contrast` has
-Pillow's mean gray, where the code divides the number of pixels by 256; smoothed and mean gray
-values are rounded, not truncated, as Pillow does; posterizing keeps 8 bits at most.
+The text of the paper lists 14 operations, with `identity`; its released code (tensorflow/tpu,
+EfficientNet) has 16, without `identity` but with `invert`, `solarize_add` and `cutout`. `PAPER` and
+`RELEASED` are these lists; the default is the code's. Departures from the released code: distances
+in pixels, meant for images of 224 x 224, are scaled with the image; `contrast` has Pillow's mean
+gray, where the code divides the number of pixels by 256; smoothed and mean gray values are rounded,
+as in Pillow, not truncated; posterizing keeps 8 bits at most.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from attn_flax.errors import UserError, check_choice, check_counts, check_flags,
 
 PAPER = tuple(op for op in OPERATIONS if op not in ('invert', 'solarize_add', 'cutout'))
 RELEASED = tuple(op for op in OPERATIONS if op != 'identity')
-_MOST_OPERATIONS = 100  # One after the other on an image.
+_MOST_OPERATIONS = 100  # Applied to an image, one after the other.
 
 
 def randaugment(
@@ -33,7 +33,7 @@ def randaugment(
   operations: Sequence[str] = RELEASED,
   increasing: bool = False,
 ) -> jax.Array:
-  """Applies to each image operations of its own, each drawn evenly from a list.
+  """Applies to each image operations of its own, drawn uniformly from a list.
 
   Args:
     key: random key.
@@ -41,18 +41,18 @@ def randaugment(
     num_ops: operations for each image, one after the other; an operation may come twice.
     magnitude: of all operations, 0..30 on the scale of the released code; see `arguments`.
     operations: names of `OPERATIONS`.
-    increasing: make every operation grow with the magnitude; see `arguments`.
+    increasing: whether every operation gets stronger with the magnitude; see `arguments`.
 
   Returns:
     [N, H, W, C], same dtype.
 
   Raises:
-    UserError: an unknown operation, or a magnitude out of range.
+    UserError: an unknown operation or none, or a number or magnitude out of range.
   """
   check_counts('', _MOST_OPERATIONS, num_ops=num_ops)
   if not isinstance(operations, list | tuple):
     raise UserError(
-      f'operations={shown(operations)} are none; give names of {", ".join(OPERATIONS)}'
+      f'operations={shown(operations)} is impossible; give names from {", ".join(OPERATIONS)}'
     )
   if not operations:
     raise UserError(f'RandAugment needs operations: choose from {", ".join(OPERATIONS)}')
@@ -83,10 +83,16 @@ def arguments(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The arguments of all operations, in the order of `OPERATIONS`, for images [H, W].
 
-  Those of the released code grow in proportion to magnitude / 10 and have no upper end. There
-  `posterize` and `solarize` are weaker the larger the magnitude is, and `color`, `contrast`,
-  `brightness` and `sharpness` change nothing at 5. With `increasing` these six have torchvision's
-  ranges: they change nothing at 0 and reach their end, in either direction, at 10.
+  In the released code, arguments grow linearly with the magnitude and without a bound; `posterize`
+  and `solarize` get weaker with the magnitude, and `color`, `contrast`, `brightness` and
+  `sharpness` change nothing at 5. With `increasing`, these six have torchvision's ranges: they
+  change nothing at 0, and are strongest from 10 on.
+
+  Args:
+    magnitude: of all operations, 0..30 on the scale of the released code.
+    height: H in pixels.
+    width: W in pixels.
+    increasing: whether every operation gets stronger with the magnitude.
 
   Returns:
     Middle and spread, [17] float32 each: an argument is middle + spread or middle - spread.
@@ -119,5 +125,5 @@ def arguments(
 
 
 def _whole(number: float) -> int:
-  """Truncates, but not what misses a whole number by rounding alone."""
+  """Truncates, but takes a number that misses an integer only by rounding for that integer."""
   return int(number + 1e-6)

@@ -1,1 +1,1 @@
-"""Batches, from splits to the device."""
+"""Input pipelines: batches of a split, on the device."""

@@ -1,4 +1,4 @@
-"""Batches on the host, decoded by threads or worker processes: NumPy arrays, at random access."""
+"""Batches of NumPy arrays on the host, decoded ahead by threads or worker processes."""
 
 import dataclasses
 import multiprocessing
@@ -18,23 +18,23 @@ from attn_flax.data.records import Records
 Batch = dict[str, np.ndarray]
 
 BUFFERED = 2  # Batches that are decoded ahead, by this process or by each worker.
-_ENDLESS = 2**40  # Steps; a source has to have a length.
-_DRAWS = 1  # Marks the random stream of the crops apart from that of the order.
+_ENDLESS = 2**40  # Steps; Grain needs the length of a source.
+_DRAWS = 1  # Keeps the random numbers of the crops apart from those of the order.
 
 
 @dataclasses.dataclass
 class TrainBatches:
-  """The training batches at random access, on the host; can be pickled.
+  """The training batches with random access, on the host; can be pickled.
 
   Attributes:
     records: the split.
-    order: its order.
-    batch_size: examples of the whole batch.
-    rows: which of its rows to make, ascending.
+    order: the order of its examples.
+    batch_size: number of examples of the whole batch.
+    rows: the rows of a batch that this process makes, ascending.
     seed: seed of the crops.
-    scale: least and largest share of an image that a crop covers.
-    ratio: least and largest width / height of a crop.
-    threads: how many decode one batch.
+    scale: smallest and largest share of an image's area that a crop covers.
+    ratio: smallest and largest width / height of a crop.
+    threads: number of threads that decode a batch.
   """
 
   records: Records
@@ -53,7 +53,7 @@ class TrainBatches:
     from attn_flax.data.crops import TRIES
 
     index = self.order.batch(step, self.batch_size)[self.rows]
-    # Drawn for the whole batch, so that a row's crop does not depend on who makes it.
+    # Drawn for the whole batch, so that a row's crop does not depend on the process that makes it.
     rng = np.random.default_rng([self.seed, step, 0, _DRAWS])
     draws = rng.random((self.batch_size, TRIES, 4))[self.rows]
     made = self.records.train_batch(
@@ -64,13 +64,13 @@ class TrainBatches:
 
 @dataclasses.dataclass
 class EvalBatches:
-  """The evaluation batches at random access, on the host.
+  """The evaluation batches with random access, on the host.
 
   Attributes:
     records: the split.
-    batch_size: examples of the whole batch.
-    rows: which of its rows to make, ascending.
-    threads: how many decode one batch.
+    batch_size: number of examples of the whole batch.
+    rows: the rows of a batch that this process makes, ascending.
+    threads: number of threads that decode a batch.
   """
 
   records: Records
@@ -99,22 +99,28 @@ class EvalBatches:
 def read_ahead(
   source: TrainBatches | EvalBatches, start: int = 0, workers: int = 0
 ) -> Generator[Batch, None, None]:
-  """Yields the batches of a source from `start` on, made ahead by a thread or by processes."""
+  """Yields the batches of a source from `start` on, made ahead by threads or by processes.
+
+  Args:
+    source: the batches.
+    start: the first batch.
+    workers: number of processes that make batches; 0: two threads.
+  """
   import grain
 
-  # Without processes two threads, so that one begins the next batch while the other waits for the
-  # last images of its own; a batch is itself decoded by many.
+  # Two threads, so that one begins the next batch while the other waits for the last images of its
+  # own; they share the threads that decode.
   options = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=BUFFERED)
   dataset = grain.MapDataset.source(source)[start:].to_iter_dataset(options)
   if workers:
-    if not flags.FLAGS.is_parsed():  # The library reads flags of its own; all at their defaults.
+    if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which keep their defaults.
       flags.FLAGS.mark_as_parsed()
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BUFFERED)
     dataset = dataset.mp_prefetch(processes, worker_init_fn=_begin_worker)
   iterator = iter(dataset)
   try:
     for batch in iterator:
-      # Out of the memory that is shared with a worker, which would stay as long as the batch does.
+      # Copied, as the memory shared with a worker would otherwise live as long as the batch.
       yield {name: np.array(array) for name, array in batch.items()} if workers else batch
   finally:
     iterator.close()
@@ -123,7 +129,7 @@ def read_ahead(
 def _begin_worker(index: int, count: int) -> None:
   """Prepares a new worker process."""
   del index, count
-  # Signals that reach the whole group are the parent's to answer: it may need one more batch.
+  # The parent answers signals that are sent to the whole group; it may still need a batch.
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
   warnings.filterwarnings('ignore', module=r'PIL\.')  # As in the parent.

@@ -24,17 +24,17 @@ def open_pipeline(
   """Opens the pipeline of a split.
 
   Args:
-    split: what `load` gives.
-    batch_size: examples of one batch, over all devices of all processes.
+    split: a split of a dataset that `load` opened.
+    batch_size: number of examples of one batch over all devices of all processes.
     seed: seed of the order of the training examples, and of their crops, 0 or more.
     augmentation: augmentation and normalization of the batches.
-    mesh: one axis, 'data', of type Auto; None: the first device alone.
-    workers: processes that decode; 0: threads. What is in memory needs none.
+    mesh: a mesh whose only axis is 'data', of type Auto; None: the first device only.
+    workers: processes that decode training batches; 0: threads. Ignored for a split in memory.
     balanced: whether training draws equally many examples of every class.
 
   Raises:
-    UserError: the batch size is not a positive multiple of the number of devices, or a negative
-      number of workers.
+    UserError: an argument is of another type or out of range, or the batch size is not a positive
+      multiple of the number of devices.
   """
   check_workers(workers)
   check_type('split', split, Split | Records, 'a split as `data.load` gives it')

@@ -1,4 +1,4 @@
-"""Which examples a training step sees, as a pure function of (seed, step), and class imbalance."""
+"""The order of training examples, a pure function of (seed, step), on request balanced by class."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from attn_flax.errors import MOST_SEED, UserError, check_counts, check_range, sh
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-  """Whole batches of one epoch; the rest of it comes in another epoch's order.
+  """Number of whole batches in an epoch; the examples that are left over differ by epoch.
 
   Raises:
     UserError: the split is smaller than one batch.
@@ -24,8 +24,8 @@ class Order:
   """The order of the examples, epoch by epoch.
 
   By default an epoch visits every example once. A balanced epoch draws as many examples in total,
-  and equally many of every class: rare classes are repeated evenly, and frequent classes are
-  subsampled in turn.
+  and equally many of every class: examples of rare classes are repeated, and frequent classes are
+  subsampled anew in each epoch.
   """
 
   def __init__(self, seed: int, num_examples: int, balanced_labels: np.ndarray | None = None):
@@ -33,8 +33,12 @@ class Order:
 
     Args:
       seed: 0 or more.
-      num_examples: n.
-      balanced_labels: [n] integers; None: every example once.
+      num_examples: n, number of examples.
+      balanced_labels: [n] integers, the labels by which epochs are balanced; None: every epoch
+        visits every example once.
+
+    Raises:
+      UserError: a number is out of range, or there is not one label for each example.
     """
     check_seed(seed)
     check_range('num_examples', num_examples, 0, MOST_SEED, whole=True)
@@ -66,7 +70,7 @@ class Order:
     """Indices [batch_size] of the batch of one step.
 
     Raises:
-      UserError: there are fewer examples than that.
+      UserError: there are fewer than `batch_size` examples.
     """
     check_range('step', step, 0, MOST_SEED, whole=True)
     epoch, position = divmod(step, steps_per_epoch(self._num_examples, batch_size))
@@ -74,12 +78,12 @@ class Order:
 
 
 def check_seed(seed: object) -> None:
-  """Raises `UserError` for what is no seed of an order."""
+  """Raises `UserError` unless `seed` can be the seed of an order."""
   check_range('seed', seed, 0, MOST_SEED, whole=True)
 
 
 def check_start(start_step: object) -> None:
-  """Raises `UserError` for what is no step to start at."""
+  """Raises `UserError` unless `start_step` is a step to start at."""
   check_range('start_step', start_step, 0, MOST_SEED, whole=True)
 
 

@@ -11,9 +11,9 @@ from attn_flax.data.pipeline.sharding import Arrays
 class Pipeline(Protocol):
   """The batches of a split, on one device or spread over several.
 
-  What a step needs has two parts: `constants`, which stay on the device, and the inputs of each
-  batch. `train_batch` and `eval_batch` are pure functions that make a batch of the two inside the
-  jitted step:
+  A batch is made of two parts: `constants`, which stay on the device, and the inputs of the batch.
+  `train_batch` and `eval_batch` are pure functions that make a batch of both inside the jitted
+  step:
 
       @jax.jit
       def train_step(state, constants, inputs, key):
@@ -23,12 +23,13 @@ class Pipeline(Protocol):
       for inputs in pipeline.batches(start_step):
         state = train_step(state, pipeline.constants, inputs, key)
 
-  The order of the examples is a function of (seed, step): to resume, start at the step.
+  The order of the examples is a function of (seed, step): to resume, pass the next step to
+  `batches`.
 
   Attributes:
-    constants: what stays on the device, replicated.
-    num_examples: examples of the split.
-    batch_size: examples of one batch, B, over all devices of all processes.
+    constants: arrays that stay on the device, replicated.
+    num_examples: number of examples of the split.
+    batch_size: B, number of examples of one batch over all devices of all processes.
   """
 
   constants: Arrays
@@ -37,7 +38,7 @@ class Pipeline(Protocol):
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches of one epoch; the rest of it comes in another epoch's order.
+    """Number of whole batches in an epoch; the examples that are left over differ by epoch.
 
     Raises:
       UserError: the split is smaller than one batch.
@@ -45,10 +46,10 @@ class Pipeline(Protocol):
     ...
 
   def batches(self, start_step: int = 0) -> Generator[Arrays, None, None]:
-    """Yields the inputs of the training steps `start_step`, `start_step` + 1, ... without end.
+    """Yields inputs of `train_batch` for the steps from `start_step` on, without end.
 
-    Every epoch visits the examples in an order of its own, each at most once unless balanced. For
-    `train_batch`. Close the generator to stop its threads or processes.
+    Every epoch visits the examples in an order of its own, each at most once unless the pipeline is
+    balanced. Close the generator to stop its threads or processes.
 
     Raises:
       UserError: the split is smaller than one batch, or an example cannot be read.
@@ -56,11 +57,11 @@ class Pipeline(Protocol):
     ...
 
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of one of `batches`: all it takes to compile a step."""
+    """Shapes, dtypes and shardings of one of `batches`: all that compiling a step needs."""
     ...
 
   def eval_batches(self) -> Generator[Arrays, None, None]:
-    """Yields inputs that cover every example exactly once, in order, for `eval_batch`.
+    """Yields inputs of `eval_batch` that cover every example exactly once, in order.
 
     The last batch is padded to the size of the others; its padding has mask 0.
 
@@ -78,8 +79,8 @@ class Pipeline(Protocol):
       key: random key of the augmentation.
 
     Returns:
-      'image' [B, H, W, C] float32, normalized, and 'label' [B] int32, or probabilities [B, K] where
-      images are mixed.
+      'image' [B, H, W, C] float32, normalized, and 'label' [B] int32, or probabilities [B, K]
+      float32 where images are mixed.
     """
     ...
 

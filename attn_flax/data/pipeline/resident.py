@@ -1,4 +1,4 @@
-"""The pipeline for datasets that fit on the device: the pixels stay there, only indices move.
+"""The pipeline for datasets that fit on the device: pixels stay there, and only indices move.
 
 A whole split is held as one uint8 array, replicated where there are several devices. A batch is a
 vector of indices, spread over the devices; gathering, cropping, flipping and normalizing happen
@@ -22,9 +22,10 @@ class Resident:
   """A split on the device, and the batches that are drawn from it.
 
   Attributes:
-    constants: what stays on the device, replicated: 'image' [n, H, W, C] uint8, 'label' [n] int32.
-    num_examples: n, examples of the split.
-    batch_size: examples of one batch, B, over all devices.
+    constants: 'image' [n, H, W, C] uint8 and 'label' [n] int32, which stay on the device,
+      replicated.
+    num_examples: n, number of examples of the split.
+    batch_size: B, number of examples of one batch over all devices of all processes.
   """
 
   constants: Arrays
@@ -43,14 +44,15 @@ class Resident:
 
     Args:
       split: the examples.
-      batch_size: examples of one batch, over all devices of all processes.
+      batch_size: number of examples of one batch over all devices of all processes.
       seed: seed of the order of the training examples, 0 or more.
       augmentation: augmentation and normalization of the batches.
-      mesh: one axis, 'data', of type Auto; None: the first device alone.
+      mesh: a mesh whose only axis is 'data', of type Auto; None: the first device only.
       balanced: whether training draws equally many examples of every class, see `order.Order`.
 
     Raises:
-      UserError: the batch size is not a positive multiple of the number of devices.
+      UserError: an argument is of another type or out of range, or the batch size is not a positive
+        multiple of the number of devices.
     """
     check_type('split', split, Split, 'a split in memory, as `data.load` gives it')
     check_type('augmentation', augmentation, Augmentation, 'an `Augmentation`')
@@ -65,13 +67,13 @@ class Resident:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches of one epoch, see `Pipeline`."""
+    """Number of whole batches in an epoch, see `Pipeline`."""
     return steps_per_epoch(self.num_examples, self.batch_size)
 
   def batches(self, start_step: int = 0) -> Generator[Arrays, None, None]:
     """The inputs of the training steps, see `Pipeline`."""
     check_start(start_step)
-    _ = self.steps_per_epoch  # Raises at the call, not at the first `next`.
+    _ = self.steps_per_epoch  # So that its error is raised here, not at the first `next`.
     return (self._batch(step) for step in itertools.count(start_step))
 
   def _batch(self, step: int) -> Arrays:

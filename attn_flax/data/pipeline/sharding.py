@@ -1,4 +1,4 @@
-"""How batches are spread over devices, and how they get there."""
+"""How batches are spread over devices, and how they are copied there."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,22 +12,23 @@ _MOST_BATCH = 2**20
 
 
 def check_batch(batch_size: int, mesh: jax.sharding.Mesh | None) -> None:
-  """Raises `UserError` unless a batch can be spread evenly over the devices."""
+  """Raises `UserError` unless a batch can be spread evenly over the devices of a mesh."""
   if mesh is not None:
-    check_type('mesh', mesh, jax.sharding.Mesh, 'a mesh of the axis data, or None')
+    check_type('mesh', mesh, jax.sharding.Mesh, 'a mesh with the axis data, or None')
   num_devices = 1 if mesh is None else mesh.size
   check_range('batch_size', batch_size, most=_MOST_BATCH, whole=True)
   if batch_size <= 0 or batch_size % num_devices:
+    devices = '1 device' if num_devices == 1 else f'{num_devices} devices'
     raise UserError(
-      f'a batch of {batch_size} cannot be spread over {num_devices} device(s): choose a '
-      f'positive multiple of {num_devices}'
+      f'a batch of {batch_size} cannot be spread over {devices}: choose a positive multiple of '
+      f'{num_devices}'
     )
 
 
 def shardings(
   mesh: jax.sharding.Mesh | None,
 ) -> tuple[jax.sharding.Sharding, jax.sharding.Sharding]:
-  """Shardings that hold the whole array on every device, and a part of its first axis on each."""
+  """Two shardings: an array whole on every device, and its first axis spread over the devices."""
   if mesh is None:
     alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return alone, alone
@@ -36,7 +37,7 @@ def shardings(
 
 
 def own_rows(sharding: jax.sharding.Sharding, batch_size: int) -> np.ndarray:
-  """Which rows of a batch the devices of this process hold, ascending."""
+  """The rows of a batch that the devices of this process hold, ascending."""
   places = sharding.addressable_devices_indices_map((batch_size,)).values()
   return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
 
@@ -60,13 +61,13 @@ def place_rows(
   rows: np.ndarray,
   batch_size: int,
 ) -> Arrays:
-  """Like `place`, where a process has no more of the batch than its own rows.
+  """Like `place`, for a process that has only its own rows of the batch.
 
   Args:
     arrays: by name, each [len(rows), ...].
     sharding: spreads the first axis.
-    rows: what `own_rows` gives.
-    batch_size: of the whole batch.
+    rows: the result of `own_rows`.
+    batch_size: number of rows of the whole batch.
   """
 
   def part_of(array: np.ndarray) -> Callable[..., np.ndarray]:
@@ -87,7 +88,7 @@ def place_rows(
 def abstract(
   arrays: Mapping[str, tuple[tuple[int, ...], np.typing.DTypeLike]], sharding: jax.sharding.Sharding
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Stand-ins for arrays on the devices, given (shape, dtype) of each by name."""
+  """Abstract arrays on the devices, given the (shape, dtype) of each by name."""
   return {
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
     for name, (shape, dtype) in arrays.items()

@@ -1,10 +1,11 @@
 """The pipeline for datasets that do not fit on the device: images are decoded on their way there.
 
 Files are read, decoded, cropped at random and resized on the host, by threads or worker processes;
-uint8 pixels cross the bus; flips, colors and normalization happen inside the jitted step.
+uint8 pixels are copied to the device; flips, colors and normalization happen inside the jitted
+step.
 
-Order and crops are a function of (seed, step) alone, for any number of workers and of processes,
-each of which decodes what its own devices need.
+Order and crops depend on (seed, step) only, not on the number of workers or processes. Each process
+decodes what its own devices need.
 """
 
 import collections
@@ -32,12 +33,12 @@ from attn_flax.data.threads import default_threads
 from attn_flax.errors import UserError, check_flags, check_range, check_type
 
 MOST_WORKERS = 4096
-_AHEAD = 2  # Batches that are under way to the device while one is used.
+_AHEAD = 2  # Batches that are copied to the device while another is used.
 _SHARED_MEMORY = '/dev/shm'
 
 
 def check_workers(workers: object) -> None:
-  """Raises `UserError` for what is no number of workers."""
+  """Raises `UserError` unless `workers` is a whole number from 0 to `MOST_WORKERS`."""
   check_range('workers', workers, 0, MOST_WORKERS, whole=True)
 
 
@@ -45,9 +46,9 @@ class Stream:
   """A split that is decoded while the device works, and the batches that are drawn from it.
 
   Attributes:
-    constants: nothing; all that the device needs is in the batches.
-    num_examples: n, examples of the split.
-    batch_size: examples of one batch, B, over all devices.
+    constants: empty; the inputs of a batch hold all of it.
+    num_examples: n, number of examples of the split.
+    batch_size: B, number of examples of one batch over all devices of all processes.
   """
 
   constants: Arrays
@@ -63,24 +64,24 @@ class Stream:
     workers: int = 0,
     balanced: bool = False,
   ):
-    """Reads no example yet.
+    """Checks the arguments, but reads no example yet.
 
     Args:
       records: the examples.
-      batch_size: examples of one batch, over all devices of all processes.
+      batch_size: number of examples of one batch over all devices of all processes.
       seed: seed of the order and the crops of the training examples, 0 or more.
-      augmentation: augmentation and normalization of the batches. The shares and shapes of its
-        random crops are those of the crops on the host; on the device there is no further crop,
-        unless the images come whole.
-      mesh: one axis, 'data', of type Auto; None: the first device alone.
-      workers: processes that decode training batches; 0: threads of this one, as many as there are
-        cores. Processes take seconds to start, and pay where threads wait for Python's lock:
-        beyond some thousand images per second.
+      augmentation: augmentation and normalization of the batches. Its `crop_scale` and `crop_ratio`
+        apply to the random crops on the host; only images of `one_size`, which the host does not
+        crop, are cropped on the device.
+      mesh: a mesh whose only axis is 'data', of type Auto; None: the first device only.
+      workers: processes that decode training batches; 0: threads of this process, as many as there
+        are cores. Processes take seconds to start, and pay off where threads wait for the GIL:
+        beyond about a thousand images per second.
       balanced: whether training draws equally many examples of every class, see `order.Order`.
 
     Raises:
-      UserError: the batch size is not a positive multiple of the number of devices, or a negative
-        number of workers.
+      UserError: an argument is of another type or out of range, or the batch size is not a positive
+        multiple of the number of devices.
     """
     check_type('records', records, Records, 'a split as `data.load` gives it')
     check_type('augmentation', augmentation, Augmentation, 'an `Augmentation`')
@@ -106,17 +107,17 @@ class Stream:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches of one epoch, see `Pipeline`."""
+    """Number of whole batches in an epoch, see `Pipeline`."""
     return steps_per_epoch(self.num_examples, self.batch_size)
 
   def batches(self, start_step: int = 0) -> Generator[Arrays, None, None]:
     """The inputs of the training steps, see `Pipeline`.
 
     Raises:
-      UserError: also where there is too little shared memory for the workers.
+      UserError: as in `Pipeline`, or there is too little shared memory for the workers.
     """
     check_start(start_step)
-    _ = self.steps_per_epoch  # Raises at the call, not at the first `next`.
+    _ = self.steps_per_epoch  # So that its error is raised here, not at the first `next`.
     if self._workers:
       self._check_shared_memory()
     labels = self._records.label if self._balanced else None
@@ -134,18 +135,19 @@ class Stream:
     return self._to_device(lambda: read_ahead(source, start_step, self._workers))
 
   def _check_shared_memory(self) -> None:
-    """Workers hand batches over in memory that containers often have little of."""
+    """Raises `UserError` if workers lack shared memory for batches; containers often limit it."""
     if not os.path.isdir(_SHARED_MEMORY):
       return
-    # A worker buffers some, makes one, and as many wait in this process.
+    # Each worker buffers some batches and makes one; this process buffers as many for each worker.
     batches = self._workers * (2 * BUFFERED + 1)
     needed = batches * len(self._rows) * self._records.image_size**2 * 3
     free = shutil.disk_usage(_SHARED_MEMORY).free
     if needed > free:
+      workers = '1 worker needs' if self._workers == 1 else f'{self._workers} workers need'
       raise UserError(
-        f'{self._workers} workers need up to {needed / 1e6:.0f} MB of {_SHARED_MEMORY}, which has '
-        f'{free / 1e6:.0f} MB: choose 0 workers, for threads, or fewer, or give the container more '
-        '(docker run --shm-size=...)'
+        f'{workers} up to {needed / 1e6:.0f} MB of {_SHARED_MEMORY}, which has '
+        f'{free / 1e6:.0f} MB left: choose 0 workers, for threads, or fewer, or give the container '
+        'more (docker run --shm-size=<size>)'
       )
 
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -165,7 +167,7 @@ class Stream:
   def _to_device(
     self, open_host: Callable[[], Generator[Batch, None, None]]
   ) -> Generator[Arrays, None, None]:
-    """Copies batches to the devices, some of them ahead of their use."""
+    """Copies batches to the devices, `_AHEAD` of them ahead of their use."""
     host = open_host()
     ahead: collections.deque[Arrays] = collections.deque()
     try:

@@ -1,1 +1,1 @@
-"""Where datasets come from, one folder for each kind."""
+"""The sources of datasets, one folder for each kind."""

@@ -133,7 +133,7 @@ def test_the_key_decides():
 
 
 PLAIN = {'mean': (0.5, 0.4, 0.3), 'std': (0.2, 0.25, 0.125)}
-# Everything at once, but for the padded crop: boxes are resized instead.
+# All augmentations except the padded crop, which the resized crop replaces.
 FULL = Augmentation(
   **PLAIN,
   flip=True,
@@ -296,7 +296,7 @@ key, batch = jax.random.key(3), jax.device_put(_batch(), spread)
 train_batch = jax.jit(FULL.train_batch, out_shardings=spread).lower(key, *batch).compile()
 np.savez(sys.argv[1], **train_batch(key, *batch))
 
-# Images stay where they are until they are mixed; then one of each device goes to the next.
+# Only mixing moves images between devices: one image from each device to the next.
 kinds = 'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter'
 pattern = rf'= (\\S+?)\\{{\\S* ({kinds})\\('
 found = set(re.findall(pattern, train_batch.as_text()))

@@ -26,7 +26,7 @@ def _images(count, height=7, width=5, channels=3):
 
 
 def _hue_loop(image, shift):
-  """One image [H, W, 3] with its hue turned, by `colorsys`."""
+  """One image [H, W, 3] with its hue shifted, by `colorsys`."""
   turned = np.empty(image.shape)
   for y, x in np.ndindex(image.shape[:2]):
     hue, saturation, value = colorsys.rgb_to_hsv(*(image[y, x] / 255))
@@ -62,7 +62,7 @@ def test_changes_are_those_of_a_loop_and_of_pillow(name):
     np.testing.assert_allclose(exact[i], expected, atol=0.01)
     np.testing.assert_allclose(rounded[i], np.round(exact[i]))
     pillow = getattr(ImageEnhance, enhancer)(Image.fromarray(images[i])).enhance(float(factor))
-    # Pillow rounds what it blends with, once more by |1 - factor| off, and truncates the result.
+    # Pillow rounds the gray value, whose error is scaled by |1 - factor|, and truncates the result.
     tolerance = 1 + 0.5 * abs(1 - factor)
     assert np.abs(np.asarray(rounded[i], float) - np.asarray(pillow)).max() <= tolerance
 
@@ -107,7 +107,7 @@ def _factors(name, before, after):
 )
 def test_factors_are_uniform(name, strength, low, high):
   count = 2000
-  # One pixel that no factor brings to an end of the range, so that it tells the factor.
+  # One pixel that no factor makes black or white, so that the factor can be computed from it.
   images = np.full((count, 2, 2, 3), (120.0, 90.0, 100.0), np.float32)
   images[:, 0, 1] = images[:, 1, 1] = 60
   made = color_jitter(jax.random.key(0), images, **{name: strength})

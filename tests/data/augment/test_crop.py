@@ -1,6 +1,6 @@
 """Windows and resized boxes against Pillow and loops, and the draws of boxes.
 
-Crops and flips of equal size are in `test_augment`.
+Crops that keep the size, and flips, are in `test_augmentation`.
 """
 
 import collections
@@ -89,7 +89,7 @@ def test_boxes_are_distributed_as_torchvisions():
   drawn, found = draw(jax.random.key(0), count, (height, width), (height, width), area, ratio)
   expected = _torchvision_boxes(count, height, width, area, ratio)
   is_void = expected[:, 2] == 0
-  # Void ones: rare, as many in both, within five standard deviations.
+  # As many images without a box as in torchvision, within five standard deviations.
   assert abs((~found).sum() - is_void.sum()) < 5 * np.sqrt(2 * is_void.sum() + 1)
   drawn, expected = np.asarray(drawn)[np.asarray(found)], expected[~is_void]
   assert (drawn >= 0).all()
@@ -119,7 +119,7 @@ def test_a_resized_crop_is_a_box_of_its_own_image():
   made = random_resized_crop(jax.random.key(0), images.astype(np.float32), size, scale, ratio)
   made = np.asarray(made)
   assert made.shape == (150, 4, 3, 3)
-  # What rounding may leave of the ranges: sides half a pixel longer or shorter.
+  # Rounding makes sides up to half a pixel longer or shorter.
   possible = [
     (y, x, h, w)
     for h in range(1, 6)
@@ -174,7 +174,7 @@ def test_windows_of_another_size_are_cut_from_everywhere(padding, size):
       for y, x in np.ndindex(*places)
       if np.array_equal(padded[y : y + size[0], x : x + size[1]], after)
     ]
-    corners.update(own[:1])  # Windows of padding alone may look alike.
+    corners.update(own[:1])  # Windows that hold only padding may look alike.
     assert own
   expected = 600 / math.prod(places)
   if padding < 2:

@@ -16,7 +16,7 @@ cutout = jax.jit(erase.cutout, static_argnames='side')
 
 
 def _images(count, height=9, width=7):
-  """Images without a 0, so that what is erased shows."""
+  """Images without a 0, so that erased pixels can be told."""
   rng = np.random.default_rng(0)
   return rng.uniform(0.5, 1.5, (count, height, width, 3)).astype(np.float32)
 
@@ -50,7 +50,7 @@ def test_erasing_fills_boxes_of_some_images(fill):
     assert ratio[0] <= (width + 0.5) / (height - 0.5) and (width - 0.5) / (height + 0.5) <= ratio[1]
     boxes.append(box)
     filled.append(after[top : top + height, left : left + width].ravel())
-  # 300 are expected, with a standard deviation of 14.5; one draw in ten seldom fails ten times.
+  # 300 are expected, with a standard deviation of 14.5; ten draws of a box hardly ever all fail.
   assert abs(len(boxes) - 300) < 4 * 14.5
   values = np.concatenate(filled)
   if fill == 'zeros':
@@ -70,7 +70,7 @@ def test_erasing_nothing_and_everything():
   np.testing.assert_array_equal(random_erasing(key, images, 0), images)
   all_erased = np.asarray(random_erasing(key, images, 1, (0.2, 0.3), (1, 1)))
   assert all(_erased(*pair) for pair in zip(images, all_erased, strict=True))
-  # No box of the whole area leaves a border: there is none to erase.
+  # A box of the whole area would not be smaller than the image: nothing is erased.
   np.testing.assert_array_equal(random_erasing(key, images, 1, (1, 1), (0.7, 0.8)), images)
 
 

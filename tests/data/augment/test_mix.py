@@ -23,7 +23,7 @@ def _batch(count, height=6, width=5):
 
 
 def _shares(labels):
-  """The own weight of each label [N, K], all of whose rest must be the partner's; [N]."""
+  """The weight of each image's own label, [N]; checks that the rest is its partner's label."""
   labels = np.asarray(labels, float)
   count = len(labels)
   own = labels[np.arange(count), np.arange(count)]

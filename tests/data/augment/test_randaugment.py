@@ -15,7 +15,7 @@ from attn_flax.errors import UserError
 STATIC = ('num_ops', 'magnitude', 'operations')
 rand = jax.jit(randaugment.randaugment, static_argnames=STATIC)
 
-# Arguments of each operation; none for those that have none.
+# The arguments that each operation is tested with; 0 for those that have none.
 ARGUMENTS = {
   'identity': [0.0],
   'auto_contrast': [0.0],
@@ -100,7 +100,7 @@ def _pillow(name, pixels, argument, center):
 @pytest.mark.parametrize('form', ['_in_turn', '_at_once'])
 @pytest.mark.parametrize('shape', [(23, 31, 3), (40, 18, 1)])
 def test_every_operation_is_pillows(monkeypatch, shape, form):
-  # Both forms on the platform of the test: which one a platform has is a matter of speed.
+  # Both forms work on every platform; each platform uses the faster one.
   monkeypatch.setattr(distort, '_in_turn', getattr(distort, form))
   height, width, channels = shape
   assert ARGUMENTS.keys() == distort.OPERATIONS.keys()
@@ -113,7 +113,7 @@ def test_every_operation_is_pillows(monkeypatch, shape, form):
   ]
   centers = np.random.default_rng(1).integers(0, (height, width), (len(cases), 2))
   pixels, codes, arguments = (np.array(column) for column in zip(*cases, strict=True))
-  call = jax.jit(lambda *arrays: distort.distort(*arrays))  # A function of its own: traced anew.
+  call = jax.jit(lambda *arrays: distort.distort(*arrays))  # A new function, to be traced again.
   made = np.asarray(call(pixels, codes, arguments.astype(np.float32), centers))
   assert made.shape == pixels.shape and made.dtype == np.uint8
 
@@ -122,10 +122,10 @@ def test_every_operation_is_pillows(monkeypatch, shape, form):
     difference = np.abs(made[i].astype(int) - expected)
     where = f'{names[code]} {argument}, image {i}'
     if names[code] in ('color', 'contrast', 'brightness', 'sharpness'):
-      # Pillow truncates what its rounding may leave just below a whole number, and so do we.
+      # Pillow truncates, and so does the code; rounding may leave a value just below an integer.
       assert difference.max() <= 1 and (difference > 0).mean() < 0.01, where
     elif names[code] == 'auto_contrast':
-      # The same here, where many of the numbers are whole; so exactly by whole numbers, too.
+      # The same, but many exact values are integers: compared with integer arithmetic, too.
       low, high = (ends(photo.astype(int), axis=(0, 1)) for ends in (np.min, np.max))
       exact = (photo - low) * 255 // np.maximum(high - low, 1)
       np.testing.assert_array_equal(made[i], np.where(high > low, exact, photo), where)
@@ -209,7 +209,7 @@ def test_arguments_at_the_ends_of_the_scale():
 
 
 def _outcomes(photo, name, magnitude):
-  """What one operation may make of an image, but for cutout: at most two outcomes."""
+  """The results that an operation other than cutout can have on an image, at most two."""
   middle, spread = randaugment.arguments(magnitude, *photo.shape[:2])
   code = list(distort.OPERATIONS).index(name)
   return {
@@ -221,7 +221,7 @@ def _outcomes(photo, name, magnitude):
 def test_operations_signs_and_squares_are_drawn_evenly():
   count, magnitude = 3200, 8
   photo = _photos(16, 16)[1]
-  photo[:, 8] = 128 - photo[:, 8] // 3  # So that equalizing and stretching differ from it.
+  photo[:, 8] = 128 - photo[:, 8] // 3  # So that equalizing and stretching change it.
   images = np.broadcast_to(photo, (count, *photo.shape))
   made = np.asarray(rand(jax.random.key(0), images, 1, magnitude))
   candidates = {

@@ -44,12 +44,12 @@ def test_a_balanced_epoch_draws_every_class_alike():
     counts = np.bincount(index, minlength=100)
     assert len(index) == 100
     np.testing.assert_array_equal(np.bincount(LABELS[index]), [25, 25, 25, 0, 25])
-    for label in np.unique(LABELS):  # Evenly inside a class, too.
+    for label in np.unique(LABELS):  # Examples of a class are drawn equally often, too.
       own = counts[LABELS == label]
       assert own.max() - own.min() <= 1
     seen += counts
-  assert (seen > 0).mean() > 0.9  # What is frequent is left out in turn, not for good.
-  assert len(set(LABELS[index[:25]])) == 4  # And shuffled.
+  assert (seen > 0).mean() > 0.9  # Each epoch leaves out other examples of frequent classes.
+  assert len(set(LABELS[index[:25]])) == 4  # The classes are shuffled.
 
 
 def test_balanced_classes_that_do_not_divide_the_epoch():

@@ -172,7 +172,7 @@ def test_whole_images_where_they_have_the_size_already():
   split = Records(Small(9), SIZE, SIZE, one_size=True)
   batch = split.train_batch([3, 1], np.zeros((2, crops.TRIES, 4)))
   np.testing.assert_array_equal(batch.image[0], Small(9).pixels(3))
-  # The device then crops.
+  # Then the device crops.
   augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, crop_padding=4)
   assert Stream(split, 4, seed=0, augmentation=augmentation)._augmentation.crop_padding == 4
   assert Stream(records(), 4, seed=0, augmentation=augmentation)._augmentation.crop_padding == 0
@@ -530,7 +530,7 @@ def test_workers_outlive_signals_but_not_their_parent(tmp_path):
   )
   with child:
     worker = int(child.stdout.readline())
-    # As Ctrl-C in a terminal and schedulers do; the parent goes on for a while.
+    # Ctrl-C and schedulers send signals to workers, too; the parent may go on for a while.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
       os.killpg(child.pid, number)
     assert [child.stdout.readline() for _ in range(20)] == ['more\n'] * 20

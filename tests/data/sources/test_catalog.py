@@ -1,4 +1,4 @@
-"""Datasets of the catalog: their table, their features and splits, and what is read of them."""
+"""Datasets of the catalog: the table, features and splits, and reading them."""
 
 import dataclasses
 import io
@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 def pixels(encoded, size=None):
-  """What Pillow makes of an image file, resized to a square where a size is given."""
+  """An image file as Pillow decodes it, resized to a square if a size is given."""
   image = Image.open(io.BytesIO(encoded)).convert('RGB')
   if size is not None and image.size != (size, size):
     image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -51,7 +51,7 @@ def test_the_table_agrees_with_the_catalog(tmp_path, name):
     assert spec.splits[split] == len(part.indices(held_out[part.split]))
   assert spec.splits['train'] + spec.splits['validation'] == train
   assert spec.splits['test'] == test
-  # Nobody trains on the test.
+  # The test split is not a part of the training split.
   assert spec.parts['test'].split != spec.parts['train'].split
   assert spec.flip and len(spec.mean) == len(spec.std) == 3
 
@@ -81,7 +81,7 @@ def test_parts_of_a_split_cover_it_once(count):
 def test_missing_splits_are_cut_off_the_training_images(stored, expected):
   parts = under_test.find_parts('x', stored)
   assert {split: len(part.indices(stored[part.split])) for split, part in parts.items()} == expected
-  with pytest.raises(UserError, match="'x' has no split train.*test"):
+  with pytest.raises(UserError, match="'x' has no train split.*test"):
     under_test.find_parts('x', {'test': 3})
 
 
@@ -159,7 +159,7 @@ def test_masks_and_boxes_follow_the_image(tmp_path, name):
     top, left = (height - side) / 2, (width - side) / 2
     corners = np.array([0.25 * height - top, 0.5 * width - left, 0.5 * height - top, width - left])
     box = np.clip(corners / side, 0, 1)
-    if name == 'oxford_iiit_pet':  # Of the mask, as its own box is the head's; 1 is the pet.
+    if name == 'oxford_iiit_pet':  # The box is that of the mask, where 1 is the pet.
       np.testing.assert_allclose(split.bbox[i], box, atol=1 / 224)
       ymin, xmin, ymax, xmax = np.round(split.bbox[i] * 224).astype(int)
       assert split.mask[i, ymin:ymax, xmin:xmax].all()
@@ -186,7 +186,7 @@ def test_what_a_mask_means():
 
 def test_annotations_that_are_not_there(tmp_path):
   with catalog(tmp_path, 'oxford_flowers102', dict(train=5)):
-    with pytest.raises(UserError, match="'oxford_flowers102' has no masks and boxes"):
+    with pytest.raises(UserError, match="'oxford_flowers102' has no masks or boxes"):
       data.load('oxford_flowers102', annotations=True)
 
 
@@ -252,7 +252,7 @@ def test_what_is_not_for_classification(tmp_path):
 
 
 def test_code_that_needs_tensorflow(tmp_path, monkeypatch):
-  """A dataset is read where it is prepared, whatever its own code would import."""
+  """A dataset that is prepared can be read even if its own code needs TensorFlow."""
 
   def builder(name, **_):
     raise ModuleNotFoundError("No module named 'tensorflow'")
@@ -320,7 +320,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
-  """The root folder of a dataset that is prepared for real."""
+  """The root folder of a dataset that is actually prepared."""
   root = tmp_path_factory.mktemp('prepared')
   builder = Shapes(data_dir=root, file_format='array_record')
   builder.download_and_prepare(
@@ -341,7 +341,7 @@ def test_a_prepared_dataset_by_name_and_by_path(shapes, by):
   )
   split = dataset.splits['validation'].take([1])
   assert split.label.tolist() == [17 % 3]
-  # By Pillow's own two steps.
+  # Resized and cropped in two steps, with Pillow.
   image = np.random.default_rng(17).integers(0, 256, (57, 50, 3), np.uint8)
   resized = Image.fromarray(image).resize((256, 57 * 256 // 50), Image.Resampling.BILINEAR)
   top = round((resized.height - 224) / 2)
@@ -350,13 +350,13 @@ def test_a_prepared_dataset_by_name_and_by_path(shapes, by):
   ymin, xmin, ymax, xmax = np.round(split.bbox[0] * 224).astype(int)
   assert split.mask[0, ymin + 1 : ymax - 1, xmin + 1 : xmax - 1].all()
   assert abs(int(split.mask[0].sum()) - (ymax - ymin) * (xmax - xmin)) < 250
-  # Small, and then in memory.
+  # At a small size the images are held in memory.
   small = data.load(str(folder), size=32).splits['train']
   assert isinstance(small, data.Split) and small.image.shape == (16, 32, 32, 3)
 
 
 def test_stored_records_can_be_read_by_many(shapes):
-  """By threads at once, and by a process that gets them pickled."""
+  """By several threads at once, and by a process that unpickles the source."""
   records = data.load('shapes', data_dir=str(shapes), splits=['train']).splits['train']
   draws = np.random.default_rng(0).random((160, crops.TRIES, 4))
   index = np.tile(np.arange(16), 10)

@@ -1,4 +1,4 @@
-"""CIFAR without TensorFlow: an archive of the same form, from a server on this machine."""
+"""CIFAR without TensorFlow: an archive of the same form, from a local server."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ KINDS = {
 
 
 def make_archive(name, folder):
-  """Writes an archive as the published one, of random images; returns what is in it.
+  """Writes an archive like the published one, of random images; returns its content.
 
   Returns:
     For 'train' and 'test': images [N, 32, 32, 3] and labels [N].
@@ -68,7 +68,7 @@ def make_archive(name, folder):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-  """Serves a folder without a word."""
+  """Serves a folder without writing a log."""
 
   def log_message(self, *_):
     pass
@@ -113,7 +113,7 @@ def redirect(monkeypatch, name, url, checksum, size):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-  """A function that publishes an archive of that name; returns its content and the requests."""
+  """A function that serves a dataset's archive; it returns the content and the requests."""
   with contextlib.ExitStack() as stack:
 
     def publish(name, wrong=False):
@@ -167,7 +167,7 @@ def test_downloaded_prepared_and_read(tmp_path, published, name, capfd):
     np.testing.assert_array_equal(row['image'], content['train'][0][number])
     assert row['label'] == content['train'][1][number]
 
-  # No second download; nothing is left of the first but the archive.
+  # There is no second download, and the first has left only the archive.
   assert len(asked) == 1
   data.load(name, data_dir=str(folder), download=True, splits=['test'])
   data.load(name, data_dir=str(folder), splits=['test'])
@@ -198,7 +198,7 @@ def test_an_interrupted_preparation_downloads_no_second_time(tmp_path, published
 
 def test_another_file_than_the_published_one_is_refused(tmp_path, published):
   _, asked = published('cifar10', wrong=True)
-  for attempt in (1, 2):  # Nor is it taken from the first download.
+  for attempt in (1, 2):  # The file of the first download is not used by the second attempt.
     with pytest.raises(UserError, match='not the published file.*checksum'):
       data.load('cifar10', data_dir=str(tmp_path / 'datasets'), download=True)
     assert len(asked) == attempt
@@ -221,7 +221,7 @@ def test_keys_ids_pixels_and_names_are_the_stock_builders(tmp_path, name, monkey
     download=lambda url: archive,
     download_and_extract=lambda url: tmp_path / 'extracted',
   )
-  # All that the stock builder takes of TensorFlow here is a file.
+  # Here the stock builder needs nothing of TensorFlow but its files.
   gfile = types.SimpleNamespace(GFile=open)
   monkeypatch.setattr(
     stock_module, 'tf', types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile))

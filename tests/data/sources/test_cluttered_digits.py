@@ -1,4 +1,4 @@
-"""The embedded dataset: what its examples promise, and how it is prepared and read."""
+"""Cluttered digits: the properties of the examples, and how they are prepared and read."""
 
 import dataclasses
 import itertools
@@ -108,8 +108,8 @@ class _Watched:
 
 
 def test_splits_share_no_photo_pixel(monkeypatch):
-  # A photo in three grays, one for each split's 60, 15 and 25 % of the width. Painted without
-  # contrast, whatever stands on one gray has its luma; a pixel of another strip would show.
+  # A photo of three grays, one for each split's 60, 15 and 25 % of the width. Without contrast,
+  # digits and fragments have the luma of the gray below; a pixel of another strip would differ.
   grays = np.repeat(np.float32([0.3, 0.5, 0.7]), [384, 96, 160])
   photo = np.broadcast_to(grays[:, None], (427, 640, 3))
   monkeypatch.setattr(generate, '_photos', lambda: [photo])
@@ -321,7 +321,7 @@ def test_a_killed_preparation_leaves_nothing_behind(tmp_path):
 
 
 def test_processes_that_come_together_prepare_once(tmp_path, monkeypatch):
-  # The lock belongs to the open file, so that threads meet it just as processes do.
+  # The lock belongs to the open file, so that threads wait for it as processes do.
   together, writes, lengths = threading.Barrier(2), [], []
   lock, write = build._lock, build._write
 
@@ -372,5 +372,5 @@ def test_neither_tensorflow_nor_the_network_is_touched(tmp_path):
   command = [sys.executable, '-c', WITHOUT_TENSORFLOW_AND_NETWORK, str(tmp_path)]
   child = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
   assert child.stdout == 'done\n'
-  # One plain line where stderr is no terminal, and nothing else.
+  # Stderr, which is not a terminal, gets one line and no progress bar.
   assert child.stderr.count('\n') == 1 and child.stderr.startswith('Preparing cluttered_digits/')

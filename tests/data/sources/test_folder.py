@@ -1,4 +1,4 @@
-"""A folder of images: layout, splits, formats, sizes, and broken files that are passed over."""
+"""A folder of images: layout, splits, formats, sizes, and broken files that are skipped."""
 
 import io
 import json
@@ -17,13 +17,13 @@ from attn_flax.errors import UserError
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-  """Where results of checks would be kept."""
+  """The folder in which results of checks are stored."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   return tmp_path / 'cache'
 
 
 def picture(seed, height=40, width=40, channels=3):
-  """Smooth random pixels, so that formats with losses keep them nearly as they are."""
+  """Smooth random pixels, which lossy formats keep nearly as they are."""
   rng = np.random.default_rng(seed)
   coarse = Image.fromarray(rng.integers(0, 256, (4, 4, channels), np.uint8).squeeze())
   return coarse.resize((width, height), Image.Resampling.BICUBIC)
@@ -97,7 +97,7 @@ def test_missing_splits_are_cut_off_by_a_hash_that_files_keep(tmp_path, capsys):
     assert set(names) <= set(files_of(grown[split]))
   other = load(tmp_path, size=100, seed=1).splits
   assert set(files_of(other['test'])) != set(files_of(grown['test']))
-  # A file of the same name in another class goes its own way.
+  # Files of the same name in different classes may belong to different splits.
   inside = [name[2:] for name in splits['test'] if name[0] == 'a']
   assert inside != [name[2:] for name in splits['test'] if name[0] == 'b']
 
@@ -119,7 +119,7 @@ def test_the_hash_is_spread_evenly_and_fixed():
   shares = [layout.hash_share(f'a/{i}.png', 0) for i in range(2000)]
   assert 0.08 < np.mean(np.array(shares) < 0.1) < 0.12
   assert 0 <= min(shares) and max(shares) < 1
-  # A change would move the files of every user.
+  # Any other value would move the files of every user to other splits.
   assert layout.hash_share('cats/tom.jpg', 2014) == pytest.approx(0.9240362160847265, abs=1e-12)
 
 
@@ -215,7 +215,7 @@ def test_cmyk_jpeg():
 def test_what_is_transparent_lies_on_white(kind):
   pixels = np.full((40, 40, 4), (200, 30, 60, 255), np.uint8)
   pixels[:20, :, 3] = 0
-  pixels[:20, :, :3] = (1, 2, 3)  # Of no meaning where nothing shows.
+  pixels[:20, :, :3] = (1, 2, 3)  # The color of transparent pixels, which must not matter.
   image = Image.fromarray(pixels)
   if kind == 'palette png':
     palette = Image.fromarray((pixels[..., 3] == 0).astype(np.uint8), 'P')
@@ -316,13 +316,13 @@ def test_images_smaller_than_the_crop_are_refused_or_enlarged_with_a_warning(tmp
   make(tmp_path, counts, height=150, width=150)
   picture(0, 20, 90).save(tmp_path / 'train/a/1.png')
   with pytest.raises(
-    UserError, match='1 of 10 images are smaller than 128.*data.size=20.*enlarge=True'
+    UserError, match='1 of 10 images is smaller than 128.*data.size=20.*enlarge=True'
   ):
     load(tmp_path, size=128, enlarge=False)
   dataset = load(tmp_path, size=128)
   line, found = capsys.readouterr().err.splitlines()
   assert found.startswith(f'{tmp_path}: 2 classes')
-  assert line.startswith('warning: 1 of 10 images are smaller than 128 pixels')
+  assert line.startswith('warning: 1 of 10 images is smaller than 128 pixels')
   assert f'{tmp_path}/train/a/1.png (90 x 20)' in line and '--config.data.size' in line
   assert dataset.splits['train'].take([1]).image.shape == (1, 128, 128, 3)
   batch = dataset.splits['train'].train_batch([0, 1], np.full((2, crops.TRIES, 4), 0.5))
@@ -347,7 +347,7 @@ def spoil(root, name, how):
 
 @pytest.fixture
 def whole(tmp_path):
-  """A folder without a fault."""
+  """A folder without broken files."""
   counts = {'train': {'a': 4, 'b': 4}, 'val': {'a': 2, 'b': 2}, 'test': {'a': 2, 'b': 2}}
   return make(tmp_path / 'images', counts)
 
@@ -355,7 +355,7 @@ def whole(tmp_path):
 REASONS = {
   'empty': 'it is empty',
   'truncated': 'truncated',
-  'no image': 'it is no image of a known format',
+  'no image': 'it is not an image of a known format',
   'damaged': '',
 }
 
@@ -375,19 +375,19 @@ def test_broken_images_are_named_counted_and_passed_over(whole, how, capsys):
 
   dataset = load(whole, max_bad=2, size=100)
   error = capsys.readouterr().err
-  assert f'passed over {whole}/train/a/1.png: ' in error
-  assert 'passed over 2 broken images of 16' in error
+  assert f'skipped {whole}/train/a/1.png: ' in error
+  assert 'skipped 2 broken images of 16' in error
   assert dataset.spec.splits == {'train': 7, 'validation': 3, 'test': 4}
   assert files_of(dataset.splits['train'])[:3] == ['a/0.png', 'a/2.png', 'a/3.png']
   dataset.splits['train'].take(range(7))
-  # Those of other splits do not matter.
+  # Broken files of other splits do not matter.
   assert len(load(whole, splits=['test']).splits['test']) == 4
 
 
 @pytest.mark.parametrize('kind', FORMATS)
 @pytest.mark.parametrize('share', [0.03, 0.5, 0.97])
 def test_what_is_cut_short_is_found_before_the_training(kind, share):
-  """The check decodes less, and accepts no more than training and evaluation."""
+  """The check decodes images at a reduced size, but accepts no file that training refuses."""
   content = FORMATS[kind](picture(6, height=300, width=400))
   encoded = content[: int(share * len(content))]
   draws = np.tile([0.9, 0.5, 0.5, 0.5], (crops.TRIES, 1))
@@ -412,7 +412,7 @@ def test_many_broken_images_make_one_short_line(tmp_path):
 
 def test_a_text_file_among_the_images_counts(whole):
   (whole / 'train/a/labels.txt').write_text('a')
-  with pytest.raises(UserError, match='1 of 17 images.*labels.txt: it is no image'):
+  with pytest.raises(UserError, match='1 of 17 images.*labels.txt: it is not an image'):
     load(whole)
 
 
@@ -440,7 +440,7 @@ def test_what_was_found_out_is_remembered(whole, cache, monkeypatch):
   with pytest.raises(UserError, match='1 of 16'):
     load(whole)
   assert not decoded
-  picture(9, 44, 44).save(whole / 'train/a/1.png')  # Mended.
+  picture(9, 44, 44).save(whole / 'train/a/1.png')  # Repaired.
   (whole / 'train/a/5.png').write_bytes((whole / 'train/a/1.png').read_bytes())
   assert len(load(whole).splits['train']) == 9
   assert len(decoded) == 2

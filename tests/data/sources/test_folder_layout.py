@@ -1,4 +1,4 @@
-"""What people put into a folder of images: it is used, or it is said that it is not."""
+"""What people put into a folder of images: it is used, or reported as skipped."""
 
 import os
 import pathlib
@@ -78,7 +78,7 @@ def test_what_is_beside_the_splits_is_named(root, capsys):
   (root / 'val').touch()
   load(root)
   err = capsys.readouterr().err
-  assert '4 beside the splits (README.txt, unlabeled/, vaild/, ...)' in err
+  assert '4 outside the splits (README.txt, unlabeled/, vaild/, ...)' in err
   assert 'cut off from train/' in err and err.count('\n') == 1
 
 
@@ -86,7 +86,7 @@ def test_what_is_beside_the_classes_is_named(root, capsys):
   put(root, *some('train'), *some('val'), *some('test'), 'train/loose.png', 'test/loose.png')
   load(root)
   err = capsys.readouterr().err
-  assert '2 beside the classes (test/loose.png, train/loose.png)' in err
+  assert '2 outside the classes (test/loose.png, train/loose.png)' in err
 
 
 def test_a_folder_of_which_all_is_used(root, capsys):
@@ -94,7 +94,7 @@ def test_a_folder_of_which_all_is_used(root, capsys):
   load(root)
   assert capsys.readouterr().err == (
     f'{root}: 2 classes; images: train 6 (train/), validation 6 (val/), test 4 (test/); '
-    "32 x 32 pixels; passed over: nothing; normalized by ImageNet's mean and deviation, "
+    "32 x 32 pixels; skipped: nothing; normalized by ImageNet's mean and deviation, "
     '0.485 0.456 0.406 and 0.229 0.224 0.225 (data.normalize=dataset)\n'
   )
   load(root)  # As a study does for each of its runs.
@@ -142,7 +142,7 @@ def test_a_folder_is_listed_once_and_by_its_path_without_links(root, capsys):
 def test_a_folder_that_is_a_link_to_nothing_is_refused(root, name):
   put(root, *some('train'))
   (root / name).symlink_to(root / 'nowhere')
-  with pytest.raises(UserError, match=f'{name}. is a link that leads nowhere: mend or remove it'):
+  with pytest.raises(UserError, match=f'{name}. is a broken link: repair or remove it'):
     load(root)
 
 
@@ -175,14 +175,14 @@ def test_hidden_and_system_files_are_passed_over_everywhere_by_one_rule(root, ca
   assert dataset.class_names == ('cats', 'dogs')
   assert sum(dataset.spec.splits.values()) == len(used)
   err = capsys.readouterr().err
-  assert f'{4 * len(JUNK)} hidden or of the system (.git, .x.png, ' in err
+  assert f'{4 * len(JUNK)} hidden or system (.git, .x.png, ' in err
   for folder in (root, root / 'train/cats'):
     found = find_images([str(folder)])
     assert [str(path.relative_to(root)) for path in found] == [
       name for name in sorted(used) if (root / name).is_relative_to(folder)
     ]
-    assert f'passed over in {folder}: ' in capsys.readouterr().err
-  # What is named is read.
+    assert f'skipped in {folder}: ' in capsys.readouterr().err
+  # A hidden folder is read if it is named.
   assert len(find_images([str(root / '.git')])) == 1
   assert len(find_images([str(root / '.x.png')])) == 1
 
@@ -224,13 +224,13 @@ def test_two_unicode_forms_of_a_class_are_one_class(root, capsys):
   assert dataset.class_names == (FORMS[0], 'dogs')
   assert dataset.spec.splits == {'train': 9, 'validation': 6, 'test': 6}
   err = capsys.readouterr().err
-  assert "has 2 folders 'café' that differ in their Unicode form alone; they are one class" in err
+  assert "has 2 folders 'café' that differ only in their Unicode form; they are one class" in err
 
 
 def test_classes_that_differ_in_case_alone_are_told(root, capsys):
   put(root, *some('train', ('Cat', 'cat')), *some('val', ('Cat', 'cat')), *some('test', ('cat',)))
   assert load(root).spec.num_classes == 2
-  assert f"the classes 'Cat' and 'cat' of {root}/train differ in case alone" in (
+  assert f"the classes 'Cat' and 'cat' of {root}/train differ only in case" in (
     capsys.readouterr().err
   )
   put(root, 'val/CAT/1.png')
@@ -246,8 +246,8 @@ def test_many_broken_images_are_folded(root, capsys):
   for i in range(12):
     (root / f'train/cats/{i}.png').write_bytes(b'')
   load(root, max_bad=12)
-  lines = [line for line in capsys.readouterr().err.splitlines() if 'passed over ' in line]
-  assert len(lines) == 6 and lines[-1] == f'warning: passed over 12 broken images of 52 in {root}'
+  lines = [line for line in capsys.readouterr().err.splitlines() if 'skipped ' in line]
+  assert len(lines) == 6 and lines[-1] == f'warning: skipped 12 broken images of 52 in {root}'
 
 
 def test_each_folder_is_read_once(root, monkeypatch):
@@ -260,7 +260,7 @@ def test_each_folder_is_read_once(root, monkeypatch):
 
 
 def test_long_work_is_told(root, monkeypatch, capsys):
-  """A line now and then where there is no terminal: listing, checking and reading."""
+  """By lines where stderr is not a terminal: for listing, checking, reading and measuring."""
   put(root, *some('train', count=20), *some('val'), *some('test'))
   monkeypatch.setattr(progress, '_QUIET_S', 0)
   load(root, normalize='measured')
@@ -282,7 +282,7 @@ def test_names_that_are_no_text_are_told_in_one_line(root, capsysbinary):
   (root / 'val' / os.fsdecode(b'\xff')).touch()
   load(root)
   (line,) = capsysbinary.readouterr().err.splitlines()
-  assert rb'(a\nb/), 1 beside the classes (val/\udcff)' in line
+  assert rb'(a\nb/), 1 outside the classes (val/\udcff)' in line
 
 
 def test_no_home_is_no_mistake(root, monkeypatch):

@@ -1,1 +1,1 @@
-"""The embedded dataset, which is generated: digits among pieces of others."""
+"""Cluttered digits, a generated dataset: digits among fragments of other digits."""

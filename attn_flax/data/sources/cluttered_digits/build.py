@@ -1,7 +1,7 @@
 """The `tensorflow-datasets` form of cluttered digits, prepared on first use.
 
-Works without TensorFlow and without a network: images reach the library as PNG bytes, the one
-form that it stores as it is, and the records are ArrayRecords, which it reads in NumPy alone.
+Works without TensorFlow and without a network connection: images are given to the library as PNG
+bytes, which it stores unchanged, and the records are ArrayRecords, which it reads with NumPy only.
 """
 
 import io
@@ -100,7 +100,7 @@ class ClutteredDigits(tfds.core.GeneratorBasedBuilder):
       description=_DESCRIPTION,
       features=tfds.features.FeaturesDict(features),
       supervised_keys=('image', 'label'),
-      # They come shuffled; kept in this order, any `train[:100 * n]` has balanced classes, too.
+      # Examples are generated in random order, in which any `train[:100 * n]` is balanced, too.
       disable_shuffling=True,
       homepage='https://arxiv.org/abs/1406.6247',
       citation=_CITATION,
@@ -139,10 +139,10 @@ def prepare(
   seed: int = generate.DEFAULT_SEED,
   num_examples: Mapping[str, int] | None = None,
 ) -> tfds.core.DatasetBuilder:
-  """Opens the dataset, and makes it first where this has not been done.
+  """Opens the dataset, and generates it first where it is missing.
 
-  The finished dataset appears in one step, by a rename. Processes that come meanwhile wait for
-  it, and what a killed one left behind is removed before the next attempt.
+  The finished dataset appears in one step, by a rename. Other processes wait for it meanwhile, and
+  what a killed one left behind is removed before the next attempt.
 
   Args:
     data_dir: root folder of the datasets; None: the environment variable TFDS_DATA_DIR, else the
@@ -155,8 +155,8 @@ def prepare(
     The builder, prepared.
 
   Raises:
-    UserError: a size, seed or number that the dataset does not have, a folder that cannot be
-      written to, or a full disk.
+    UserError: an unknown size, a negative seed, numbers of examples that are not multiples of 10, a
+      folder that cannot be written to, or a full disk.
   """
   config = ClutteredDigitsConfig(size=size, seed=seed, num_examples=num_examples)
   for split, count in config.num_examples.items():
@@ -179,16 +179,16 @@ def prepare(
       print(f'Preparing {builder.info.full_name} in {root}, once.', file=sys.stderr)
       with storage.explained(folder):
         _write(builder)
-  return open_builder()  # Anew: a builder reads what is stored when it is made.
+  return open_builder()  # A new builder, as builders read stored metadata only when they are made.
 
 
 def _write(builder: tfds.core.DatasetBuilder) -> None:
   """Generates and stores the dataset, atomically."""
   folder = builder.data_path.parent
   folder.mkdir(parents=True, exist_ok=True)
-  tfds.disable_progress_bar()  # The generator has a bar of its own, which knows the total.
+  tfds.disable_progress_bar()  # `_generate_examples` has a bar of its own, with a total.
   try:
-    # The library wants a folder for downloads, though nothing is downloaded.
+    # The library needs a folder for downloads, though nothing is downloaded.
     with (
       tempfile.TemporaryDirectory(prefix='incomplete.', dir=folder) as downloads,
       storage.quiet(),

@@ -6,11 +6,11 @@ translated MNIST of Mnih et al., "Recurrent Models of Visual Attention", NeurIPS
 https://arxiv.org/abs/1406.6247.
 
 Digits and photos ship with scikit-learn, so nothing is downloaded. The splits share neither a
-source digit (scikit-learn keeps the digits in near-writer order, so contiguous blocks also keep
-most writers apart) nor a photo pixel (each split has vertical strips of its own).
+source digit (scikit-learn keeps the digits nearly in the order of their writers, so contiguous
+blocks also keep most writers apart) nor a photo pixel (each split has vertical strips of its own).
 
 Every example is a function of (split, number of examples, size, seed, difficulty). Another CPU or
-NumPy release may round a gray level differently, no more.
+NumPy release may round a gray level differently, but changes nothing else.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from attn_flax.errors import MOST_SEED, UserError, check_choice, check_range, ch
 
 NUM_CLASSES = 10
 SPLIT_SIZES = {'train': 8000, 'validation': 1000, 'test': 2000}
-# The difficulty was tuned by looking at test accuracy under seed 0: published numbers need another.
+# The difficulty was tuned on the test accuracy of seed 0, so results to publish need another seed.
 DEFAULT_SEED = 2014
 
 # Per split, [start, stop) of the 1,797 scikit-learn digits, and of the width of each photo.
@@ -34,7 +34,7 @@ PHOTO_STRIPS = {'train': (0.0, 0.60), 'validation': (0.60, 0.75), 'test': (0.75,
 
 _MOST_EXAMPLES = 2**31 - 1
 _CHUNK = 100  # Examples made at once, a multiple of the ten classes; part of the random stream.
-_FRAGMENT_SIDE = 14  # Window of an upsampled digit that becomes a distractor.
+_FRAGMENT_SIDE = 14  # Side in pixels of the window of an upsampled digit that becomes a fragment.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Difficulty:
   """How hard the digits are to find and to read; pairs are ranges, both ends included.
 
   Attributes:
-    digit_side: side of the digit's cell, in image sides.
-    rotation_deg: largest rotation either way, in degrees.
-    shear: largest shear either way.
-    contrast: |luma of the digit - luma of the photo under it|, in 0..1; fragments likewise.
-    fragments: number of distracting fragments.
-    fragment_side: side of a fragment's window, in image sides.
-    front_probability: chance that a fragment lies in front of the digit rather than behind it.
+    digit_side: side of the digit's cell, as a share of the image's side.
+    rotation_deg: largest rotation of the digit in either direction, in degrees.
+    shear: largest shear in either direction.
+    contrast: |luma of the digit - luma of the photo under it|, in 0..1; likewise for fragments.
+    fragments: number of fragments of other digits.
+    fragment_side: side of a fragment's window, as a share of the image's side.
+    front_probability: probability that a fragment lies in front of the digit, not behind it.
     max_hidden: a fragment that would hide this share of the digit's ink or more is left out.
-    photo_contrast: gain on the photo's contrast.
+    photo_contrast: factor by which the photo's contrast is multiplied.
     noise: standard deviation of the pixel noise, in 0..1 units.
   """
 
@@ -66,7 +66,8 @@ class Difficulty:
   noise: tuple[float, float] = (0.0, 0.05)
 
 
-# A larger image holds a relatively smaller digit among more and smaller fragments.
+# The default difficulty of each size: larger images have relatively smaller digits, and more and
+# smaller fragments.
 DIFFICULTIES = {
   32: Difficulty(),
   64: Difficulty(digit_side=(0.30, 0.50), fragments=(6, 12), fragment_side=(0.12, 0.22)),
@@ -85,7 +86,7 @@ def generate(
 
   Args:
     split: 'train', 'validation' or 'test'.
-    num_examples: a multiple of 10, so that the classes balance; None: `SPLIT_SIZES[split]`.
+    num_examples: a multiple of 10, so that classes are balanced; None: `SPLIT_SIZES[split]`.
     size: height and width in pixels, a key of `DIFFICULTIES`.
     seed: the dataset's seed, 0 or more.
     difficulty: None: `DIFFICULTIES[size]`.
@@ -96,7 +97,7 @@ def generate(
     xmax) in 0..1; 'source' [N] int32, the digit's index in `sklearn.datasets.load_digits`.
 
   Raises:
-    UserError: an unknown split or size, a negative seed, or a number that does not balance.
+    UserError: an unknown split or size, a negative seed, or `num_examples` is not a multiple of 10.
   """
   parts = list(chunks(split, num_examples, size=size, seed=seed, difficulty=difficulty))
   return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -110,7 +111,7 @@ def chunks(
   seed: int = DEFAULT_SEED,
   difficulty: Difficulty | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Like `generate`, but yields the split in pieces of up to 100 examples, in order."""
+  """Like `generate`, but yields the split in chunks of up to 100 examples, in order."""
   check_choice('split of cluttered_digits', split, SPLIT_SIZES)
   if not isinstance(size, int) or size not in DIFFICULTIES:
     raise UserError(
@@ -124,8 +125,8 @@ def chunks(
   check_range('num_examples', num_examples, 1, _MOST_EXAMPLES, whole=True)
   if num_examples % NUM_CLASSES:
     raise UserError(
-      f'num_examples={num_examples} of {split} cannot balance {NUM_CLASSES} classes: choose a '
-      f'multiple of {NUM_CLASSES}'
+      f'num_examples={num_examples} of {split} cannot be balanced over {NUM_CLASSES} classes: '
+      f'choose a multiple of {NUM_CLASSES}'
     )
   # A function of its own, so that the checks above run at the call, not at the first `next`.
   return _chunks(split, num_examples, size, seed, difficulty or DIFFICULTIES[size])
@@ -142,13 +143,13 @@ def _chunks(
 
 
 class _Layer(NamedTuple):
-  """Something painted over images: opacity [N, H, W] in 0..1 and one color [N, 3] each."""
+  """A layer to paint over images: opacity [N, H, W] in 0..1, and a color [N, 3] for each image."""
 
   opacity: np.ndarray
   color: np.ndarray
 
   def paint(self, image: np.ndarray, chosen: np.ndarray) -> None:
-    """Paints the layer, in place, over those of image [N, H, W, 3] where `chosen` [N] is true."""
+    """Paints the layer over those of `image` [N, H, W, 3], in place, where `chosen` [N] is true."""
     opacity, below = self.opacity[chosen, ..., None], image[chosen]
     image[chosen] = below + opacity * (self.color[chosen, None, None] - below)
 
@@ -226,7 +227,7 @@ def _photo_crops(
     side = int(min(size * rng.uniform(1.0, 2.8), right - left, height))
     y = rng.integers(0, height - side, endpoint=True)
     x = rng.integers(left, right - side, endpoint=True)
-    # Where the crop shrinks twofold or more, the mean of two samples a pixel tempers aliasing.
+    # Where the crop shrinks to half or less, the mean of two samples per pixel reduces aliasing.
     first = np.arange(size) * side // size
     second = np.minimum(first + side // size - 1, side - 1)
     crop = (photo[y + first][:, x + first] + photo[y + second][:, x + second]) / 2
@@ -256,7 +257,7 @@ def _digit_layer(
   """The labeled digits, inside images [N, H, W, 3], in a color that stands out where they are."""
   count, size = len(image), image.shape[1]
   side = rng.uniform(*difficulty.digit_side, size=count)
-  # The arcsine law favors the edges: "look at the middle" must not pass for an explanation.
+  # The arcsine law favors the edges, so that a map of the image's center is a poor explanation.
   room = np.maximum(1 - side, 0)[:, None]
   center = np.sin(rng.uniform(-np.pi / 2, np.pi / 2, (count, 2))) * room
   half_side = side * glyphs.CELL_PER_DIGIT  # Not halved: the image is two units wide.

@@ -1,7 +1,6 @@
 """Handwritten digits as glyphs: upsampled, placed by affine maps, and colored to stand out.
 
-What the generator in `generate.py` draws with. Coordinates are (y, x) in -1..1 from edge
-to edge, both in a glyph and in an image.
+Coordinates are (y, x) in -1..1 from edge to edge, both in a glyph and in an image.
 """
 
 import functools
@@ -22,7 +21,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
   bunch = datasets.load_digits()
   cells = np.pad(bunch.images / 16, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
   side = cells.shape[1]
-  # Keys' cubic convolution; what lies beyond the border counts as empty paper.
+  # Keys' cubic convolution; beyond the border there is no ink.
   centers = (np.arange(side * UPSAMPLING) + 0.5) / UPSAMPLING - 0.5
   distance = np.abs(centers[:, None] - np.arange(side))
   near = 1.5 * distance**3 - 2.5 * distance**2 + 1
@@ -41,8 +40,8 @@ def placement(
 ) -> np.ndarray:
   """Affine maps [N, 2, 3] from image (y, x, 1) to glyph (y, x).
 
-  Under them a glyph stands at `center` [N, 2] with `half_side` [N], randomly turned by up to
-  `rotation_deg` degrees and sheared by up to `shear`, either way.
+  They place a glyph, half of whose side is `half_side` [N], at `center` [N, 2], randomly rotated by
+  up to `rotation_deg` degrees and sheared by up to `shear`, in either direction.
   """
   count = len(center)
   angle = np.deg2rad(rng.uniform(-rotation_deg, rotation_deg, count))
@@ -54,7 +53,7 @@ def placement(
 
 
 def warp(ink: np.ndarray, placements: np.ndarray, size: int) -> np.ndarray:
-  """Draws glyphs into images of their own, bilinearly.
+  """Draws each glyph into an image of its own, by bilinear interpolation.
 
   Args:
     ink: [N, S, S] float32.
@@ -64,7 +63,7 @@ def warp(ink: np.ndarray, placements: np.ndarray, size: int) -> np.ndarray:
   Returns:
     [N, size, size] float32; 0 outside a glyph.
   """
-  padded = np.pad(ink, ((0, 0), (1, 1), (1, 1)))  # A coordinate clipped to the rim reads 0.
+  padded = np.pad(ink, ((0, 0), (1, 1), (1, 1)))  # Coordinates clipped to the border read 0.
   count, side, _ = padded.shape
   pixel = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
 
@@ -94,7 +93,7 @@ def colors(
 ) -> np.ndarray:
   """Random colors [N, 3] in 0..1 whose luma differs from `background_luma` [N] by `contrast`.
 
-  A luma that would leave 0..1 is taken on the other side of the background, or clipped where
+  A luma outside 0..1 is replaced by one on the other side of the background's, or clipped where
   neither side has room.
   """
   count = len(background_luma)
@@ -105,7 +104,7 @@ def colors(
   luma = np.clip(background_luma + np.where(brighter, difference, -difference), 0, 1)[:, None]
 
   hue = rng.uniform(-1, 1, (count, 3))
-  hue -= (hue @ LUMA)[:, None]  # So that adding any multiple of the hue leaves the luma alone.
+  hue -= (hue @ LUMA)[:, None]  # So that adding a multiple of the hue does not change the luma.
   hue /= np.maximum(np.abs(hue).max(1, keepdims=True), 1e-3)
   saturation = np.minimum(luma, 1 - luma) * rng.uniform(0, 1, (count, 1))  # Stays in 0..1.
   return (luma + hue * saturation).astype(np.float32)

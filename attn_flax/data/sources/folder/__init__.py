@@ -1,1 +1,1 @@
-"""A folder of images of one's own, and the class folders of ImageNet."""
+"""Folders of images: a user's own, and the class folders of ImageNet."""

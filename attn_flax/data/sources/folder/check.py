@@ -1,4 +1,4 @@
-"""Checks which files of a folder are images that can be decoded, and remembers the result."""
+"""Checks which files of a folder are images that can be decoded, and stores the results."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ class Checked(NamedTuple):
   """The result of checking a file.
 
   Attributes:
-    height: in pixels, upright; 0 where it is broken.
-    width: likewise.
-    reason: what is wrong with it; empty: nothing.
-    digest: of the file's content; empty where it is broken.
+    height: height of the upright image in pixels; 0 for a broken file.
+    width: its width, likewise.
+    reason: what is wrong with the file; empty: nothing.
+    digest: SHA-256 of the file's content; empty for a broken file.
   """
 
   height: int
@@ -34,18 +34,18 @@ class Checked(NamedTuple):
 
 
 def check(root: pathlib.Path, names: Sequence[str], max_pixels: int) -> dict[str, Checked]:
-  """Decodes every file, at a reduced size where the format allows that.
+  """Decodes every file, at a reduced size where the format allows that, and computes its digest.
 
-  In the same pass their contents get digests.
-
-  Results of folders that take long are kept in $XDG_CACHE_HOME/attn_flax (else
-  ~/.cache/attn_flax), by path, size and time of change, so that a file is decoded again only where
-  it has changed.
+  Results of a check that took long are kept in $XDG_CACHE_HOME/attn_flax (else ~/.cache/attn_flax),
+  by path, size and time of change, so that a file is decoded again only if it has changed.
 
   Args:
     root: folder of the files.
     names: their paths below it.
-    max_pixels: pixels of the largest image that is allowed.
+    max_pixels: the most pixels that an image may have; larger images count as broken.
+
+  Returns:
+    The result for each of `names`.
   """
   began = time.monotonic()
   store = _store(root)
@@ -68,7 +68,7 @@ def check(root: pathlib.Path, names: Sequence[str], max_pixels: int) -> dict[str
 
 
 def _limited(checked: Checked, max_pixels: int) -> Checked:
-  """An image with too many pixels counts as broken; it is remembered as it is."""
+  """Counts an image with too many pixels as broken; what is stored does not depend on the limit."""
   if checked.height * checked.width <= max_pixels:
     return checked
   reason = f'it has {checked.width} x {checked.height} pixels, more than data.max_pixels'
@@ -92,7 +92,7 @@ def _check_files(root: pathlib.Path, names: Sequence[str]) -> list[Checked]:
 
 
 def _state(path: pathlib.Path) -> list[int]:
-  """Changes when a file changes; nothing for a file that does not exist."""
+  """Size and time of change of a file; [] for a file that does not exist."""
   try:
     found = path.stat()
   except OSError:
@@ -101,7 +101,7 @@ def _state(path: pathlib.Path) -> list[int]:
 
 
 def _store(root: pathlib.Path) -> pathlib.Path | None:
-  """The file that stores the results for a folder; None for a user without a home."""
+  """The file that stores the results for a folder; None for a user without a home folder."""
   try:
     base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   except RuntimeError:

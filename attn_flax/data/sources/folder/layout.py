@@ -1,4 +1,4 @@
-"""Which files of a folder of images belong to which class and split."""
+"""The class and the split of each file in a folder of images."""
 
 import collections
 import difflib
@@ -22,15 +22,15 @@ from attn_flax.data.sources.folder.listing import (
 )
 from attn_flax.errors import UserError
 
-# Where a split lies, in shares of the hash's range, that is cut off from the training images.
+# For each split that may be cut off from the training images, its range of the hash in 0..1.
 HELD_OUT = {'validation': (0.0, 0.1), 'test': (0.1, 0.2)}
-# Names under which a split may stand in the folder, in any case.
+# The names that the folder of a split may have, in upper or lower case.
 FOLDERS = {
   'train': ('train', 'training'),
   'validation': ('val', 'valid', 'validation', 'dev'),
   'test': ('test', 'testing'),
 }
-_NO_SPLIT, _NO_CLASS = 'beside the splits', 'beside the classes'
+_NO_SPLIT, _NO_CLASS = 'outside the splits', 'outside the classes'
 _NAMED = 5  # Classes that an error or a warning names.
 
 Files = dict[str, list[str]]  # Paths below the root, by class.
@@ -41,11 +41,11 @@ class Layout(NamedTuple):
 
   Attributes:
     root: the folder.
-    class_names: in order, so that a class's place is its label.
+    class_names: in the order of the labels.
     splits: the files of each split by class.
-    folders: where each split lies that was not cut off: the name of its folder.
-    passed_over: what is not used.
-    warnings: what else is to be told.
+    folders: the name of the folder of each split that has one; the others are cut off from 'train'.
+    passed_over: paths that are skipped, by reason.
+    warnings: what the user should know about the classes.
   """
 
   root: pathlib.Path
@@ -65,14 +65,14 @@ def read_layout(
 ) -> Layout:
   """Lists `<data_dir>/<split>/<class>/*`.
 
-  A split that has no folder is cut off from 'train': a file belongs to it or not by a hash of its
-  path and the seed, so that adding files moves no other.
+  A split that has no folder is cut off from 'train'. Whether a file belongs to it depends on a hash
+  of the file's path and the seed, so that adding files moves no other file.
 
   Args:
     data_dir: the folder.
     seed: seed of the hash.
-    held_out: for each split that may be cut off, from where to where the hash lies, in 0..1.
-    folders: the names that a split's folder may have.
+    held_out: for each split that may be cut off, its range of the hash in 0..1.
+    folders: for each split, the names that its folder may have.
 
   Raises:
     UserError: there is no such folder, no training images, fewer than two classes, a class that
@@ -80,17 +80,17 @@ def read_layout(
   """
   root = local_path(data_dir, '--config.data.dir')
   if not root.is_dir():
-    what = 'is no folder' if root.exists() else 'does not exist'
+    what = 'is not a folder' if root.exists() else 'does not exist'
     raise UserError(
-      f'{str(root)!r} {what}: name the folder of the images with --config.data.dir; where a run '
-      'is there already, in its own command with its --config'
+      f'{str(root)!r} {what}: name the folder of the images with --config.data.dir; for a run that '
+      'exists, give its --config, too'
     )
   passed_over: PassedOver = collections.defaultdict(list)
   found = _find_folders(root, folders, passed_over)
   if 'train' not in found:
     holds = ', '.join(entry.name for entry in scan(root)[:5]) or 'nothing'
     raise UserError(
-      f'{str(root)!r} has no folder train (it holds {holds}): the images belong into '
+      f'{str(root)!r} has no folder train (it holds {holds}): the images belong in '
       'train/<class>/ and, if you split them yourself, val/<class>/ and test/<class>/'
     )
   with progress(f'listing {root}') as advance:
@@ -102,7 +102,7 @@ def read_layout(
   if len(class_names) < 2:
     holds = f'one class, {class_names[0]!r}' if class_names else 'no folders of classes'
     train = str(root / found['train'])
-    raise UserError(f'{train!r} holds {holds}: a classifier takes at least two')
+    raise UserError(f'{train!r} holds {holds}: a classifier needs at least two')
   splits = {
     split: _of_known(root / found[split], own, class_names) for split, own in listed.items()
   }
@@ -119,10 +119,10 @@ def check_classes(layout: Layout, *, whole: bool = False) -> list[str]:
     whole: whether all splits that have a folder must have images of every class.
 
   Returns:
-    Warnings about the classes that other splits lack.
+    Warnings about classes of which a split has no images.
 
   Raises:
-    UserError: a split, or a class where it has to be there, has no images.
+    UserError: a split has no images, or none of a class that it needs.
   """
   warnings = []
   for split, files in layout.splits.items():
@@ -138,9 +138,10 @@ def check_classes(layout: Layout, *, whole: bool = False) -> list[str]:
         'images, or make a folder for that split'
       )
     if not is_cut_off and (whole or split == 'train' or len(empty) == len(files)):
+      these = 'this class' if len(empty) == 1 else 'these classes'
       raise UserError(
         f'the {split} split of {str(layout.root)!r} has no images of {what}: add some, or remove '
-        'these classes from all splits'
+        f'{these} from all splits'
       )
     where = f'cut off from {layout.root}/{layout.folders["train"]}'
     where = where if is_cut_off else f'in {layout.root}/{layout.folders[split]}'
@@ -149,12 +150,12 @@ def check_classes(layout: Layout, *, whole: bool = False) -> list[str]:
 
 
 def select(layout: Layout, splits: Sequence[str]) -> Layout:
-  """A layout with some of its splits alone."""
+  """A layout with only the given splits."""
   return layout._replace(splits={split: layout.splits[split] for split in splits})
 
 
 def describe(layout: Layout, size: int) -> str:
-  """One line: what was found, used and passed over, with the side of the images in pixels."""
+  """One line: what was found, used and skipped, with the side of the images in pixels."""
   used = []
   for split, files in layout.splits.items():
     count = sum(map(len, files.values()))
@@ -163,12 +164,12 @@ def describe(layout: Layout, size: int) -> str:
     used.append(f'{split} {count:,} ({where})')
   return (
     f'{layout.root}: {len(layout.class_names):,} classes; images: {", ".join(used)}; '
-    f'{size} x {size} pixels; passed over: {in_words(layout.passed_over) or "nothing"}'
+    f'{size} x {size} pixels; skipped: {in_words(layout.passed_over) or "nothing"}'
   )
 
 
 def hash_share(name: str, seed: int) -> float:
-  """A number in 0..1 that depends on the path of a file below its split, and the seed, alone."""
+  """A number in 0..1 that depends only on the seed and on a file's path below its split."""
   digest = hashlib.sha256(f'{seed}/{name}'.encode(errors='surrogateescape')).digest()
   return int.from_bytes(digest[:8], 'big') / 2**64
 
@@ -176,7 +177,7 @@ def hash_share(name: str, seed: int) -> float:
 def _find_folders(
   root: pathlib.Path, names: Mapping[str, Sequence[str]], passed_over: PassedOver
 ) -> dict[str, str]:
-  """The folder of each split that has one; notes what else the root holds."""
+  """The folder of each split that has one; adds what else the root holds to `passed_over`."""
   split_of = {name: split for split, all_names in names.items() for name in all_names}
   found: dict[str, str] = {}
   for entry in scan(root):
@@ -193,16 +194,16 @@ def _find_folders(
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-  """Whether an entry is a folder or a link to one; raises `UserError` for a link to nothing."""
+  """Whether an entry is a folder or a link to one; raises `UserError` for a broken link."""
   if entry.is_symlink() and not os.path.exists(entry.path):
-    raise UserError(f'{entry.path!r} is a link that leads nowhere: mend or remove it')
+    raise UserError(f'{entry.path!r} is a broken link: repair or remove it')
   return is_folder(entry)
 
 
 def _list_classes(
   root: pathlib.Path, split: str, passed_over: PassedOver, advance: Callable[[int], object]
 ) -> Files:
-  """The files below each of a split's class folders, in order."""
+  """The files below each class folder of a split, in order."""
   files = {}
   for entry in scan(root / split):
     below = f'{split}/{entry.name}'
@@ -219,24 +220,24 @@ def _list_classes(
 
 
 def _merge_forms(files: Files, folder: pathlib.Path) -> tuple[Files, list[str]]:
-  """Makes one class of names that differ in their Unicode form alone; returns warnings, too."""
+  """Merges classes whose names differ only in their Unicode form; returns warnings, too."""
   alike = collections.defaultdict(list)
   for name in files:
     alike[composed(name)].append(name)
   merged, warnings = {}, []
   for whole, names in alike.items():
-    # A single name stays as it is: runs have stored it, and it decides the order of the classes.
+    # A single name keeps its form: runs have stored it, and the order of the classes depends on it.
     merged[names[0] if len(names) == 1 else whole] = sorted(sum((files[n] for n in names), []))
     if len(names) > 1:
       warnings.append(
-        f'{folder} has {len(names)} folders {whole!r} that differ in their Unicode form alone; '
+        f'{folder} has {len(names)} folders {whole!r} that differ only in their Unicode form; '
         'they are one class'
       )
   by_case = collections.defaultdict(list)
   for name in merged:
     by_case[composed(name).casefold()].append(name)
   warnings += [
-    f'the classes {" and ".join(map(repr, names))} of {folder} differ in case alone'
+    f'the classes {" and ".join(map(repr, names))} of {folder} differ only in case'
     for names in by_case.values()
     if len(names) > 1
   ]
@@ -247,7 +248,7 @@ def _of_known(folder: pathlib.Path, files: Files, class_names: Sequence[str]) ->
   """The files of a split under the names of the training classes, whatever their Unicode form.
 
   Raises:
-    UserError: it has no classes, or one that training lacks.
+    UserError: the split has no classes, or one that training lacks.
   """
   if not files:
     raise UserError(

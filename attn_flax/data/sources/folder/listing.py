@@ -1,4 +1,4 @@
-"""Which files lie below a folder: one rule for training, predictions and explanations."""
+"""The files below a folder, by one rule for training, predictions and explanations."""
 
 import collections
 import os
@@ -9,24 +9,24 @@ from typing import NamedTuple
 
 from attn_flax.errors import UserError
 
-# What operating systems and file managers leave in folders, beside what is hidden.
+# Files and folders that operating systems and file managers create, apart from hidden ones.
 _SYSTEM = (
   *('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '__macosx', '@eadir', '#recycle'),
   *('$recycle.bin', 'system volume information', 'lost+found', '__pycache__'),
 )
 
-SYSTEM, AGAIN = 'hidden or of the system', 'linked but already listed'
+SYSTEM, AGAIN = 'hidden or system', 'linked but already listed'
 _NAMED = 3  # Paths that are named.
 
-PassedOver = dict[str, list[str]]  # Paths below a folder, by what they are in words.
+PassedOver = dict[str, list[str]]  # Paths below a folder that are skipped, by the reason in words.
 
 
 class Listing(NamedTuple):
   """What lies below a folder.
 
   Attributes:
-    files: paths of the files below the folder, in no order; links that lead nowhere are among them.
-    passed_over: what is left out.
+    files: paths of the files below the folder, in no order, including broken links.
+    passed_over: paths that are skipped, by reason.
   """
 
   files: list[str]
@@ -34,13 +34,14 @@ class Listing(NamedTuple):
 
 
 def list_files(folder: pathlib.Path, advance: Callable[[int], object] = lambda _: None) -> Listing:
-  """Lists all files below a folder, through links to folders, too.
+  """Lists all files below a folder, also through links to folders.
 
-  Each folder is read once: a link to one that was listed already, perhaps to one that holds the
-  link, adds nothing. Links are followed last, so that files have the path without a link.
+  Each folder is read once: a link to a folder that was already listed, such as one that holds the
+  link, is skipped. Links are followed last, so that files get a path without a link if they have
+  one.
 
   Args:
-    folder: where to look; itself it may be hidden.
+    folder: the folder, which may itself be hidden.
     advance: called with the number of entries of each folder that was read.
 
   Raises:
@@ -72,7 +73,7 @@ def list_files(folder: pathlib.Path, advance: Callable[[int], object] = lambda _
 
 
 def in_words(passed_over: PassedOver) -> str:
-  """What was passed over: a count of each kind and the first paths; '' for nothing."""
+  """What was skipped: for each reason the number of paths and the first of them; '' for nothing."""
   return ', '.join(
     f'{len(paths):,} {what} ({", ".join(paths[:_NAMED])}{", ..." if len(paths) > _NAMED else ""})'
     for what, paths in passed_over.items()
@@ -81,10 +82,10 @@ def in_words(passed_over: PassedOver) -> str:
 
 
 def scan(folder: pathlib.Path) -> list[os.DirEntry[str]]:
-  """The entries of a folder, by their names.
+  """The entries of a folder, sorted by name.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: the folder cannot be read.
   """
   try:
     with os.scandir(folder) as entries:
@@ -97,7 +98,7 @@ def scan(folder: pathlib.Path) -> list[os.DirEntry[str]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-  """Whether an entry is a folder or a link to one; not a link that leads nowhere."""
+  """Whether an entry is a folder or a link to one; a broken link is not."""
   try:
     return entry.is_dir()
   except OSError:  # A link to itself.
@@ -105,11 +106,11 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_system(name: str) -> bool:
-  """Whether a file or folder of this name is hidden, or an operating system's own."""
+  """Whether a file or folder of this name is hidden, or belongs to an operating system."""
   return name.startswith('.') or name.lower() in _SYSTEM
 
 
 def natural_key(name: str) -> tuple:
-  """Sorts 'class10' behind 'class9', and by case only where nothing else differs."""
+  """A key that sorts 'class10' after 'class9', and by case only where nothing else differs."""
   parts = re.split(r'([0-9]+)', name)
   return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name

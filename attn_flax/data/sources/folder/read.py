@@ -1,4 +1,4 @@
-"""A user's own images: `<dir>/train/<class>/*`, with `val` and `test` beside it or cut off from it.
+"""A user's own images: `<dir>/train/<class>/*`; other splits have folders, or are cut off from it.
 
 ImageNet's class folders, `train/<wnid>/*` and `val/<wnid>/*`, are read the same way.
 """
@@ -92,8 +92,8 @@ def load(
 ) -> Dataset:
   """Opens a folder of images.
 
-  A split that has no folder is cut off from `train`: a file belongs to it or not by a hash of its
-  path and the seed, so that adding files moves no other.
+  A split that has no folder is cut off from `train`. Whether a file belongs to it depends on a hash
+  of the file's path and the seed, so that adding files moves no other file.
 
   Args:
     data_dir: the folder.
@@ -101,15 +101,15 @@ def load(
       images are enlarged.
     seed: seed of the hash.
     splits: names of splits, of 'train', 'validation' and 'test'.
-    max_bad: broken images in these splits that are passed over; some are named, all counted.
-    max_pixels: pixels of the largest image that is allowed; larger ones count as broken.
+    max_bad: number of broken images in these splits that may be skipped, with warnings.
+    max_pixels: the most pixels that an image may have; larger images count as broken.
     enlarge: whether images that are smaller than `size` are enlarged instead of being an error.
 
   Raises:
-    UserError: for a folder that cannot be used.
+    UserError: the folder or an image in it cannot be used.
   """
   if data_dir is None:
-    raise UserError('--config.data.name=folder needs the folder: --config.data.dir=/path/to/images')
+    raise UserError('--config.data.name=folder needs --config.data.dir=/path/to/images')
   whole = read_layout(data_dir, seed)
   layout = select(whole, splits)
   check_classes(layout)
@@ -145,23 +145,23 @@ def holds_imagenet(data_dir: str | None) -> bool:
 def load_imagenet(
   data_dir: str, spec: DatasetSpec, *, size: int | None, seed: int, splits: Sequence[str]
 ) -> Dataset:
-  """Opens ImageNet's class folders; the official validation images are the test.
+  """Opens ImageNet's class folders; the official validation images are the test split.
 
-  The files are taken to be whole, and their EXIF orientations are not followed, as is customary.
+  The files are not checked, and their EXIF orientations are ignored, as is customary.
 
   Args:
-    data_dir: holds `train/<wnid>/*` and `val/<wnid>/*`.
-    spec: the row of `DATASETS`.
+    data_dir: the folder that holds `train/<wnid>/*` and `val/<wnid>/*`.
+    spec: the entry of `DATASETS`.
     size: height and width in pixels; None: the spec's.
     seed: seed of the hash that cuts the validation split off from `train`.
     splits: names of splits.
 
   Raises:
-    UserError: the folder does not hold all classes.
+    UserError: the folder does not hold images of all classes.
   """
   root = local_path(data_dir, '--config.data.dir')
   if not (root / 'val').is_dir():
-    raise UserError(f'{str(root)!r} has no folder val, whose images are the test of imagenet2012')
+    raise UserError(f'{str(root)!r} has no folder val: add it, the test split of imagenet2012')
   layout = read_layout(data_dir, seed, held_out=_IMAGENET_HELD_OUT, folders=_IMAGENET_FOLDERS)
   if len(layout.class_names) != spec.num_classes:
     raise UserError(
@@ -190,10 +190,10 @@ def _sources(layout: Layout) -> dict[str, FolderSource]:
 def _without_broken(
   layout: Layout, checked: Mapping[str, check.Checked], max_bad: int
 ) -> tuple[Layout, list[str]]:
-  """Leaves broken images out; returns what remains, and warnings of what does not.
+  """Leaves broken images out; returns the rest, and warnings about those left out.
 
   Raises:
-    UserError: there are more than `max_bad`.
+    UserError: more than `max_bad` images are broken.
   """
   broken = {name: found.reason for name, found in checked.items() if found.reason}
   if not broken:
@@ -203,7 +203,7 @@ def _without_broken(
     more = f'; and {len(broken) - _NAMED} more' if len(broken) > _NAMED else ''
     raise UserError(
       f'{len(broken)} of {len(checked)} images cannot be used ({"; ".join(described[:_NAMED])}'
-      f'{more}): fix or remove them, or pass them over with --config.data.max_bad={len(broken)}'
+      f'{more}): fix or remove them, or skip them with --config.data.max_bad={len(broken)}'
     )
   splits = {
     split: {
@@ -214,11 +214,11 @@ def _without_broken(
   }
   images = 'image' if len(broken) == 1 else 'images'
   described[_NAMED:] = [f'{len(broken)} broken {images} of {len(checked)} in {layout.root}']
-  return layout._replace(splits=splits), [f'passed over {line}' for line in described]
+  return layout._replace(splits=splits), [f'skipped {line}' for line in described]
 
 
 def _content(layout: Layout, checked: Mapping[str, check.Checked]) -> str:
-  """A digest of all images in their order with their labels, wherever they lie."""
+  """A digest of all images and labels in their order, which does not depend on their paths."""
   whole = hashlib.sha256()
   for split in sorted(layout.splits):
     for label, class_name in enumerate(layout.class_names):
@@ -233,7 +233,7 @@ def _warn(warnings: Sequence[str]) -> None:
 
 
 def _sample(layout: Layout, seed: int) -> list[str]:
-  """Training images that decide the size; they stay the same when others are added."""
+  """The training images that decide the size; adding images to the folder replaces few of them."""
   names = [name for part in layout.splits['train'].values() for name in part]
   return sorted(names, key=lambda name: hash_share(name, seed))[:_SAMPLE]
 
@@ -252,13 +252,14 @@ def _own_size(shapes: Sequence[tuple[int, int]]) -> int:
 def _of_small(
   root: pathlib.Path, checked: Mapping[str, check.Checked], size: int, enlarge: bool
 ) -> list[str]:
-  """A warning of images that are enlarged, where there are any; an error where none may be."""
+  """A warning about images that are enlarged; raises `UserError` where none may be."""
   shapes = {name: found[:2] for name, found in checked.items() if not found.reason}
   small = {name: shape for name, shape in shapes.items() if min(shape) < size}
   if not small:
     return []
   name, (height, width) = min(small.items(), key=lambda item: min(item[1]))
-  found = f'{len(small)} of {len(shapes)} images are smaller than {size} pixels'
+  verb = 'is' if len(small) == 1 else 'are'
+  found = f'{len(small)} of {len(shapes)} images {verb} smaller than {size} pixels'
   smallest = f'{root / name} ({width} x {height})'
   if not enlarge:
     raise UserError(
@@ -266,5 +267,5 @@ def _of_small(
       'or less, leave them out, or enlarge them with --config.data.enlarge=True'
     )
   return [
-    f'{found} and are enlarged, most of all {smallest}; a smaller --config.data.size avoids that'
+    f'{found} and {verb} enlarged, most of all {smallest}; a smaller --config.data.size avoids that'
   ]

@@ -12,7 +12,7 @@ from attn_flax.errors import UserError
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
-# Prepared without TensorFlow by `cifar`, beside this file.
+# `cifar` prepares these without TensorFlow.
 WITHOUT_TENSORFLOW = ('cifar10', 'cifar100')
 _READABLE = ('array_record', 'parquet')
 
@@ -25,14 +25,14 @@ def command_to_prepare(name: str, root: pathlib.Path) -> str:
 def open_builder(
   name: str, data_dir: str | None, *, download: bool = False, known: Collection[str] = ()
 ) -> 'tfds.core.DatasetBuilder':
-  """Opens a prepared dataset; CIFAR is made first where that is asked for.
+  """Opens a prepared dataset; on request CIFAR is downloaded and prepared first.
 
   Args:
-    name: of the catalog, such as 'cifar10' or 'eurosat/rgb'; or the folder of a prepared
+    name: a name of the catalog, such as 'cifar10' or 'eurosat/rgb'; or the folder of a prepared
       dataset, which holds its dataset_info.json, as a path that begins with '/', '.' or '~'.
     data_dir: root folder of the datasets; None: see `storage.root`.
-    download: whether to download and prepare what is missing, where that works without TensorFlow.
-    known: further names that an error offers.
+    download: whether to download and prepare a missing dataset, if that works without TensorFlow.
+    known: further names that an error message lists.
 
   Raises:
     UserError: an unknown name, a dataset that is missing, or one stored in a form that cannot be
@@ -54,7 +54,7 @@ def open_builder(
 
 
 def check_readable(name: str, builder: 'tfds.core.DatasetBuilder') -> None:
-  """Raises `UserError` where a prepared dataset can only be read with TensorFlow."""
+  """Raises `UserError` if a prepared dataset can only be read with TensorFlow."""
   stored = builder.info.file_format
   if stored is None or stored.value not in _READABLE:
     again = command_to_prepare(name, pathlib.Path('/path/to/another/folder'))
@@ -68,9 +68,9 @@ def check_readable(name: str, builder: 'tfds.core.DatasetBuilder') -> None:
 def find_prepared(
   name: str, root: pathlib.Path, known: Collection[str] = ()
 ) -> 'tfds.core.DatasetBuilder | None':
-  """Opens a dataset where it is prepared, in whatever form; None: it is not.
+  """Opens a dataset that is prepared, in whatever form; returns None if it is not.
 
-  The version that the library would make counts most, then the latest one.
+  The version that the installed library would prepare is preferred, then the latest one.
 
   Raises:
     UserError: an unknown name.
@@ -80,7 +80,7 @@ def find_prepared(
     if is_prepared(builder):
       return builder
   except ModuleNotFoundError:
-    pass  # The code that makes a dataset may need TensorFlow where reading it does not.
+    pass  # The code that prepares a dataset may need TensorFlow where reading it does not.
   versions = _prepared_versions(root / name)
   return _open_folder(versions[-1]) if versions else None
 
@@ -91,7 +91,7 @@ def open_name(
   """Opens a dataset of the catalog, prepared or not.
 
   Raises:
-    UserError: an unknown name.
+    UserError: the name is unknown, or the library cannot open the dataset.
     ModuleNotFoundError: the dataset's code needs TensorFlow.
   """
   import tensorflow_datasets as tfds
@@ -112,7 +112,9 @@ def open_name(
   # Names may be malformed, and the code of a dataset may raise anything.
   except Exception as error:
     reason = ' '.join(str(error).split())
-    raise UserError(f'tensorflow-datasets cannot open {name!r}: {reason}') from error
+    raise UserError(
+      f'tensorflow-datasets cannot open {name!r} ({reason}); choose another dataset'
+    ) from error
 
 
 def _open_folder(folder: pathlib.Path) -> 'tfds.core.DatasetBuilder':
@@ -145,7 +147,7 @@ def _prepared_versions(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _require_download(name: str, root: pathlib.Path, download: bool) -> None:
-  """Raises `UserError` unless the dataset may be and can be made here and now."""
+  """Raises `UserError` unless a missing dataset may be downloaded, and needs no TensorFlow."""
   if name not in WITHOUT_TENSORFLOW:
     raise UserError(
       f'dataset {name!r} is not in {str(root)!r}: prepare it once with '

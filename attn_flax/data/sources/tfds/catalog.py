@@ -1,4 +1,4 @@
-"""Datasets of `tensorflow-datasets`: which of their features to read, and how to split them."""
+"""Datasets of `tensorflow-datasets`: which features are read, and how they are split."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ from attn_flax.errors import UserError, check_choice
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
-# Written characters and the like: a mirror changes what they are.
+# Datasets of characters and the like, whose mirror images have another meaning.
 _NO_FLIP = (
   'binarized_mnist',
   'cmaterdb',
@@ -34,18 +34,18 @@ _NO_FLIP = (
   'omniglot',
   'svhn_cropped',
 )
-_HELD_OUT = 0.1  # Share of the training split that stands in for a split that is not there.
+_HELD_OUT = 0.1  # Share of the training split that replaces a missing split.
 _READ_AT_ONCE = 1000
 
-# Which values of a mask are the labeled object; by default all but 0.
+# Which values of a mask belong to the labeled object; by default all but 0.
 _FOREGROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'oxford_iiit_pet': lambda mask: mask == 1,  # 2 is the background, 3 the border between them.
-  'caltech_birds2011': lambda mask: mask > 127,  # A vote of five, in steps of 51.
+  'caltech_birds2011': lambda mask: mask > 127,  # The majority of five votes, each worth 51.
 }
 
 
 class Keys(NamedTuple):
-  """Names of the features that are read; None: there is none."""
+  """Names of the features that are read; None where the dataset has no such feature."""
 
   image: str
   label: str
@@ -76,8 +76,8 @@ def find_keys(builder: 'tfds.core.DatasetBuilder') -> Keys:
   label = find(tfds.features.ClassLabel, 'label', *pair[1:], only(tfds.features.ClassLabel))
   if image is None or label is None:
     raise UserError(
-      f'dataset {builder.name!r} cannot be used: it takes an image and a class label, and its '
-      f'features are {", ".join(features)}'
+      f'dataset {builder.name!r} lacks an image or a class label; its features are '
+      f'{", ".join(features)}: choose another dataset'
     )
   return Keys(
     image,
@@ -104,8 +104,8 @@ class CatalogSource(Source):
     self.keys = frozenset(key for key, name in self._feature._asdict().items() if name is not None)
     features = dict(builder.info.features)
     self._num_classes = features[self._feature.label].num_classes
-    # Images come undecoded: those that nobody asks for are then free, and what the pixels are does
-    # not depend on which imaging libraries happen to be installed.
+    # Images are not decoded here: unused ones then cost nothing, and pixels do not depend on the
+    # imaging libraries that are installed.
     images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
     self._builder_name = builder.name
     self._split = part.split
@@ -156,11 +156,11 @@ class CatalogSource(Source):
     return np.array([label for part in parts for label in part], np.int32)
 
   def name(self, index: int) -> str:
-    """The example's number in its split."""
+    """The example's number in its stored split."""
     return f'example {self._indices[index]} of {self._builder_name}/{self._split}'
 
   def foreground(self, mask: np.ndarray) -> np.ndarray:
-    """Which values of a mask mean the labeled object."""
+    """Which pixels of a mask belong to the labeled object, see `records.Source`."""
     is_object = _FOREGROUND.get(self._builder_name)
     return mask > 0 if is_object is None else is_object(mask)
 
@@ -174,18 +174,19 @@ def load(
   splits: Sequence[str],
   annotations: bool,
 ) -> Dataset:
-  """Opens splits of a prepared dataset: small ones of one size in memory, others as records.
+  """Opens splits of a prepared dataset, in memory or as records, see `dataset.fits_memory`.
 
   Args:
-    name: what the user calls it.
-    builder: what `open_builder` gives.
-    spec: what is known of it; None: nothing, and it is read off the features.
+    name: what the user calls the dataset.
+    builder: its builder, prepared.
+    spec: its spec; None: it is derived from the features.
     size: height and width in pixels; None: the spec's.
     splits: names of splits, of 'train', 'validation' and 'test'.
-    annotations: whether masks and boxes are wanted.
+    annotations: whether to read masks and boxes.
 
   Raises:
-    UserError: annotations that the dataset does not have, or an example that cannot be read.
+    UserError: the dataset does not have the features or annotations, a split is empty, or an
+      example cannot be read.
   """
   keys = find_keys(builder)
   height, width = dict(builder.info.features)[keys.image].shape[:2]
@@ -193,11 +194,11 @@ def load(
   size = size or spec.image_size
   annotated = keys.mask is not None or keys.bbox is not None
   if annotations and not annotated:
-    raise UserError(f'dataset {name!r} has no masks and boxes')
+    raise UserError(f'dataset {name!r} has no masks or boxes: choose another one, or read none')
   sources = {split: CatalogSource(builder, spec.parts.get(split, Part(split))) for split in splits}
   for split, source in sources.items():
     if not len(source):
-      raise UserError(f'the {split} split of dataset {name!r} has no examples: prepare more of it')
+      raise UserError(f'the {split} split of dataset {name!r} is empty: prepare all of the dataset')
   one_size = height == width == size
   return assemble(
     sources,
@@ -210,7 +211,7 @@ def load(
 
 
 def describe(builder: 'tfds.core.DatasetBuilder', keys: Keys, size: int | None) -> DatasetSpec:
-  """The facts of a dataset that `DATASETS` does not list."""
+  """The spec of a dataset that `DATASETS` does not list, derived from its features."""
   feature = dict(builder.info.features)[keys.image]
   height, width = feature.shape[:2]
   own = min(height, width) if height and width else PHOTO_SIZE
@@ -229,16 +230,22 @@ def describe(builder: 'tfds.core.DatasetBuilder', keys: Keys, size: int | None) 
 
 
 def find_parts(name: str, stored: Mapping[str, int]) -> dict[str, Part]:
-  """Where the three splits lie in what is stored; what is missing is cut off the end of 'train'.
+  """The part of a stored split that makes up each of the three splits.
 
-  Where there is a 'validation' but no 'test', it is the test, as for ImageNet.
+  Missing splits are cut off the end of 'train'. A stored 'validation' without a 'test' serves as
+  the test, as for ImageNet.
+
+  Args:
+    name: the dataset's.
+    stored: number of examples of each stored split.
 
   Raises:
     UserError: there is no 'train'.
   """
   if 'train' not in stored:
     raise UserError(
-      f'dataset {name!r} has no split train to learn from; it has {", ".join(stored) or "none"}'
+      f'dataset {name!r} has no train split; it has {", ".join(stored) or "none"}: choose another '
+      'dataset'
     )
   held_out = [split for split in ('validation', 'test') if split in stored]
   if len(held_out) == 2:

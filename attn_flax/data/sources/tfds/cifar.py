@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 downloaded and prepared without TensorFlow.
+"""CIFAR-10 and CIFAR-100, downloaded and prepared without TensorFlow.
 
-The builders are those of `tensorflow-datasets` but for the two steps that need TensorFlow:
-unpacking the archive and encoding the images. The result lies in the standard folder, with the same
+The builders are those of `tensorflow-datasets` except for the two steps that need TensorFlow:
+unpacking the archive and encoding the images. The result is in the standard folder, with the same
 ids, order and pixels, so that the stock builders read it.
 
 Krizhevsky, Learning multiple layers of features from tiny images, 2009,
@@ -27,7 +27,7 @@ _TIMEOUT_S = 20
 
 
 class _WithoutTensorFlow:
-  """What the builders do differently from the stock ones."""
+  """The steps in which the builders differ from the stock ones."""
 
   _cifar_info: Any
   info: tfds.core.DatasetInfo
@@ -69,7 +69,7 @@ class Cifar10(  # type: ignore[call-arg]
 ):
   """CIFAR-10: 50,000 and 10,000 images of 32 x 32 pixels in 10 classes."""
 
-  # They would be looked for next to this file.
+  # The library would look for the checksums next to this file.
   url_infos = tfds.image_classification.Cifar10.url_infos
 
 
@@ -87,9 +87,9 @@ BUILDERS: dict[str, type] = {'cifar10': Cifar10, 'cifar100': Cifar100}
 def prepare(name: str, root: pathlib.Path) -> None:
   """Downloads and prepares a dataset where it is missing.
 
-  The finished dataset appears in one step, by a rename. Processes that come meanwhile wait for it,
-  and what a killed one left behind is removed before the next attempt; a finished download is kept
-  in the folder `downloads`.
+  The finished dataset appears in one step, by a rename. Other processes wait for it meanwhile, and
+  what a killed one left behind is removed before the next attempt; a finished download is kept in
+  the folder `downloads`.
 
   Args:
     name: a key of `BUILDERS`.
@@ -124,17 +124,17 @@ def _download_and_prepare(builder: tfds.core.DatasetBuilder, downloads: pathlib.
     )
   except tfds.download.download_manager.NonMatchingChecksumError as error:
     raise UserError(
-      f'what {url} gave is not the published file: its size or checksum differs; run the command '
-      'again, or ask the network what it changes on the way'
+      f'the download from {url} is not the published file: its size or checksum differs; run the '
+      'command again, or use another network connection'
     ) from error
   except (requests.RequestException, tfds.download.DownloadError) as error:
     raise UserError(f'{url} could not be downloaded ({error}); run the command again') from error
 
 
 def _check_reachable(url: str, downloads: pathlib.Path) -> None:
-  """Fails fast: the library itself would try again for minutes."""
+  """Raises `UserError` at once for an unreachable URL; the library would retry for minutes."""
   if any(downloads.rglob(f'*{pathlib.PurePath(url).name.split(".")[0]}*')):
-    return  # It may be there already, and the library knows.
+    return  # It may be downloaded already, which the library checks.
   try:
     requests.head(url, timeout=_TIMEOUT_S)
   except requests.RequestException as error:
@@ -147,5 +147,5 @@ def _check_reachable(url: str, downloads: pathlib.Path) -> None:
 def _member(tar: tarfile.TarFile, name: str) -> bytes:
   file = tar.extractfile(name)
   if file is None:
-    raise UserError(f'{tar.name!r} holds no file {name!r}; remove the archive and download it anew')
+    raise UserError(f'{tar.name!r} has no file {name!r}; remove the archive and download it again')
   return file.read()

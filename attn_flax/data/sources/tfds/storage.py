@@ -1,4 +1,4 @@
-"""Where prepared datasets lie, and what it takes to write one: one process at a time."""
+"""The folder of prepared datasets, and a lock so that only one process at a time writes one."""
 
 import contextlib
 import errno
@@ -20,7 +20,11 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 
 
 def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """The folder of datasets: the one given, else $TFDS_DATA_DIR, else tensorflow-datasets' own."""
+  """The folder of datasets: `data_dir`, else $TFDS_DATA_DIR, else tensorflow-datasets' default.
+
+  Raises:
+    UserError: the path is not one of the file system.
+  """
   folder = data_dir or os.environ.get('TFDS_DATA_DIR')
   if not folder:
     import tensorflow_datasets as tfds
@@ -30,7 +34,7 @@ def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
 
 
 def lock(folder: pathlib.Path) -> TextIO:
-  """Waits for the folder's lock; held until the file is closed, or the process ends in any way.
+  """Waits for a folder's lock, which is held until the returned file is closed or the process ends.
 
   Raises:
     UserError: the folder cannot be written to.
@@ -47,7 +51,7 @@ def lock(folder: pathlib.Path) -> TextIO:
 
 
 def clear_leftovers(folder: pathlib.Path) -> None:
-  """Removes what a killed preparation left behind; for who holds the lock."""
+  """Removes what a killed preparation left behind; the caller must hold the folder's lock."""
   for leftover in [*folder.glob('incomplete.*'), *folder.glob('*/incomplete.*')]:
     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
@@ -59,7 +63,7 @@ def explained(folder: pathlib.Path) -> Iterator[None]:
     yield
   except UserError:
     raise
-  # Writers in C++ report a full disk as RuntimeError, and others wrap it: the text is checked.
+  # Writers in C++ report a full disk as RuntimeError, and others wrap the error: its text tells.
   except (OSError, RuntimeError) as error:
     number = getattr(error, 'errno', None)
     texts = (*map(os.strerror, _NO_SPACE), 'Not enough disk space')
