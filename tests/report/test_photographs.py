@@ -102,7 +102,7 @@ def test_an_outlier_does_not_flood_the_scale(monkeypatch):
   assert span.beyond == pytest.approx(0.01, abs=2e-3)
   noted = texts(monkeypatch)
   photographs.overlays(photo(), {'smooth_grad': values}, Told('cat', 0.5), PLAIN)
-  assert '1.0 % beyond' in noted
+  assert '1.0 % beyond the scale' in noted
 
 
 def test_negative_values_have_another_color():

@@ -190,16 +190,16 @@ def test_verdicts_stand_beside_the_names(page):
 def test_the_answer_comes_first(folder, found):
   sentences = ' '.join(answer(found))
   verdict = (
-    'Better than none in top-1 accuracy are a|b and se; worse is cbam; no difference is shown for'
+    'In top-1 accuracy, a|b and se are better than none; cbam is worse; no difference is shown for'
     f' eca, bam and {SCRIPT}.'
   )
   assert answer(found)[0] == verdict
   assert '×1.11 (se)' in sentences
-  assert 'A true difference of 1.23 points is found with 80 % power.' in sentences
+  assert 'true difference that the study finds with 80 % power is 1.23 points.' in sentences
   text = (folder / 'report.md').read_text()
   # One sentence, one small table, and then the rest.
   first = text.split('## Answer\n')[1].strip().splitlines()
-  assert first[0].startswith('Better than none in top-1 accuracy are a\\|b and se; worse is cbam;')
+  assert first[0].startswith('In top-1 accuracy, a\\|b and se are better than none; cbam is worse;')
   assert first[1] == '' and first[2].startswith('| variant | verdict | top-1, % | difference,')
   assert [len(row) for row in markdown_rows('\n'.join(first))[:8]] == [5] * 8
   assert '| a\\|b | better | 91.40 | +1.28 (\\[+0.67, +1.89\\]) | ×1.55 |' in first
@@ -284,7 +284,7 @@ def test_matrices_and_papers_are_folded(folder, page):
   folds = re.findall('<details>.*?</details>', text, re.DOTALL)
   assert [re.search('<summary>(.*)</summary>', fold)[1] for fold in folds] == [
     'Confusion matrices',
-    'What papers print of the same mechanisms',
+    'Results that papers report for the same mechanisms',
   ]
   assert folds[0].count('Confusion matrix of none:') == 1 and 'arxiv.org' in folds[1]
   assert text.count('arxiv.org/abs') == folds[1].count('arxiv.org/abs')

@@ -663,7 +663,7 @@ def test_mechanisms_are_described_by_what_is_unusual_in_them():
   assert cbam == 'cbam at branch, stages 1, 2, 3, ratio=4'
   assert 'channel=eca, spatial=cbam' in described('hybrid')
   assert described({'stage': {'name': 'bam', 'stages': (2,), 'start': 'identity'}}).startswith(
-    'bam at stage, stages 2, from the identity'
+    'bam at stage, stage 2, start=identity'
   )
 
 
@@ -685,7 +685,7 @@ def test_the_ratio_study_has_five_distinct_ratios():
   models = [make_model(config.model, 10) for config in configs]
   attending = [[m.name for m in mechanisms.mechanisms(one) if m.attends] for one in models]
   assert attending == [[], ['aa']]
-  assert '8 key and 8 value dimensions of 32' in describe(models[1])
+  assert '8 key and 8 value dimensions, 32 output channels' in describe(models[1])
 
 
 @pytest.mark.parametrize('name', ['oxford_iiit_pet', 'oxford_flowers102'])
