@@ -97,9 +97,9 @@ def _explanations(findings: Findings) -> Section:
     ' interval of that gain, paired by run and image and not corrected for multiple comparisons; a'
     ' positive gain means that the map is better, also where lower scores are better. Difference:'
     f' the score minus that of {findings.baseline}, with its 95 % interval, corrected for the'
-    ' number of variants. Insertion, deletion and ROAD depend on how confident a network is; for these,'
-    ' the score of the random map is subtracted before networks are compared. n is the number of'
-    ' pairs of a run and an image.'
+    ' number of variants. Insertion, deletion and ROAD depend on how confident a network is; for'
+    ' these, the score of the random map is subtracted before networks are compared. n is the'
+    ' number of pairs of a run and an image.'
   )
   return Section(
     'explanations-section',

@@ -1,13 +1,13 @@
 """Sets the C library's allocator to keep freed pages.
 
-XLA on CPU takes its temporary memory afresh at each step and gives it back; with glibc's defaults
-each step then faults the same pages in again.
+On CPU, XLA allocates its temporary memory at each step and frees it again; with glibc's defaults,
+each step then causes page faults for the same memory.
 """
 
 import ctypes
 import sys
 
-# Names and numbers of <malloc.h>.
+# The parameters of `mallopt`, from <malloc.h>.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
 
@@ -15,13 +15,13 @@ def keep_freed_pages() -> bool:
   """Keeps freed memory in the process; call it before the first thread starts.
 
   Returns:
-    Whether the C library took the settings (glibc on Linux does).
+    Whether the C library accepted the settings, as glibc on Linux does.
   """
   if not sys.platform.startswith('linux'):
     return False
   try:
     mallopt = ctypes.CDLL(None).mallopt
-  except AttributeError:  # Another C library.
+  except AttributeError:  # A C library without `mallopt`.
     return False
   settings = {
     _ARENA_MAX: 1,

@@ -115,8 +115,8 @@ def test_a_few_hundred_photographs_are_opened_by_the_plain_command(tmp_path):
   told = left_open.notes(config, settled, experiment.model, 120)
   assert [line.split(':')[0] for line in told] == [
     '120 training images',
-    '120 training images are few to begin with random weights; --config.init_from=<run folder or '
-    'PyTorch file> begins with trained ones',
+    '120 training images are few for training from random weights; --config.init_from=<run folder '
+    'or PyTorch file> starts from trained ones',
     'images of 64 pixels',
   ]
   assert 'batches of 16 for 200 epochs' in told[0] and 'stem=imagenet it has 2x2' in told[2]
@@ -126,7 +126,7 @@ def test_a_few_hundred_photographs_are_opened_by_the_plain_command(tmp_path):
   experiment = open_experiment(config)
   assert (experiment.config.train.batch_size, experiment.updates) == (8, 30)
   (line,) = left_open.notes(config, experiment.config, experiment.model, 120)
-  assert 'end in a map of 2x2' in line and '--config.model.stem=cifar makes it 8x8' in line
+  assert 'end in a feature map of 2x2' in line and '--config.model.stem=cifar makes it 8x8' in line
 
 
 def test_a_recipe_for_many_images_says_what_suits_few(tmp_path):

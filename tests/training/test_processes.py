@@ -89,7 +89,7 @@ F1126 15:44:49.9 1 client.h:80] Failed to send RPC. Either the leader task was p
 @pytest.mark.parametrize(
   ('written', 'passed_on'),
   [
-    (LOST, 'error: processes 1, 3 of this run has ended'),
+    (LOST, 'error: processes 1, 3 of this run have ended'),
     (LEADER, 'error: process 0 of this run has ended'),
     (b'warning: something\nstep 3\n', 'warning: something\nstep 3\n'),
     (b'[Gloo] Rank 0 is connected\nerror: a line\n', 'error: a line\n'),
