@@ -263,10 +263,7 @@ def make_task(config: Config, dataset: data.Dataset) -> Task:
 def options_to_run_once(platform: str) -> dict[str, int] | None:
   """Compiler options for a program that runs about once, such as the initialization of weights.
 
-  On CPU, optimizing such a program takes far longer than it saves.
-
-  Args:
-    platform: the platform of the devices, such as 'cpu'.
+  On the platform 'cpu', optimizing such a program takes far longer than it saves.
   """
   return {'xla_backend_optimization_level': 0} if platform == 'cpu' else None
 

@@ -253,7 +253,7 @@ def test_the_array_that_is_damaged_is_named(tmp_path, monkeypatch):
   reader = Checkpoints(tmp_path, read_only=True)
   of_array = digests.of_array
   monkeypatch.setattr(digests, 'of_array', lambda a: of_array(np.asarray(a) + np.ones((), a.dtype)))
-  with pytest.raises(Damaged, match='params/kernel and 1 more differs from its digest'):
+  with pytest.raises(Damaged, match='params/kernel and 1 more differ from their digests'):
     reader.restore(1, abstract(state(0)))
   reader.close()
 

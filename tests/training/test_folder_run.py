@@ -189,7 +189,7 @@ def test_the_runs_of_a_study_know_where_their_images_have_moved(images, tmp_path
   (tmp_path / 'moved/test/class9/0.png').unlink()
   shutil.copytree(tmp_path / 'moved', images)
   config.data.dir = str(images)
-  with pytest.raises(UserError, match='another data.dir must hold the very images of the run'):
+  with pytest.raises(UserError, match='another data.dir must hold the same images'):
     train.check([run])
 
 
@@ -204,7 +204,7 @@ def test_other_images_are_not_those_of_the_run(images, tmp_path, capsys):
   for folder in (images, other):  # As many of the same names, but one is now another.
     (folder / 'train/class9' / first.name).write_bytes(second.read_bytes())
   for folder, message in (
-    (other, f"data.dir: '{images}' there, '{other}' asked.*must hold the very images of the run"),
+    (other, f"data.dir: '{images}' there, '{other}' asked.*must hold the same images"),
     (images, 'the images of folder have changed since .*dataset.json was written; restore them'),
   ):
     assert main.run(command(folder, tmp_path / 'run', steps)) == 2

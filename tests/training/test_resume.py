@@ -72,7 +72,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
   assert run(*command) == 128 + number
   assert signal.getsignal(number) is before
   noticed, stopped = capfd.readouterr().err.splitlines()
-  assert noticed == 'stopping after this update; once more to leave now'
+  assert noticed == 'stopping after this update; a second signal ends the run at once'
   assert f'stopped after update {update} of 10, saved in' in stopped
   assert max(run_files.steps(tmp_path / 'run')) == update
   assert run(*command) == 0

@@ -59,7 +59,7 @@ def test_the_first_signal_is_acknowledged_and_left_to_the_loop():
   _, err = process.communicate(timeout=10)
   assert process.returncode == 1
   assert err.splitlines() == [
-    'stopping after this update; once more to leave now',
+    'stopping after this update; a second signal ends the run at once',
     f'saved, and asked by {signal.SIGTERM:d}',
   ]
 
