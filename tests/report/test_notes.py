@@ -1,4 +1,4 @@
-"""Sentences about the facts of a study: what went wrong, what may mislead, what it depends on."""
+"""The sentences of a report about failures, misleading results and conditions."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from attn_flax.study.findings import Cost, Mean, Mechanism, Ratio, Shares, Varia
 
 @pytest.fixture(scope='module')
 def found():
-  """A baseline and two variants whose time grows as their multiply-adds do."""
+  """A baseline and two variants whose times are proportional to their multiply-adds."""
   study = fake_findings.findings(('plain', 'alike', 'other'), pictures=1)
   runs = [run for run in study.variants[2].runs if not run.error]
   costs = (make_cost(1000, 1.0), make_cost(1500, 1.45), make_cost(1000, 1.0))
@@ -77,7 +77,7 @@ def test_it_is_noted_where_multiply_adds_and_time_disagree(found):
     assert sentence.startswith('Multiply-adds do not predict time. Relative to plain, other has')
     time = f'×{cost.step_ms.ratio:.2f}'
     assert f'×{cost.macs / 1000:.2f} the multiply-adds and takes {time} the' in sentence
-  # Each of the three times is looked at.
+  # Each of the three times is checked.
   late = dataclasses.replace(make_cost(1000, 1.0), latency_ms=make_cost(1000, 1.4).latency_ms)
   (sentence,) = notes.notes(change(found, 2, cost=late))
   assert 'takes ×1.00 to ×1.40 the time' in sentence
@@ -107,7 +107,7 @@ def test_a_kind_of_note_is_one_sentence_for_all_variants(found):
   (sentence,) = notes.notes(change(found, 0, runs=runs))
   assert sentence == 'The runs were trained with 2 different devices and 2 different commits.'
   unsteady = found
-  # Against three steady variants two are wide.
+  # Two of five variants are unsteady.
   for index in (1, 2):
     best = Mean(0.8, 0.3)
     wide = dataclasses.replace(found.variants[index].performance, best=best)

@@ -45,7 +45,7 @@ def summary(findings: Findings) -> Table:
     Column('verdict', numeric=False),
     Column(words.best.heading),
     Column('difference, points'),
-    Column('training step'),
+    Column('step time'),
   ]
   return Table('summary', 'Answer', columns, rows)
 
