@@ -83,15 +83,16 @@ def _curves(findings: Findings, is_narrow: bool) -> style.Illustration | None:
     canvas,
     'learning_curves',
     'Learning curves',
-    'Lines are means over the seeds; bands reach from the lowest to the highest seed. Training and'
-    ' validation share one vertical scale.',
+    'Lines are means over the seeds; bands reach from the lowest to the highest seed. Values in'
+    ' training are means since the previous validation. Training and validation share one vertical'
+    ' scale.',
     f'Loss and {words.best_in_full} over the epochs, in training and validation, a line for each'
     ' variant.',
   )
 
 
 def band(runs: Sequence[Run], split: str, metric: str) -> tuple[np.ndarray, ...] | None:
-  """A metric over the epochs that all runs logged.
+  """A metric over the range of epochs that all runs logged.
 
   Args:
     runs: the runs of a variant.

@@ -143,9 +143,9 @@ def cost(findings: Findings) -> Table:
   note = (
     '×: ratio to the baseline. Times are medians over rounds, in each of which all variants are'
     ' timed in turn; ratios of times are computed in each round and printed as their median and, in'
-    ' brackets, their quartiles. Multiply-adds are for the forward pass of one image; peak memory'
-    ' and compilation are for the training step. Compilation is timed once and is faster where'
-    ' JAX’s persistent compilation cache holds the program.'
+    ' brackets, their quartiles. Multiply-adds are for the forward pass of one image; peak memory,'
+    ' as the compiler reports it, and compilation are for the training step. Compilation is timed'
+    ' once and is faster where JAX’s persistent compilation cache holds the program.'
   )
   if costs:
     note += f' Batch size: {costs[0].train_batch} in training, {costs[0].eval_batch} in evaluation.'
