@@ -73,12 +73,12 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
   for members in found.values():
     name = _name(members)
     if name in groups:
-      raise UserError(f'two different variants have folders called {name}; rename one of them')
+      raise UserError(f'two different variants have folders called {name!r}; rename one of them')
     groups[name] = sorted(members, key=lambda member: member.seed)
   for name, members in groups.items():
     seeds = [member.seed for member in members]
     if len(set(seeds)) < len(seeds):
-      raise UserError(f'the runs of {name} have the seeds {seeds}; name one run for each seed')
+      raise UserError(f'the runs of {name} have the seeds {seeds}; name each seed once')
   plain = [
     name
     for name, (member, *_) in groups.items()

@@ -288,8 +288,8 @@ def make_model(config: ModelConfig, num_classes: int) -> Network:
   name, attention = fields.pop('name'), fields.pop('attention').to_dict()
   if fields.setdefault('num_classes', num_classes) != num_classes:
     raise UserError(
-      f'model.num_classes={fields["num_classes"]} is not the number of classes of the dataset, '
-      f'{num_classes}; choose the dataset of the network, or leave model.num_classes unset'
+      f'model.num_classes={fields["num_classes"]} differs from the {num_classes} of the dataset; '
+      'choose the dataset of the network, or leave model.num_classes unset'
     )
   return create_model(name, attention=attention or None, **fields)
 

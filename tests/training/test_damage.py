@@ -122,7 +122,7 @@ CASES = [
   (PREDICT, edit('dataset.json', resize=None), 'dataset.json has resize=None'),
   (PREDICT, edit('dataset.json', image_shape=[32.0, 32, 3]), 'dataset.json has image_shape'),
   (PREDICT, edit('dataset.json', mean=[10**400] * 3), 'dataset.json has mean='),
-  (PREDICT, edit('dataset.json', class_names=list('abc')), 'the dataset 3'),
+  (PREDICT, edit('dataset.json', class_names=list('abc')), 'differs from the 3 of the dataset'),
   (PREDICT, field('model.widths', [16]), 'describe another network than its checkpoints hold'),
   (PREDICT, field('model.widths', 'x'), 'widths'),
   (PREDICT, field('train', 3), "config.json lacks the config section 'train'"),
