@@ -1,6 +1,6 @@
 """Accuracies that papers report for the mechanisms: the rows of `published.csv`.
 
-Each row is a top-1 accuracy on ImageNet or CIFAR-100 in percent and that of the plain network in
+Each row is an accuracy on ImageNet or CIFAR-100 in percent and that of the plain network in
 the same table; where a table prints errors, 100 minus the error. `recipe` is empty where it is not
 known. Mechanisms whose papers have no such table (`dual`, `non_local`, `sca`: segmentation, video
 and captions) have no rows.

@@ -33,7 +33,7 @@ class Title:
   """How a score of a task is printed.
 
   Attributes:
-    name: the name of the score, as in 'top-1'.
+    name: the name of the score, such as 'mean IoU'.
     columns: its columns in `results.csv`: the mean over the runs, and their standard deviation.
     is_share: whether it lies in 0..1 and is printed in percent.
     digits: number of decimal places.
@@ -61,11 +61,11 @@ class Wording:
   Attributes:
     quality: what the best score measures, such as 'accuracy'.
     best: the score that networks are compared by, a share in 0..1.
-    best_in_full: the name of that score in a sentence, such as 'top-1 accuracy'.
+    best_in_full: the name of that score in a sentence, such as 'mean IoU'.
     beside: further scores, {name: title}, in the columns after the best score.
     further: further scores, {name: title}, in the columns after the difference to the baseline.
     achieves: what a network does, with the fields {value} (in percent) and {images}, such as
-      'classifies {value} % of {images} test images correctly'.
+      'has a mean IoU of {value} % on {images} test images'.
     note: a sentence that explains the further scores.
   """
 

@@ -321,7 +321,7 @@ def test_a_single_run_shows_nothing():
 @pytest.mark.parametrize(
   ('variant', 'text'),
   [
-    (np.zeros((3, 5)), '5 images and the baseline of 4'),
+    (np.zeros((3, 5)), '5 images and the baseline for 4'),
     (np.zeros(4), r'shape \(4,\)'),
     (np.full((3, 4), np.nan), 'no run has scores'),
     (np.full((3, 4), np.inf), 'infinite'),
