@@ -119,7 +119,7 @@ class Experiment(NamedTuple):
     return init_state(self.model, self.optimizer, key, self.image_shape, ema=ema)
 
   def train_pipeline(self) -> Pipeline:
-    """The batches of the training split; of `accumulate` parts of a batch, each is one batch."""
+    """The batches of the training split; with `accumulate`, each is one part of a batch."""
     train = self.config.train
     return self._pipeline('train', train.batch_size // train.accumulate, self.config.data.balanced)
 
@@ -295,7 +295,7 @@ def make_model(config: ModelConfig, num_classes: int) -> Network:
 
 
 def _check_numbers(config: Config) -> None:
-  """Checks the fields in `_BOUNDS`; None is left to those that check the field's type."""
+  """Checks the fields in `_BOUNDS` that are not None."""
   for field, bounds in _BOUNDS.items():
     section, _, name = field.rpartition('.')
     fields = config[section] if section else config

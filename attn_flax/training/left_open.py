@@ -26,9 +26,10 @@ _FEW = 5000
 
 
 def batch_size(images: int, parts: int = 1) -> int:
-  """The batch size for a dataset: a power of two from 16 to 64, with 16 updates an epoch or more.
+  """The batch size for a dataset: a power of two from 16 to 64, by the number of images.
 
-  Fewer than 16 images make smaller batches. The result is rounded up to a multiple of `parts`.
+  From 256 images on, an epoch has 16 updates or more; fewer than 16 images make smaller batches.
+  The result is rounded up to a multiple of `parts`.
 
   Args:
     images: number of training images.

@@ -44,9 +44,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
   file = _open(path)
   try:
     _take(file, path)
-    while not _is_at(
-      file, path
-    ):  # Another process has removed the file, and may have made a new one.
+    while not _is_at(file, path):  # Another process has removed the file meanwhile.
       os.close(file)
       file = _open(path)
       _take(file, path)

@@ -36,7 +36,7 @@ def make_schedule(
     updates_per_epoch: updates per pass over the training split.
 
   Returns:
-    The function: number of the update, from 0 -> learning rate.
+    The schedule: (number of an update, from 0) -> learning rate.
 
   Raises:
     UserError: for an unknown schedule, impossible numbers, or steps within the warm-up.

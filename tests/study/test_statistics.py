@@ -1,7 +1,7 @@
 """Statistics of studies: closed forms where they exist, else simulated studies with known truth.
 
-The simulated studies hold networks of about 85 % accuracy whose runs differ by 0.7 points (standard
-deviation) and disagree about the answer on about 10 % of the images.
+The simulated studies have networks of about 85 % accuracy. Their runs have a standard deviation of
+0.7 points, and two runs disagree in their correctness on about 10 % of the images.
 """
 
 import numpy as np

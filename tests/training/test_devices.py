@@ -1,6 +1,6 @@
 """One device and eight agree: steps, per-device statistics, evaluation, and whole runs.
 
-Run as a script, this file does on eight devices what the tests compare with one.
+Run as a script, this file computes on eight devices what the tests compare with one device.
 """
 
 import json
@@ -107,7 +107,7 @@ def evaluate(mesh):
 
 
 def per_device_step(mesh):
-  """The gradients' norm, loss and statistics of one step whose norms see one device's part."""
+  """Gradient norm, loss and statistics of a step whose batch norms use per-device statistics."""
   state, step, _ = prepare(mesh, per_device=True)
   batch = {'image': normal_images(), 'label': make_split(16).label}
   spread = NamedSharding(mesh, PartitionSpec('data'))
@@ -143,7 +143,7 @@ def command(workdir):
 
 @pytest.fixture(scope='module')
 def eight(data_dir, tmp_path_factory):
-  """The folder that eight devices have filled, and what they said."""
+  """The folder with the results of eight devices, and the output of the script."""
   folder = tmp_path_factory.mktemp('eight')
   environment = os.environ | {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={DEVICES}',

@@ -55,9 +55,9 @@ def _lowered(model, platforms):
 
 
 def _kernels(program):
-  """Shapes [height, width, inputs of a group, outputs] of a program's convolutions, each once.
+  """The shapes [height, width, inputs of a group, outputs] of a program's convolutions, a set.
 
-  Where there are several platforms, JAX writes a convolution down for each of them.
+  A program for several platforms contains a convolution for each of them.
   """
   kernels = re.findall(r'stablehlo\.convolution.*: \(tensor<\w+>, tensor<([\dx]+)xf32>\)', program)
   return {tuple(map(int, kernel.split('x'))) for kernel in kernels}

@@ -115,16 +115,16 @@ def free_address():
 def start(
   workdir, *flags, each=((), ()), only=(0, 1), config=TINY, folders=(ROOT, ROOT), slurm=False
 ):
-  """Two processes of two devices each, on loopback.
+  """Starts two processes with two devices each, connected by loopback.
 
   Args:
     workdir: the run folder.
-    *flags: flags of all.
-    each: flags of one of them alone.
-    only: those that are started.
-    config: the flags of the config.
-    folders: where they are started.
-    slurm: whether they are told their place as SLURM tells it, and not by flags.
+    *flags: flags of both processes.
+    each: further flags of either process.
+    only: numbers of the processes that are started.
+    config: flags of the config.
+    folders: the working directory of either process.
+    slurm: whether the processes get their numbers by SLURM's variables instead of flags.
   """
   address = free_address()
   port = address.rpartition(':')[2]

@@ -125,9 +125,9 @@ def test_a_run_killed_while_it_was_scored_is_scored_again(uninterrupted, tmp_pat
 def test_a_killed_process_is_continued_by_the_same_command(
   small_dataset, tmp_path, monkeypatch, capsys
 ):
-  """The real command on the whole dataset, ended by SIGKILL; nothing of the process is patched.
+  """The real command in a process of its own, ended by SIGKILL, with nothing patched.
 
-  The process compiles its programs itself, so that nothing but the run folder is shared.
+  The process compiles its own programs, so that only the run folder is shared.
   """
   monkeypatch.setitem(data.DATASETS, 'cluttered_digits', small_dataset)
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'datasets'))
