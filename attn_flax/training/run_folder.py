@@ -30,7 +30,7 @@ _FREE = (
 )
 # Fields of a study that select runs or affect only its report; they change no run.
 _OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
-# An empty file which says that the run has saved a checkpoint; without one, training was lost.
+# An empty file, written with the first checkpoint: where checkpoints are missing, they were lost.
 SAVED = '.saved'
 # The files that a run and the modes that read it write into its folder.
 _WRITTEN = (

@@ -149,7 +149,7 @@ class Updates:
       rate = self._window.rate(train.batch_size // train.accumulate)
       self._log.metrics(update, {**self._window.means(), 'images_per_second': rate})
     if saves or stops:
-      # The last update may have made weights infinite, which its own loss does not show yet.
+      # The last update may have made weights infinite or NaN, which its own loss does not show.
       self._check([{'the norm of the weights': float(_global_norm(self._state.params))}], update)
     scores, unscored = None, False
     if update % self._eval_every == 0 or update == self._experiment.updates:
