@@ -1,4 +1,4 @@
-"""The answer of a study in a few sentences, made of the same numbers as its tables."""
+"""The answer of a study in a few sentences, computed from the same numbers as its tables."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from attn_flax.study.findings import Findings, Variant
 
 
 def answer(findings: Findings) -> list[str]:
-  """Sentences: the verdict, what the study could find, what variants cost, and where they look."""
+  """Sentences, the verdict first; then baseline, detectable differences, costs and Grad-CAM."""
   base = next(v for v in findings.variants if v.name == findings.baseline)
   others = [variant for variant in findings.variants if variant is not base]
   words = wording(findings)
-  sentences = _verdicts(others, f'{base.name} in {words.best_in_full}')
+  sentences = _verdicts(others, base.name, words.best_in_full)
   if not others:
     sentences.append('There is no variant to compare the baseline with.')
   if base.performance:
@@ -26,7 +26,7 @@ def answer(findings: Findings) -> list[str]:
       f'The baseline, {base.name}, {achieves} ({seeds} {"seed" if seeds == 1 else "seeds"}).'
     )
   else:
-    # Without it there is no verdict.
+    # Without a run of the baseline there is no verdict.
     sentences.insert(0, f'No run of {base.name}, the baseline, has finished.')
   missing = [variant.name for variant in others if not variant.performance]
   if missing:
@@ -34,8 +34,8 @@ def answer(findings: Findings) -> list[str]:
   return [*sentences, *_power(others), *_costs(others), *_looks(findings)]
 
 
-def _verdicts(variants: Sequence[Variant], baseline: str) -> list[str]:
-  """Who is better or worse, in one sentence, and who cannot be judged."""
+def _verdicts(variants: Sequence[Variant], baseline: str, score: str) -> list[str]:
+  """One sentence on the variants with a verdict, and one on those with too few seeds for it."""
   groups: dict[str, list[Variant]] = {}
   for variant in variants:
     if variant.performance:
@@ -46,24 +46,23 @@ def _verdicts(variants: Sequence[Variant], baseline: str) -> list[str]:
       ranked = sorted(named, key=lambda v: -abs(_mean(v)))
       than = '' if clauses else f' than {baseline}'
       verb = 'is' if len(named) == 1 else 'are'
-      clauses.append(f'{verdict}{than} {verb} {formats.listing([v.name for v in ranked])}')
+      clauses.append(f'{formats.listing([v.name for v in ranked])} {verb} {verdict}{than}')
   if named := groups.get('no difference shown'):
-    to = '' if clauses else f' to {baseline}'
-    clauses.append(f'no difference{to} is shown for {formats.listing([v.name for v in named])}')
+    base = '' if clauses else f' from {baseline}'
+    clauses.append(f'no difference{base} is shown for {formats.listing([v.name for v in named])}')
   sentences = []
   if clauses:
-    text = '; '.join(clauses)
-    sentences.append(f'{text[0].upper()}{text[1:]}.')
+    sentences.append(f'In {score}, {"; ".join(clauses)}.')
   if named := groups.get('not enough seeds'):
     sentences.append(
-      f'Not enough seeds for a verdict on {formats.listing([v.name for v in named])}: it takes'
-      ' three finished runs of the variant and of the baseline.'
+      f'Not enough seeds for a verdict on {formats.listing([v.name for v in named])}: a verdict'
+      ' takes three finished runs of the variant and three of the baseline.'
     )
   return sentences
 
 
 def _power(variants: Sequence[Variant]) -> list[str]:
-  """The differences that the study could have found."""
+  """The smallest true differences that the study finds with 80 % power."""
   found = [
     (v.performance.detectable, v.name)
     for v in variants
@@ -73,11 +72,10 @@ def _power(variants: Sequence[Variant]) -> list[str]:
     return []
   (least, first), (most, last) = min(found), max(found)
   if formats.percent(least) == formats.percent(most):
-    return [f'A true difference of {formats.percent(most)} points is found with 80 % power.']
-  return [
-    f'A true difference of {formats.percent(least)} ({first}) to {formats.percent(most)} ({last})'
-    ' points is found with 80 % power.'
-  ]
+    points = formats.percent(most)
+  else:
+    points = f'{formats.percent(least)} ({first}) to {formats.percent(most)} ({last})'
+  return [f'The smallest true difference that the study finds with 80 % power is {points} points.']
 
 
 def _mean(variant: Variant) -> float:
@@ -90,15 +88,15 @@ def _costs(variants: Sequence[Variant]) -> list[str]:
   if not priced:
     return []
   steps = [f'{formats.times(step)} ({name})' for step, _, name in sorted(priced)]
-  text = f'A training step takes {formats.listing(steps)} of the baseline’s'
+  text = f'Time relative to the baseline: {formats.listing(steps)} for a training step'
   if len(priced) == 1:
-    return [f'{text}, and the latency of one image is {formats.times(priced[0][1])}.']
+    return [f'{text}, and {formats.times(priced[0][1])} for one image (latency).']
   _, latency, slowest = max(priced, key=lambda row: row[1])
-  return [f'{text}; the latency of one image is at most {formats.times(latency)} ({slowest}).']
+  return [f'{text}; at most {formats.times(latency)} ({slowest}) for one image (latency).']
 
 
 def _looks(findings: Findings) -> list[str]:
-  """Grad-CAM against its controls, by the first score of localization that there is."""
+  """Grad-CAM against its controls, by the energy inside the mask or else the pointing game."""
   for name, what in (('energy_mask', 'energy inside the mask'), ('pointing', 'pointing game')):
     scores = [(v.name, find(v, 'Grad-CAM', name)) for v in findings.variants]
     found = [(variant, score) for variant, score in scores if score is not None]
@@ -108,9 +106,9 @@ def _looks(findings: Findings) -> list[str]:
     above = [variant for variant, score in found if beaten(score)[0] and not beaten(score)[1]]
     every = len(above) == len(tested) > 1
     who = 'every network' if every else formats.listing(above) or 'none of the networks'
-    text = f'Grad-CAM lies on the object more than all its controls do for {who} ({what})'
+    text = f'Localization ({what}): Grad-CAM scores better than all its controls for {who}'
     for verdict in ('better', 'worse'):
       if named := [variant for variant, score in found if score.verdict == verdict]:
-        text += f'; it is {verdict} than the baseline’s for {formats.listing(named)}'
+        text += f'; {verdict} than the baseline’s Grad-CAM for {formats.listing(named)}'
     return [f'{text}.']
   return []

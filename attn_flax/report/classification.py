@@ -1,4 +1,4 @@
-"""What the report says and shows of classification."""
+"""The parts of the report that are specific to classification."""
 
 from attn_flax.report.figures import classification as figures
 from attn_flax.report.parts import Pages, fold, gallery
@@ -19,7 +19,7 @@ _WORDING = Wording(
     )
   },
   achieves='classifies {value} % of {images} test images correctly',
-  note='Calibration error: expected calibration error, 0 is best.',
+  note='Calibration error: expected calibration error (ECE); 0 is best.',
 )
 
 PAGES = Pages(
@@ -29,6 +29,8 @@ PAGES = Pages(
     fold('Confusion matrices', gallery(figures.confusions(findings))),
   ],
   published=lambda findings: [
-    fold('What papers print of the same mechanisms', tables.published_accuracies(findings))
+    fold(
+      'Results that papers report for the same mechanisms', tables.published_accuracies(findings)
+    )
   ],
 )

@@ -17,7 +17,7 @@ from attn_flax.study.findings import Findings
 
 
 def sections(findings: Findings) -> list[Section]:
-  """The whole report, drawn."""
+  """The sections of the whole report, with all figures drawn; empty ones are left out."""
   quality, own = wording(findings).quality, pages(findings)
   (verdict, *further), noted = answer(findings), notes(findings)
   with drawing(lettering(findings.class_names).families):
@@ -65,7 +65,7 @@ def sections(findings: Findings) -> list[Section]:
 
 def _explanations(findings: Findings) -> Section:
   if not any(variant.explanations for variant in findings.variants):
-    return Section('explanations-section', 'Explainability', ['Explanations were not scored: n/a.'])
+    return Section('explanations-section', 'Explainability', ['No explanations were scored.'])
   scored = {
     name
     for variant in findings.variants
@@ -73,29 +73,33 @@ def _explanations(findings: Findings) -> Section:
     for scores in variant.explanations.scores.values()
     for name in scores
   }
-  paragraphs = []
+  paragraphs = [
+    'For each seed, maps are scored on test images whose class all variants predict correctly.'
+  ]
   on_object = scored & {'pointing', 'energy_mask', 'energy_box', 'iou'}
   if on_object:
     paragraphs.append(
-      'Pointing game, energy and IoU ask whether a map lies on the object; they are over'
+      'Pointing game, energy and IoU measure whether a map lies on the object, over'
       f' {_counted(findings.localized_images)}.'
     )
   else:
     paragraphs.append(
-      'The dataset has neither masks nor boxes: whether a map lies on the object is n/a.'
+      'The dataset has neither masks nor boxes: whether a map lies on the object is not measured.'
     )
   if findings.perturbed_images:
     paragraphs.append(
-      f'Insertion, deletion (in {findings.steps} steps) and ROAD ask whether the network uses'
-      f' what a map shows; they are over {_counted(findings.perturbed_images)}.'
+      f'Insertion and deletion (in {formats.number(findings.steps, 0)}'
+      f' step{"" if findings.steps == 1 else "s"}) and ROAD measure whether the prediction depends'
+      f' on the pixels that a map ranks highest, over {_counted(findings.perturbed_images)}.'
     )
   paragraphs.append(
-    'Beside each control, the table of a score gives the gain of the map over it, paired on run and'
-    ' image, and its 95 % interval; positive is better than the control, also where lower scores'
-    f' are better. The difference is the score minus that of {findings.baseline}, corrected for the'
-    ' number of variants. Insertion, deletion and ROAD depend on how confident a network is: from'
-    ' them, the score of the random map is subtracted first. n counts pairs of a run and an'
-    ' image.'
+    'In the table of each score, a control is followed by the gain of the map over it and the 95 %'
+    ' interval of that gain, paired by run and image and not corrected for multiple comparisons; a'
+    ' positive gain means that the map is better, also where lower scores are better. Difference:'
+    f' the score minus that of {findings.baseline}, with its 95 % interval, corrected for the'
+    ' number of variants. Insertion, deletion and ROAD depend on how confident a network is; for'
+    ' these, the score of the random map is subtracted before networks are compared. n is the'
+    ' number of pairs of a run and an image.'
   )
   return Section(
     'explanations-section',
@@ -116,10 +120,11 @@ def _there(parts: Iterable[Part | None]) -> list[Part]:
 
 
 def _counted(images: Mapping[int, int]) -> str:
-  """Numbers of images by seed: '1812 (seed 0) and 1790 (seed 1) images', or one that all share."""
+  """Numbers of images: '1 812 (seed 0) and 1 790 (seed 1) images', or '100 images per seed'."""
   numbers = {seed: formats.number(n, 0) for seed, n in images.items()}
   if len(set(numbers.values())) == 1:
-    return f'{next(iter(numbers.values()))} images of each seed'
+    number = next(iter(numbers.values()))
+    return f'{number} {"image" if number == "1" else "images"} per seed'
   return formats.listing([f'{n} (seed {seed})' for seed, n in numbers.items()]) + ' images'
 
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file that loads nothing from elsewhere."""
+"""The report as one HTML file that loads no other files."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ _TONES = {'better': 'better', 'worse': 'worse', 'no difference shown': 'open'}
 
 
 def render(title: str, document: Sequence[Section]) -> str:
-  """The text of `report.html`."""
+  """The text of `report.html`, with all images inside."""
   environment = jinja2.Environment(
     autoescape=True,
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -40,7 +40,7 @@ def _kind(part: Part) -> str:
 
 
 def _data(illustration: Illustration) -> str:
-  # The PNG, with every shade, lies in `plots/`.
+  # Lossy where it is a photo; the PNG with every shade is in `plots/`.
   return _webp(illustration.png, 'RGB', is_photo=illustration.is_photo)
 
 
@@ -51,7 +51,7 @@ def _night(illustration: Illustration) -> str:
 def _webp(png: bytes, mode: str, *, is_photo: bool) -> str:
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
-    # Of drawings, more effort makes no smaller file but takes fifty times as long.
+    # A higher `method` takes fifty times as long for drawings and makes no smaller file.
     quality = (
       {'quality': 50, 'method': 6} if is_photo else {'lossless': True, 'quality': 80, 'method': 4}
     )
@@ -60,7 +60,7 @@ def _webp(png: bytes, mode: str, *, is_photo: bool) -> str:
 
 
 def _heading(title: str) -> str:
-  """A column's title, which is broken neither before its unit nor before a number."""
+  """A column's title without line breaks before its unit or after a hyphen before a number."""
   title = re.sub(r'-(?=\d)', '\N{NON-BREAKING HYPHEN}', title)
   return title.replace(', %', ',\N{NO-BREAK SPACE}%')
 

@@ -7,13 +7,13 @@ from attn_flax.report.figures.style import Illustration
 from attn_flax.report.parts import Fold, Gallery, Part, Points, Section
 from attn_flax.report.tables.cells import Cell, Table
 
-# What Markdown reads as markup; an underscore only where it is not inside a word.
+# Characters that Markdown reads as markup; an underscore only where it is not inside a word.
 _MARKUP = re.compile(r'[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])')
 _ENTITIES = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
 
 
 def escape(text: str) -> str:
-  """Text that Markdown prints letter by letter, on one line, also inside a table."""
+  """Text on one line in which Markdown sees no markup, also inside a table."""
   text = ' '.join(text.split())
   text = ''.join(_ENTITIES.get(letter, letter) for letter in text)
   return _MARKUP.sub(lambda match: '\\' + match[0], text)
@@ -44,7 +44,7 @@ def _part(part: Part, section: Section) -> list[str]:
 
 
 def pictures(text: str) -> list[str]:
-  """Names of the files in `plots/` that a rendered report shows."""
+  """Names of the files in `plots/` that the text of a `report.md` shows."""
   return re.findall(r'\]\(plots/(\w+\.png)\)', text)
 
 
@@ -66,7 +66,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def _cell(cell: Cell) -> str:
   text = escape(cell.text)
-  # Inside a code span only a pipe can be escaped.
+  # Code spans have no escapes, so text with markup is escaped and printed without one.
   if cell.code and cell.text and not set(cell.text) & set('`<>|\\\n'):
     text = f'`{cell.text}`'
   return f'{text} ({escape(cell.detail)})' if cell.detail else text

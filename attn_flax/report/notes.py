@@ -1,4 +1,4 @@
-"""The facts of a study as sentences: what its networks are, what to note, what it depends on."""
+"""The facts of a study as sentences: its networks, its notes and the conditions it ran under."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,10 +16,11 @@ from attn_flax.study.findings import (
   Variant,
 )
 
-# A variant is called unsteady where its seeds' standard deviation is more than so many times the
-# median one, and more than two points.
+# A variant is called unsteady where the standard deviation between its seeds is more than four
+# times the median one of all variants, and more than two points.
 _UNSTEADY, _UNSTEADY_LEAST = 4, 0.02
-# A variant is named where time and multiply-adds grow by shares that differ by more than this.
+# A variant is named where its times and its multiply-adds, as ratios to the baseline, differ by
+# more than this.
 _DISAGREEMENT = 0.1
 _OWN_MAPS = {'gate': 'spatial gate', 'received': 'attention received'}
 
@@ -30,39 +31,43 @@ def title(findings: Findings) -> str:
 
 
 def mechanism(variant: Variant) -> str:
-  """A network's attention: what and where, and the fields that are not the usual ones.
+  """A network's attention: mechanisms, places, and the fields that differ from their defaults.
 
-  For augmented convolutions also what kappa and upsilon come to in each stage.
+  For attention-augmented convolutions also the key and value dimensions in each stage. 'none'
+  without attention, '' where it is not known.
   """
   if variant.mechanisms is None:
     return ''
   parts = [_place(one) for one in variant.mechanisms]
   for stage, (keys, values, features) in variant.shares.items():
-    parts.append(f'stage {stage}: {keys} key and {values} value dimensions of {features}')
+    parts.append(
+      f'stage {stage}: {keys} key and {values} value dimensions, {features} output channels'
+    )
   return '; '.join(parts) or 'none'
 
 
 def _place(one: Mechanism) -> str:
   every = '' if one.every == 1 else f', every {one.every} blocks'
-  start = '' if one.start == 'paper' else f', from the {one.start}'
-  stages = ', '.join(map(str, one.stages))
+  start = '' if one.start == 'paper' else f', start={one.start}'
+  stages = f'stage{"" if len(one.stages) == 1 else "s"} {", ".join(map(str, one.stages))}'
   fields = ''.join(f', {name}={value}' for name, value in one.fields.items())
-  return f'{one.name} at {one.where}, stages {stages}{every}{start}{fields}'
+  return f'{one.name} at {one.where}, {stages}{every}{start}{fields}'
 
 
 def own_map(kinds: Sequence[str]) -> str:
-  """Describes a network's own map; '' where it has none."""
+  """Describes a network's own map, see `explain.own_map`; '' where it has none."""
   if not kinds:
     return ''
   which = ' or '.join(_OWN_MAPS[kind] for kind in kinds)
   whichever = ', whichever acts last' if len(kinds) > 1 else ''
-  return f'mean {which}{whichever}, over the last stage where it acts'
+  return f'{which}{whichever}, mean over the blocks of the last stage where it acts'
 
 
 def notes(findings: Findings) -> list[str]:
-  """Sentences that belong above the tables: what went wrong, and what may mislead.
+  """Sentences to read before the tables: what went wrong, and what may mislead.
 
-  Each kind of remark is one sentence, whatever the number of variants that it is about.
+  Each kind of note is one sentence for all variants that it is about; failed runs have one for each
+  reason.
   """
   return [
     *_failures(findings),
@@ -80,11 +85,11 @@ def _failures(findings: Findings) -> list[str]:
     for run in variant.runs:
       if run.error:
         reasons.setdefault(run.error, {}).setdefault(variant.name, []).append(run.seed)
-  return [
-    f'{"; ".join(f"{name}, {_seeds(seeds)}" for name, seeds in failed.items())},'
-    f' {"has" if sum(map(len, failed.values())) == 1 else "have"} no result: {reason}.'
-    for reason, failed in reasons.items()
-  ]
+  sentences = []
+  for reason, failed in reasons.items():
+    runs = formats.listing([f'{name} ({_seeds(seeds)})' for name, seeds in failed.items()])
+    sentences.append(f'No result for {runs}: {reason}.')
+  return sentences
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -92,19 +97,19 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _unlike(findings: Findings) -> list[str]:
-  """Where the runs were not trained in one environment."""
+  """Says how many devices, commits and package versions the runs were trained with, if several."""
   trained = _trained(findings)
   counts = {
     'devices': len({one.device for one in trained}),
     'commits': len({one.commit for one in trained}),
-    'versions': len({tuple(sorted(one.packages.items())) for one in trained}),
+    'sets of package versions': len({tuple(sorted(one.packages.items())) for one in trained}),
   }
   differ = [f'{count} different {what}' for what, count in counts.items() if count > 1]
   return [f'The runs were trained with {formats.listing(differ)}.'] if differ else []
 
 
 def _unsteady(findings: Findings) -> list[str]:
-  """The variants whose seeds differ so much that a comparison shows little."""
+  """Names the variants whose scores vary so much between seeds that a comparison shows little."""
   spreads = {
     v.name: v.performance.best.spread
     for v in findings.variants
@@ -119,14 +124,14 @@ def _unsteady(findings: Findings) -> list[str]:
   if not wide:
     return []
   return [
-    f'The seeds of {formats.listing(wide)} vary widely; the median of all variants is'
-    f' {formats.percent(usual, 1)} points. Training is not steady under this recipe; another one,'
-    ' such as more epochs or a sweep of the rate, would show more.'
+    f'Scores vary widely between the seeds of {formats.listing(wide)}; the median standard'
+    f' deviation of all variants is {formats.percent(usual, 1)} points. Training is unsteady under'
+    ' this recipe: more epochs or a sweep of the learning rate may reduce the spread.'
   ]
 
 
 def _disagreements(findings: Findings) -> list[str]:
-  """The variants whose time grows by another share than their multiply-adds."""
+  """Names the variants whose times relative to the baseline differ from their multiply-adds."""
   costs = {variant.name: variant.cost for variant in findings.variants if variant.cost}
   base = costs.get(findings.baseline)
   if base is None:
@@ -139,13 +144,13 @@ def _disagreements(findings: Findings) -> list[str]:
   if not apart:
     return []
   clauses = [
-    f'{name} has {_ratio(macs)} its multiply-adds and takes'
-    f' {" to ".join(dict.fromkeys((_ratio(least), _ratio(most))))} its time'
+    f'{name} has {_ratio(macs)} the multiply-adds and takes'
+    f' {" to ".join(dict.fromkeys((_ratio(least), _ratio(most))))} the time'
     for name, macs, (least, _, most) in apart
   ]
   return [
-    f'Multiply-adds do not predict time. Relative to {findings.baseline}, {"; ".join(clauses)}:'
-    ' the least and the greatest of a training step, one image, and a batch in evaluation.'
+    f'Multiply-adds do not predict time. Relative to {findings.baseline}, {"; ".join(clauses)}'
+    ' (smallest to largest ratio among a training step, one image, and an evaluation batch).'
   ]
 
 
@@ -154,7 +159,7 @@ def _times(cost: Cost) -> tuple[Ratio, ...]:
 
 
 def _disagree(cost: Cost, macs: float) -> bool:
-  """Whether a time is apart from the multiply-adds, only where its spread leaves no doubt."""
+  """Whether both quartiles of a time's ratio are far from that of the multiply-adds, `macs`."""
   return any(
     time.low > macs + _DISAGREEMENT or time.high < macs - _DISAGREEMENT for time in _times(cost)
   )
@@ -168,34 +173,36 @@ def _unexplained(seeds: Sequence[int]) -> list[str]:
   if not seeds:
     return []
   return [
-    f'No test image is answered correctly by all variants of {_seeds(seeds)}: nothing is explained.'
+    f'For {_seeds(seeds)}, no test image is predicted correctly by all variants, so no explanations'
+    ' are scored.'
   ]
 
 
 def conditions(findings: Findings) -> dict[str, str]:
-  """What the results depend on beside the attention, name to value, in the order of printing."""
+  """What the results depend on besides the attention, {name: value} in the order of printing."""
   found, trained = findings.conditions, _trained(findings)
   runs = [run for variant in findings.variants for run in variant.runs if run.trained]
   here = found.measured
-  sizes = ', '.join(f'{count:,} {name}' for name, count in found.examples.items())
+  sizes = ', '.join(f'{formats.number(count, 0)} {name}' for name, count in found.examples.items())
 
   def each(value: Callable[[Environment], object], separator: str = ', ') -> str:
-    """The values over the runs, where they were trained."""
+    """The distinct values of all environments that runs were trained in."""
     return separator.join(sorted({str(value(one)) for one in trained}))
 
   return {
     'dataset': f'{findings.dataset}, {found.side}x{found.side} pixels, {sizes} images',
     'network': found.network,
     'recipe': _recipe(found.recipe),
-    'weights': f'those of the epoch with the best validation {wording(findings).quality}'
-    + (', moving average' if found.recipe.moving_average else ''),
+    'weights': f'checkpoint with the best validation {wording(findings).quality}'
+    + (', moving average of the weights' if found.recipe.moving_average else ''),
     'seeds': ', '.join(str(seed) for seed in sorted({run.seed for run in runs})),
     'dtype': found.dtype,
     'trained on': each(lambda one: one.device),
     'trained with commit': each(lambda one: one.commit),
     'trained with versions': each(_versions, '; '),
     'trained at': _span([one.date for one in trained if one.date]),
-    'measured on': f'{here.device}, {here.device_count} device(s), {here.cpu_count} cores',
+    'measured on': f'{here.device}, {_counted(here.device_count, "device")},'
+    f' {_counted(here.cpu_count, "CPU core")}',
     'measured with commit': str(here.commit),
     'measured at': str(here.date),
     'measured with versions': _versions(here),
@@ -205,21 +212,28 @@ def conditions(findings: Findings) -> dict[str, str]:
 
 
 def _trained(findings: Findings) -> list[Environment]:
-  """Where the runs were trained."""
+  """The environment that each run was trained in, of runs that have begun."""
   return [run.trained for variant in findings.variants for run in variant.runs if run.trained]
 
 
 def _recipe(recipe: Recipe) -> str:
   rate = f'{recipe.lr_per_256:g} per 256 images'
   if recipe.swept is not None:
-    rate = 'per 256 images by sweep, '
-    rate += ', '.join(f'{name}: {value:g}' for name, value in recipe.swept.items())
+    rate = 'per 256 images chosen by a sweep: '
+    rate += ', '.join(f'{value:g} ({name})' for name, value in recipe.swept.items())
   further = ''.join(f', {name} {value}' for name, value in recipe.further.items())
   return (
-    f'{recipe.updates:,} updates of {recipe.batch_size} images ({recipe.epochs:g} epochs), '
+    f'{_counted(recipe.updates, "update")} of {_counted(recipe.batch_size, "image")}'
+    f' ({_counted(recipe.epochs, "epoch")}), '
     f'{recipe.optimizer}, learning rate {rate}, {recipe.schedule} schedule, warm-up of '
-    f'{recipe.warmup_epochs:g} epochs, weight decay {recipe.weight_decay:g}{further}'
+    f'{_counted(recipe.warmup_epochs, "epoch")}, weight decay {recipe.weight_decay:g}{further}'
   )
+
+
+def _counted(count: float | None, noun: str) -> str:
+  """A number and its noun, in the plural unless it is 1."""
+  text = formats.number(count, 0) if isinstance(count, int | None) else f'{count:g}'
+  return f'{text} {noun}{"" if count == 1 else "s"}'
 
 
 def _versions(environment: Environment) -> str:

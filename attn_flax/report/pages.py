@@ -1,4 +1,4 @@
-"""The tasks that the report knows, by `Task.pages`."""
+"""The pages that a report has for each task, by `Task.pages`."""
 
 import dataclasses
 
@@ -13,17 +13,21 @@ _PAGES = {'classification': classification.PAGES}
 
 
 def check(task: Task) -> None:
-  """Raises `UserError` for a task that no page of a report shows, before it is trained."""
+  """Checks that the report has pages for a task, so that a study fails before it trains.
+
+  Raises:
+    UserError: for a task without pages.
+  """
   check_choice('report pages', task.pages, _PAGES)
 
 
 def pages(findings: Findings) -> Pages:
-  """What the report has of its own for the study's task."""
+  """The parts of the report that are specific to the study's task."""
   return _PAGES[findings.task.pages]
 
 
 def wording(findings: Findings) -> Wording:
-  """How the report speaks of the study's task; of the scores beside the best those that it has."""
+  """The names of the task's scores; `beside` only has those that the study computed."""
   words = pages(findings).wording
   found = {score for v in findings.variants if v.performance for score in v.performance.further}
   beside = {score: title for score, title in words.beside.items() if score in found}

@@ -1,4 +1,4 @@
-"""What a report is made of before it is HTML or Markdown."""
+"""The parts of a report, the same for HTML and Markdown."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,14 +18,14 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-  """Sentences, each of them a point of a list."""
+  """Sentences as a bulleted list."""
 
   sentences: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-  """Parts that are hidden below a line until a reader opens it."""
+  """Parts that a reader opens by a click on their title."""
 
   title: str
   parts: 'Sequence[Part]'
@@ -36,13 +36,13 @@ Part = Table | Illustration | Gallery | Points | Fold
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A section.
+  """A section of the report.
 
   Attributes:
-    id: what links name it.
+    id: the target of links to it.
     title: its heading.
-    paragraphs: its text, before its parts.
-    parts: tables, illustrations and further text.
+    paragraphs: its text, printed before its parts.
+    parts: tables, illustrations and lists.
   """
 
   id: str
@@ -53,12 +53,13 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Pages:
-  """What a report has of its own for a task; None stands for a part that a study does not fill.
+  """The parts of a report that are specific to a task.
 
   Attributes:
-    wording: how it speaks of the scores.
-    scores: what it shows behind the scores and the curves.
-    published: what it shows of other people's results.
+    wording: the terms for its scores.
+    scores: makes the parts that follow the table of scores and the learning curves; None stands for
+      a part for which the study has no data.
+    published: makes the parts with results from papers; None as in `scores`.
   """
 
   wording: Wording
@@ -67,17 +68,17 @@ class Pages:
 
 
 def gallery(illustrations: Sequence[Illustration]) -> Gallery | None:
-  """The illustrations side by side; None without any."""
+  """The illustrations side by side; None for an empty list."""
   return Gallery(illustrations) if illustrations else None
 
 
 def fold(title: str, part: Part | None) -> Fold | None:
-  """A part that is folded; None where it is missing."""
+  """A part that is folded under a title; None for None."""
   return Fold(title, [part]) if part is not None else None
 
 
 def leaves(parts: Iterable[Part]) -> Iterator[Table | Illustration | Points]:
-  """What parts are made of in the end, in their order."""
+  """The tables, illustrations and lists in some parts, galleries and folds opened, in order."""
   for part in parts:
     if isinstance(part, Gallery):
       yield from part.illustrations

@@ -1,9 +1,9 @@
-"""What the papers print about the mechanisms: the rows of `published.csv`.
+"""Accuracies that papers report for the mechanisms: the rows of `published.csv`.
 
-Each row is an accuracy on ImageNet or CIFAR-100 in percent beside that of the plain network in the
-same table, as 100 minus the printed error. `recipe` is empty where it is not known. Mechanisms
-whose papers have no such table (`dual`, `non_local`, `sca`: segmentation, video and captions) have
-no rows.
+Each row is an accuracy on ImageNet or CIFAR-100 in percent and that of the plain network in
+the same table; where a table prints errors, 100 minus the error. `recipe` is empty where it is not
+known. Mechanisms whose papers have no such table (`dual`, `non_local`, `sca`: segmentation, video
+and captions) have no rows.
 """
 
 import csv
@@ -16,7 +16,7 @@ _FILE = pathlib.Path(__file__).with_name('published.csv')
 
 
 def of_variant(variant: Variant) -> list[dict[str, str]]:
-  """The rows about a variant's mechanism; none where it mixes several."""
+  """The rows about a variant's mechanism; none where it combines several mechanisms."""
   names = {one.name for one in variant.mechanisms or () if one.attends}
   return rows(names) if len(names) == 1 else []
 

@@ -1,4 +1,4 @@
-"""What a report calls the scores of a task, and how it writes them."""
+"""What a report calls the scores of a task and of explanations, and how it prints them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from attn_flax.report import formats
 from attn_flax.study.explanations import SCORES
 
-# Of the scores of explanations, see `study.explanations.SCORES`.
+# Titles of the scores of explanations, by their names in `study.explanations.SCORES`.
 _SCORE_TITLES = {
   'pointing': 'pointing game',
   'energy_mask': 'energy inside the mask',
@@ -19,24 +19,24 @@ _SCORE_TITLES = {
 
 
 def score_title(name: str) -> str:
-  """The title of a score of explanations."""
+  """The title of a score of explanations, by its key in `study.explanations.SCORES`."""
   return _SCORE_TITLES[name]
 
 
 def score_heading(name: str) -> str:
-  """Its title with an arrow: up where higher is better."""
+  """The title of a score of explanations with an arrow: ↑ where higher is better, else ↓."""
   return f'{score_title(name)}\N{NO-BREAK SPACE}{"↑" if SCORES[name] else "↓"}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Title:
-  """How a score is written.
+  """How a score of a task is printed.
 
   Attributes:
-    name: its name.
-    columns: its columns in `results.csv`: the mean over the runs, and the spread between them.
+    name: the name of the score, such as 'mean IoU'.
+    columns: its columns in `results.csv`: the mean over the runs, and their standard deviation.
     is_share: whether it lies in 0..1 and is printed in percent.
-    digits: that are printed.
+    digits: number of decimal places.
   """
 
   name: str
@@ -46,26 +46,27 @@ class Title:
 
   @property
   def heading(self) -> str:
-    """Its name with the unit."""
+    """The name with the unit, for a column or an axis."""
     return f'{self.name}, %' if self.is_share else self.name
 
   def number(self, value: float | None) -> str:
-    """A value without its unit."""
+    """A value of the score as text, without its unit; 'n/a' for None and NaN."""
     return (formats.percent if self.is_share else formats.number)(value, self.digits)
 
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-  """How the report speaks of a task; its best score is a share in 0..1.
+  """The terms that the report uses for a task.
 
   Attributes:
-    quality: what the best score is a measure of, such as 'accuracy'.
-    best: the score that networks are compared by.
-    best_in_full: its name in a sentence.
-    beside: further scores by name, which are printed next to the best one.
-    further: those that are printed behind the comparison.
-    achieves: what a network does, with the places {value} (in percent) and {images}.
-    note: what the further scores mean.
+    quality: what the best score measures, such as 'accuracy'.
+    best: the score that networks are compared by, a share in 0..1.
+    best_in_full: the name of that score in a sentence, such as 'mean IoU'.
+    beside: further scores, {name: title}, in the columns after the best score.
+    further: further scores, {name: title}, in the columns after the difference to the baseline.
+    achieves: what a network does, with the fields {value} (in percent) and {images}, such as
+      'has a mean IoU of {value} % on {images} test images'.
+    note: a sentence that explains the further scores.
   """
 
   quality: str

@@ -1,4 +1,4 @@
-"""Renders what a study found as HTML, Markdown and CSV."""
+"""Writes the findings of a study as HTML, Markdown and CSV."""
 
 import csv
 import pathlib
@@ -21,12 +21,12 @@ def write_report(findings: Findings, folder: pathlib.Path) -> None:
 
   `report.html` needs no other file. `results.csv` has a row per variant, with the means over its
   runs, and `runs.csv` a row per run, with its own scores. Both contain shares (not percent),
-  milliseconds and counts with all their digits; unknown values are empty. They are two files
-  because every row of the first is a variant to those who read it.
+  milliseconds and counts with all their digits; unknown values are empty.
 
   Args:
-    findings: what the study found.
-    folder: made where it is missing; an older report in it is replaced.
+    findings: the findings of the study.
+    folder: where to write; created if missing. An older report in it is replaced, together with the
+      plots that its `report.md` shows.
   """
   document, heading = sections(findings), title(findings)
   plots = folder / 'plots'

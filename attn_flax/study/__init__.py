@@ -1,1 +1,1 @@
-"""A study: many runs that differ in their attention and seed, measured alike."""
+"""A study: runs that differ in attention and seed alone, trained and measured the same way."""

@@ -13,7 +13,7 @@ from attn_flax.training.config import Config
 from attn_flax.training.environment import environment, without_home
 from attn_flax.training.experiment import Experiment
 
-# Fields that `Recipe` and `Conditions` name, and those that mean nothing without others.
+# Fields that `Recipe` and `Conditions` hold themselves, and fields without an effect of their own.
 _NAMED = (
   'model.name',
   'model.attention',
@@ -41,7 +41,7 @@ def run_row(
   found = predictions.get(variant, {}).get(member.seed)
   command = str(member.record.get('command', ''))
   if 'compare' in command.replace('=', ' ').split() and '--config.only' not in command:
-    command += f' --config.only={variant}/seed{member.seed}'  # This run of the study alone.
+    command += f' --config.only={variant}/seed{member.seed}'  # Trains this run alone.
   return Run(
     variant=variant,
     seed=member.seed,
@@ -57,7 +57,13 @@ def run_row(
 
 
 def _curves(path: pathlib.Path, names: Sequence[str], updates_per_epoch: int) -> dict[str, list]:
-  """The metrics that a run logged, by epoch; for training, means between validations."""
+  """Metrics that a run logged, by split, see `Run.curves`; in training, means between validations.
+
+  Args:
+    path: the run's `metrics.jsonl`.
+    names: the metrics.
+    updates_per_epoch: updates per pass over the training split.
+  """
   if not path.exists():
     return {}
   rows = artifacts.read_metrics(path.parent)
@@ -81,7 +87,13 @@ def _curves(path: pathlib.Path, names: Sequence[str], updates_per_epoch: int) ->
 def conditions(
   experiment: Experiment, swept: Mapping[str, float] | None, minutes: float
 ) -> Conditions:
-  """What the results depend on beside the attention."""
+  """What the results depend on besides the attention.
+
+  Args:
+    experiment: what the runs share.
+    swept: the learning rate of each variant where a sweep chose it; None otherwise.
+    minutes: how long evaluating, timing and explaining the runs took.
+  """
   config, here = experiment.config, environment()
   optimizer, train = config.optimizer, config.train
   return Conditions(
@@ -109,7 +121,7 @@ def conditions(
 
 
 def _further(config: Config) -> dict[str, object]:
-  """What training does beside what `Recipe` names, field to value."""
+  """The fields of the config that have an effect and no attribute of `Recipe`, with values."""
   fields = {
     f'{part}.{field}': value
     for part in ('model', 'train', 'augment', 'optimizer')
@@ -126,7 +138,7 @@ def _further(config: Config) -> dict[str, object]:
 
 
 def _environment(record: artifacts.Json) -> Environment:
-  """Where a run or a study was computed, by what its record says."""
+  """The environment of a run or a study, from the record in its `config.json`."""
   return Environment(
     device=record.get('device'),
     commit=record.get('commit'),

@@ -1,6 +1,6 @@
-"""The config of a study, as its readers see it; see `training.config` for that of a run.
+"""The types of a study's config; see `training.config` for that of a run.
 
-`configs/presets/study.py` says what each field means; a test holds the two together.
+`configs/presets/study.py` says what each field means; a test checks that both have the same fields.
 """
 
 from typing import Protocol
@@ -28,7 +28,7 @@ class ReportConfig(Section, Protocol):
 
 
 class StudyConfig(Section, Protocol):
-  """A whole config; `variants` holds what `config.model.attention` is in each."""
+  """A whole config; `variants` holds the `model.attention` of each variant, by its name."""
 
   baseline: str
   base: Config

@@ -1,4 +1,4 @@
-"""What each variant costs: all are timed in turn, in one process."""
+"""The costs of each variant; all are timed in turn, in one process."""
 
 import contextlib
 import time
@@ -29,6 +29,9 @@ def measure(
     models: the network of each variant.
     baseline: the variant that the others are compared with.
     rounds: how often each is timed.
+
+  Returns:
+    {variant: costs}.
   """
   steps, singles, batches = {}, {}, {}
   peaks, compiling = {}, {}
@@ -37,7 +40,7 @@ def measure(
   for name, model in models.items():
     own = experiment._replace(model=model)
     state = own.fresh_state(jax.random.key(0))
-    # A copy, because training gives its state away.
+    # A copy, because the training step donates the buffers of its state.
     variables = jax.tree.map(jnp.copy, {'params': state.params, 'batch_stats': state.batch_stats})
     steps[name], peaks[name], compiling[name] = _training_step(own, pipeline, state)
     singles[name] = _forward(own, variables, 1)
@@ -65,7 +68,7 @@ def measure(
 def _training_step(
   experiment: Experiment, pipeline: Pipeline, state: TrainState
 ) -> tuple[Callable[[], object], float, float]:
-  """A call that trains once, its peak memory in 10^6 bytes, and the seconds to compile it."""
+  """A function that makes one training step, its peak memory in 10^6 bytes, and compile seconds."""
   key = jax.device_put(jax.random.key(1), experiment.replicated)
   began = time.perf_counter()
   compiled = compile_step(experiment, pipeline, state, pipeline.abstract_batch(), key)
@@ -82,7 +85,7 @@ def _training_step(
 
 
 def _forward(experiment: Experiment, variables: Variables, batch_size: int) -> Callable[[], object]:
-  """A call that computes the logits of one batch."""
+  """A function that computes the outputs for one batch."""
   images = jax.random.normal(jax.random.key(1), (batch_size, *experiment.image_shape))
   apply = jax.jit(lambda variables, images: experiment.model.apply(variables, images, train=False))
   return lambda: apply(variables, images)

@@ -1,4 +1,4 @@
-"""Explains one run: its maps, their scores and those of the controls, image by image."""
+"""The maps of one run, with their scores and those of their controls for each image."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 from attn_flax.training.experiment import options_to_run_once
 
-# Shares of a map's maximum that are tried for the best IoU.
+# Thresholds, as shares of a map's maximum, among which the best IoU is chosen.
 THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).round(2).tolist())
 BATCH = 50
 
@@ -44,7 +44,7 @@ class Images(NamedTuple):
   fixed: np.ndarray | None
 
   def take(self, index: np.ndarray) -> 'Images':
-    """Some of them."""
+    """The images at some positions, [m] int, in that order."""
     mask, box = (None if part is None else part[index] for part in (self.mask, self.box))
     return Images(self.image[index], self.label[index], mask, box, self.fixed)
 
@@ -53,10 +53,10 @@ class Explained(NamedTuple):
   """The scores of one run.
 
   Attributes:
-    localization: {kind: {score: {source: [n]}}}; of 'iou' [n, thresholds].
-    perturbation: the same over the images that were perturbed.
-    empty: [n] whether the Grad-CAM map is all zero.
-    empty_random: [n] the same of the network with random weights.
+    localization: {kind of map: {score: {source: [n]}}}; 'iou' has [n, thresholds].
+    perturbation: insertion, deletion and ROAD likewise, over the perturbed images alone.
+    empty: [n] bool, whether the Grad-CAM map is all zero.
+    empty_random: [n] bool, the same for the network with random weights.
   """
 
   localization: dict[str, dict[str, BySource]]
@@ -66,7 +66,7 @@ class Explained(NamedTuple):
 
 
 class Explainer:
-  """Explains one network, whatever its weights."""
+  """Explains one network with any weights; its programs are compiled once."""
 
   def __init__(
     self,
@@ -75,13 +75,13 @@ class Explainer:
     steps: int,
     platform: str,
   ):
-    """Compiles nothing yet.
+    """Prepares the programs, which are compiled when they are first called.
 
     Args:
       model: the network.
-      normalize: compiled, turns uint8 images into what the network takes.
-      steps: of insertion and deletion.
-      platform: of the devices that it runs on.
+      normalize: a compiled function that turns uint8 images into the network's input.
+      steps: number of steps of insertion and deletion.
+      platform: the platform of the devices, such as 'cpu'.
     """
     self._model = model
     self._normalize = normalize
@@ -103,7 +103,12 @@ class Explainer:
     return faithfulness(self._model, variables, x, labels, maps, steps=self._steps)
 
   def maps(self, variables: Variables, images: Images) -> dict[str, np.ndarray]:
-    """Maps [n, h, w] for the images' labels, by kind; no own map where the network has none."""
+    """Maps [n, h, w] by kind; 'own map' is missing where the network has none.
+
+    Args:
+      variables: the weights.
+      images: the images; Grad-CAM explains the class of their labels.
+    """
     methods = {'Grad-CAM': self._cam, 'own map': self._own}
     found = {
       kind: in_batches(functools.partial(method, variables), *images[:2], batch_size=BATCH)
@@ -122,9 +127,9 @@ class Explainer:
 
     Args:
       variables: the trained weights.
-      images: the images, all classified correctly.
-      perturbed: positions, among these, of the ones to perturb.
-      key: of the random maps and of the random weights.
+      images: the images, all predicted correctly.
+      perturbed: positions of those images that insertion, deletion and ROAD perturb.
+      key: random key of the random maps and the random weights.
     """
     fresh = self._init(key, self._normalize(jnp.asarray(images.image[:1])))
     trained, random = self.maps(variables, images), self.maps(fresh, images)
@@ -132,7 +137,7 @@ class Explainer:
     kinds = {
       kind: {
         'map': maps,
-        # As fine as the map itself: finer noise is spread over more of the image.
+        # At the resolution of the map: finer noise would be spread over more of the image.
         'random map': np.asarray(random_maps(key, *maps.shape, positions=numbers)),
         'random weights': _filled(random[kind]),
       }
@@ -161,10 +166,10 @@ class Explainer:
 
 
 def _filled(maps: np.ndarray) -> np.ndarray:
-  """Maps of a control, constant where they are empty.
+  """The maps of a control, each empty one replaced by a constant map.
 
   An untrained network's Grad-CAM is empty for whole classes. Counted as misses, these maps would
-  put the control below chance, so that a map without any information would beat it.
+  put the control below chance, and a map without any information would beat it.
   """
   return np.where(np.asarray(points_nowhere(maps))[:, None, None], 1, maps)
 
@@ -200,7 +205,7 @@ def _localize_all(sources: Mapping[str, np.ndarray], images: Images) -> dict[str
         continue
       found = in_batches(_localize, maps, inside, batch_size=BATCH)
       scores.setdefault(f'energy_{region}', {})[source] = found['energy']
-      # The mask is more precise than the box, which serves where there is no mask.
+      # The mask is more precise; the box is used where there is no mask.
       if region == 'mask' or images.mask is None:
         scores.setdefault('pointing', {})[source] = found['pointing']
         scores.setdefault('iou', {})[source] = found['iou']

@@ -1,4 +1,4 @@
-"""What a study found by explaining its networks: the part of `Findings` about maps and gates."""
+"""The part of `Findings` about explanations: scores of maps, and gates for the pictures."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ class Score:
   """One score of one kind of map of one variant.
 
   Attributes:
-    value: mean over runs and images.
-    images: (run, image) pairs that it is the mean of.
+    value: mean over the images of each run, then over the runs.
+    images: number of (run, image) pairs.
     controls: the mean of each control by name ('random map', 'centered Gaussian', 'best fixed map',
       'random weights').
-    gains: the score minus each control's, paired on run and image; positive is better than the
-      control also where lower scores are better; None where there are too few runs.
+    gains: the score minus each control's, paired by run and image, with the sign that makes a
+      positive gain better than the control; None where there are too few runs.
     difference: the score minus the baseline's, corrected for the number of variants; None for the
-      baseline, for maps that it does not have, and where there are too few runs. Of insertion,
-      deletion and ROAD: the score minus the random map's, minus the same of the baseline.
-    verdict: of that difference, as in `Performance`.
+      baseline, for maps that the baseline does not have, and where there are too few runs. For
+      insertion, deletion and ROAD, the score of the random map is subtracted from both first.
+    verdict: the verdict on that difference, as in `Performance`.
   """
 
   value: float
@@ -41,7 +41,7 @@ class Explanations:
     scores: {kind of map: {score: Score}}; kinds are 'Grad-CAM' and 'own map'; scores are keys of
       `SCORES`. A purely channel-wise mechanism has no own map.
     empty: share of the Grad-CAM maps that are all zero.
-    empty_random: the same of the networks with random weights.
+    empty_random: the same for the networks with random weights.
     own_map: what the own map may show, of 'gate' (a spatial gate) and 'received' (attention
       received); empty where there is none.
   """
@@ -66,13 +66,13 @@ SCORES = {
 
 @dataclasses.dataclass(frozen=True)
 class Gates:
-  """What a variant's mechanism attends with, on the images of the pictures.
+  """The gates and attention weights of one run of a variant.
 
   Attributes:
-    spatial: {path: [P, h, w]} spatial gates, or attention received.
-    channel: {path: [K, C]} mean channel gate of each class over the test images.
-    attention: {path: [P, h, w]} mean weight over the heads from the query position.
-    query: (y, x) of that query as shares of height and width.
+    spatial: {path: [P, h, w]} spatial gates and attention received, on the P pictured images.
+    channel: {path: [K, C]} mean channel gate over the test images of each class.
+    attention: {path: [P, h, w]} attention weights of the query position, mean over the heads.
+    query: (y, x) of the query position as shares of height and width.
   """
 
   spatial: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -83,14 +83,14 @@ class Gates:
 
 @dataclasses.dataclass(frozen=True)
 class Pictured:
-  """Predictions and maps of one run of a variant, on the images of the pictures.
+  """Predictions and maps of one run of a variant on the P pictured images.
 
   Attributes:
-    seed: of that run.
-    cams: [P, h, w] Grad-CAM, not normalized; zeros where it is empty.
+    seed: the seed of that run.
+    cams: [P, h, w] Grad-CAM of the label, not normalized; zeros where it is empty.
     predicted: [P] predicted classes.
     confidence: [P] probability of the predicted class.
-    gates: what the mechanism attends with.
+    gates: gates and attention weights.
   """
 
   seed: int

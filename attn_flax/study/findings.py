@@ -1,7 +1,7 @@
-"""What a study found: plain values on the host, all that a report is made of, and no prose.
+"""The results of a study as plain values on the host: all that a report is made of.
 
-`attn_flax.study` fills these in, and `attn_flax.report` reads them. Scores and shares lie in 0..1,
-times are in seconds or, where the name says so, in milliseconds.
+`attn_flax.study` computes them and `attn_flax.report` prints them. Scores and shares lie in 0..1;
+times are in seconds or, where the name says so, in milliseconds or minutes.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ class Environment:
   """Where, when and with what something was computed; None for what is not known.
 
   Attributes:
-    device: kind of the device.
-    commit: of the source, with '+' where files differed from it.
-    python: its version.
-    packages: their versions.
-    date: and time, in ISO format.
+    device: kind of the devices, as JAX names it.
+    commit: commit of the source, with '+' where files differed from it.
+    python: version of Python.
+    packages: {package: version}.
+    date: date and time in ISO format.
     device_count: number of devices.
     cpu_count: number of CPU cores.
   """
@@ -45,12 +45,12 @@ class Run:
   Attributes:
     variant: name of its variant.
     seed: its seed.
-    folder: its run folder, as it was named on the command line.
-    command: the command that makes it again.
-    error: why it has no result; empty for a finished run.
+    folder: its run folder.
+    command: the command that reproduces it.
+    error: why it has no result; '' for a finished run.
     scores: its scores on the test images by name, `task.best` among them; empty without a result.
-    curves: what it logged, by split ('train', 'validation'): [(epoch, {score: value})].
-    trained: where it was trained; None for a run that has not begun.
+    curves: what it logged, {split: [(epoch, {score: value})]}, of 'train' and 'validation'.
+    trained: the environment that it was trained in; None for a run that has not begun.
   """
 
   variant: str
@@ -67,13 +67,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-  """A measured cost: the median, and how it compares with the baseline's, round by round.
+  """A measured time, and its ratio to the baseline's in each round of timing.
 
   Attributes:
-    median: in the unit that the name of the field says.
-    ratio: median of the ratio to the baseline, 1 for the baseline itself.
+    median: median over the rounds, in the unit that the field of `Cost` is named by.
+    ratio: median over the rounds of the ratio to the baseline; 1 for the baseline itself.
     low: lower quartile of the ratio.
-    high: upper quartile.
+    high: upper quartile of the ratio.
   """
 
   median: float
@@ -84,18 +84,18 @@ class Ratio:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a variant costs; the timings of all variants were taken in turn, in one process.
+  """The costs of a variant; all variants were timed in turn, in one process.
 
   Attributes:
     params: number of parameters.
-    macs: multiply-adds of one image's forward pass.
-    step_ms: a training step.
-    latency_ms: a forward pass of one image.
-    throughput_ms: a forward pass of one evaluation batch.
-    train_batch: images of a training step.
-    eval_batch: images of an evaluation batch.
-    peak_mb: 10^6 bytes that the compiled training step holds at most.
-    compile_seconds: of the training step.
+    macs: multiply-adds of the forward pass of one image.
+    step_ms: time of a training step.
+    latency_ms: time of a forward pass of one image.
+    throughput_ms: time of a forward pass of one evaluation batch.
+    train_batch: images per training step.
+    eval_batch: images per evaluation batch.
+    peak_mb: peak memory of the compiled training step, in 10^6 bytes.
+    compile_seconds: time to compile the training step.
   """
 
   params: int
@@ -110,7 +110,7 @@ class Cost:
 
 
 class Mean(NamedTuple):
-  """A mean over runs, and their standard deviation; None for a single run."""
+  """A mean over runs and the standard deviation between them, None for a single run."""
 
   value: float
   spread: float | None
@@ -118,18 +118,18 @@ class Mean(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Performance:
-  """How well a variant does on the test images, by the score that the task is judged by.
+  """How well a variant does on the test images.
 
   Attributes:
     seeds: number of finished runs.
-    best: `task.best` over the runs.
-    further: the task's other scores, by name.
+    best: the score `task.best` over the runs.
+    further: the task's other scores over the runs, by name.
     difference: `best` minus the baseline's, corrected for the number of variants; None for the
       baseline, and where there are too few runs.
     verdict: 'better', 'worse', 'no difference shown', 'not enough seeds', or '' for the baseline.
-    detectable: the true difference that the study would have found in four of five cases; None
-      where that would take more than 100 points.
-    arrays: what the task itself summarizes, by name: [seeds, ...], one entry for each run.
+    detectable: the smallest true difference that the study finds with 80 % power; None where no
+      possible difference is large enough, and without a `difference`.
+    arrays: summaries of the task, such as confusion matrices, by name: [seeds, ...].
   """
 
   seeds: int
@@ -143,16 +143,16 @@ class Performance:
 
 @dataclasses.dataclass(frozen=True)
 class Mechanism:
-  """What a network attends with, and where.
+  """An attention mechanism of a network, and its place.
 
   Attributes:
-    name: in `attn_flax.attention`, or of its class.
+    name: its name in `attn_flax.attention`, or that of its class.
     where: the place in a block or stage, one of `models.placement.PLACES`.
     stages: the stages where it acts, counted from 1.
-    every: it acts in every so many blocks.
-    start: 'paper', as the mechanism starts, or 'identity'.
-    fields: its fields that differ from the usual ones, and what a hybrid is made of.
-    attends: whether it attends with anything; an augmented convolution may have no attention.
+    every: it acts in every block (1), every second one (2), and so on.
+    start: 'paper', as the mechanism starts by itself, or 'identity'.
+    fields: its fields that differ from their defaults, and the parts of a hybrid.
+    attends: False for an augmented convolution without attention features (`upsilon` = 0).
   """
 
   name: str
@@ -165,7 +165,7 @@ class Mechanism:
 
 
 class Shares(NamedTuple):
-  """How many features of an augmented convolution are attention: keys, values, and all."""
+  """Dimensions of an augmented convolution: of its keys, its values, and its whole output."""
 
   keys: int
   values: int
@@ -174,17 +174,17 @@ class Shares(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """One network of the study.
+  """One network of the study, with all its runs.
 
   Attributes:
     name: its name.
-    runs: its runs, by seed.
-    mechanisms: what it attends with; None where no run could be opened.
-    shares: of its augmented convolutions, by stage.
-    performance: None where no run has finished, like what follows.
-    cost: its costs.
-    explanations: scores of its maps.
-    pictured: its pictures, of one run.
+    runs: its runs, one per seed.
+    mechanisms: its attention mechanisms; None where no run could be opened.
+    shares: dimensions of its augmented convolutions, by stage.
+    performance: its scores; None where no run has finished.
+    cost: its costs; None where it was not timed.
+    explanations: scores of its maps; None where none were scored.
+    pictured: predictions and maps of one run; None where none were made.
   """
 
   name: str
@@ -202,17 +202,17 @@ class Recipe:
   """How the runs of a study were trained.
 
   Attributes:
-    updates: number of them.
+    updates: number of updates.
     epochs: passes over the training images.
-    batch_size: images of one update.
-    optimizer: its name.
-    lr_per_256: learning rate per 256 images.
-    swept: the same by variant, where a sweep chose it; None otherwise.
-    schedule: of the learning rate.
-    warmup_epochs: epochs over which it rises.
-    weight_decay: of the optimizer.
-    moving_average: whether the weights are a moving average.
-    further: other fields of the config that have an effect.
+    batch_size: images per update.
+    optimizer: name of the optimizer.
+    lr_per_256: peak learning rate per 256 images of a batch.
+    swept: that learning rate by variant, where a sweep chose it; None otherwise.
+    schedule: name of the learning-rate schedule.
+    warmup_epochs: epochs of linear warm-up.
+    weight_decay: weight decay of the optimizer.
+    moving_average: whether the evaluated weights are a moving average.
+    further: other fields of the config that have an effect, {field: value}.
   """
 
   updates: int
@@ -230,17 +230,17 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-  """What the results depend on beside the attention.
+  """What the results depend on besides the attention.
 
   Attributes:
-    network: its name.
-    dtype: of its computations.
-    side: height and width of the images.
-    examples: number of images of each split.
+    network: name of the network.
+    dtype: data type of its computations.
+    side: height and width of the images in pixels.
+    examples: number of images in each split.
     recipe: how the runs were trained.
-    measured: where the study was measured.
-    command: that measured it.
-    minutes: that measuring took.
+    measured: the environment in which the runs were evaluated, timed and explained.
+    command: the command that did so.
+    minutes: how long that took.
   """
 
   network: str
@@ -263,14 +263,14 @@ class Findings:
     variants: all variants, the baseline first.
     dataset: name of the dataset.
     class_names: names of the classes.
-    conditions: what the results depend on beside the attention.
-    images: [P, H, W, 3] uint8, the images of the pictures.
-    labels: [P] their labels.
-    masks: [P, H, W] bool, their masks; None for a dataset without.
-    localized_images: images, per seed, that the localization scores are over.
-    perturbed_images: images, per seed, that insertion, deletion and ROAD are over.
-    unexplained: seeds without a test image that all their variants answer correctly.
-    steps: steps of insertion and deletion.
+    conditions: what the results depend on besides the attention.
+    images: [P, H, W, 3] uint8, the pictured images.
+    labels: [P] int, their labels.
+    masks: [P, H, W] bool, the masks of their objects; None for a dataset without masks.
+    localized_images: {seed: number of images} of the localization scores.
+    perturbed_images: {seed: number of images} of insertion, deletion and ROAD.
+    unexplained: seeds without a test image that all variants predict correctly.
+    steps: number of steps of insertion and deletion.
   """
 
   task: Task

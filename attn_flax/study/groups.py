@@ -1,4 +1,4 @@
-"""Run folders as variants and seeds, and the check that they may be compared."""
+"""Groups run folders by variant and seed, and checks that they may be compared."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ from attn_flax.study.plan import Planned
 from attn_flax.training import artifacts, run_folder
 from attn_flax.training.config import Config
 
-# The attention is what is compared; the seed is what is averaged over.
+# The variants differ in attention, and the runs of a variant in seed.
 _MAY_DIFFER = ('seed', 'model.attention')
 
 
@@ -20,8 +20,8 @@ class Member(NamedTuple):
   Attributes:
     seed: its seed.
     folder: its run folder.
-    config: its resolved configuration; None where the folder has none.
-    record: the content of its `config.json`: command, versions, device, ...; {} likewise.
+    config: its resolved config; None where the folder has none.
+    record: the content of its `config.json`, with command, versions and device; {} without one.
     error: why there is nothing to evaluate; '' for a usable run.
   """
 
@@ -36,7 +36,7 @@ Groups = dict[str, list[Member]]
 
 
 def of_plan(planned: Sequence[Planned], errors: Mapping[str, str]) -> Groups:
-  """The runs of a study, by variant; `errors` gives the reasons of those that have failed."""
+  """The runs of a study by variant; `errors` has the reasons why runs failed, by `Planned.name`."""
   groups: Groups = {}
   for run in planned:
     member = _read(run.folder, errors.get(run.name, ''))
@@ -45,14 +45,19 @@ def of_plan(planned: Sequence[Planned], errors: Mapping[str, str]) -> Groups:
 
 
 def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
-  """Run folders by variant: those that differ in the seed alone are one; and the baseline's name.
+  """Groups run folders by variant: runs whose configs differ in the seed alone are one variant.
 
-  The folder of a study, or of a variant, means its runs `<variant>/seed<k>`. A variant takes
-  the shortest name of its folders or, where they are called after their seeds, that of the folder
-  around them. The baseline is the one without attention or, where all have some, the first.
+  A variant is called by the shortest name of its folders; a folder `seed<k>` counts by the name of
+  its parent. The baseline is the variant without attention or, where all have some, the first.
+
+  Args:
+    folders: run folders, or folders of variants and studies, which stand for their `seed<k>`.
+
+  Returns:
+    The runs by variant, the baseline first; and the name of the baseline.
 
   Raises:
-    UserError: a folder without a run, or a seed that a variant has twice.
+    UserError: for a folder without a run, two variants of one name, or a variant with a seed twice.
   """
   found: dict[str, list[Member]] = {}
   for folder in [run for named in folders for run in _runs_in(named)]:
@@ -68,12 +73,12 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
   for members in found.values():
     name = _name(members)
     if name in groups:
-      raise UserError(f'two different variants are called {name!r}, by their folders; rename one')
+      raise UserError(f'two different variants have folders called {name!r}; rename one of them')
     groups[name] = sorted(members, key=lambda member: member.seed)
   for name, members in groups.items():
     seeds = [member.seed for member in members]
     if len(set(seeds)) < len(seeds):
-      raise UserError(f'the runs of {name} have seeds {seeds}; name each seed once')
+      raise UserError(f'the runs of {name} have the seeds {seeds}; name each seed once')
   plain = [
     name
     for name, (member, *_) in groups.items()
@@ -84,7 +89,7 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
 
 
 def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) -> None:
-  """Refuses runs that differ from the baseline's in more than attention and seed.
+  """Checks that all runs differ from those of the baseline in attention and seed alone.
 
   Args:
     groups: the runs by variant.
@@ -92,7 +97,7 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
     also: further fields that may differ, such as a learning rate that was swept.
 
   Raises:
-    UserError: naming the run that differs, and in what.
+    UserError: for a run with other differences, and where the baseline has no run.
   """
   allowed = (*_MAY_DIFFER, *also)
   fields = {
@@ -103,11 +108,11 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
   }
   reference = next((m.folder for m in groups[baseline] if m.config is not None), None)
   if reference is None:
-    raise UserError(f'no run of the baseline {baseline} has begun, so there is nothing to compare')
+    raise UserError(f'no run of the baseline {baseline} has begun; train one to compare with')
   for folder in fields:
     found = run_folder.difference(fields[reference], fields[folder])
     if found:
-      pairs = [f'{field}: {old!r} there, {new!r} here' for field, (old, new) in found.items()]
+      pairs = [f'{field}: {new!r} and {old!r}' for field, (old, new) in found.items()]
       raise UserError(
         f'{folder} and {reference} differ in more than model.attention and cannot '
         f'be compared ({"; ".join(pairs[:6])}); train them alike, or report on them separately'
@@ -115,7 +120,7 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
 
 
 def _stripped(config: Config, fields: Sequence[str]) -> dict[str, object]:
-  """A configuration as flat values, without some fields, all below them, and those of no effect."""
+  """A flattened config without some fields, all fields below them, and those of no effect."""
   flat = run_folder.flatten(run_folder.resolved(config))
   fields = (*fields, *run_folder.free_fields(config))
   return {
@@ -132,7 +137,7 @@ def _read(folder: pathlib.Path, error: str) -> Member:
   record, config = artifacts.read_json(path), run_folder.load_config(folder)
   if not error and not any((folder / 'checkpoints').glob('[0-9]*')):
     error = 'no checkpoint yet'
-  # An imported network has a checkpoint alone: it was trained elsewhere.
+  # An imported network has neither metrics nor a result: it was trained elsewhere.
   begun = (folder / 'metrics.jsonl').exists()
   if not error and begun and not (folder / 'result.json').exists():
     error = 'not finished'
@@ -140,7 +145,7 @@ def _read(folder: pathlib.Path, error: str) -> Member:
 
 
 def _runs_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The folder of a run itself, else the folders in it called after seeds, of any variant."""
+  """The folder itself if it is one of a run, else its `seed*` folders and those of its variants."""
   if (folder / 'config.json').exists():
     return [folder]
   found = [*folder.glob('seed*/config.json'), *folder.glob('*/seed*/config.json')]

@@ -30,14 +30,15 @@ from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.experiment import Experiment, make_model, open_experiment
 from attn_flax.training.scoring import Scorer
 
-# Images that are explained where they do not fit into memory, unless the config says otherwise.
+# The most images that are explained of a split that is not kept in memory, unless the config sets
+# `report.images`.
 _MOST_IMAGES = 2000
 # The most validation masks that the best fixed map is made of.
 _MOST_MASKS = 1000
 
 
 class _Study(NamedTuple):
-  """What all runs share, the network of each variant, and the runs that can be evaluated."""
+  """What the runs share, the network of each variant, and the runs that can be evaluated."""
 
   experiment: Experiment
   models: dict[str, Network]
@@ -50,7 +51,7 @@ class _Test(NamedTuple):
   """The test images that may be explained.
 
   Attributes:
-    position: of each in the test split.
+    position: [n], the positions of the images in the test split.
     images: the images.
   """
 
@@ -65,13 +66,16 @@ def measure(
   *,
   rates: Mapping[str, float] | None = None,
 ) -> Findings:
-  """Everything that a report is made of.
+  """Evaluates, times and explains all runs.
 
   Args:
     groups: the runs by variant, checked by `groups.check_controlled`.
     baseline: the variant that the others are compared with.
     options: `config.report`.
-    rates: learning rates that a sweep chose.
+    rates: the learning rate of each variant where a sweep chose it; None otherwise.
+
+  Returns:
+    Everything that a report is made of.
 
   Raises:
     UserError: where no run can be evaluated.
@@ -90,7 +94,7 @@ def measure(
   pictured: dict[str, Pictured] = {}
   shown = np.arange(0)
   classes = experiment.task.classes
-  if classes is not None:  # Maps explain the output of an image's class.
+  if classes is not None:  # Maps explain the output for a class.
     explained, images = _explain(study, classes, test, predictions)
     shown = choose(test.images.label, options.pictures, options.seed)
     pictured = _picture(study, classes, test, shown, predictions)
@@ -134,7 +138,7 @@ def measure(
 
 
 def _readable(groups: Groups) -> Groups:
-  """The runs, those whose checkpoint cannot be read with the reason."""
+  """The runs, where those whose checkpoint cannot be read have the reason as their `error`."""
 
   def checked(member: Member) -> Member:
     if not member.error:
@@ -153,7 +157,7 @@ def _open(groups: Groups, baseline: str, options: ReportConfig) -> _Study:
   if not members:
     reasons = ', '.join(f'{member.folder}: {member.error}' for member in groups[baseline])
     raise UserError(f'no run can be evaluated ({reasons}); train one')
-  # The baseline's costs are needed even when all its runs have failed.
+  # The baseline is timed even when all its runs have failed: costs are relative to it.
   begun = [member.config for member in groups[baseline] if member.config is not None]
   experiment = open_experiment(begun[0], trains=False)
   num_classes = len(experiment.dataset.class_names)
@@ -177,7 +181,7 @@ def _evaluate(study: _Study) -> dict[str, dict[int, Predictions]]:
 
 
 def _load_test(experiment: Experiment, options: ReportConfig) -> _Test:
-  """The test images with their masks and boxes, and the best fixed map, where there are any."""
+  """The test images, with masks, boxes and the best fixed map where the dataset has them."""
   config = experiment.config
   annotated = experiment.dataset.spec.annotated
   splits = ('validation', 'test') if annotated else ('test',)
@@ -206,14 +210,14 @@ def _load_test(experiment: Experiment, options: ReportConfig) -> _Test:
 
 
 def _regions(split: Split, height: int, width: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-  """Masks and boxes [n, H, W] bool of examples, each None where there are none."""
+  """Masks and boxes [n, H, W] bool of a split, each None where the split has none."""
   mask = None if split.mask is None else split.mask[..., 0]
   box = None if split.bbox is None else np.asarray(box_mask(split.bbox, height, width))
   return mask, box
 
 
 def _draw(count: int, most: int, seed: int) -> np.ndarray:
-  """Some of `count` positions, in order, drawn at random where there are more than `most`."""
+  """All of `count` positions or, where these are more than `most`, a sorted random choice."""
   if count <= most:
     return np.arange(count)
   return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
@@ -222,7 +226,7 @@ def _draw(count: int, most: int, seed: int) -> np.ndarray:
 def _explain(
   study: _Study, classes: Classes, test: _Test, predictions: PredictionsOfRuns
 ) -> tuple[dict[str, dict[int, Explained]], dict[int, SeedImages]]:
-  """Explains, for each seed, the images that all its variants answer correctly."""
+  """Explains, for each seed, the images that all variants predict correctly with this seed."""
   normalize = jax.jit(study.experiment.augmentation.evaluate)
   explainers = {
     name: Explainer(model, normalize, study.options.steps, study.experiment.platform)
@@ -256,7 +260,7 @@ def _picture(
   shown: np.ndarray,
   predictions: PredictionsOfRuns,
 ) -> dict[str, Pictured]:
-  """Predictions and maps of one run of each variant; of a seed that all have, if there is one."""
+  """Predictions and maps of one run of each variant, if possible of a seed that all have."""
   normalize = jax.jit(study.experiment.augmentation.evaluate)
   pictured = {}
   seeds = [{member.seed for member in members} for members in study.members.values()]

@@ -1,4 +1,4 @@
-"""What a network attends with, where, and what its own map shows, read off the network."""
+"""Describes the attention of a network: its mechanisms, their places and its own map."""
 
 import dataclasses
 
@@ -13,12 +13,12 @@ from attn_flax.models.network import Network
 from attn_flax.models.placement import Placement
 from attn_flax.study.findings import Mechanism, Shares
 
-# The parts of a hybrid, which are listed even where they are the usual ones.
+# The parts of a hybrid, which are listed even where they are the defaults.
 _ALWAYS_LISTED = ('channel', 'spatial')
 
 
 def mechanisms(model: Network) -> list[Mechanism]:
-  """What a network attends with and where, and the fields that are not the usual ones."""
+  """The attention mechanisms of a network with their places and fields, see `Mechanism`."""
   return [
     Mechanism(
       name=attention_name(placement.module),
@@ -34,21 +34,26 @@ def mechanisms(model: Network) -> list[Mechanism]:
 
 
 def _unusual(placement: Placement) -> dict[str, object]:
-  """The fields of a mechanism that differ from its class's."""
+  """The fields of a mechanism that differ from the defaults of its class."""
   usual = {field.name: field.default for field in dataclasses.fields(placement.module)}
   listed = {name: value for name, value in usual.items() if name in _ALWAYS_LISTED}
   fields = {**listed, **dict(placement.fields)}
   return {
     name: value
     for name, value in fields.items()
-    # A field with a value for each stage is usual where each of them is.
+    # A tuple has a value for each stage: it is the default where all of them are.
     if name in _ALWAYS_LISTED
     or (value != usual[name] and not (isinstance(value, tuple) and set(value) == {usual[name]}))
   }
 
 
 def own_map_kinds(model: Network, image_shape: tuple[int, ...]) -> tuple[str, ...]:
-  """What a network's own map may show, of 'gate' and 'received'; empty where it has none."""
+  """What a network's own map may show: 'gate', 'received' or both; () where it has none.
+
+  Args:
+    model: the network.
+    image_shape: (H, W, C) of its images.
+  """
   variables = count.abstract_variables(model, image_shape)
   images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
 
@@ -62,9 +67,13 @@ def own_map_kinds(model: Network, image_shape: tuple[int, ...]) -> tuple[str, ..
 
 
 def augmented_shares(model: Network, image_shape: tuple[int, ...]) -> dict[int, Shares]:
-  """The features that kappa and upsilon come to in each stage with augmented convolutions.
+  """Key, value and output dimensions of a network's augmented convolutions, {stage: Shares}.
 
-  Read off the shapes of the weights, and so after all rounding and minimum sizes.
+  They are read off the shapes of the weights, after all rounding of `kappa` and `upsilon`.
+
+  Args:
+    model: the network.
+    image_shape: (H, W, C) of its images.
   """
   params = count.abstract_variables(model, image_shape)['params']
   leaves = flax.traverse_util.flatten_dict(params)

@@ -1,4 +1,4 @@
-"""How well each variant does, from the predictions of its runs for the same test images."""
+"""The performance of each variant, from the predictions of its runs for the same test images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,14 +13,24 @@ PredictionsOfRuns = Mapping[str, Mapping[int, Predictions]]
 
 
 def run_scores(task: Task, predictions: Predictions) -> dict[str, float]:
-  """The scores of one run: `task.best` and the further ones."""
+  """The scores of one run by name: `task.best` and the further ones of the task."""
   return {task.best: float(task.examples(predictions).mean()), **task.further(predictions)}
 
 
 def compare(
   task: Task, predictions: PredictionsOfRuns, baseline: str, class_names: Sequence[str]
 ) -> dict[str, Performance]:
-  """The performance of each variant and its difference to the baseline's."""
+  """The performance of each variant and its difference to the baseline.
+
+  Args:
+    task: what the networks learn.
+    predictions: {variant: {seed: predictions}}, all for the same test images.
+    baseline: the variant that the others are compared with; it may be missing.
+    class_names: names of the classes.
+
+  Returns:
+    {variant: performance}.
+  """
   examples = {
     name: np.stack([task.examples(run) for run in runs.values()])
     for name, runs in predictions.items()

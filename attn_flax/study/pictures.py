@@ -1,4 +1,4 @@
-"""What the pictures of a report show: maps, gates and predictions on a few test images."""
+"""Computes what the pictures of a report show: maps, gates and predictions on a few images."""
 
 import functools
 from collections.abc import Callable
@@ -21,10 +21,19 @@ from attn_flax.tasks.task import Classes
 
 
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-  """Positions of images to show, drawn at random from as many classes as possible, in order."""
+  """Draws images at random from as many classes as possible.
+
+  Args:
+    labels: [n] int, labels of the images.
+    count: how many to draw, if there are so many.
+    seed: of the random numbers; equal seeds choose the same images.
+
+  Returns:
+    Positions of the chosen images, ordered by label.
+  """
   rng = np.random.default_rng(seed)
   shuffled = rng.permutation(len(labels))
-  rank = np.zeros(len(labels), int)  # How many images of its class come before it.
+  rank = np.zeros(len(labels), int)  # Of each image: how many of its class come before it.
   for label in np.unique(labels):
     members = shuffled[labels[shuffled] == label]
     rank[members] = np.arange(len(members))
@@ -33,10 +42,16 @@ def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 class Picturer:
-  """The compiled functions that picture one network."""
+  """Computes the pictures of one network, for any weights."""
 
   def __init__(self, model: Network, normalize: Callable[[jax.Array], jax.Array], classes: Classes):
-    """`normalize`, compiled, turns uint8 images into what the network takes."""
+    """Prepares the programs.
+
+    Args:
+      model: the network.
+      normalize: a compiled function that turns uint8 images into the network's input.
+      classes: how the network's outputs name a class.
+    """
     self._model = model
     self._classes = classes
     self._normalize = normalize
@@ -56,14 +71,14 @@ class Picturer:
     outputs: np.ndarray,
     query: tuple[float, float],
   ) -> Pictured:
-    """Maps (for the labels) and gates of the network on some images.
+    """Predictions, Grad-CAM for the labels, and gates of the network on some images.
 
     Args:
       variables: the trained weights.
-      seed: of the run that they are from.
-      shown: positions of the images to show, P of them.
-      images: all images; channel gates are averaged over them, by class.
-      outputs: the network's outputs for those to show, [P, K].
+      seed: the seed of their run.
+      shown: positions of the P images to show.
+      images: all images; channel gates are averaged over those of each class.
+      outputs: the network's outputs for the images to show, [P, K].
       query: (y, x) of the query position, as shares of height and width.
     """
     x = self._normalize(images.image[shown])

@@ -1,4 +1,4 @@
-"""Which runs a study is made of, and where they lie."""
+"""The runs of a study and their folders."""
 
 import pathlib
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from attn_flax.study.config import ReportConfig, StudyConfig
 from attn_flax.training.config import Config
 from attn_flax.training.run_folder import check_name
 
-# Rows of one figure that can still be looked at.
+# The most rows of a figure; more would be too small to read.
 _MOST_PICTURES = 40
 
 
@@ -18,7 +18,7 @@ class Planned(NamedTuple):
   Attributes:
     variant: name of its variant.
     seed: its seed.
-    config: its configuration, as `configs/base.py` makes them.
+    config: its config, as made by `configs/base.py`.
     folder: its run folder.
   """
 
@@ -29,7 +29,7 @@ class Planned(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Its name, such as 'eca/seed1'."""
+    """The name of the run, such as 'eca/seed1'."""
     return f'{self.variant}/seed{self.seed}'
 
 
@@ -37,7 +37,7 @@ def variants(study: StudyConfig) -> list[str]:
   """Names of a study's variants, the baseline first.
 
   Raises:
-    UserError: for names that are no variants, or a study of one variant.
+    UserError: for unknown names in `baseline` or `select`, or where only the baseline is left.
   """
   check_choice('study baseline', study.baseline, study.variants)
   selected = list(study.variants) if study.select is None else study.select
@@ -45,23 +45,25 @@ def variants(study: StudyConfig) -> list[str]:
     check_choice('study variant', name, study.variants)
   others = [name for name in study.variants if name in selected and name != study.baseline]
   if not others:
-    raise UserError(f'the study has one variant, {study.baseline!r}; name another to compare with')
+    raise UserError(
+      f'the study has no variant but its baseline {study.baseline}; select another to compare with'
+    )
   return [study.baseline, *others]
 
 
 def plan(
   study: StudyConfig, workdir: pathlib.Path, rates: dict[str, float] | None = None
 ) -> list[Planned]:
-  """The runs of a study, one seed of all variants after the other.
+  """The runs of a study: all variants with the first seed, then all with the second, and so on.
 
   Args:
-    study: what `configs/compare.py` makes.
-    workdir: its folder; runs lie in `<variant>/seed<k>`.
-    rates: learning rate of each variant, by sweep; without one it is that of `study.base`.
+    study: the config of the study, as made by `configs/compare.py`.
+    workdir: the folder of the study; runs are in `<variant>/seed<k>`.
+    rates: learning rate by variant, as `train.sweep` chose it; None: that of `study.base`.
 
   Raises:
-    UserError: for an impossible study, see `variants`; seeds that repeat; or, where
-      `study.only` names one run, no such run.
+    UserError: for variants as in `variants`, impossible or repeated seeds, a folder whose name
+      checkpoints cannot have, or where `study.only` names no run of the study.
   """
   names = variants(study)
   seeds = _tuple('seeds', study.seeds)
@@ -69,7 +71,7 @@ def plan(
     check_range('seeds', seed, 0, MOST_SEED, whole=True)
   check_range('sweep.seed', study.sweep.seed, 0, MOST_SEED, whole=True)
   if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-    raise UserError(f'seeds={seeds} must be different numbers of 0 or more; try 0,1,2')
+    raise UserError(f'seeds={seeds} has no seed or repeats one; give different ones, such as 0,1,2')
   runs = [
     Planned(
       name,
@@ -89,10 +91,10 @@ def plan(
 
 
 def check_report(options: ReportConfig) -> None:
-  """Refuses options, `config.report`, that would end a report only after all its runs.
+  """Checks `config.report` before the runs are trained, as the report is made after them.
 
   Raises:
-    UserError: it names the field.
+    UserError: for an impossible value; names the field.
   """
   for field in ('perturbed_images', 'steps', 'rounds'):
     check_range(f'report.{field}', options[field], 1, whole=True)
@@ -105,10 +107,11 @@ def check_report(options: ReportConfig) -> None:
 
 
 def plan_sweep(study: StudyConfig, workdir: pathlib.Path) -> list[Planned]:
-  """The runs that choose each variant's learning rate; empty where the study tries none.
+  """The runs of the sweep that chooses each variant's learning rate; [] without a sweep.
 
   Raises:
-    UserError: for a sweep with a seed of the study, or with fewer than two rates.
+    UserError: for impossible rates or fewer than two, or where the sweep's seed is also one of the
+      study.
   """
   rates = study.sweep.lr_per_256
   if rates is None:
@@ -116,11 +119,13 @@ def plan_sweep(study: StudyConfig, workdir: pathlib.Path) -> list[Planned]:
   for rate in _tuple('sweep.lr_per_256', rates):
     check_range('sweep.lr_per_256', rate, above=0)
   if len(set(rates)) < 2:
-    raise UserError(f'sweep.lr_per_256={rates} leaves nothing to choose from; give two or more')
+    raise UserError(
+      f'sweep.lr_per_256={rates} has fewer than two different rates; give two or more'
+    )
   if study.sweep.seed in tuple(study.seeds):
     raise UserError(
       f'sweep.seed={study.sweep.seed} is also one of seeds={tuple(study.seeds)}; choose another, '
-      'so that no run decides about itself'
+      'so that the runs that choose a rate are not those that are compared'
     )
   return [
     Planned(
@@ -142,7 +147,14 @@ def _tuple(what: str, value: object) -> tuple:
 
 
 def run_config(study: StudyConfig, variant: str, seed: int, rate: float | None) -> Config:
-  """The configuration of one run: the shared one with its own attention, seed and rate."""
+  """The config of one run: `study.base` with the run's own attention, seed and learning rate.
+
+  Args:
+    study: the config of the study.
+    variant: name of the variant.
+    seed: the seed.
+    rate: `optimizer.lr_per_256`; None: that of `study.base`.
+  """
   config = study.base.copy_and_resolve_references()
   with config.unlocked():
     config.model.attention = study.variants[variant]

@@ -1,4 +1,4 @@
-"""Scores of explanations over runs and images: means, gains over the controls, differences."""
+"""Summarizes the scores of explanations over runs and images: means, gains and differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,15 +14,15 @@ class SeedImages(NamedTuple):
   """The images that were explained for one seed, as positions in the test images.
 
   Attributes:
-    localized: those that the localization scores are over.
-    perturbed: those that insertion, deletion and ROAD are over.
+    localized: the images with localization scores.
+    perturbed: the images with insertion, deletion and ROAD.
   """
 
   localized: np.ndarray
   perturbed: np.ndarray
 
 
-# Scores that depend on how confident a network is, and do not compare two networks by themselves.
+# Scores that depend on how confident a network is, so that they do not compare two networks.
 OF_CONFIDENCE = ('insertion', 'deletion', 'road')
 
 # {source: [S, n]}, NaN where an image was not scored; a source is 'map' or a control.
@@ -36,11 +36,11 @@ def summarize(
   baseline: str,
   own_maps: Mapping[str, Sequence[str]],
 ) -> dict[str, Explanations]:
-  """The scores of all variants.
+  """The scores of all variants, over their runs and images.
 
   Args:
-    explained: the scores of each run, by variant and seed.
-    images: which images they are about, by seed.
+    explained: the scores of each run, {variant: {seed: scores}}.
+    images: the images that were explained, {seed: images}.
     count: number of test images.
     baseline: the variant that the others are compared with.
     own_maps: what each variant's own map may show, see `Explanations`.
@@ -71,14 +71,14 @@ def summarize(
 
 
 def _comparable(score: str, table: Table) -> np.ndarray:
-  """What two networks are compared by: the score or, where it takes confidence, its gain."""
+  """The values that networks are compared by, [S, n]; for `OF_CONFIDENCE`, gains over chance."""
   return table['map'] - table['random map'] if score in OF_CONFIDENCE else table['map']
 
 
 def _score(
   score: str, table: Table, pair: tuple[np.ndarray, np.ndarray] | None, others: list
 ) -> Score:
-  """A score; `pair` is the variant's and the baseline's values, over the seeds of both."""
+  """A score; `pair` has the values of the variant and the baseline for the seeds that both have."""
   values = table['map']
   upwards = SCORES[score]
   enough = len(values) >= statistics.FEWEST_SEEDS
@@ -107,14 +107,14 @@ def _score(
 
 
 def _mean(values: np.ndarray) -> float:
-  """The mean of the runs' means: each run counts alike."""
+  """The mean of the runs' means, so that each run has the same weight."""
   return float(np.nanmean(values, axis=1).mean())
 
 
 def _tables(
   runs: Mapping[int, Explained], images: Mapping[int, SeedImages], count: int
 ) -> dict[tuple[str, str], Table]:
-  """The values of each kind of map and score, over all runs of a variant."""
+  """The values of all runs of a variant, {(kind of map, score): table}; `count` test images."""
   parts: dict[tuple[str, str], dict[str, list[np.ndarray]]] = {}
   for seed, run in runs.items():
     for scored, index in (
@@ -139,6 +139,6 @@ def _tables(
 
 
 def _best_threshold(values: np.ndarray) -> np.ndarray:
-  """IoUs [S, n] at the one threshold that is best on average, of [S, n, thresholds]."""
+  """IoUs [S, n], from [S, n, thresholds], at the threshold with the highest mean IoU."""
   best = np.nanmean(values, axis=(0, 1)).argmax()
-  return values[..., best].copy()  # Of all thresholds, no more than this one stays in memory.
+  return values[..., best].copy()  # A view would keep all thresholds in memory.

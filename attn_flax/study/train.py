@@ -1,4 +1,7 @@
-"""Trains what a study lacks: stopped runs go on, finished ones stay, failed ones are noted."""
+"""Trains the runs of a study that have no result yet.
+
+Stopped runs continue, finished ones are left as they are, and failed ones are reported.
+"""
 
 import datetime
 import pathlib
@@ -21,14 +24,16 @@ from attn_flax.training.stopping import Stopped
 
 
 def check(planned: Sequence[Planned]) -> Task:
-  """Opens what the runs are made of, so that mistakes end a study at once.
+  """Builds each variant once, so that mistakes in the config end a study before it trains.
+
+  Args:
+    planned: the runs.
 
   Returns:
     The task that they share.
 
   Raises:
-    UserError: for anything in the configuration that cannot be run, or a run folder with a
-      run of another configuration.
+    UserError: for a config that cannot be run, or a run folder that holds a run of another config.
   """
   opened: dict[str, Experiment] = {}
   for run in planned:
@@ -46,11 +51,17 @@ def check(planned: Sequence[Planned]) -> Task:
 def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
   """Trains the runs that have no result yet, and shows how far the study is.
 
+  A run that fails does not end the study.
+
+  Args:
+    planned: the runs of the study.
+
   Returns:
-    Why runs failed, by their names.
+    {name of a failed run: why it failed}.
 
   Raises:
-    Stopped: after SIGTERM or an interrupt; the same study then goes on from there.
+    Stopped: after a signal, see `training.stopping`; the same call then continues the study.
+    Locked: where another process writes to the folder of a run.
   """
   missing = [run for run in planned if not finished(run.folder)]
   errors: dict[str, str] = {}
@@ -72,10 +83,10 @@ def train_missing(planned: Sequence[Planned]) -> dict[str, str]:
         train(run.config, run.folder)
       except (Stopped, Locked):
         raise
-      except Exception as error:  # A diverged or broken run is a row of the report, not its end.
+      except Exception as error:  # The report lists a run that failed; the others still train.
         errors[run.name] = ' '.join(str(error).split()) or type(error).__name__
         print(f'{run.name} failed: {errors[run.name]}', file=sys.stderr, flush=True)
-      jax.clear_caches()  # The next run shares no program with this one.
+      jax.clear_caches()  # The next run uses none of the compiled programs.
       bar.update()
   return errors
 
@@ -84,7 +95,7 @@ def finished(folder: pathlib.Path) -> bool:
   """Whether a run folder has a result.
 
   Raises:
-    UserError: when the result is damaged.
+    UserError: where the result is damaged.
   """
   if not (folder / 'result.json').exists():
     return False
@@ -93,7 +104,7 @@ def finished(folder: pathlib.Path) -> bool:
 
 
 def _left(seconds: float, done: int, total: int) -> str:
-  """The time left, in words; '' before the first run is done."""
+  """The time left as text, from the seconds that `done` of `total` runs took; '' without any."""
   if not done:
     return ''
   left = datetime.timedelta(seconds=round(seconds / done * (total - done)))
@@ -101,14 +112,21 @@ def _left(seconds: float, done: int, total: int) -> str:
 
 
 def sweep(study: StudyConfig, workdir: pathlib.Path) -> dict[str, float] | None:
-  """Chooses the learning rate of each variant on the validation split, by runs of their own.
+  """Chooses the learning rate of each variant by its best score on the validation split.
+
+  The rates are tried in runs of their own, with `study.sweep.seed`.
+
+  Args:
+    study: the config of the study.
+    workdir: the folder of the study, where `sweep.json` is written with the rates and scores.
 
   Returns:
-    The rate by variant, also written to `sweep.json`; None where the study tries none. Where
-    `study.only` names one run, that of its variant alone.
+    {variant: learning rate}; with `study.only`, of the variant of that run alone; None where the
+    study has no sweep.
 
   Raises:
-    UserError: where all runs of a variant failed.
+    UserError: as in `check` and `plan_sweep`; where all runs of a variant failed; or where
+      `sweep.json` is damaged.
     Stopped: as in `train_missing`.
   """
   planned = plan_sweep(study, workdir)
@@ -127,26 +145,34 @@ def sweep(study: StudyConfig, workdir: pathlib.Path) -> dict[str, float] | None:
   best = max if task.higher_is_better else min
   rates = {name: best(found, key=lambda rate: found[rate]) for name, found in scores.items()}
   path, key = workdir / 'sweep.json', f'validation_{task.best}'
-  # Other variants' rates may have been chosen before.
+  # An earlier call may have chosen the rates of other variants.
   before = artifacts.read_json(path, 'remove it') if path.exists() else {}
   content: dict[str, dict] = {'chosen': rates, key: scores}
   for name, found in content.items():
     if not isinstance(old := before.get(name, {}), dict):
-      raise UserError(f'{path} has {name}={shown(old)}, which no study writes; remove it')
+      raise UserError(f'{path} has {name}={shown(old)}, which no study writes; remove the file')
     content[name] = old | found
   artifacts.write_json(path, content)
   return rates
 
 
 def best_validation(folder: pathlib.Path, task: Task) -> float:
-  """The best score on the validation split that a run logged, by its moving average if kept."""
+  """The best validation score that a run logged, of its moving average where it kept one.
+
+  Args:
+    folder: the run folder.
+    task: says which score that is, and whether higher is better.
+
+  Raises:
+    UserError: where the log has no such score.
+  """
   rows = artifacts.read_metrics(folder)
   name, averaged = f'val_{task.best}', f'val_ema_{task.best}'
   best = max if task.higher_is_better else min
   scores = [float(row[averaged] if averaged in row else row[name]) for row in rows if name in row]
   if not scores:
     raise UserError(
-      f'{folder}/metrics.jsonl holds no {name} any more; restore it, or remove the folder, so that '
-      'the run is trained again'
+      f'{folder}/metrics.jsonl holds no {name}; restore the file from a copy, or remove the folder '
+      'to train the run again'
     )
   return best(scores)

@@ -1,1 +1,1 @@
-"""Training: what a config describes, the steps, the loop and the run folder."""
+"""Training: experiments from configs, training steps, the loop, checkpoints and run folders."""

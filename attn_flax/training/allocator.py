@@ -1,6 +1,6 @@
 """Has the C library keep the memory that a training step frees, for the next step.
 
-XLA on CPU takes its temporary memory afresh at each step and gives it back. With glibc's defaults
+On CPU, XLA allocates its temporary memory at each step and frees it again. With glibc's defaults,
 each step then waits for the operating system to map the same pages again, which takes a fifth of
 its time (`benchmarks/memory.py`). What has been freed elsewhere, as by the compiler, is given back
 by `give_back`, so that a process holds little more than its steps need.
@@ -9,7 +9,7 @@ by `give_back`, so that a process holds little more than its steps need.
 import ctypes
 import sys
 
-# Names and numbers of <malloc.h>.
+# The parameters of `mallopt`, from <malloc.h>.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
 
@@ -17,7 +17,7 @@ def keep_freed_pages() -> bool:
   """Keeps freed memory in the process; call it before the first thread starts.
 
   Returns:
-    Whether the C library took the settings (glibc on Linux does).
+    Whether the C library accepted the settings, as glibc on Linux does.
   """
   library = _library()
   if library is None:

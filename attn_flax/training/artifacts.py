@@ -1,4 +1,4 @@
-"""The files of a run folder, read as they may be found, and written whole or not at all."""
+"""Reads and writes the files of a run folder; a file is written completely or not at all."""
 
 import contextlib
 import json
@@ -18,19 +18,19 @@ Json = dict[str, Any]
 
 
 def read_json(path: pathlib.Path, fix: str = RESTORE) -> Json:
-  """A JSON file of a run folder.
+  """Reads a JSON file of a run folder, which holds a mapping.
 
   Args:
     path: the file.
-    fix: what to do where it is damaged, for the error.
+    fix: what the user can do about a damaged file, for the error message.
 
   Raises:
-    UserError: when it is missing or damaged.
+    UserError: where it is missing or damaged.
   """
   try:
     content = json.loads(read_file(path))
     if not isinstance(content, dict):
-      raise ValueError('it holds no mapping')
+      raise ValueError('not a JSON object')
     return content
   except FileNotFoundError:
     raise UserError(f'{path} does not exist; name the folder of a run with --workdir') from None
@@ -39,9 +39,12 @@ def read_json(path: pathlib.Path, fix: str = RESTORE) -> Json:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[Json]:
-  """The lines of a run's `metrics.jsonl`: numbers by name; [] without a file.
+  """The lines of a run's `metrics.jsonl`, {name: number}; [] without the file.
 
-  Lines that a kill has cut short, or that hold anything else, are left out.
+  Lines that are cut off, because the run was killed, or that hold anything else are left out.
+
+  Raises:
+    UserError: where the file cannot be read.
   """
   path, rows = workdir / 'metrics.jsonl', []
   try:
@@ -63,18 +66,18 @@ def read_metrics(workdir: pathlib.Path) -> list[Json]:
 def replacing(
   path: pathlib.Path, fix: str = 'make room there, or choose another --workdir'
 ) -> Iterator[pathlib.Path]:
-  """Yields the path to write a file to, which takes its place once the body is done.
+  """Yields a temporary path to write a file to, and moves it to `path` after the body.
 
-  So a reader sees the old file or the new one, never a half. Makes the folder where there is none.
+  A reader sees the old file or the new one, never a part. The folder is made if missing.
 
   Args:
     path: the file.
-    fix: what to do where it cannot be written, for the error.
+    fix: what the user can do where it cannot be written, for the error message.
 
   Raises:
-    UserError: when it cannot.
+    UserError: where it cannot be written.
   """
-  partial = path.with_name(path.name[:60] + '.partial')  # Names have limits of their own.
+  partial = path.with_name(path.name[:60] + '.partial')  # File systems limit the length of names.
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     yield partial
@@ -87,24 +90,35 @@ def replacing(
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
-  """Writes a JSON file; raises what `replacing` does."""
+  """Writes a JSON file, see `replacing`.
+
+  Raises:
+    UserError: where it cannot be written.
+  """
   text = json.dumps(content, indent=2) + '\n'
   with replacing(path) as partial:
     partial.write_text(text)
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes an `.npz` file; raises what `replacing` does."""
+  """Writes an `.npz` file, see `replacing`.
+
+  Raises:
+    UserError: where it cannot be written.
+  """
   with replacing(path) as partial, partial.open('wb') as file:
     np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def check_writable(folder: pathlib.Path, fix: str) -> None:
-  """Makes a folder where there is none, and raises `UserError` where nothing can be written there.
+  """Makes a folder if it is missing, and checks that files can be written there.
 
   Args:
     folder: the folder.
-    fix: what to do then, for the error.
+    fix: what the user can do where it cannot be written, for the error message.
+
+  Raises:
+    UserError: where nothing can be written there.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The config of a run, as its readers see it: which fields there are, and of what type.
+"""The types of a run's config: which fields there are, and of what type.
 
-`configs/base.py` says what each means; a test holds the two together. A config is a `ConfigDict` of
-ml_collections, which has no types of its own.
+`configs/base.py` says what each field means; a test checks that both have the same fields. A config
+is a `ConfigDict` of ml_collections, whose fields have no static types.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 
 class Section(Collection[str], Protocol):
-  """A part of a config, as the mapping that it is."""
+  """A section of a config, as a mapping from field names to values."""
 
   def get(self, name: str, /) -> Any: ...  # noqa: D102
 
@@ -28,7 +28,7 @@ class Section(Collection[str], Protocol):
 
 
 class ModelConfig(Section, Protocol):
-  """`config.model`: these, and the fields of all networks."""
+  """`config.model`; it also has the fields of the networks."""
 
   name: str
   attention: Section
@@ -95,7 +95,7 @@ class CheckpointConfig(Section, Protocol):
 
 
 class Config(Section, Protocol):
-  """A whole config; `augment` has the fields of `Augmentation` that a user chooses."""
+  """A whole config; `augment` has the fields of `Augmentation` that users set."""
 
   seed: int
   init_from: str | None
@@ -111,12 +111,15 @@ class Config(Section, Protocol):
 
 
 def misfit(stored: Mapping[str, Any], protocol: type = Config, path: str = '') -> str | None:
-  """The first field of a stored config whose value is of another type; None: there is no such one.
+  """Finds a field of a stored config whose value has the wrong type.
 
   Args:
-    stored: the config, or a section of it, as JSON holds it; fields may be missing.
-    protocol: its type.
-    path: where it is in the whole config.
+    stored: the config, or a section of it, as read from JSON; fields may be missing.
+    protocol: its type, a protocol of this file.
+    path: what stands before the field in the whole config, such as 'train.'.
+
+  Returns:
+    The first such field, such as 'train.epochs'; None where all types are right.
   """
   for name, hint in typing.get_type_hints(protocol).items():
     if name not in stored:
@@ -137,7 +140,7 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: object, kind: Any) -> bool:
-  if typing.get_origin(kind) is tuple:  # JSON has lists alone.
+  if typing.get_origin(kind) is tuple:  # JSON stores tuples as lists.
     return isinstance(value, list | tuple) and all(
       _fits(v, typing.get_args(kind)[0]) for v in value
     )

@@ -1,4 +1,4 @@
-"""The file `dataset.json` of a run: class names and preprocessing, which decide what it sees."""
+"""The file `dataset.json` of a run folder: class names and preprocessing of the images."""
 
 import functools
 import operator
@@ -11,14 +11,14 @@ from attn_flax.errors import UserError
 from attn_flax.training.artifacts import Json, read_json, write_json
 from attn_flax.training.run_folder import move_data
 
-_MOST = 1e30  # Of a number in the file; infinities and integers beyond floats are larger.
+_MOST = 1e30  # Numbers in the file are smaller; this excludes infinities and huge integers.
 
 
 def load(workdir: pathlib.Path) -> Json:
-  """The content of a run's `dataset.json`, checked: it decides what a network sees.
+  """The content of a run's `dataset.json`, after a check of its fields.
 
   Raises:
-    UserError: when it is missing or damaged.
+    UserError: where it is missing or damaged.
   """
   path = workdir / 'dataset.json'
   content = read_json(path)
@@ -55,10 +55,14 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 
 
 def write(workdir: pathlib.Path, found: Json) -> None:
-  """Writes the file.
+  """Writes `dataset.json`.
+
+  Args:
+    workdir: the run folder.
+    found: what `Experiment.describe_data` returns.
 
   Raises:
-    UserError: when the dataset is no longer the one that it describes.
+    UserError: where the file cannot be written, or exists and describes another dataset.
   """
   path = workdir / 'dataset.json'
   before = read_json(path) if path.exists() else {}
@@ -76,15 +80,15 @@ def write(workdir: pathlib.Path, found: Json) -> None:
 
 
 def follow(workdir: pathlib.Path, found: Json, data_dir: str | None) -> None:
-  """Notes in a run's config where its images lie now, if they are just those of the run.
+  """Stores the new folder of a run's images in its config, if the images are those of the run.
 
   Args:
     workdir: the run folder; it may hold no run yet.
-    found: what is described of the dataset.
-    data_dir: its folder.
+    found: what `Experiment.describe_data` returns.
+    data_dir: the folder of the images, `config.data.dir`.
 
   Raises:
-    UserError: a file of the run folder cannot be read or written.
+    UserError: where a file of the run folder cannot be read or written.
   """
   path = workdir / 'dataset.json'
   if 'content' not in found or not path.exists():
@@ -97,5 +101,5 @@ def follow(workdir: pathlib.Path, found: Json, data_dir: str | None) -> None:
 
 
 def same_names(some: Sequence[str], others: Sequence[str]) -> bool:
-  """Whether classes have the same names in the same order, in any Unicode form."""
+  """Whether two lists of class names are equal, whatever their Unicode normalization."""
   return list(map(composed, some)) == list(map(composed, others))

@@ -1,4 +1,4 @@
-"""The environment of a run: what a result depends on beside its config."""
+"""The environment of a run: what a result depends on besides its config."""
 
 import datetime
 import importlib.metadata
@@ -17,13 +17,13 @@ _PACKAGES = (
 
 
 def without_home(text: str) -> str:
-  """A text in which the user's home folder is '~', as what is handed to others should have it."""
+  """A text with '~' in place of the user's home folder, so that a report does not show it."""
   home = os.path.expanduser('~')
   return text.replace(home, '~') if len(home) > 1 else text
 
 
 def environment() -> dict[str, object]:
-  """Versions, device, commit, command and date, as JSON values."""
+  """Package versions, devices, commit, command and date, as JSON values."""
   versions = {}
   for package in _PACKAGES:
     try:

@@ -1,4 +1,4 @@
-"""Builds and checks everything that a config describes, before anything runs."""
+"""Builds and checks everything that a config describes, before training begins."""
 
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from attn_flax.training.optimizer import (
 from attn_flax.training.steps import TrainState, init_state
 
 _COUNT = {'least': 1, 'most': MOST_STEPS, 'whole': True}
-# The bounds of the numbers of a config that belong to no part of the run: what `check_range` takes.
+# Bounds of config fields that no other module checks, as arguments of `check_range`.
 _BOUNDS: dict[str, dict[str, Any]] = {
   'seed': {'least': 0, 'most': MOST_SEED, 'whole': True},
   'train.ema_decay': {'least': 0, 'below': 1},
@@ -48,13 +48,13 @@ class Experiment(NamedTuple):
   """The parts of a run, built from its config.
 
   Attributes:
-    config: what `configs/base.py` makes, with the values that replace its `None`s.
+    config: the config, as made by `configs/base.py`, with the values that replace its `None`s.
     mesh: all devices on one axis, `data`, over which batches are split.
     dataset: the dataset, with its three splits.
     model: the network.
-    task: what it learns.
+    task: what the network learns.
     schedule: learning rate by update.
-    optimizer: what turns gradients into updates.
+    optimizer: turns gradients into updates.
     augmentation: augmentation and normalization of the images.
     updates: updates of the whole run.
     updates_per_epoch: updates per pass over the training split.
@@ -73,12 +73,12 @@ class Experiment(NamedTuple):
 
   @property
   def replicated(self) -> NamedSharding:
-    """The sharding of what every device holds in full."""
+    """The sharding of arrays that every device holds in full."""
     return NamedSharding(self.mesh, PartitionSpec())
 
   @property
   def platform(self) -> str:
-    """Of the devices."""
+    """The platform of the devices, such as 'cpu' or 'gpu'."""
     return self.mesh.devices.flat[0].platform
 
   @property
@@ -87,7 +87,7 @@ class Experiment(NamedTuple):
     return self.dataset.image_shape
 
   def describe_data(self) -> artifacts.Json:
-    """Class names and preprocessing: what it takes to use the network on other images."""
+    """The content of `dataset.json`: class names, numbers of images and preprocessing."""
     spec, content = self.dataset.spec, self.dataset.content
     return {
       'name': self.config.data.name,
@@ -101,13 +101,13 @@ class Experiment(NamedTuple):
     }
 
   def fresh_state(self, key: jax.Array) -> TrainState:
-    """A new state, on every device."""
+    """A train state with random weights from a key, on every device."""
     options = options_to_run_once(self.platform)
     make = jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)
     return make(key)
 
   def abstract_state(self) -> TrainState:
-    """Shapes, dtypes and shardings of a state: all it takes to restore one."""
+    """The shapes, dtypes and shardings of a train state, as needed to restore one."""
 
     def with_sharding(leaf):
       return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated)
@@ -119,14 +119,14 @@ class Experiment(NamedTuple):
     return init_state(self.model, self.optimizer, key, self.image_shape, ema=ema)
 
   def train_pipeline(self) -> Pipeline:
-    """The batches of the training split."""
+    """The batches of the training split; with `accumulate`, each is one part of a batch."""
     train = self.config.train
     return self._pipeline('train', train.batch_size // train.accumulate, self.config.data.balanced)
 
   def eval_pipeline(self, split: str) -> Pipeline:
-    """The batches that evaluate a split."""
+    """The batches that evaluate a split: 'train', 'validation' or 'test'."""
     devices = self.mesh.size
-    # Scores do not depend on the batch, so that it may grow to suit the devices.
+    # Scores do not depend on the batch size, which is rounded up to a multiple of the devices.
     return self._pipeline(split, -(-self.config.eval.batch_size // devices) * devices)
 
   def _pipeline(self, split, batch_size, balanced=False):
@@ -143,6 +143,10 @@ class Experiment(NamedTuple):
 
 def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
   """Builds and checks everything that a config describes; writes nothing but the dataset.
+
+  Args:
+    config: the config of a run.
+    trains: False to use the network only: batches for training are then not checked.
 
   Raises:
     UserError: for anything in the config that cannot be run.
@@ -172,11 +176,11 @@ def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
   updates_per_epoch = num_examples // train.batch_size
   if trains and not updates_per_epoch:
     raise UserError(
-      f'train.batch_size={train.batch_size} exceeds the {num_examples} training images of '
-      f'{config.data.name}; choose {num_examples} at most, or take the recipe photos, whose '
-      'batch suits their number'
+      f'train.batch_size={train.batch_size} exceeds the {num_examples} training '
+      f'image{"" if num_examples == 1 else "s"} of {config.data.name}; choose {num_examples} at '
+      'most, or take the recipe photos, which sets the batch size by the number of images'
     )
-  updates_per_epoch = max(updates_per_epoch, 1)  # Other data may be scored, however small it is.
+  updates_per_epoch = max(updates_per_epoch, 1)  # Data to score may be smaller than a batch.
   updates = train.steps or train.epochs * updates_per_epoch
   check_range('the number of updates', updates, 1, MOST_STEPS)
   schedule = make_schedule(
@@ -206,7 +210,7 @@ def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
 
 
 def resolve(config: Config, experiment: Experiment) -> Config:
-  """A config with the values that replace its `None`s."""
+  """A config with the values that replace its `None`s, read from its experiment."""
   fields = config.to_dict()
   model = experiment.model
   for name in fields['model'].keys() & set(field_names(type(model))) - {'attention'}:
@@ -216,19 +220,23 @@ def resolve(config: Config, experiment: Experiment) -> Config:
   for name in fields['augment']:
     fields['augment'][name] = getattr(experiment.augmentation, name)
   fields['data']['size'] = experiment.dataset.spec.image_size
-  # Where no size was asked for, what is smaller than the one found was enlarged.
+  # Without a size in the config, images smaller than the chosen size were enlarged.
   fields['data']['enlarge'] = config.data.size is None or config.data.enlarge
   return ConfigDict(fields)
 
 
 def make_augmentation(config: Section, dataset: data.Dataset) -> Augmentation:
-  """The augmentation of a config (`config.augment`) and, where it says none, their dataset.
+  """The augmentation of a config; fields that are None follow from the dataset.
+
+  Args:
+    config: `config.augment`.
+    dataset: the dataset.
 
   Raises:
     UserError: for impossible values.
   """
   spec = dataset.spec
-  for name in ('crop_padding', 'cutout'):  # Of larger ones, nothing of an image would be left.
+  for name in ('crop_padding', 'cutout'):  # Larger values would leave nothing of an image.
     if config[name] is not None:
       check_range(f'augment.{name}', config[name], 0, spec.image_size, whole=True)
   usual = {'crop_padding': spec.crop_padding, 'flip': spec.flip}
@@ -241,7 +249,11 @@ def make_augmentation(config: Section, dataset: data.Dataset) -> Augmentation:
 
 
 def make_task(config: Config, dataset: data.Dataset) -> Task:
-  """The task of a config on a dataset."""
+  """The task of a config on a dataset.
+
+  Raises:
+    UserError: for an unknown task, or a setting that it refuses.
+  """
   setting = Setting(
     config.train.to_dict(), dataset.class_names, lambda: dataset.splits['train'].label
   )
@@ -249,40 +261,41 @@ def make_task(config: Config, dataset: data.Dataset) -> Task:
 
 
 def options_to_run_once(platform: str) -> dict[str, int] | None:
-  """Compiler options of a program that runs once or so, such as the initialization of weights.
+  """Compiler options for a program that runs about once, such as the initialization of weights.
 
-  On CPU, compiling it with optimization takes far longer than that gains.
-
-  Args:
-    platform: of the devices that the program runs on.
+  On the platform 'cpu', optimizing such a program takes far longer than it saves.
   """
   return {'xla_backend_optimization_level': 0} if platform == 'cpu' else None
 
 
 def make_mesh() -> Mesh:
-  """All devices on one axis, `data`."""
-  # The default Explicit axes refuse gathers by a sharded index.
+  """A mesh of all devices on one axis, `data`."""
+  # With the default, explicit axes, JAX refuses to gather by a sharded index.
   return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 def make_model(config: ModelConfig, num_classes: int) -> Network:
-  """The network of a config (`config.model`) for a dataset's number of classes.
+  """The network of a config for a dataset.
+
+  Args:
+    config: `config.model`.
+    num_classes: number of classes of the dataset.
 
   Raises:
-    UserError: for a network that cannot be built, or one of another number of classes.
+    UserError: for a network that cannot be built, or one with another number of classes.
   """
   fields = {key: value for key, value in config.items() if value is not None}
   name, attention = fields.pop('name'), fields.pop('attention').to_dict()
   if fields.setdefault('num_classes', num_classes) != num_classes:
     raise UserError(
-      f'the network has {fields["num_classes"]} classes and the dataset {num_classes}; choose the '
-      "network's dataset, or leave model.num_classes out to train a head of its own"
+      f'model.num_classes={fields["num_classes"]} differs from the {num_classes} of the dataset; '
+      'choose the dataset of the network, or leave model.num_classes unset'
     )
   return create_model(name, attention=attention or None, **fields)
 
 
 def _check_numbers(config: Config) -> None:
-  """Checks the fields that are numbers; those that may be left out may be None."""
+  """Checks the fields in `_BOUNDS` that are not None."""
   for field, bounds in _BOUNDS.items():
     section, _, name = field.rpartition('.')
     fields = config[section] if section else config
@@ -292,10 +305,11 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_batch(train: ConfigDict, mesh: Mesh | None) -> None:
-  """Checks that a batch can be split into equal parts; `mesh`: the devices that train, if any."""
+  """Checks that a batch splits into `accumulate` equal parts and, with a mesh, over its devices."""
   if train.batch_size % train.accumulate:
     raise UserError(
-      f'train.accumulate={train.accumulate} does not divide train.batch_size={train.batch_size}'
+      f'train.accumulate={train.accumulate} does not divide train.batch_size={train.batch_size}; '
+      'choose a divisor of it'
     )
   size = train.batch_size // train.accumulate
   if mesh is not None and size % mesh.size:

@@ -1,4 +1,4 @@
-"""Weights that a run starts from: what is loaded, what is new, what is left."""
+"""Starts a run from trained weights, and says which are loaded, new and left."""
 
 from typing import NamedTuple
 
@@ -13,18 +13,18 @@ from attn_flax.interop.torch_weights import from_torch
 from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.steps import TrainState
 
-# Weights by path, such as `params/stage1_block1/conv1/kernel`.
+# {path: weight}, with paths such as `params/stage1_block1/conv1/kernel`.
 FlatWeights = dict[str, np.ndarray | jax.Array]
 
 
 class Loaded(NamedTuple):
-  """Which weights were loaded, by path such as `params/stage1_block1/conv1/kernel`.
+  """The paths of weights, such as `params/stage1_block1/conv1/kernel`, after `start_from`.
 
   Attributes:
-    loaded: taken over.
-    new: in the network alone, or of another shape there, as the head is for other classes; they
-      keep their fresh values.
-    left: in the source alone.
+    loaded: weights taken from the source.
+    new: weights that keep their initial values: the source lacks them or has another shape, as the
+      head has for other classes.
+    left: weights of the source that are not used.
   """
 
   loaded: list[str]
@@ -32,25 +32,31 @@ class Loaded(NamedTuple):
   left: list[str]
 
   def describe(self) -> str:
-    """In a line: how many, and the modules that are new or left."""
+    """One line with the number of loaded arrays, and the modules that are new or left."""
 
     def modules(paths):
       names = sorted({path.split('/', 1)[1].rpartition('/')[0] for path in paths})
       return ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
 
-    parts = [f'{len(self.loaded)} arrays loaded']
+    parts = [f'{len(self.loaded)} array{"" if len(self.loaded) == 1 else "s"} loaded']
     parts += [f'new: {modules(self.new)}'] if self.new else []
     parts += [f'left: {modules(self.left)}'] if self.left else []
     return '; '.join(parts)
 
 
 def read_source(source: str) -> FlatWeights:
-  """`params/...` and `batch_stats/...` of a run folder's best checkpoint, or of a PyTorch file.
+  """Reads the weights of a run folder's best checkpoint, or of a PyTorch file.
 
   Where the run kept a moving average of its weights, the average is read.
 
+  Args:
+    source: `config.init_from`, the path of a run folder or of a file that `from_torch` reads.
+
+  Returns:
+    {path: weight}, with paths `params/...` and `batch_stats/...`.
+
   Raises:
-    UserError: when the source is neither, or cannot be read.
+    UserError: where the source is neither, or cannot be read.
   """
   path = local_path(source, '--config.init_from')
   if not path.exists():
@@ -63,21 +69,30 @@ def read_source(source: str) -> FlatWeights:
 
 
 def _replicate(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-  """An array on the devices of all processes, each of which has all of it."""
+  """An array on the devices of all processes; each process has the whole array on its host."""
   return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def start_from(state: TrainState, weights: FlatWeights) -> tuple[TrainState, Loaded]:
-  """A fresh state with every weight that fits taken over; its average starts from the same.
+  """Puts all weights that fit into a fresh state; its moving average starts from them, too.
+
+  Args:
+    state: a fresh state.
+    weights: what `read_source` returns.
+
+  Returns:
+    The new state, and which weights were loaded.
 
   Raises:
-    UserError: when nothing fits.
+    UserError: where no weight fits in name and shape.
   """
   fresh = {'params': state.params, 'batch_stats': state.batch_stats}
   own = flax.traverse_util.flatten_dict(fresh, sep='/')
   fits = {path for path in own if path in weights and weights[path].shape == own[path].shape}
   if not any(path.startswith('params/') for path in fits):
-    raise UserError('no weight fits the network; start from a run of the same network family')
+    raise UserError(
+      'no weight fits the network; set --config.init_from to a run of the same network family'
+    )
   merged = {
     path: _replicate(np.asarray(weights[path], leaf.dtype), leaf.sharding) if path in fits else leaf
     for path, leaf in own.items()

@@ -1,4 +1,4 @@
-"""How the processes of one run come together, and how one of them ends so that all others can."""
+"""Joins the processes of one run, and ends all of them where one fails."""
 
 import contextlib
 import io
@@ -18,18 +18,18 @@ from attn_flax.training import processes, rendezvous, stopping
 from attn_flax.training.shared_stop import SharedStop
 from attn_flax.training.stopping import Stopped
 
-_DEAD_SECONDS = 20  # Without a sign of life for so long, a process counts as ended.
-_TELL_SECONDS = 10  # For a process that does not come, to let the others know.
+_DEAD_SECONDS = 20  # A process without heartbeats for so long counts as ended.
+_TELL_SECONDS = 10  # How long a process that cannot join tries to tell the others why.
 
 
 class Place(NamedTuple):
-  """The place of a process in its run, as the command line gives it; None: not given.
+  """The place of a process in its run, as given on the command line; None: not given.
 
   Attributes:
     coordinator: '<host>:<port>' of process 0.
-    num_processes: how many there are.
-    process_id: the number of this one.
-    join_seconds: how long each waits for the others to come.
+    num_processes: number of processes of the run.
+    process_id: number of this process, from 0.
+    join_seconds: how long each process waits for the others.
   """
 
   coordinator: str | None = None
@@ -38,7 +38,11 @@ class Place(NamedTuple):
   join_seconds: float = 60
 
   def check(self) -> None:
-    """Raises `UserError` where something is missing or impossible."""
+    """Checks the flags.
+
+    Raises:
+      UserError: where only some of them are given, or one is impossible.
+    """
     given = {f'--{name}': getattr(self, name) for name in self._fields[:3]}
     missing = [flag for flag, value in given.items() if value is None]
     if missing and len(missing) < len(given):
@@ -60,10 +64,18 @@ class Place(NamedTuple):
 
 @contextlib.contextmanager
 def joined(place: Place, about: Mapping[str, object]) -> Iterator[None]:
-  """Joins the other processes, see `join`, and ends so that they can end too.
+  """Joins the other processes for the time of the body.
+
+  Where the body fails in one process, all of them end, after a `UserError` or an `OSError` with
+  exit code 2, else with 1.
+
+  Args:
+    place: see `join`.
+    about: see `join`.
 
   Raises:
     UserError: see `join`; and what all processes raise together.
+    Stopped: as the body raises it, in all processes.
   """
   join(place, about)
   stop, shared = stopping.watching(), None
@@ -80,30 +92,34 @@ def joined(place: Place, about: Mapping[str, object]) -> Iterator[None]:
     try:
       yield
     except (processes.Shared, Stopped):
-      raise  # By all of them: they take leave of each other.
+      raise  # All processes raise these together, and shut down in order.
     except (UserError, OSError) as error:
       leave_all('error: ' + ' '.join(str(error).split()), 2)
     except BaseException as error:
       if processes.is_lost(error):
-        # A collective fails as soon as another process is gone. JAX's service knows which it was,
-        # and ends this process when it is sure; `last_words` then names it.
+        # A collective fails as soon as another process is gone. JAX's coordination service finds
+        # out which one, and then aborts this process; `last_words` turns its log into one line.
         time.sleep(3 * _DEAD_SECONDS)
         reason = ' '.join(str(error).split())[:200]
-        _leave(f'error: this process cannot go on, as when another one has ended ({reason})', 1)
+        _leave(
+          f'error: this process cannot go on, probably because another one has ended ({reason}); '
+          'start all of them again to go on from the last checkpoint',
+          1,
+        )
       traceback.print_exc()
       name = f'process {jax.process_index()}'
-      leave_all(f'error: {name} has failed ({type(error).__name__}), and so ends the run', 1)
+      leave_all(f'error: {name} has failed ({type(error).__name__}), which ends the run', 1)
 
 
 def join(place: Place, about: Mapping[str, object]) -> None:
   """Joins the other processes of a run.
 
   Args:
-    place: where this one is among them; where it says nothing, JAX finds it out from the cluster.
-    about: what the run is told to do, JSON values by name: all processes must be told the same.
+    place: the place of this process; without flags, JAX detects it from the cluster.
+    about: flags and config of the run, JSON values by name, which must agree in all processes.
 
   Raises:
-    UserError: where something is missing, not all processes come, or they are told differently.
+    UserError: where flags are missing, not all processes come in time, or they do not agree.
   """
   place.check()
   coordinator, count, process, local_devices = _find_out(place)
@@ -121,14 +137,14 @@ def join(place: Place, about: Mapping[str, object]) -> None:
     )
   with meeting:
     _filter_outputs()
-    jax.config.update('jax_enable_preemption_service', False)  # It takes SIGTERM over.
+    jax.config.update('jax_enable_preemption_service', False)  # It would handle SIGTERM itself.
     try:
       jax.distributed.initialize(
         coordinator_address=coordinator,
         num_processes=count,
         process_id=process,
         local_device_ids=local_devices,
-        # By default it would listen on every address of the machine.
+        # By default, JAX would listen on every address of the machine.
         coordinator_bind_address=coordinator if is_given else None,
         initialization_timeout=int(place.join_seconds),
         heartbeat_timeout_seconds=_DEAD_SECONDS,
@@ -141,7 +157,12 @@ def join(place: Place, about: Mapping[str, object]) -> None:
 
 
 def tell(place: Place, error: str) -> None:
-  """Lets the other processes of a run know that this one does not come, and why."""
+  """Tells the other processes of a run that this one does not join, and why.
+
+  Args:
+    place: the place of this process.
+    error: the message that they end with.
+  """
   with contextlib.suppress(UserError):
     place.check()
     if place.coordinator is None or place.num_processes is None or place.process_id is None:
@@ -158,7 +179,7 @@ def tell(place: Place, error: str) -> None:
 
 
 def _find_out(place: Place) -> tuple[str, int, int, Sequence[int] | None]:
-  """Address of the coordinator, number of processes, number of this one, and its devices."""
+  """Address of the coordinator, number of processes, number of this process, and its devices."""
   if place.coordinator and place.num_processes is not None and place.process_id is not None:
     return place.coordinator, place.num_processes, place.process_id, None
   from jax._src import clusters
@@ -179,16 +200,16 @@ def _find_out(place: Place) -> tuple[str, int, int, Sequence[int] | None]:
 
 
 def _leave(line: str, code: int) -> NoReturn:
-  """Ends this process without waiting for the others, who may be waiting for it."""
+  """Ends this process without waiting for the others, which may be waiting for it."""
   print(line, file=sys.stderr, flush=True)
   sys.stdout.flush()
   os._exit(code)
 
 
 def _filter_outputs() -> None:
-  """Leads what C++ prints through a process that outlives this one, see `last_words`.
+  """Redirects what C++ prints to a process that outlives this one, see `last_words`.
 
-  So goes all of stderr, and of stdout what does not come from Python.
+  These are all of stderr, and what is written to stdout other than by Python.
   """
   path = pathlib.Path(__file__).with_name('last_words.py')
   process = subprocess.Popen(

@@ -1,14 +1,15 @@
-"""Passes stderr of a process on, and turns the C++ log of a lost peer into one line.
+"""Passes on the stderr of a process, and turns the C++ log of a lost peer into one line.
 
-A program of its own, which imports nothing of the package: JAX aborts a process whose peer has died
-from a thread in C++, with a stack trace, and no Python code of that process can prevent it.
+This is a program of its own, which imports nothing of the package. When another process of the run
+has died, JAX aborts this one from a C++ thread, with a stack trace; Python code in the aborted
+process could not prevent that.
 """
 
 import re
 import sys
 
 _NOISE = re.compile(rb'[IW]\d{4} \d\d:\d\d:\d\d')
-# Gloo's threads write into each other's lines.
+# The threads of Gloo mix their lines.
 _GLOO = re.compile(rb'.*(\[Gloo\]|peer ranks)')
 _REST_OF_GLOO = re.compile(rb'[\d\s]*$')
 _FATAL = re.compile(
@@ -18,7 +19,7 @@ _OWN = (b'error: ', b'stopped', b'stopping')
 
 
 def lost(lines: list[bytes]) -> str:
-  """The process that the lines say has ended."""
+  """Names the processes that have ended, as far as lines of the log say."""
   text = b''.join(lines).decode(errors='replace')
   if found := re.search(r'stopped sending heartbeats\):\s+((?:\d+\s+)+)', text):
     numbers = sorted(set(found[1].split()), key=int)
@@ -45,9 +46,11 @@ def main() -> None:
       sys.stderr.buffer.write(line)
       sys.stderr.buffer.flush()
   if any(re.match(rb'F\d{4} |terminate called', line) for line in last):
+    name = lost(last)
+    verb = 'have' if name.startswith('processes') else 'has'
     print(
-      f'error: {lost(last)} of this run has ended, and so does this one; start all of them again '
-      'to go on from the last checkpoint',
+      f'error: {name} of this run {verb} ended, and so does this one; start all of them again to '
+      'go on from the last checkpoint',
       file=sys.stderr,
     )
 

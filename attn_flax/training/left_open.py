@@ -1,4 +1,4 @@
-"""What a config leaves open and the data decides: the size of a batch, the epochs, the stem."""
+"""Chooses what a config leaves open by the dataset: batch size, epochs and stem."""
 
 import pathlib
 
@@ -14,23 +14,26 @@ from attn_flax.training.artifacts import Json
 from attn_flax.training.config import Config
 
 _FIELDS = ('model.stem', 'train.batch_size', 'train.epochs')
-# A batch has so many images at least and at most, and an epoch so many updates where that allows.
+# The least and the most images of a batch; within these, an epoch has at least so many updates.
 _BATCH, _UPDATES_PER_EPOCH = (16, 64), 16
-# A run makes so many updates, within so many epochs: from random weights, and from trained ones.
+# (updates, fewest epochs, most epochs) of a run from random weights, and of one from trained ones.
 _FRESH, _TRAINED = (4000, 30, 200), (800, 10, 50)
-# Pixels along a side of the last map: below the first a smaller stem is taken, below the second it
-# is named.
+# Pixels along a side of the last feature map: below the first number the stem for small images is
+# used, below the second it is suggested.
 _LEAST_MAP, _COARSE_MAP = 3, 4
-# Training images below which trained weights help most.
+# With fewer training images than this, trained weights are suggested.
 _FEW = 5000
 
 
 def batch_size(images: int, parts: int = 1) -> int:
-  """Images per update: a power of two, for 16 updates an epoch or more where images allow it.
+  """The batch size for a dataset: a power of two from 16 to 64, by the number of images.
+
+  From 256 images on, an epoch has 16 updates or more; fewer than 16 images make smaller batches.
+  The result is rounded up to a multiple of `parts`.
 
   Args:
-    images: of the training split.
-    parts: equal parts that a batch is split into, over devices and one after the other.
+    images: number of training images.
+    parts: equal parts that a batch is split into, by devices and by `train.accumulate`.
   """
   least, most = _BATCH
   wanted = max(1, min(max(images // _UPDATES_PER_EPOCH, least), most, images))
@@ -38,18 +41,27 @@ def batch_size(images: int, parts: int = 1) -> int:
 
 
 def epochs(updates_per_epoch: int, *, trained: bool) -> int:
-  """Passes over the training split; `trained`: whether the run starts from trained weights."""
+  """The number of epochs: enough for 4000 updates, or 800 from trained weights, within bounds.
+
+  Args:
+    updates_per_epoch: updates per pass over the training split.
+    trained: whether the run starts from trained weights.
+  """
   updates, least, most = _TRAINED if trained else _FRESH
   return min(max(-(-updates // max(updates_per_epoch, 1)), least), most)
 
 
 def as_begun(config: Config, workdir: pathlib.Path) -> Config:
-  """A config with what it leaves open to the data as the run in a folder has it, if there is one.
+  """Fills what a config leaves open from the run in a folder, if the folder holds one.
 
-  So a run goes on as it began, and scores other data, whatever would be chosen today.
+  A run that continues, or is scored on other data, keeps the values that it began with.
+
+  Args:
+    config: the config of a run.
+    workdir: the run folder.
 
   Raises:
-    UserError: when the stored config is damaged.
+    UserError: where the stored config is damaged.
   """
   if not (workdir / 'config.json').exists():
     return config
@@ -63,12 +75,15 @@ def as_begun(config: Config, workdir: pathlib.Path) -> Config:
 
 
 def with_batches(config: Config, images: int, parts: int) -> Config:
-  """A config with `train.batch_size` and `train.epochs` where it leaves them open.
+  """Chooses `train.batch_size` and `train.epochs` where a config leaves them open.
 
   Args:
     config: the config of a run.
     images: see `batch_size`.
-    parts: likewise.
+    parts: see `batch_size`.
+
+  Returns:
+    The config with both fields.
   """
   fields = config.to_dict()
   train: Json = fields['train']
@@ -81,14 +96,17 @@ def with_batches(config: Config, images: int, parts: int) -> Config:
 
 
 def with_stem(model: Network, config: Config, size: int) -> Network:
-  """A network with the stem of small images where its own would leave next to nothing of them.
+  """Chooses the stem where a config leaves it open: that for small images where these need it.
 
-  Where the run starts from trained weights, their stem counts.
+  Where the run starts from trained weights of the same network, it takes their stem.
 
   Args:
     model: the network of the config.
     config: the config of the run.
     size: height and width of its images in pixels.
+
+  Returns:
+    The network with that stem.
   """
   if config.model.get('stem') is not None or 'stem' not in field_names(type(model)):
     return model
@@ -101,7 +119,7 @@ def with_stem(model: Network, config: Config, size: int) -> Network:
 
 
 def _stem_of_run(source: str, name: str) -> str | None:
-  """The stem of a run's network of this name; None for another one, and for what is no run."""
+  """The stem of the run in a folder; None if its network has another name, or there is no run."""
   folder = local_path(source, '--config.init_from')
   if not (folder / 'config.json').is_file():
     return None
@@ -110,24 +128,24 @@ def _stem_of_run(source: str, name: str) -> str | None:
 
 
 def notes(asked: Config, config: Config, model: Network, images: int) -> list[str]:
-  """What was decided, a line each, and what the user might decide otherwise.
+  """Lines that say what was chosen, and which flags choose something else.
 
   Args:
     asked: the config as the user gave it.
-    config: what became of it.
+    config: the config with everything chosen.
     model: its network.
-    images: of the training split.
+    images: number of training images.
   """
   lines, train = [], config.train
   if asked.train.batch_size is None or asked.train.epochs is None:
     lines.append(
       f'{images:,} training images: batches of {train.batch_size} for {train.epochs} epochs; '
-      '--config.train.batch_size and --config.train.epochs set others'
+      '--config.train.batch_size and --config.train.epochs choose others'
     )
   if asked.data.name == FOLDER and images < _FEW and config.init_from is None:
     lines.append(
-      f'{images:,} training images are few to begin with random weights; '
-      '--config.init_from=<run folder or PyTorch file> begins with trained ones'
+      f'{images:,} training image{"s are" if images > 1 else " is"} few for training from random '
+      'weights; --config.init_from=<run folder or PyTorch file> starts from trained ones'
     )
   if 'stem' in field_names(type(model)):
     lines += _of_stem(asked, config, model)
@@ -135,7 +153,7 @@ def notes(asked: Config, config: Config, model: Network, images: int) -> list[st
 
 
 def _of_stem(asked: Config, config: Config, model: Network) -> list[str]:
-  """What there is to say of the network's stem for images of this size."""
+  """The line about the stem, if it was chosen by the images' size or makes the last map coarse."""
   size = config.data.size
   if size is None:
     return []
@@ -144,12 +162,13 @@ def _of_stem(asked: Config, config: Config, model: Network) -> list[str]:
   large = size // model.clone(stem=getattr(own, 'stem', None)).stride
   if asked.model.get('stem') is None and config.init_from is None and side > large:
     return [
-      f"images of {size} pixels: the stem 'cifar' is taken, which leaves a last map of "
-      f'{side}x{side}; with --config.model.stem={getattr(own, "stem", None)} it has {large}x{large}'
+      f"images of {size} pixels: the stem 'cifar' is taken, so the last feature map has "
+      f'{side}x{side} pixels; with --config.model.stem={getattr(own, "stem", None)} it has '
+      f'{large}x{large}'
     ]
   if side < _COARSE_MAP and small > side:
     return [
-      f'images of {size} pixels end in a map of {side}x{side}, and explanations are as coarse; '
+      f'images of {size} pixels end in a feature map of {side}x{side}, so explanations are coarse; '
       f'--config.model.stem=cifar makes it {small}x{small}'
     ]
   return []

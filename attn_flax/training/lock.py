@@ -1,6 +1,6 @@
 """The lock on a run or study folder: one process writes there at a time.
 
-The kernel holds it and gives it back when the process ends, however it ends. Readers need none.
+The kernel releases it when the process ends, however it ends. Readers do not need it.
 """
 
 import contextlib
@@ -29,27 +29,28 @@ class Locked(UserError):
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of a folder, which is made where there is none.
+  """Holds the lock of a folder, which is made if it is missing.
 
-  On a file system without locks, it says so on stderr and goes on.
+  On a file system without locks, a warning on stderr says so, and the body runs without one. A new
+  folder in which nothing was written is removed again.
 
   Raises:
-    Locked: when another process holds it; it names that process.
-    UserError: when the folder cannot be written.
+    Locked: where another process holds the lock; the message names that process.
+    UserError: where the folder cannot be written.
   """
   path = folder / _NAME
-  # The folders that are made here, the innermost first.
+  # The folders to be made, the innermost first.
   new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
   file = _open(path)
   try:
     _take(file, path)
-    while not _is_at(file, path):  # The folder was removed meanwhile, and made again by another.
+    while not _is_at(file, path):  # Another process has removed the file meanwhile.
       os.close(file)
       file = _open(path)
       _take(file, path)
     yield
   finally:
-    if new and [entry.name for entry in folder.glob('*')] == [_NAME]:  # Nothing came of it.
+    if new and [entry.name for entry in folder.glob('*')] == [_NAME]:  # Nothing was written.
       with contextlib.suppress(OSError):
         path.unlink()
         for made in new:
@@ -68,7 +69,7 @@ def _open(path: pathlib.Path) -> int:
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:
-  """Whether an open file is what a path leads to."""
+  """Whether an open file is the one at a path."""
   with contextlib.suppress(OSError):
     return os.path.samestat(os.fstat(file), os.stat(path))
   return False
@@ -91,7 +92,7 @@ def _take(file: int, path: pathlib.Path) -> None:
     )
     return
   content = {'pid': os.getpid(), 'host': platform.node()}
-  with contextlib.suppress(OSError):  # A full disk is the business of what is written next.
+  with contextlib.suppress(OSError):  # On a full disk, the next file that is written reports it.
     os.truncate(file, 0)
     os.pwrite(file, (json.dumps(content) + '\n').encode(), 0)
 
@@ -100,5 +101,5 @@ def _holder(path: pathlib.Path) -> str:
   try:
     content = json.loads(path.read_bytes())
     return f'process {content["pid"]} on {content["host"]}'
-  except (OSError, ValueError, KeyError, TypeError):  # It is being written.
+  except (OSError, ValueError, KeyError, TypeError):  # The other process is just writing it.
     return 'another process'

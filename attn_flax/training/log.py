@@ -1,4 +1,4 @@
-"""Logs the metrics of a run: JSON lines, TensorBoard event files, a progress bar."""
+"""Logs the metrics of a run to JSON lines, TensorBoard event files and a progress bar."""
 
 import contextlib
 import json
@@ -17,19 +17,19 @@ from attn_flax.errors import UserError
 from attn_flax.training import artifacts
 from attn_flax.training.pace import Pace
 
-_FLUSH_SECONDS = 5  # Between writes of TensorBoard's file to the disk.
-# Lines without scores that a run prints where there is no terminal.
+_FLUSH_SECONDS = 5  # Between flushes of TensorBoard's file to the disk.
+# The most lines without validation scores that a run prints where there is no terminal.
 _MOST_LINES = 200
 _FORM = '{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}'
-_USUAL_WIDTH = 80  # Of a terminal that does not tell its own.
+_USUAL_WIDTH = 80  # Columns of a terminal whose width is not known.
 
 
 class Log:
   """Metrics of a run, to `metrics.jsonl`, to `tensorboard/` and to the terminal.
 
-  On a terminal there is a progress bar with the time left; elsewhere lines of metrics are printed,
-  all scores and a limited number of others. A resumed run drops what was logged behind its
-  checkpoint and goes on from there.
+  On a terminal there is a progress bar with the time left; elsewhere lines of metrics are printed:
+  all validation scores, and a limited number of others. A resumed run drops what was logged after
+  its checkpoint and continues from there.
   """
 
   def __init__(
@@ -49,13 +49,13 @@ class Log:
       workdir: the run folder.
       start: the update that the run goes on from.
       total: the updates of the run.
-      batch_size: images of an update; None: their speed is not shown.
-      eval_every: updates between evaluations; None: there are none.
-      unscored: whether the validation scores of `start` are still to come.
-      write: False for all processes but the first.
+      batch_size: images per update; None: images per second are not shown.
+      eval_every: updates between evaluations; None: no evaluations.
+      unscored: whether the validation scores of `start` have yet to be computed.
+      write: whether this process writes the files; False for all processes but the first.
 
     Raises:
-      UserError: when the files cannot be written.
+      UserError: where the files cannot be written.
     """
     self._write = write
     self._workdir = workdir
@@ -80,7 +80,7 @@ class Log:
         self._events = _Events(workdir / 'tensorboard', start)
 
   def advance(self, done: int) -> None:
-    """Moves the bar to the last update that is done, not merely under way."""
+    """Moves the bar to an update, the last one that the device has finished."""
     self._pace.move(done)
     self._bar.update(max(done - self._bar.n, 0))
 
@@ -96,7 +96,15 @@ class Log:
       self._is_evaluating = False
 
   def metrics(self, step: int, values: Mapping[str, float]) -> None:
-    """Logs the metrics of an update, which is done."""
+    """Logs the metrics of an update that the device has finished.
+
+    Args:
+      step: number of the update.
+      values: {metric: value}; validation scores are called `val_...`.
+
+    Raises:
+      UserError: where the files cannot be written.
+    """
     self.advance(step)
     if not self._write:
       return
@@ -123,7 +131,7 @@ class Log:
     return True
 
   def _notes(self) -> list[str]:
-    """What stands behind the bar, what matters most first."""
+    """The notes printed after the bar, the most important first."""
     rate, left = self._pace.rate(), self._pace.left()
     notes = ['validating'] if self._is_evaluating else []
     if rate is not None and self._batch_size is not None:
@@ -133,7 +141,7 @@ class Log:
     return [*notes, *self._values]
 
   def __enter__(self) -> 'Log':
-    """The log itself."""
+    """Returns the log itself."""
     return self
 
   def __exit__(self, *_: object) -> None:
@@ -146,17 +154,17 @@ class Log:
 
 
 class _Bar(tqdm.tqdm):
-  """A bar of one width; of the notes behind it, those are shown that fit the terminal.
+  """A progress bar of fixed width, followed by as many notes as fit the terminal.
 
   Attributes:
-    notes: returns the notes.
+    notes: returns the notes, the most important first.
   """
 
   notes: Callable[[], list[str]] = list
 
   @property
   def format_dict(self) -> dict[str, Any]:
-    """What the line is made of."""
+    """The fields of the bar's line, with the notes that fit."""
     fields: dict[str, Any] = super().format_dict
     width = fields['ncols'] or _USUAL_WIDTH
     fields |= {'ncols': width, 'postfix': ''}
@@ -171,7 +179,7 @@ class _Bar(tqdm.tqdm):
 
 
 def _rank(value: str) -> int:
-  """The place of a metric behind the bar: the loss first, and last what says little at a glance."""
+  """The sort key of a metric after the bar: the loss first, then scores, then the others."""
   name = value.partition('=')[0]
   return {'loss': 0, 'grad_norm': 2, 'lr': 2, 'images_per_second': 3}.get(name, 1)
 
@@ -182,14 +190,14 @@ def _three_digits(value: float) -> str:
 
 
 class _Events:
-  """Writes the event file of TensorBoard, in this thread: an error is raised where it happens."""
+  """Writes TensorBoard's event file in this thread, so that errors are raised where they happen."""
 
   def __init__(self, folder: pathlib.Path, start: int):
-    """`start` is the update that the run goes on from."""
+    """Opens the file; `start` is the update that the run continues from."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The suffix tells files of one second apart.
+    # The suffix keeps apart files that are made within one second.
     self._writer = EventsWriter(str(folder / 'events'), f'.{start}')
-    # TensorBoard then hides what earlier files hold behind `start`.
+    # A session start makes TensorBoard hide what earlier files hold after `start`.
     session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._write(start + 1, session_log=session)
     self._flushed = time.monotonic()
@@ -206,13 +214,13 @@ class _Events:
       self._flushed = time.monotonic()
 
   def close(self) -> None:
-    """Ends the file."""
+    """Closes the file."""
     self._writer.close()
 
 
 @contextlib.contextmanager
 def _reporting(workdir: pathlib.Path) -> Iterator[None]:
-  """Turns errors of the file system into `UserError`."""
+  """Turns errors of the file system into a `UserError`."""
   try:
     yield
   except OSError as error:
@@ -227,9 +235,9 @@ def _has_scores(values: Mapping[str, float]) -> bool:
 
 
 def _drop_later(path: pathlib.Path, start: int, unscored: bool) -> None:
-  """Keeps the lines up to an update; a line that a kill cut short goes too.
+  """Drops the lines of a log after an update, and those that are cut off because a run was killed.
 
-  Of the update itself, where it is `unscored`, a line with scores goes as well.
+  Where the update is `unscored`, its line of validation scores is dropped, too.
   """
   if not path.exists():
     return

@@ -1,4 +1,4 @@
-"""Trains a run: its folder, its updates, and the scores of the best checkpoint at the end."""
+"""Trains a run in its folder, and scores its best checkpoint on the test split at the end."""
 
 import contextlib
 import pathlib
@@ -19,11 +19,13 @@ from attn_flax.training.updates import TIMES, Updates, saving_steps
 
 
 def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> artifacts.Json:
-  """Trains the network of a config, or goes on with the run that the folder holds.
+  """Trains the network of a config, or continues the run that the folder holds.
+
+  A finished run is not trained again.
 
   Args:
-    config: what `configs/base.py` makes.
-    workdir: the run's folder.
+    config: the config of the run, as made by `configs/base.py`.
+    workdir: the run folder.
     restart: whether the run that the folder holds is removed first.
 
   Returns:
@@ -32,7 +34,7 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ar
   Raises:
     UserError: for a config that cannot be run, a folder that holds another run or is being written
       by another process, or a loss that is not finite.
-    Stopped: after a signal, see `stopping`; the run is saved, and the same call goes on.
+    Stopped: after a signal, see `stopping`; the run is saved, and the same call continues it.
   """
   is_stored = (workdir / 'config.json').exists()
 
@@ -45,10 +47,10 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ar
   processes.check_same('the dataset', experiment.describe_data())
   if not restart:
     processes.together(lambda: _follow_data(experiment, workdir))
-  # Where it is, nothing is written, nor locked.
+  # The folder of a finished run may be read-only: nothing is written there, and no lock is taken.
   if not restart and processes.as_first(lambda: run_folder.is_finished(workdir, config)):
     return _finished(workdir)
-  # Traced before the folder is made: a network that cannot be built leaves nothing behind.
+  # Counted before the folder is made, so that a network that cannot be built leaves no folder.
   costs = {
     'params': cost.count_params(cost.abstract_variables(experiment.model, experiment.image_shape)),
     'macs': cost.count_macs(experiment.model, experiment.image_shape),
@@ -70,7 +72,7 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ar
         if restart or not is_stored:
           images = len(experiment.dataset.splits['train'])
           lines += left_open.notes(asked, config, experiment.model, images)
-        tqdm.tqdm.write('\n'.join(lines))  # Past the progress bar of a study.
+        tqdm.tqdm.write('\n'.join(lines))  # Keeps the progress bar of a study intact.
         sys.stdout.flush()
       times = updates.run()
     finally:
@@ -79,7 +81,7 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ar
 
 
 def _follow_data(experiment: Experiment, workdir: pathlib.Path) -> None:
-  """Has the run folder know where its images lie now."""
+  """Stores the present folder of the images in the config of the run folder."""
   if processes.is_first():
     dataset_file.follow(workdir, experiment.describe_data(), experiment.config.data.dir)
 
@@ -95,7 +97,7 @@ def _finished(workdir: pathlib.Path) -> artifacts.Json:
 def _open_folder(
   experiment: Experiment, workdir: pathlib.Path, restart: bool, stack: contextlib.ExitStack
 ) -> None:
-  """Opens the run folder on the first process, and holds its lock as long as the stack."""
+  """Opens the run folder on the first process; its lock is held until the stack closes."""
   if not processes.is_first():
     return
   stack.enter_context(lock.locked(workdir))
@@ -113,7 +115,7 @@ def _score(
   state, best_step = restore_best(workdir, experiment.abstract_state())
   scores, predictions = Scorer(experiment, 'test').score_state(state, 'test')
   summary, arrays = experiment.task.summary(predictions, experiment.dataset.class_names)
-  if files := experiment.dataset.files.get('test'):  # Each row leads to its image.
+  if files := experiment.dataset.files.get('test'):  # The image file of each row.
     arrays['files'] = np.array(files)
   images = experiment.updates * experiment.config.train.batch_size
   result: artifacts.Json = {

@@ -1,4 +1,4 @@
-"""What a run says before its first update: what it trains, on what, and where its results go."""
+"""The lines that a run prints before its first update."""
 
 import pathlib
 
@@ -8,13 +8,13 @@ from attn_flax.training.experiment import Experiment
 
 
 def opening(experiment: Experiment, costs: Json, start: int, workdir: pathlib.Path) -> str:
-  """Three lines.
+  """Three lines: the network, the data, and the updates, devices and folder of a run.
 
   Args:
     experiment: the run.
     costs: `params` and `macs` of its network.
-    start: the updates that it goes on from.
-    workdir: its folder.
+    start: the update that the run continues from; 0 for a new run.
+    workdir: the run folder.
   """
   config, dataset = experiment.config, experiment.dataset
   gates = [f'{attention_name(one.module)} ({one.where})' for one in experiment.model.attention]
@@ -29,7 +29,7 @@ def opening(experiment: Experiment, costs: Json, start: int, workdir: pathlib.Pa
   return '\n'.join(
     (
       f'network: {config.model.name} {attention}, {costs["params"]:,} parameters, '
-      f'{costs["macs"] / 1e6:,.1f} million multiply-adds an image',
+      f'{costs["macs"] / 1e6:,.1f} million multiply-adds per image',
       f'data: {config.data.name}, {counts} images of {height}x{width} pixels, '
       f'{len(dataset.class_names):,} classes',
       f'run: {begins}{experiment.updates:,} updates of {config.train.batch_size:,} images on '

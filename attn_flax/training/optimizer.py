@@ -10,13 +10,13 @@ from attn_flax.errors import UserError, check_choice, check_range
 from attn_flax.training.config import OptimizerConfig
 
 OPTIMIZERS = ('sgd', 'adamw')
-# Schedules whose past does not depend on the length of the run, so that a run can be prolonged.
+# Schedules whose rates up to now do not depend on the length of the run, which can be extended.
 OPEN_ENDED = ('constant', 'step')
 SCHEDULES = ('cosine', *OPEN_ENDED)
 
 MOST_STEPS = 2**31 - 1  # Updates are counted in 32 bits.
-MOST_FLOAT = 1e38  # Of 32 bits, a little less than infinity.
-_LEAST_FLOAT = 1e-37  # Of 32 bits; smaller ones lose digits or are 0.
+MOST_FLOAT = 1e38  # A little below the largest number of 32 bits.
+_LEAST_FLOAT = 1e-37  # Smaller numbers of 32 bits lose digits or become 0.
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -35,6 +35,9 @@ def make_schedule(
     updates: updates of the whole run.
     updates_per_epoch: updates per pass over the training split.
 
+  Returns:
+    The schedule: (number of an update, from 0) -> learning rate.
+
   Raises:
     UserError: for an unknown schedule, impossible numbers, or steps within the warm-up.
   """
@@ -47,7 +50,7 @@ def make_schedule(
   peak = config.lr_per_256 * batch_size / 256
   warmup = round(config.warmup_epochs * updates_per_epoch)
   if config.schedule == 'cosine':
-    # A short trial run keeps a warm-up of at most a tenth of it.
+    # In a short trial run, the warm-up takes at most a tenth of the updates.
     warmup = min(warmup, updates // 10) if updates < 2 * warmup else warmup
     after = optax.cosine_decay_schedule(peak, max(updates - warmup, 1))
   elif config.schedule == 'step':
@@ -57,20 +60,20 @@ def make_schedule(
     if min(drops, default=1) <= 0:
       raise UserError(
         f'step_epochs={tuple(config.step_epochs)} begin within warmup_epochs='
-        f'{config.warmup_epochs}; name later epochs or shorten the warm-up'
+        f'{config.warmup_epochs}; name later epochs, or shorten the warm-up'
       )
     after = optax.piecewise_constant_schedule(peak, drops)
   else:
     after = optax.constant_schedule(peak)
   if not warmup:
     return after
-  # The first update already moves: the ramp runs from peak / warmup, not from 0.
+  # The warm-up begins at peak / warmup, because a first update with rate 0 would change nothing.
   ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
   return optax.join_schedules([ramp, after], [warmup])
 
 
 def decays(params: optax.Params, decay_all: bool) -> optax.Params:
-  """A tree of booleans: which parameters decay. Vectors and scalars do only with `decay_all`."""
+  """Which parameters decay, a tree of booleans: vectors and scalars do only with `decay_all`."""
   return jax.tree.map(lambda leaf: decay_all or jnp.ndim(leaf) > 1, params)
 
 
@@ -86,8 +89,8 @@ def make_optimizer(
   Args:
     config: `config.optimizer`.
     schedule: the learning rate by update.
-    clip_norm: largest global norm of the gradient, or None.
-    accumulate: gradients averaged into one update.
+    clip_norm: largest global norm of the gradient; None: it is not clipped.
+    accumulate: number of gradients that are averaged into one update.
 
   Raises:
     UserError: for an unknown optimizer, or impossible numbers.
@@ -112,16 +115,20 @@ def make_optimizer(
   optimizer = optax.chain(*parts)
   if accumulate == 1:
     return optimizer
-  # Not a scan over the parts: convolutions inside a loop fall back to naive code on CPU.
+  # No scan over the parts of a batch: inside a loop, XLA's convolutions are slow on CPU.
   return optax.MultiSteps(optimizer, every_k_schedule=accumulate).gradient_transformation()
 
 
 def freeze(
   optimizer: optax.GradientTransformation, stages: Sequence[int]
 ) -> optax.GradientTransformation:
-  """An optimizer that leaves the parameters of some stages of a network alone; 0 is the stem.
+  """An optimizer that does not change the parameters of some stages.
 
-  Their gradients are zero to it, so that they do not count in the norm that is clipped.
+  Their gradients are set to zero, so that they do not count in the norm that is clipped.
+
+  Args:
+    optimizer: the optimizer of the other parameters.
+    stages: the frozen stages of the network, counted from 1; 0 is the stem.
   """
   if not stages:
     return optimizer
@@ -134,7 +141,7 @@ def freeze(
     return jax.tree_util.tree_map_with_path(of, params)
 
   zero = optax.masked(optax.set_to_zero(), is_frozen)
-  # Weight decay moves also what has no gradient.
+  # Zeroed again after the optimizer: weight decay changes parameters without a gradient, too.
   chained = optax.chain(optimizer, zero)
 
   def update(updates, state, params=None):

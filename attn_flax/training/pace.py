@@ -1,18 +1,18 @@
-"""How fast a run goes, and how long the rest of it takes."""
+"""The speed of a run, and the time left."""
 
 import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-_RECENT = 100  # Changes of what is done that the speed is measured over.
+_RECENT = 100  # The speed is measured over so many calls of `move`.
 
 
 class Pace:
-  """The speed of the updates that are done, and the time left.
+  """Measures the speed of the updates, and estimates the time left.
 
-  It begins when the training step is compiled. Evaluations are timed apart from updates; the first
-  one compiles a program of its own and says nothing about the later ones.
+  Make it when the training step is compiled. Evaluations are timed apart from updates; the first
+  one includes the compilation of its program, so only later ones predict the next.
   """
 
   def __init__(
@@ -22,13 +22,13 @@ class Pace:
     eval_every: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
   ):
-    """The clock starts.
+    """Starts the clock.
 
     Args:
-      start: the updates that are done before.
-      total: the updates of the run.
-      eval_every: updates between evaluations, one of which follows the last update; None: there
-        are none.
+      start: number of updates done before.
+      total: number of updates of the run.
+      eval_every: updates between evaluations, one of which follows the last update; None: no
+        evaluations.
       clock: returns seconds.
     """
     self._total, self._eval_every, self._clock = total, eval_every, clock
@@ -37,7 +37,7 @@ class Pace:
     self._changes = collections.deque([(clock(), start)], maxlen=_RECENT)
 
   def move(self, done: int) -> None:
-    """Notes how many updates are done."""
+    """Notes that `done` updates are done."""
     if done > self._changes[-1][1]:
       self._changes.append((self._clock() - self._apart, done))
 
@@ -50,12 +50,12 @@ class Pace:
     self._apart += self._evaluations[-1]
 
   def rate(self) -> float | None:
-    """Updates per second of late, evaluations apart; None before the first one is done."""
+    """Recent updates per second, without evaluations; None before an update is done."""
     (before, start), (after, done) = self._changes[0], self._changes[-1]
     return (done - start) / (after - before) if after > before else None
 
   def left(self) -> float | None:
-    """Seconds to the end of the last evaluation; None where it is not known, or next to nothing."""
+    """Seconds to the end of the run; None where not known, or after the last update."""
     rate, done = self.rate(), self._changes[-1][1]
     if rate is None or done >= self._total:
       return None

@@ -1,8 +1,9 @@
-"""What the processes of one run do together: agree, wait for each other, and stop at one update.
+"""How the processes of one run agree, wait for each other, and stop after the same update.
 
-JAX has no public way to exchange a text or to wait for another process without its devices, whose
-collectives give up after seconds. Both go through the client of JAX's coordination service here.
-How processes come together is in `joining`. In a run of one process each function answers at once.
+JAX has no public function to exchange texts between processes, or to wait for another process
+without collectives on the devices, which time out after seconds. Here both use the client of JAX's
+coordination service. `joining` starts that service. In a run of one process, each function returns
+at once.
 """
 
 import contextlib
@@ -27,11 +28,12 @@ _Result = TypeVar('_Result')
 
 
 class Shared(UserError):
-  """A mistake of the user that all processes know of."""
+  """A mistake of the user that is raised in all processes."""
 
 
-DAY_MS = 24 * 3600 * 1000  # Datasets may be prepared meanwhile; a process that dies ends the wait.
-_SEEN_SECONDS = 20  # After which a shared file system shows a new file everywhere.
+# The longest wait: one process may prepare a dataset. A process that dies ends the wait.
+DAY_MS = 24 * 3600 * 1000
+_SEEN_SECONDS = 20  # A shared file system shows a new file to all processes within this time.
 _COLLECTIVE = re.compile('Gloo|NCCL|AllGather|AllReduce|coordination service', re.IGNORECASE)
 _numbers = itertools.count()
 _shared_stop: SharedStop | None = None
@@ -39,7 +41,7 @@ _shared_stop: SharedStop | None = None
 
 @contextlib.contextmanager
 def stopping_together(stop: SharedStop | None) -> Iterator[None]:
-  """Has `asked_to_stop` ask what the processes agree on; None: they have no way to agree."""
+  """Makes `asked_to_stop` use a `SharedStop` in the body; None: it uses JAX's own service."""
   global _shared_stop
   _shared_stop = stop
   try:
@@ -51,9 +53,9 @@ def stopping_together(stop: SharedStop | None) -> Iterator[None]:
 
 
 def is_lost(error: BaseException) -> bool:
-  """Whether an error, or one behind it, is that of a collective whose other processes are gone.
+  """Whether an error, or its cause, comes from a collective whose other processes are gone.
 
-  JAX raises some as `ValueError`, with nothing but their text to tell them by.
+  JAX raises some of these as `ValueError`, which only their text tells apart.
   """
   while error.__cause__ is not None:
     error = error.__cause__
@@ -64,21 +66,25 @@ def is_lost(error: BaseException) -> bool:
 
 
 def raise_lost(error: BaseException) -> None:
-  """Raises an error that `is_lost`, which `joining.joined` answers, and no other."""
+  """Raises an error if `is_lost` holds for it, so that `joining.joined` handles it."""
   if is_lost(error):
     raise error
 
 
 def is_first() -> bool:
-  """Whether this process writes the files and the log."""
+  """Whether this is process 0, which writes the files and the log."""
   return jax.process_index() == 0
 
 
 def together(function: Callable[[], _Result]) -> _Result:
-  """Calls a function on each process, and goes on once all have succeeded.
+  """Calls a function in each process, and waits until it has succeeded in all of them.
+
+  Returns:
+    What the function returns in this process.
 
   Raises:
-    UserError: on all of them, where it was raised on one.
+    UserError: in all processes, where the function raised it in one; in a run of several processes
+      it is a `Shared`.
   """
   if jax.process_count() == 1:
     return function()
@@ -93,7 +99,7 @@ def together(function: Callable[[], _Result]) -> _Result:
 
 
 def _exchange(text: str) -> list[str]:
-  """The texts of all processes, by their numbers."""
+  """The texts of all processes, in the order of their numbers."""
   service, number = client(), next(_numbers)
   service.key_value_set(f'attn_flax/{number}/{jax.process_index()}', 'x' + text)
   return [
@@ -103,7 +109,7 @@ def _exchange(text: str) -> list[str]:
 
 
 def as_first(function: Callable[[], bool]) -> bool:
-  """What a question about files is answered by the first process: file systems may lag.
+  """The answer of process 0 to a question about files: other processes may see them later.
 
   Raises:
     UserError: see `together`.
@@ -113,20 +119,30 @@ def as_first(function: Callable[[], bool]) -> bool:
 
 
 def check_same(what: str, value: object) -> None:
-  """Raises `UserError` on all processes where a JSON value is not the same on all of them."""
+  """Checks that a JSON value is the same in all processes.
+
+  Args:
+    what: what the value describes, for the error message.
+    value: the value of this process.
+
+  Raises:
+    UserError: in all processes, where it differs.
+  """
   if jax.process_count() == 1:
     return
   texts = _exchange(json.dumps(value, sort_keys=True, default=str))
   for process, text in enumerate(texts):
     if text != texts[0]:
-      raise Shared(f'process {process} finds {what} other than process 0; give all the same')
+      raise Shared(
+        f'{what} of process {process} differs from that of process 0; give all processes the same'
+      )
 
 
 def check_sees(path: pathlib.Path) -> None:
-  """Checks that all processes see a file that the first one has, with the same content.
+  """Checks that all processes see a file of process 0 with the same content.
 
   Raises:
-    UserError: on all of them, where one does not.
+    UserError: in all processes, where one does not see it.
   """
   if jax.process_count() == 1:
     return
@@ -140,7 +156,7 @@ def check_sees(path: pathlib.Path) -> None:
       if time.monotonic() > end:
         raise UserError(
           f'process {jax.process_index()} does not see the {path} of process 0; put --workdir on a '
-          'file system that all processes share, and give its full path'
+          'file system that all processes share, and give its absolute path'
         )
       time.sleep(0.5)
 
@@ -149,31 +165,36 @@ def check_sees(path: pathlib.Path) -> None:
 
 def _digest(path: pathlib.Path) -> str:
   with contextlib.suppress(OSError):
-    os.listdir(path.parent)  # Has network file systems look anew.
+    os.listdir(path.parent)  # Makes network file systems refresh what they cache.
     return hashlib.sha256(path.read_bytes()).hexdigest()
   return ''
 
 
 def wait_for_all() -> None:
-  """Waits until all processes are here, for as long as it takes."""
+  """Waits until all processes have called this function, for up to a day."""
   if jax.process_count() > 1:
     client().wait_at_barrier(f'attn_flax/{next(_numbers)}', DAY_MS)
 
 
 def asked_to_stop(stop: Stop, update: int) -> bool:
-  """Whether the run stops after an update: all processes get the same answer.
+  """Whether the run stops after an update; the same answer in all processes.
 
-  Of several, each may be asked, as clusters do by SIGTERM before they take a machine away.
+  A signal to any of the processes stops the run, as clusters send SIGTERM before they reclaim a
+  machine.
+
+  Args:
+    stop: notes the signals of this process.
+    update: number of the update.
   """
   if jax.process_count() == 1:
     return stop.asked is not None
-  if _shared_stop is None:  # Joined by other means.
+  if _shared_stop is None:  # The processes were not joined by `joining`.
     return bool(multihost_utils.reached_preemption_sync_point(update))
   return _shared_stop.reached(update)
 
 
 def any_asked_to_stop(stop: Stop) -> bool:
-  """Whether a process was asked to stop behind the last update: the same answer for all."""
+  """Whether any process was asked to stop after the last update; the same answer in all."""
   if jax.process_count() == 1:
     return stop.asked is not None
   if not any(_exchange('asked' * (stop.asked is not None))):
@@ -184,7 +205,7 @@ def any_asked_to_stop(stop: Stop) -> bool:
 
 
 def client() -> Any:
-  """That of JAX's coordination service."""
+  """The client of JAX's coordination service."""
   from jax._src import distributed
 
   return distributed.global_state.client

@@ -1,9 +1,10 @@
-"""Where the processes of a run meet before JAX connects them, and learn who is missing.
+"""Connects the processes of a run before JAX does, to say which ones are missing or differ.
 
-JAX waits there for minutes, and then aborts with a stack trace that names nobody. Here each process
-sends one line of JSON to process 0, at the coordinator's address: its number, what it was told to
-do, and the mistake that it found in that, if any. Process 0 answers all of them at once: go on, or
-the error that ends them. The connections stay until JAX has made its own, and show who ends before.
+JAX itself would wait for minutes and abort with a stack trace that names no process. Here each
+process sends one line of JSON to process 0, at the coordinator's address: its number, its flags and
+config, and an error if it found one in them. Process 0 answers all of them at once: to continue, or
+with the error that ends them. The connections stay open until JAX has made its own, so that a
+process that ends before then is noticed.
 """
 
 import contextlib
@@ -18,15 +19,15 @@ from typing import Any
 
 from attn_flax.errors import UserError, shown
 
-_MOST_BYTES = 2**20  # Of a line.
-_READ_SECONDS = 5  # For the line of a process that has connected.
-_PAUSE = 0.2  # Between two tries to reach process 0.
-_AFTER_ERROR_SECONDS = 10  # Time for the others to come, so that they hear of it too.
-_MOST_SHOWN = 6
+_MOST_BYTES = 2**20  # The longest line.
+_READ_SECONDS = 5  # How long to wait for the line of a process that has connected.
+_PAUSE = 0.2  # Between two attempts to reach process 0.
+_AFTER_ERROR_SECONDS = 10  # After an error, others may still connect for so long to receive it.
+_MOST_SHOWN = 6  # Differences in an error message.
 START = 'start all of them together, with the same command but for --process_id'
 
 
-# Connections to other processes, by their number.
+# {number of another process: connection to it}.
 _Others = dict[int, socket.socket]
 
 
@@ -42,21 +43,22 @@ def met(
   bind: bool = True,
   end: Callable[[str], object] = lambda line: None,
 ) -> Iterator[None]:
-  """Waits until all processes of a run have come, and checks that all are told the same.
+  """Waits until all processes of a run have connected, and checks that their flags agree.
 
   Args:
     address: '<host>:<port>' of process 0.
-    process: the number of this one.
-    count: how many there are.
-    about: what each is told to do, JSON values by name.
-    seconds: how long one waits for the others.
-    error: the mistake of this process, which ends them all.
-    bind: whether process 0 listens on that address alone, and not on all of its machine.
-    end: ends this process with an error, where another one ends before it has left the context.
+    process: the number of this process.
+    count: number of processes.
+    about: flags and config of this process, JSON values by name, which must agree in all.
+    seconds: how long to wait for the others.
+    error: an error of this process, which ends all of them; '' for none.
+    bind: whether process 0 listens at that address alone; else at all addresses of its machine.
+    end: ends this process with an error message; called where another process ends before it has
+      left the context.
 
   Raises:
-    UserError: on all of them with the same text: for such an error, for a process that did not
-      come, for two of one number, and where they are told different things.
+    UserError: with the same text in all processes, for such an error, a process that did not
+      connect in time, two processes with one number, or processes whose flags differ.
   """
   about = json.loads(json.dumps(about, default=str))
   if process:
@@ -86,7 +88,7 @@ def met(
 
 
 def _watch(others: _Others, end: Callable[[str], object], closed: threading.Event) -> None:
-  """Waits until the other processes have taken leave; ends this one where one has not."""
+  """Waits until the other processes have left the context; ends this one if one of them ends."""
   left = dict(others)
   while left:
     ready, _, _ = select.select(list(left.values()), [], [])
@@ -113,7 +115,7 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def _host(address, count, about, seconds, text, bind) -> tuple[str, _Others]:
-  """Process 0: waits for the others, and gives them the answer, which it returns."""
+  """Process 0: waits for the others and answers them; returns the error, '' for none."""
   came: _Others = {}
   end = time.monotonic() + seconds
   with contextlib.ExitStack() as stack:
@@ -128,7 +130,7 @@ def _host(address, count, about, seconds, text, bind) -> tuple[str, _Others]:
         text = text or _missing(set(range(1, count)) - came.keys(), address, seconds)
         break
       for process, connection in list(came.items()):
-        if connection in ready:  # Nothing is sent there but the end: it may come once more.
+        if connection in ready:  # It was closed; that process may connect again.
           came.pop(process).close()
       if listener not in ready:
         continue
@@ -137,7 +139,7 @@ def _host(address, count, about, seconds, text, bind) -> tuple[str, _Others]:
         visitor = _receive(connection, _READ_SECONDS)
         process = int(visitor['process'])
         problem = str(visitor['error']) or _difference(about, visitor['about'], process)
-      except (OSError, ValueError, KeyError, TypeError):  # Somebody else.
+      except (OSError, ValueError, KeyError, TypeError):  # No process of a run.
         connection.close()
         continue
       if process in came:
@@ -160,9 +162,9 @@ def _listen(address: str, end: float, bind: bool) -> socket.socket:
       family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
       return socket.create_server((host, port), family=family)
     except OSError as error:
-      # That of a run that is just ending is free again soon.
+      # An address in use may belong to a run that is just ending, and become free.
       if error.errno != errno.EADDRINUSE or time.monotonic() > end:
-        reason = str(error.strerror).partition(' (while')[0]  # Python repeats the address.
+        reason = str(error.strerror).partition(' (while')[0]  # Python appends the address.
         raise UserError(
           f'process 0 cannot listen at {address} ({reason}); choose an address of its '
           'machine and a free port for --coordinator'
@@ -171,14 +173,14 @@ def _listen(address: str, end: float, bind: bool) -> socket.socket:
 
 
 def _visit(address: str, content: Mapping[str, object], seconds: float) -> tuple[str, _Others]:
-  """Every other process: the answer of process 0."""
+  """Any other process: connects to process 0; returns its answer, an error or ''."""
   end = time.monotonic() + seconds
   while True:
     connection = None
     try:
       connection = socket.create_connection(_split(address), timeout=_READ_SECONDS)
       _send(connection, content)
-      # It may have begun to wait only now.
+      # Process 0 may have started to wait only now.
       answer = _receive(connection, seconds + 2 * _AFTER_ERROR_SECONDS)
       return str(answer['error']), {0: connection}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -196,7 +198,7 @@ def _send(connection: socket.socket, content: Mapping[str, object]) -> None:
 
 
 def _receive(connection: socket.socket, seconds: float) -> Any:
-  """The next line, and nothing behind it, which may be another one."""
+  """The next line as JSON; what follows it stays unread."""
   connection.settimeout(seconds)
   with connection.makefile('rb', buffering=0) as file:
     return json.loads(file.readline(_MOST_BYTES))
@@ -209,7 +211,7 @@ def _missing(processes: set[int], address: str, seconds: float) -> str:
 
 
 def _difference(first: Mapping[str, object], other: Mapping[str, object], process: int) -> str:
-  """What another process is told that process 0 is not; '' where there is nothing."""
+  """The error for flags of another process that differ from those of process 0; '' for none."""
   pairs = [
     f'{name}: {shown(first.get(name))} in process 0, {shown(other.get(name))} in process {process}'
     for name in sorted(first.keys() | other.keys())

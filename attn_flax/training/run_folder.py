@@ -1,4 +1,4 @@
-"""The folder of a run: its config, where it was made, its metrics and its results."""
+"""The folder of a run: its config and result, and the checks before a run writes there."""
 
 import contextlib
 import hashlib
@@ -19,6 +19,7 @@ from attn_flax.training.config import Config, misfit
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
 
+# Fields that change no result.
 _FREE = (
   'data.dir',
   'data.download',
@@ -27,9 +28,9 @@ _FREE = (
   'data.workers',
   'log_every',
 )
-# Fields of a study that choose among its runs or shape its report, and change no run.
+# Fields of a study that select runs or affect only its report; they change no run.
 _OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
-# A mark: a checkpoint has been saved, so that without one something is lost.
+# An empty file, written with the first checkpoint: where checkpoints are missing, they were lost.
 SAVED = '.saved'
 # The files that a run and the modes that read it write into its folder.
 _WRITTEN = (
@@ -47,19 +48,19 @@ _WRITTEN = (
 _WRITTEN_FOLDERS = ('checkpoints', 'tensorboard', 'explanations')
 # The sections of a config.
 _SECTIONS = ('augment', 'checkpoint', 'data', 'eval', 'model', 'optimizer', 'train')
-# Fields that runs made before they existed lack, with what such runs did.
+# Fields that older runs lack, with the values that describe what those runs did.
 _NEWER: dict[str, Any] = {
   'task': FIRST,
   'data.enlarge': False,
   'data.max_pixels': MAX_PIXELS,
   'data.normalize': 'dataset',
 }
-# Fields that prolong a run.
+# Fields that make a run longer.
 _LENGTH = ('train.epochs', 'train.steps')
 
 
 def flatten(tree: Mapping[str, object], prefix: str = '') -> Json:
-  """Nested mappings as one, keyed `a.b.c`."""
+  """Nested mappings as a single one, with keys such as 'a.b.c'; `prefix` begins all keys."""
   flat: Json = {}
   for key, value in tree.items():
     if isinstance(value, Mapping) and value:
@@ -75,7 +76,7 @@ def resolved(config: Config) -> Json:
 
 
 def difference(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
-  """The fields in which two resolved configs differ, with both values."""
+  """The fields in which two resolved configs differ, {field: (old value, new value)}."""
   before, after = flatten(old), flatten(new)
   fields = sorted(before.keys() | after.keys())
   pairs = {field: (before.get(field), after.get(field)) for field in fields}
@@ -83,16 +84,16 @@ def difference(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str
 
 
 def free_fields(config: Config) -> tuple[str, ...]:
-  """The fields of a config that change no result, so that a run may go on with other ones."""
-  # The folder of one's own images is the dataset itself; others are known by their name.
+  """The fields of a config that change no result, so that a run may continue with other values."""
+  # For a folder of images, `data.dir` is the dataset itself; other datasets have names.
   return tuple(f for f in _FREE if f != 'data.dir' or config.data.name != FOLDER)
 
 
 def load_config(workdir: pathlib.Path) -> Config:
-  """The config of a run folder.
+  """The config of a run folder, with values for fields that are newer than the run.
 
   Raises:
-    UserError: when it is missing or damaged.
+    UserError: where it is missing or damaged.
   """
   return ConfigDict(_stored_config(workdir / 'config.json'))
 
@@ -102,41 +103,41 @@ def _stored_config(path: pathlib.Path) -> Json:
   sections = config if isinstance(config, dict) else {}
   for name in _SECTIONS:
     if not isinstance(sections.get(name), dict):
-      raise UserError(f'{path} lacks the section {name!r} of a config; {RESTORE}')
+      raise UserError(f'{path} lacks the config section {name!r}; {RESTORE}')
   for newer, value in _NEWER.items():
     section, _, name = newer.rpartition('.')
     (sections[section] if section else sections).setdefault(name, value)
   if field := misfit(sections):
-    raise UserError(f'{path} holds a {field} of another type than any run has; {RESTORE}')
+    raise UserError(f'{path} has a value of the wrong type in {field}; {RESTORE}')
   return sections
 
 
 @contextlib.contextmanager
 def reading_config(workdir: pathlib.Path) -> Iterator[None]:
-  """Says that a stored config is damaged where what is built from it lacks a field.
+  """Reports a damaged config where the body misses a field of a run folder's config.
 
   Raises:
-    UserError: in place of an `AttributeError` or a `KeyError`.
+    UserError: in place of an `AttributeError` or a `KeyError` of the body.
   """
   try:
     yield
   except (AttributeError, KeyError) as error:
     text = ' '.join(str(error).split())
     path = workdir / 'config.json'
-    raise UserError(f'{path} lacks a field of a config ({text}); {RESTORE}') from None
+    raise UserError(f'{path} lacks a config field ({text}); {RESTORE}') from None
 
 
 def read_result(workdir: pathlib.Path) -> Json:
   """The content of a finished run's `result.json`.
 
   Raises:
-    UserError: when it is damaged.
+    UserError: where it is missing or damaged.
   """
   return read_json(workdir / 'result.json', 'remove it: the run is then scored again')
 
 
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:
-  """Whether the folder holds the result of just this run."""
+  """Whether a folder holds the result of a run of this config."""
   path = workdir / 'config.json'
   if not path.exists() or not (workdir / 'result.json').exists():
     return False
@@ -145,26 +146,36 @@ def is_finished(workdir: pathlib.Path, config: Config) -> bool:
 
 
 def check_name(workdir: pathlib.Path, *, read_only: bool = False) -> None:
-  """Raises `UserError` for a run folder whose checkpoints could not be read again.
+  """Checks that the path of a run folder has no characters that Orbax misreads.
 
-  Orbax finds the files that it has written by a pattern that holds the path of the folder, and
-  takes a backslash for a slash.
+  Orbax finds its files by a glob pattern that contains the path, and treats a backslash as a slash.
+
+  Args:
+    workdir: the run folder.
+    read_only: whether checkpoints are only read there, which works with glob characters.
+
+  Raises:
+    UserError: where checkpoints in the folder could not be read again.
   """
   for character in '\\' if read_only else '\\[*?':
     if character in str(workdir.absolute()):
       raise UserError(
-        f'checkpoints in {workdir.absolute()} could not be read again, for its path holds '
-        f'{character}; choose or rename the folder without it'
+        f'checkpoints in {workdir.absolute()} could not be read again, because its path contains '
+        f'{character}; rename the folder, or choose another'
       )
 
 
 def open_run(workdir: pathlib.Path, config: Config) -> None:
-  """Makes the folder of a run, or checks that the one there holds the same run.
+  """Writes the config of a new run, or checks that the folder holds the same run.
 
-  Where the run is now a longer one, its result is removed.
+  Where the config makes that run longer, the stored config is replaced and the result removed.
+
+  Args:
+    workdir: the run folder.
+    config: the resolved config.
 
   Raises:
-    UserError: when the folder cannot be written, or holds another config.
+    UserError: where the folder cannot be written, or holds a run of another config.
   """
   check_name(workdir)
   path = workdir / 'config.json'
@@ -176,10 +187,14 @@ def open_run(workdir: pathlib.Path, config: Config) -> None:
 
 
 def move_data(workdir: pathlib.Path, data_dir: str | None) -> None:
-  """Notes in the config of a run folder that the run's own data lies in another folder now.
+  """Stores in the config of a run folder that the run's data is now in another folder.
+
+  Args:
+    workdir: the run folder.
+    data_dir: the new value of `data.dir`.
 
   Raises:
-    UserError: the config is damaged or cannot be written.
+    UserError: where the config is damaged or cannot be written.
   """
   path = workdir / 'config.json'
   config = _stored_config(path)
@@ -193,15 +208,15 @@ def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] 
 
   Args:
     workdir: the run folder.
-    config: the config, resolved.
-    may_differ: sections that do not matter here.
+    config: the resolved config.
+    may_differ: sections, or top-level fields, that are not compared.
 
   Returns:
-    Whether the config makes it a longer run, which is accepted where the schedule's past stays the
-    same.
+    Whether the config makes the run longer, which is accepted where the schedule's rates up to now
+    stay the same, see `optimizer.OPEN_ENDED`.
 
   Raises:
-    UserError: when it holds another config.
+    UserError: where the folder holds a run of another config.
   """
   found = difference(_stored_config(workdir / 'config.json'), resolved(config))
   conflicts = {
@@ -215,7 +230,7 @@ def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] 
   if conflicts:
     pairs = [f'{field}: {old!r} there, {new!r} asked' for field, (old, new) in conflicts.items()]
     shown = '; '.join(pairs[:6]) + (f'; and {len(pairs) - 6} more' if len(pairs) > 6 else '')
-    moved = '; another data.dir must hold the very images of the run' * ('data.dir' in conflicts)
+    moved = '; another data.dir must hold the same images' * ('data.dir' in conflicts)
     raise UserError(
       f'{workdir} holds a run of another config ({shown}); choose another --workdir, or ask for '
       f'the same config{moved}'
@@ -227,13 +242,13 @@ def remove_run(workdir: pathlib.Path) -> None:
   """Removes what a run has written, so that it can begin again; other files stay.
 
   Raises:
-    UserError: where something cannot be removed; the checkpoints are then whole.
+    UserError: where a folder cannot be removed.
   """
   for name in _WRITTEN_FOLDERS:
     folder, removed = workdir / name, workdir / f'{name}.removed'
     try:
       if folder.exists():
-        folder.rename(removed)  # At once, or not at all.
+        folder.rename(removed)  # Atomic: a run that is killed here leaves no part of a folder.
       if removed.exists():
         shutil.rmtree(removed)
     except OSError as error:
@@ -246,17 +261,17 @@ def remove_run(workdir: pathlib.Path) -> None:
 
 
 def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> None:
-  """Checks that a run without checkpoints has had none: what was trained is not lost silently.
+  """Checks that a run without checkpoints never had one, so that no training is lost silently.
 
-  A mark says so. Runs of before there was one have had none where the log is short: the second save
-  of a run waits for its first one.
+  The file `SAVED` shows that it had. Runs older than that file have had none if their log ends
+  before the second save, which waits until the first is on disk.
 
   Args:
     workdir: the run folder.
     saves: whether the run saves after an update.
 
   Raises:
-    UserError: when the log shows updates behind its second save.
+    UserError: where there must have been a checkpoint.
   """
   last = max((row['step'] for row in read_metrics(workdir)), default=0)
   if (workdir / SAVED).exists() or sum(saves(update) for update in range(1, last)) >= 2:
@@ -269,13 +284,16 @@ def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> No
 def default_workdir(
   path: str, argument: str, overrides: Mapping[str, object], *, is_study: bool = False
 ) -> pathlib.Path:
-  """The folder of a command that names none: no command with another config shares it.
+  """The folder of a command without --workdir; commands with different configs get different ones.
 
   Args:
-    path: of the config file.
-    argument: what is behind its colon.
-    overrides: fields that the command sets.
-    is_study: whether it is a study, of which more seeds or other pictures do not make another one.
+    path: path of the config file.
+    argument: the argument after its colon.
+    overrides: config fields that the command sets, {field: value}.
+    is_study: whether it is a study, which keeps its folder with other seeds or pictures.
+
+  Returns:
+    Such as `runs/eca-resnet18`, with a hash where there are overrides.
   """
   if is_study:
     overrides = {k: v for k, v in overrides.items() if k.partition('.')[0] not in _OF_NO_RUN}

@@ -1,4 +1,4 @@
-"""Scores a network on a split, every example exactly once."""
+"""Scores a network on a split; every example counts exactly once."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from attn_flax.layers.types import Variables
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.steps import TrainState, make_eval_step
 
-_IN_FLIGHT = 4  # Batches that the device may have before it, so that a stop need not wait for all.
+_IN_FLIGHT = 4  # Batches queued on the device at most, so that a stop does not wait for all.
 
 
 class Interrupted(Exception):  # noqa: N818
-  """A split was not scored to its end."""
+  """Scoring a split was interrupted before its end."""
 
 
 class Scorer:
-  """Scores weights of an experiment's network on one split; the program is compiled once."""
+  """Scores weights of an experiment's network on one split; its program is compiled once."""
 
   def __init__(self, experiment: Experiment, split: str):
-    """`split` is one of the dataset's."""
+    """Opens the batches of a split: 'train', 'validation' or 'test'."""
     self._task = experiment.task
     self._pipeline = pipeline = experiment.eval_pipeline(split)
     eval_step = make_eval_step(experiment.model, experiment.task)
@@ -34,19 +34,19 @@ class Scorer:
   def score(
     self, variables: Variables, until: Callable[[], bool] = lambda: False
   ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Scores weights on every example once.
+    """Scores weights on every example of the split.
 
     Args:
       variables: the weights.
-      until: asked before each batch; where it holds, the rest is left out.
+      until: called before each batch; scoring is interrupted once it returns True.
 
     Returns:
-      The scores of the task and `count`; its predictions, [count, ...] by name, in the split's
-      order.
+      The scores of the task and `count`, by name; and its predictions, [count, ...] by name, in the
+      order of the split.
 
     Raises:
-      Interrupted: when `until` held.
-      RuntimeError: when an example was missed or seen twice.
+      Interrupted: once `until` has returned True.
+      RuntimeError: where an example was missed or counted twice.
     """
     parts = []
     with contextlib.closing(self._pipeline.eval_batches()) as batches:
@@ -59,8 +59,8 @@ class Scorer:
     scores = self._task.scores(sums)
     count = self._pipeline.num_examples
     if scores['count'] != count:
-      raise RuntimeError(f'scored {scores["count"]} examples of a split of {count}')
-    # A compiled function sorts its names; in what is stored, the targets follow the network's own.
+      raise RuntimeError(f'{scores["count"]} examples were scored in a split of {count}')
+    # A compiled function sorts names; here those of the targets come after those of the outputs.
     names = sorted(predictions[0], key=lambda name: name in self._task.targets)
     return scores, {
       name: np.concatenate([part[name] for part in predictions])[:count] for name in names
@@ -73,15 +73,16 @@ class Scorer:
 
     Args:
       state: the state.
-      prefix: how the scores' names begin.
+      prefix: the beginning of the scores' names, such as 'val'.
       until: see `score`.
 
     Returns:
-      The scores, called `<prefix>_<score>` and `<prefix>_ema_<score>`; the predictions, those of
-      the average called `ema_<name>`.
+      The scores, named `<prefix>_<score>` and `<prefix>_ema_<score>`; and the predictions, where
+      those of the average are named `ema_<name>`.
 
     Raises:
-      Interrupted: when `until` held.
+      Interrupted: see `score`.
+      RuntimeError: see `score`.
     """
     weights: dict[str, Variables] = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
     if state.ema is not None:

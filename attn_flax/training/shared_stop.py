@@ -1,8 +1,9 @@
-"""The end of several processes: each hears of it within a second, and all stop at one update.
+"""Stops the processes of a run together, after the same update.
 
-A thread of each process asks JAX's coordination service for news. Once one process is asked to
-stop, the threads tell each other how many updates theirs has made, while no process begins another;
-the update behind the latest of these is the last one of all. The failure of one ends all at once.
+A thread of each process polls JAX's coordination service. Once one process is asked to stop, the
+threads tell each other how many updates their processes have made, while no process begins another
+update; all stop after the update that follows the largest of these numbers. If one process fails,
+all end at once.
 """
 
 import json
@@ -15,27 +16,27 @@ import jax
 
 from attn_flax.training.stopping import Stop
 
-_PAUSE = 0.5  # Seconds between two questions.
-_SHORT_PAUSE = 0.05  # While the processes agree.
-_LINGER = 2.0  # Process 0 answers the questions of the others, and leaves behind them.
-_FOLDER = 'attn_flax/stop'
-_NOTHING = 'nothing'  # Is unsaved.
+_PAUSE = 0.5  # Seconds between two polls.
+_SHORT_PAUSE = 0.05  # Seconds between two polls while the processes agree on the last update.
+_LINGER = 2.0  # Process 0 hosts the service, and ends so many seconds after the others.
+_FOLDER = 'attn_flax/stop'  # Of the keys in the service.
+_NOTHING = 'nothing'  # The value of a process that has nothing unsaved, as it is not training.
 
 
 class SharedStop:
-  """This process's part in the stop of a run."""
+  """The part of one process in the common stop of a run."""
 
   def __init__(
     self, client: Any, process: int, count: int, stop: Stop, end: Callable[[str, int], object]
   ):
-    """Begins to listen.
+    """Starts the thread.
 
     Args:
-      client: that of the coordination service.
-      process: the number of this one.
-      count: how many there are.
+      client: the client of the coordination service.
+      process: the number of this process.
+      count: number of processes.
       stop: hears the signals of this process.
-      end: ends it with a line and an exit code.
+      end: (line, exit code) -> ends this process.
     """
     self._end = end
     self._client = client
@@ -43,8 +44,8 @@ class SharedStop:
     self._count = count
     self._stop = stop
     self._lock = threading.Lock()
-    self._update = 0  # The last one made.
-    self._last: int | None = None  # The update to stop at.
+    self._update = 0  # The last update made.
+    self._last: int | None = None  # The update to stop after.
     self._answered = False
     self._asked: int | None = None
     self._leaving: int | None = None
@@ -58,7 +59,12 @@ class SharedStop:
     self._thread.start()
 
   def forward(self, number: int, now: bool) -> None:
-    """Lets the other processes know of a signal; `now`: and returns when they do, as to leave."""
+    """Tells the other processes of a signal.
+
+    Args:
+      number: number of the signal.
+      now: whether this process ends now: the others are then told to end, too, before this returns.
+    """
     if now:
       self._leaving = number
       self._tell_and_wait()
@@ -69,26 +75,31 @@ class SharedStop:
   def _tell_and_wait(self) -> None:
     self._woken.set()
     self._is_told.wait(_LINGER)
-    time.sleep(_LINGER if self._process == 0 else 2 * _PAUSE)  # The others end before it.
+    time.sleep(_LINGER if self._process == 0 else 2 * _PAUSE)  # Process 0 ends last.
 
   def reached(self, update: int) -> bool:
-    """Whether the run stops after an update: the same answer in all processes."""
+    """Whether the run stops after an update; the same answer in all processes."""
     with self._lock:
       self._update = update
       self._answered = self._last is not None and update >= self._last
       return self._answered
 
   def answer(self) -> None:
-    """Notes that the processes have agreed to stop by other means."""
+    """Notes that the processes have agreed to stop without `reached`."""
     self._answered = True
 
   def fail(self, line: str, code: int) -> None:
-    """Has the other processes end as this one is about to, and waits until they do."""
+    """Ends the other processes before this one fails, and waits for them.
+
+    Args:
+      line: the error message that they print.
+      code: their exit code.
+    """
     self._failure = json.dumps([line, code])
     self._tell_and_wait()
 
   def close(self) -> None:
-    """Ends the thread, before the client is shut down."""
+    """Ends the thread; call it before the client shuts down."""
     self._closed = True
     self._woken.set()
     self._thread.join(_LINGER)
@@ -101,13 +112,13 @@ class SharedStop:
         if asked := self._news().get('asked'):
           if self._last is None:
             self._agree(int(next(iter(asked.values()))))
-          elif not (self._answered or self._stop.is_deferring):  # Behind the last update.
+          elif not (self._answered or self._stop.is_deferring):  # After the last update.
             self._leave(self._stop.asked)
     except jax.errors.JaxRuntimeError:
-      pass  # Process 0 is gone, and JAX ends this one.
+      pass  # Process 0 is gone, and JAX ends this process.
 
   def _news(self) -> dict[str, dict[int, str]]:
-    """Tells what is to be told, and returns what all have told: {what: {process: value}}."""
+    """Writes this process's news to the service; returns all news, {what: {process: value}}."""
     if self._asked is not None:
       self._tell('asked', str(self._asked))
     if self._leaving is not None:
@@ -136,7 +147,7 @@ class SharedStop:
       self._told.add(what)
 
   def _agree(self, number: int) -> None:
-    """Finds the update to stop at; leaves where a process is not training."""
+    """Finds the update to stop after; ends this process where one is not training."""
     self._stop.note(number)
     with self._lock:
       self._tell('made', str(self._update) if self._stop.is_deferring else _NOTHING)
@@ -144,7 +155,7 @@ class SharedStop:
         if self._closed:
           return
         time.sleep(_SHORT_PAUSE)
-      # Updates are made by all processes together: where one has none to save, neither has another.
+      # All processes make each update together: where one has nothing to save, none has.
       if _NOTHING in made.values():
         self._leave(number)
         return

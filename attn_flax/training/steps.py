@@ -1,6 +1,6 @@
-"""What runs on the device: the train state, and the training and evaluation steps over it.
+"""The train state, and the training and evaluation steps, which run on the device.
 
-All of it is pure: a step's randomness comes from its key, and no step reads or writes a file.
+The steps are pure functions: their randomness comes from a key, and they read and write no files.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ class TrainState(NamedTuple):
   """Everything that training changes.
 
   Attributes:
-    step: parts of batches seen so far; with `accumulate=1`, updates.
+    step: number of parts of batches seen so far, which with `accumulate=1` are updates.
     params: the network's parameters.
     batch_stats: running statistics of the batch norms.
     opt_state: state of the optimizer.
-    ema: moving average of `{'params', 'batch_stats'}`, or None.
+    ema: moving average of `{'params': ..., 'batch_stats': ...}`; None where none is kept.
   """
 
   step: jax.Array
@@ -42,11 +42,19 @@ def init_state(
   *,
   ema: bool,
 ) -> TrainState:
-  """A fresh state for images of shape (H, W, C)."""
+  """A state with random weights from a key.
+
+  Args:
+    model: the network.
+    optimizer: turns gradients into updates.
+    key: a random key.
+    image_shape: (H, W, C) of the images.
+    ema: whether the state keeps a moving average of the weights.
+  """
   variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
   params, batch_stats = variables['params'], variables.get('batch_stats', {})
   average = {'params': params, 'batch_stats': batch_stats} if ema else None
-  # The average is a copy: a donated state may not hold one buffer twice.
+  # The average is a copy, because a donated state must not contain a buffer twice.
   average = jax.tree.map(jnp.copy, average)
   return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params), average)
 
@@ -65,19 +73,19 @@ def make_train_step(
 
   Args:
     model: the network.
-    optimizer: what turns gradients into updates.
+    optimizer: turns gradients into updates.
     schedule: learning rate by update, for the metrics.
     task: what the network learns.
-    ema_decay: decay of the moving average, or None; in the first updates it is lower,
-      (1 + t) / (10 + t), so that the average forgets the initial weights.
-    accumulate: parts of a batch that make one update.
-    per_device: a mesh with the axis `data`, to normalize with each device's own statistics; None
-      for those of the whole batch.
+    ema_decay: decay of the moving average; None: there is none. In the first updates t it is at
+      most (1 + t) / (10 + t), so that the average forgets the initial weights.
+    accumulate: number of parts of a batch that make one update.
+    per_device: a mesh with the axis `data`, whose devices each normalize their part of the batch by
+      its own statistics in batch norm; None: by those of the whole batch.
 
   Returns:
-    The step. Its batch holds `image` [N, H, W, C] float32 and the targets of the task; its metrics
-    are the scalars `loss`, those that the task logs, `lr` and `grad_norm`, all of the part at hand
-    where batches are accumulated.
+    The step. Its batch holds `image` [N, H, W, C] float32 and the targets of the task. Its metrics
+    are the scalars `loss`, those that the task logs, `lr` and `grad_norm`; with `accumulate`, all
+    of them are for one part of a batch.
   """
 
   def gradients(params, batch_stats, batch, key):
@@ -135,7 +143,7 @@ def make_eval_step(
   """The pure function `eval_step(variables, batch) -> (sums, predictions)` of a task.
 
   The batch holds `image` [N, H, W, C] float32, the targets of the task and `mask` [N], 0 for
-  padding, whose predictions are there, too.
+  padding. The sums leave padding out; the predictions contain it.
   """
 
   def eval_step(variables, batch):

@@ -1,10 +1,10 @@
-"""Requests to stop: signals, noted at once and answered where no work is lost.
+"""Requests to stop by signals: acknowledged at once, and followed where no work is lost.
 
-In a command, a thread of its own hears signals: it answers also while the main thread compiles or
-waits for a long update. `watch_process` starts it. Inside `deferred` the first signal is noted, and
-the training loop saves before it leaves; everywhere else, where nothing is unsaved, and at the
-second signal, the process ends at once. In a library call, where no command watches, `deferred`
-notes the first signal and gives the second one back to the handler of before.
+In a command, a separate thread, started by `watch_process`, receives signals, even while the main
+thread compiles or waits for a long update. Inside `deferred`, the first signal is noted, and the
+training loop saves before it ends. Everywhere else, where nothing is unsaved, and at the second
+signal, the process ends at once. In a library call, without that thread, `deferred` notes the first
+signal and passes the second one to the handler that was installed before.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-# SIGUSR1 is how SLURM warns of the time limit; SIGHUP comes when a terminal closes.
+# SLURM can be told to send SIGUSR1 before the time limit; SIGHUP comes when a terminal closes.
 _NAMES = ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGHUP')
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-# Schedulers send one request twice, to the process and to its group, milliseconds apart.
+# Schedulers may send one request twice, to the process and to its group, milliseconds apart.
 _SAME_REQUEST_SECONDS = 0.5
 
 
@@ -28,20 +28,19 @@ class Stopped(Exception):  # noqa: N818
   """The run was asked to stop; all of its work is saved."""
 
   def __init__(self, message: str, number: int = signal.SIGTERM):
-    """`number` is the signal's."""
+    """Makes the exception for a signal, by its number."""
     super().__init__(message)
     self.number = number
 
 
 class Stop:
-  """One request to stop.
+  """A request to stop.
 
   Attributes:
-    asked: number of the first signal, of this process or another one of its run; or None.
-    is_deferring: whether the loop answers the first signal.
-    forward: lets the other processes of a run know of a signal: called with its number, and with
-      whether this process leaves now. After the first signal it is left to it how the run stops.
-      None where there are no others.
+    asked: number of the first signal to this process or another one of its run; None before.
+    is_deferring: whether the training loop follows the first signal; else the process ends.
+    forward: (number of a signal, whether this process ends now) -> tells the other processes of the
+      run; after a first signal, it decides how the run stops. None in a run of one process.
   """
 
   asked: int | None = None
@@ -49,18 +48,18 @@ class Stop:
   forward: Callable[[int, bool], None] | None = None
 
   def __init__(self, leave: Callable[[int], None]):
-    """`leave` is called with the number of a signal that shall end the process now."""
+    """`leave` is called with the number of a signal that ends the process at once."""
     self._leave = leave
     self._at: float | None = None  # When the first signal came to this process.
-    self._lock = threading.RLock()  # A handler may interrupt the thread that holds it.
+    self._lock = threading.RLock()  # A signal handler may interrupt the thread that holds it.
 
   def hear(self, number: int) -> None:
-    """Notes a signal, or leaves."""
+    """Handles a signal: notes it, or ends the process."""
     with self._lock:
       first, now = self._at is None, time.monotonic()
       if self._at is None:
         self._at = now
-      # A person who presses Ctrl-C twice means it; a scheduler repeats itself.
+      # A second Ctrl-C is meant, but a scheduler may send one request twice.
       elif number == self.asked != signal.SIGINT and now - self._at < _SAME_REQUEST_SECONDS:
         return
       stays = first and (self.is_deferring or self.forward is not None)
@@ -72,28 +71,28 @@ class Stop:
       self.leave(number)
 
   def note(self, number: int, *, aloud: bool = True) -> None:
-    """Notes the first request, whichever process it came to; `aloud`: and says so."""
+    """Notes the first request, whichever process it came to; `aloud`: prints a line, too."""
     with self._lock:
       if self.asked is not None:
         return
       self.asked = number
     if aloud:
-      _say('stopping after this update; once more to leave now')
+      _say('stopping after this update; a second signal ends the run at once')
 
   def leave(self, number: int | None) -> None:
-    """Ends the process now."""
+    """Ends the process at once, by the signal of a number; None: SIGTERM."""
     self._leave(number or signal.SIGTERM)
 
   def answer(self, message: str) -> Stopped:
-    """What to raise once all is saved."""
+    """The exception to raise once everything is saved."""
     return Stopped(message, self.asked or signal.SIGTERM)
 
   @contextlib.contextmanager
   def deferred(self) -> Iterator['Stop']:
-    """Leaves the answer to the first signal to the body, which asks for `asked`.
+    """Leaves the first signal to the body, which reads `asked`.
 
     Raises:
-      Stopped: after the body, where it has not answered; of several processes, none does so alone.
+      Stopped: after the body, where it ignored a signal; only in a run of one process.
     """
     with self._lock:
       self.is_deferring = True
@@ -110,7 +109,7 @@ _watching: Stop | None = None
 
 
 def watch_process() -> None:
-  """Answers signals from now on until the process ends; for the main thread of a command."""
+  """Handles signals from now on until the process ends; call it in a command's main thread."""
   global _watching
   _watching = stop = Stop(_end_process)
   read, write = os.pipe()
@@ -118,7 +117,7 @@ def watch_process() -> None:
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
   for number in SIGNALS:
     if not _is_ignored(number):
-      # The number reaches the pipe before this handler runs, which only keeps the default away.
+      # The number is written to the pipe before this handler, which only replaces the default one.
       signal.signal(number, lambda number, frame: None)
 
   def listen() -> None:
@@ -130,16 +129,16 @@ def watch_process() -> None:
 
 
 def watching() -> Stop | None:
-  """What hears the signals of this process; None where no command watches."""
+  """The `Stop` of `watch_process`; None where that was not called."""
   return _watching
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Stop]:
-  """Notes the first signal while it is entered, see the head of this file.
+  """Notes the first signal during the body, see the docstring of this module.
 
   Raises:
-    Stopped: after the body, where a signal came that the body has not answered.
+    Stopped: after the body, where it ignored a signal; only in a run of one process.
   """
   if _watching is not None:
     with _watching.deferred() as stop:
@@ -155,7 +154,7 @@ def deferred() -> Iterator[Stop]:
     stop.hear(number)
 
   stop = Stop(leave)
-  if threading.current_thread() is threading.main_thread():  # No other may take signals over.
+  if threading.current_thread() is threading.main_thread():  # Others may not set handlers.
     for number in SIGNALS:
       if not _is_ignored(number):
         before[number] = signal.signal(number, handle)
@@ -168,14 +167,14 @@ def deferred() -> Iterator[Stop]:
 
 
 def _is_ignored(number: int) -> bool:
-  """Whether somebody wants a signal ignored, as `nohup` does; Ctrl-C is always heard."""
+  """Whether a signal was set to be ignored, as by `nohup`; Ctrl-C never counts as ignored."""
   return number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN
 
 
 def _end_process(number: int) -> None:
-  """Ends the process at once: no traceback, no cleaning up that could hang or crash."""
+  """Ends the process at once, without a traceback or a cleanup that could hang or crash."""
   _say(f'stopped by {signal.Signals(number).name}; what was saved before is whole')
-  # What was printed and lies in a buffer shall arrive, but nothing may hold this up.
+  # Buffered output should be printed, but may not delay the end for long.
   if sys.stdout is not None:
     flush = threading.Thread(target=sys.stdout.flush, daemon=True)
     flush.start()
@@ -184,7 +183,7 @@ def _end_process(number: int) -> None:
 
 
 def _say(text: str) -> None:
-  """Prints a line on stderr, past all buffers and locks that another thread may hold."""
+  """Prints a line on stderr, without buffers and locks that another thread may hold."""
   begin = '\n' if os.isatty(2) else ''  # Below a progress bar.
   with contextlib.suppress(OSError):  # The terminal may be gone.
     os.write(2, f'{begin}{text}\n'.encode())

@@ -1,6 +1,6 @@
-"""A trained run, ready to be used on images that it was not trained on.
+"""A trained run, ready to be used on other images.
 
-All it takes is in the run folder: the network, its weights, class names and preprocessing.
+The run folder holds all it takes: the network, its weights, class names and preprocessing.
 """
 
 import dataclasses
@@ -30,17 +30,17 @@ BATCH = 32
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-  """A network with its weights and all that its images need.
+  """A trained network with its weights and the preprocessing of its images.
 
   Attributes:
     model: the network.
     classes: how its outputs name a class.
     variables: the weights of the best checkpoint; their moving average where the run kept one.
-    class_names: the name of each class; names that several classes share have the class's number
-      behind them.
+    class_names: the name of each class; where several classes share a name, with the number of the
+      class after it.
     augmentation: `augmentation.evaluate` normalizes images [N, H, W, 3] uint8.
-    size: height and width in pixels of what the network takes.
-    resize: length in pixels of an image's shorter side before its center is cut out.
+    size: height and width of the network's input in pixels.
+    resize: length in pixels of an image's shorter side before the center crop.
   """
 
   model: Network
@@ -52,34 +52,40 @@ class TrainedRun:
   resize: int
 
   def read(self, path: pathlib.Path) -> np.ndarray:
-    """An image file as the network sees it, [size, size, 3] uint8.
+    """Reads an image file as the network sees it: upright, resized, and cropped at the center.
+
+    Returns:
+      [size, size, 3] uint8.
 
     Raises:
-      BadImage: it cannot be decoded.
+      BadImage: where the file cannot be read or decoded.
     """
     return central_crop(_content(path), self.size, resize=self.resize, upright=True)
 
   def read_whole(
     self, path: pathlib.Path, most: int
   ) -> tuple[np.ndarray, tuple[int, int], crops.Box]:
-    """An image file as it is, upright, made smaller where a side is longer than `most` pixels.
+    """Reads a whole image file, upright, shrunk where a side is longer than `most` pixels.
 
     Returns:
-      Its pixels [h, w, 3] uint8, the (height, width) that it has itself, and in pixels of that size
-      the box of what `read` returns.
+      Its pixels [h, w, 3] uint8; its original (height, width); and the box that `read` returns, in
+      pixels of the original size.
 
     Raises:
-      BadImage: it cannot be decoded.
+      BadImage: where the file cannot be read or decoded.
     """
     pixels, (height, width) = decode.whole(_content(path), most, upright=True)
     return pixels, (height, width), crops.central_box(width, height, self.size, self.resize)
 
   def probabilities(self, images: np.ndarray, batch: int | None = None) -> np.ndarray:
-    """[N, H, W, 3] uint8 -> probability of each class, [N, K] float32.
+    """The probability of each class.
 
     Args:
-      images: any number of them.
-      batch: images of one pass, to which fewer are filled up; None: at most `BATCH`.
+      images: [N, size, size, 3] uint8, as `read` returns them; N is any number.
+      batch: images per forward pass; the last ones are padded to it. None: at most `BATCH`.
+
+    Returns:
+      [N, K] float32.
     """
     function = functools.partial(
       _probabilities, self.model, self.augmentation, self.classes.probabilities, self.variables
@@ -99,14 +105,14 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
   """Opens the network of a run folder; the dataset that it was trained on is not needed.
 
   Raises:
-    UserError: for a folder without a run, one whose checkpoint cannot be read, or one of a task
-      that names no classes.
+    UserError: for a folder without a run, with files that are damaged or do not fit together, or
+      with a run of a task without classes.
   """
   config = run_folder.load_config(workdir)
   classes = find_task(config.task).classes
   if classes is None:
     raise UserError(
-      f'{workdir} was trained for the task {config.task}, which names no class for an image; '
+      f'{workdir} was trained for the task {config.task}, which predicts no class for an image; '
       'choose the run of a classifier'
     )
   described = dataset_file.load(workdir)
@@ -124,8 +130,8 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
   )
   if wrong := _misfits(expected, variables):
     raise UserError(
-      f'the network of config.json and dataset.json in {workdir} does not fit its checkpoints '
-      f'({wrong}); restore these files from a copy'
+      f'config.json and dataset.json in {workdir} describe another network than its checkpoints '
+      f'hold ({wrong}); restore these files from a copy'
     )
   return TrainedRun(
     model=model,
@@ -139,7 +145,7 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
 
 
 def _misfits(expected: Variables, found: Variables) -> str:
-  """The first array in which two trees of variables differ in shape; '' where there is none."""
+  """Says in which array two trees of variables first differ in shape; '' where they are alike."""
   shapes = [
     {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
     for leaves in map(jax.tree.leaves_with_path, (dict(expected), dict(found)))
@@ -147,12 +153,12 @@ def _misfits(expected: Variables, found: Variables) -> str:
   for name in sorted(shapes[0].keys() | shapes[1].keys()):
     wanted, there = (tree.get(name, 'none') for tree in shapes)
     if wanted != there:
-      return f'{name}: {wanted} described, {there} found'
+      return f'{name}: {wanted} expected, {there} found'
   return ''
 
 
 def batch_size(paths: Sequence[pathlib.Path]) -> int:
-  """Images of one pass over some files: one size for all passes, so that each traces once."""
+  """Images per forward pass over some files: one size for all, so that programs compile once."""
   return min(BATCH, len(paths))
 
 

@@ -1,4 +1,4 @@
-"""The updates of a run: reads the clock, the log and the signals around pure steps."""
+"""The updates of a run: logs, scores, saves and handles signals around pure training steps."""
 
 import contextlib
 import pathlib
@@ -20,15 +20,15 @@ from attn_flax.training.steps import TrainState, make_train_step
 from attn_flax.training.window import Window, check_finite
 
 _global_norm = jax.jit(optax.tree.norm)
-# What a run's checkpoints count over all its restarts.
+# Times that a run adds up in its checkpoints, over all its restarts.
 TIMES = ('train_seconds', 'compile_seconds')
 
 
 class Updates:
-  """The updates of a run, from its latest checkpoint to the last one.
+  """The updates of a run, from its latest checkpoint to the last update.
 
-  What is due behind an update (a line of the log, scores, a checkpoint) is a function of its number
-  alone, so that a run which stopped and went on ends as one that did not.
+  What follows an update (a line of the log, scores, a checkpoint) depends on its number alone, so
+  that a run that was stopped and continued ends as one that was not.
   """
 
   def __init__(
@@ -38,16 +38,16 @@ class Updates:
     checkpoints: Checkpoints,
     weights: FlatWeights | None,
   ):
-    """Restores the latest checkpoint, or begins with a fresh state.
+    """Restores the latest checkpoint, or makes a fresh state.
 
     Args:
       experiment: the run.
       workdir: its folder, which this process may write.
-      checkpoints: those of the folder.
-      weights: what a fresh state starts from, where it has been read already.
+      checkpoints: the checkpoints in that folder.
+      weights: the weights of `config.init_from` for a fresh state; None: they are read if needed.
 
     Raises:
-      UserError: where there are checkpoints and none can be read, or none and there have been some.
+      UserError: where no checkpoint can be read, or all have been lost.
     """
     self._experiment = experiment
     self._workdir = workdir
@@ -55,7 +55,7 @@ class Updates:
     self._saves_at = saving_steps(experiment)
     self._eval_every = experiment.config.eval.every_epochs * experiment.updates_per_epoch
     init_key, train_key = jax.random.split(jax.random.key(experiment.config.seed))
-    # Not `device_put`, which reaches the devices of this process alone.
+    # `device_put` would only reach the devices of this process.
     self._key = jax.jit(lambda key: key, out_shardings=experiment.replicated)(train_key)
     like, stored = experiment.abstract_state(), artifacts.Json()
     restored = processes.together(lambda: checkpoints.restore_latest(like))
@@ -71,14 +71,14 @@ class Updates:
 
   @property
   def start(self) -> int:
-    """The update that the latest checkpoint was saved after; 0: there is none."""
+    """The update after which the latest checkpoint was saved; 0 without a checkpoint."""
     return self._saved
 
   def run(self) -> dict[str, float]:
     """Makes all updates that are left.
 
     Returns:
-      `TIMES` of the whole run, over all its restarts.
+      The seconds of each of `TIMES` in the whole run, over all its restarts.
 
     Raises:
       UserError: for a loss that is not finite, or a folder that cannot be written.
@@ -126,12 +126,17 @@ class Updates:
     return step
 
   def _finished(self, update: int, waiting: int) -> int:
-    """The update that the device has finished, where so many parts up to another one are left."""
+    """The last update that the device has finished, if `waiting` parts up to `update` are left."""
     return update - -(-waiting // self._experiment.config.train.accumulate)
 
   def _finish(self, update: int, stop: stopping.Stop) -> None:
-    """Logs, scores and saves what is due behind an update, and leaves where that is asked for."""
-    # Asked once: the same answer decides what is saved and whether the run leaves.
+    """Logs, scores and saves after an update where that is due, and stops where asked to.
+
+    Raises:
+      UserError: see `run`.
+      Stopped: see `run`.
+    """
+    # Asked once, so that the same answer decides what is saved and whether the run stops.
     stops = processes.asked_to_stop(stop, update)
     saves = self._saves_at(update)
     logs = saves or update % self._experiment.config.log_every == 0
@@ -145,7 +150,7 @@ class Updates:
       rate = self._window.rate(train.batch_size // train.accumulate)
       self._log.metrics(update, {**self._window.means(), 'images_per_second': rate})
     if saves or stops:
-      # The last update may have broken what its own loss still shows whole.
+      # The last update may have made weights infinite or NaN, which its own loss does not show.
       self._check([{'the norm of the weights': float(_global_norm(self._state.params))}], update)
     scores, unscored = None, False
     if update % self._eval_every == 0 or update == self._experiment.updates:
@@ -155,7 +160,7 @@ class Updates:
     if saves or stops:
       content = {
         **self._times,
-        # With them, weights can be used wherever they are taken.
+        # Weights copied elsewhere then still come with their class names.
         'class_names': list(self._experiment.dataset.class_names),
         'unscored': unscored,
         'window': None if logs else self._window.store(),
@@ -171,7 +176,7 @@ class Updates:
 
   def _evaluate(self, update: int, stop: stopping.Stop) -> dict[str, float] | None:
     """The scores on the validation split; None where the run was asked to stop meanwhile."""
-    # Of several processes none may leave an evaluation alone.
+    # With several processes, none may leave an evaluation by itself.
     may_leave = jax.process_count() == 1
     try:
       with self._log.evaluating():
@@ -185,14 +190,14 @@ class Updates:
     return scores
 
   def _score_restored(self, stop: stopping.Stop) -> None:
-    """Adds the scores that the restored checkpoint was saved without."""
+    """Adds scores to the restored checkpoint, which was saved without them."""
     scores = self._evaluate(self._saved, stop)
     if scores is None:
       raise self._stopped(stop, self._saved)
     self._checkpoints.add_scores(self._saved, scores)
 
   def _check(self, values: Sequence[Mapping[str, float | np.floating]], update: int) -> None:
-    """That the metrics of the parts up to an update are finite."""
+    """Checks that the metrics of the parts up to an update are finite."""
     accumulate = self._experiment.config.train.accumulate
     check_finite(values, update, accumulate, self._saved, self._workdir)
 
@@ -203,7 +208,7 @@ class Updates:
 
 
 def saving_steps(experiment: Experiment) -> Callable[[int], bool]:
-  """Whether a run that nobody stops saves after an update."""
+  """A function from the number of an update to whether an uninterrupted run saves after it."""
   eval_every = experiment.config.eval.every_epochs * experiment.updates_per_epoch
   save_every = experiment.config.checkpoint.every_steps or eval_every
 
@@ -216,7 +221,7 @@ def saving_steps(experiment: Experiment) -> Callable[[int], bool]:
 def _fresh_state(
   experiment: Experiment, workdir: pathlib.Path, key: jax.Array, weights: FlatWeights | None
 ) -> TrainState:
-  """A new state, with the weights that the config starts from; `weights` where they are read."""
+  """A new state, with the weights of `config.init_from`; `weights` if they have been read."""
   state, source = experiment.fresh_state(key), experiment.config.init_from
   if source is None:
     return state
@@ -234,7 +239,15 @@ def compile_step(
   inputs: Mapping[str, jax.ShapeDtypeStruct],
   key: jax.Array,
 ) -> jax.stages.Compiled:
-  """Compiles one training step."""
+  """Compiles the training step; the compiled function donates the buffers of its state.
+
+  Args:
+    experiment: the run.
+    pipeline: the batches of the training split.
+    state: a train state, or its shapes, dtypes and shardings.
+    inputs: those of `pipeline.abstract_batch`.
+    key: the random key of the run.
+  """
   step = training_step(experiment, pipeline)
   jitted = jax.jit(step, donate_argnums=0, out_shardings=experiment.replicated)
   return jitted.lower(state, pipeline.constants, inputs, key).compile()
@@ -245,7 +258,8 @@ def training_step(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """The function of one training step: gather, augment, forward, backward, update.
 
-  It takes the state, the pipeline's constants, the inputs of the step, and the key of the run.
+  Returns:
+    (state, constants of the pipeline, inputs of the step, key of the run) -> (state, metrics).
   """
   train = experiment.config.train
   train_step = make_train_step(

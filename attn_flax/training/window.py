@@ -11,8 +11,8 @@ from attn_flax.errors import UserError
 from attn_flax.training.artifacts import Json
 
 Metrics = dict[str, np.float32]
-# Parts that the device may have before it: enough to keep it busy, and few enough for a progress
-# bar to be right and for a stop to be soon.
+# The most parts of batches queued on the device: enough to keep it busy, and few enough for an
+# accurate progress bar and a prompt stop.
 _MOST_WAITING = 8
 
 
@@ -20,11 +20,11 @@ class Window:
   """The metrics of each part of a batch since the last line of the log, and the time they took.
 
   They stay on the device until they are read, so that the host does not wait for each update. A run
-  that stops stores what it has, and the first line after it is that of a run which did not stop.
+  that is stopped stores them, so that its next line is that of a run that was not stopped.
   """
 
   def __init__(self, stored: Json | None = None):
-    """`stored` is what `store` returned before the run stopped; the clock starts."""
+    """Starts the clock; `stored` is what `store` returned before the run was stopped."""
     stored = stored or {'seconds': 0.0, 'metrics': []}
     self._read: list[Metrics] = [
       {name: np.float32(value) for name, value in metrics.items()} for metrics in stored['metrics']
@@ -34,50 +34,50 @@ class Window:
     self._began = time.perf_counter()
 
   def add(self, metrics: Mapping[str, jax.Array]) -> None:
-    """Adds the metrics of one part of a batch, and waits where too many are still to come."""
+    """Adds the metrics of one part of a batch; waits while too many parts are queued."""
     self._unread.append(metrics)
     jax.block_until_ready(self._unread[-_MOST_WAITING - 1 : -_MOST_WAITING])
 
   def waiting(self) -> int:
-    """How many parts the device has not finished; they are the latest ones."""
+    """The number of parts that the device has not finished; these are the latest ones."""
     recent = self._unread[-_MOST_WAITING:]
     return sum(not _is_ready(next(iter(metrics.values()))) for metrics in recent)
 
   def finish(self) -> Iterator[int]:
-    """Waits for the device; yields behind each part how many are still to come."""
+    """Waits for the device; yields, after each part, the number of parts left."""
     while waiting := self.waiting():
       jax.block_until_ready(self._unread[-waiting])
       yield self.waiting()
 
   def read(self) -> list[Metrics]:
-    """Waits for the device; the metrics in order."""
+    """Waits for the device; returns the metrics of all parts in order."""
     self._read += jax.device_get(self._unread)
     self._unread = []
     return self._read
 
   def lap(self) -> float:
-    """The seconds since the last lap; they count for this window's rate, and later ones do not."""
+    """Returns the seconds since the last lap, and adds them to the time of this window."""
     now = time.perf_counter()
     seconds, self._began = now - self._began, now
     self._seconds += seconds
     return seconds
 
   def means(self) -> dict[str, float]:
-    """The mean of each metric."""
+    """The mean of each metric over the parts."""
     values = self.read()
-    # The first parts may be of a run stopped when more was logged: top-5 of five classes, once.
+    # Parts stored by an older version may have further metrics, such as top-5 with five classes.
     return {name: float(np.mean([metrics[name] for metrics in values])) for name in values[-1]}
 
   def rate(self, images: int) -> float:
-    """Images per second up to the last lap, for parts of `images` images."""
+    """Images per second up to the last lap, if each part has `images` images."""
     return len(self._read) * images / self._seconds
 
   def clear(self) -> None:
-    """Begins anew, as behind a line of the log."""
+    """Removes all metrics and restarts the clock, as after a line of the log."""
     self._read, self._seconds, self._began = [], 0.0, time.perf_counter()
 
   def store(self) -> dict[str, object]:
-    """What goes into a checkpoint, as JSON values."""
+    """The content as JSON values, for a checkpoint."""
     metrics = [{name: float(value) for name, value in part.items()} for part in self.read()]
     return {'seconds': self._seconds, 'metrics': metrics}
 
@@ -93,7 +93,18 @@ def check_finite(
   saved: int,
   workdir: pathlib.Path,
 ) -> None:
-  """Raises `UserError` at the first part of a window, up to `update`, that is not finite."""
+  """Checks that metrics are finite.
+
+  Args:
+    values: the metrics of each part of a batch, in order, up to the last part of `update`.
+    update: number of the last update.
+    accumulate: parts per update.
+    saved: the update of the latest checkpoint; 0 without one.
+    workdir: the run folder.
+
+  Raises:
+    UserError: for a value that is not finite; names its update and the latest checkpoint.
+  """
   for i, metrics in enumerate(values):
     broken = [name for name, value in metrics.items() if not np.isfinite(value)]
     if broken:

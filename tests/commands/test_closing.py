@@ -54,7 +54,7 @@ def test_three_lines_come_before_the_first_step(elsewhere, capsys):
   result = run_files.read(elsewhere / 'run')
   assert lines[0] == (
     f'network: resnet20 with eca (branch), {result["params"]:,} parameters, '
-    f'{result["macs"] / 1e6:,.1f} million multiply-adds an image'
+    f'{result["macs"] / 1e6:,.1f} million multiply-adds per image'
   )
   assert lines[1] == (
     'data: cluttered_digits, 320 train, 120 validation, 120 test images of 32x32 pixels, 10 classes'

@@ -106,7 +106,7 @@ def test_runs_that_were_not_trained_alike_are_refused(finished, tmp_path, capsys
   artifacts.write_json(changed / 'config.json', content)
   assert run('--mode=compare', f'--workdirs={finished}/resnet/seed0,{changed}') == 2
   error = capsys.readouterr().err.splitlines()[-1]
-  assert 'train.batch_size: 64 there, 32 here' in error
+  assert 'train.batch_size: 32 and 64' in error
 
 
 def test_a_study_is_not_trained_as_one_run(capsys):

@@ -108,7 +108,7 @@ def test_another_number_of_classes_is_refused(tmp_path, capsys):
   np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar100-resnet18-CBAM')[0])
   flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
   assert main.run(['main.py', *flags]) == 2
-  assert '100 classes and the dataset 10' in capsys.readouterr().err
+  assert 'model.num_classes=100 differs from the 10 of the dataset' in capsys.readouterr().err
   assert not (tmp_path / 'run').exists()
 
 

@@ -183,7 +183,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop
   stop_after(2)
   assert run(*command) == 143
   assert capfd.readouterr().err.splitlines() == [
-    'stopping after this update; once more to leave now',
+    'stopping after this update; a second signal ends the run at once',
     f'stopped after update 2 of 3, saved in {workdir}; the same command goes on from there',
   ]
   assert run_files.steps(workdir) == [2] and not (workdir / 'result.json').exists()

@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing overflows, images load, tables sort, no request leaves."""
+"""The report in a browser: nothing overflows, images load, tables sort, and no request is made."""
 
 import html
 import json
@@ -18,7 +18,7 @@ BROWSER = next(
 pytestmark = pytest.mark.skipif(not BROWSER, reason='no Chromium is installed')
 WIDTHS = (360, 390, 768, 1280, 1400)
 
-# Runs inside the report; the page around it, of another origin, only hears the outcome.
+# Runs inside the report, and sends the outcome to the page around it, which has another origin.
 CHECKS = """
 const refused = [];
 document.addEventListener('securitypolicyviolation', event => refused.push(event.blockedURI));
@@ -95,7 +95,7 @@ def heard(tmp_path_factory):
   command = [
     BROWSER,
     '--headless=new',
-    '--no-sandbox',  # Chromium refuses to sandbox what root starts.
+    '--no-sandbox',  # Chromium does not start with a sandbox as root.
     '--disable-gpu',
     '--disable-dev-shm-usage',
     '--disable-background-networking',
@@ -116,7 +116,7 @@ def test_the_page_is_no_wider_than_its_window(heard):
   assert set(heard) == set(WIDTHS)
   for found in heard.values():
     assert found['scroll'] <= found['inner']
-  assert heard[360]['wide']  # Tables scroll in boxes of their own.
+  assert heard[360]['wide']  # Wide tables scroll in their own boxes.
 
 
 def test_images_load_and_no_request_leaves(heard):
@@ -137,7 +137,7 @@ def test_tables_sort_by_the_buttons_of_their_heads(heard):
 def test_verdicts_are_seen_at_every_width(heard):
   for found in heard.values():
     assert found['judged'] == 9 and found['cut'] == 0
-    # The whole of the small table; a smaller phone scrolls to its last column.
+    # The small table fits, except on the smallest phone, where its last column is scrolled to.
     assert found['answer'] or found['inner'] == 360
 
 

@@ -1,4 +1,4 @@
-"""The committed example report: complete, and the README's numbers are its numbers."""
+"""The committed example report is complete, and the README has its numbers."""
 
 import csv
 import pathlib
@@ -26,7 +26,7 @@ def percent(text, digits=1):
 
 
 def row_of(result):
-  """The README's row of a variant, made of the CSV alone."""
+  """The row of a variant in the README, made from `results.csv`."""
   difference = '—'
   if result['difference']:
     low, high = (f'{100 * float(result[f"difference_{end}"]):+.1f}' for end in ('low', 'high'))
@@ -85,7 +85,7 @@ def test_the_report_is_whole():
   assert '</html>' in html and 'src="data:image/webp' in html
   assert len(html) < 2**20
   assert not re.search(r'(src|href)="(https?:)?//', html)
-  # It says nothing of the machine's folders.
+  # It shows no absolute paths of the machine that made it.
   assert not re.search(r'(?<![\w/.])/(tmp|home|root|work)/', text)
 
 

@@ -1,4 +1,4 @@
-"""Letters that matplotlib's usual font lacks come from a font of the machine, or are told."""
+"""Letters that matplotlib's default font lacks come from installed fonts, or are reported."""
 
 import dataclasses
 import warnings
@@ -21,7 +21,7 @@ def forget():
 
 @pytest.fixture
 def machine(monkeypatch):
-  """A function that gives the machine fonts, and no others: {family: file}."""
+  """A function that makes some fonts the only installed ones: {family: file}."""
 
   def install(**files):
     entries = [
@@ -61,7 +61,7 @@ def font_file(path, letters, family):
 def test_the_usual_font_serves_where_it_has_all_letters(machine):
   machine()
   assert fonts.lettering(['cat', 'Übergröße', 'кошка', 'a\tb', '']) == ((), frozenset())
-  # Taken apart, as macOS names files.
+  # A decomposed letter, as in file names of macOS.
   assert fonts.lettering(['u\u0308']) == ((), frozenset())
 
 
@@ -96,7 +96,7 @@ def test_the_figures_of_a_report_hold_no_empty_boxes(installed, machine, tmp_pat
   files = {'One': font_file(tmp_path / 'one.ttf', '猫', 'One')} if installed else {}
   machine(**files)
   with warnings.catch_warnings():
-    warnings.simplefilter('error')  # Matplotlib warns of glyphs that are missing.
+    warnings.simplefilter('error')  # Matplotlib warns about missing glyphs.
     found = dataclasses.replace(fake_findings.findings(['resnet', 'se']), class_names=names)
     with style.drawing(fonts.lettering(names).families):
       pictures.cams(found)

@@ -1,4 +1,4 @@
-"""Sentences about the facts of a study: what went wrong, what may mislead, what it depends on."""
+"""The sentences of a report about failures, misleading results and conditions."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from attn_flax.study.findings import Cost, Mean, Mechanism, Ratio, Shares, Varia
 
 @pytest.fixture(scope='module')
 def found():
-  """A baseline and two variants whose time grows as their multiply-adds do."""
+  """A baseline and two variants whose times are proportional to their multiply-adds."""
   study = fake_findings.findings(('plain', 'alike', 'other'), pictures=1)
   runs = [run for run in study.variants[2].runs if not run.error]
   costs = (make_cost(1000, 1.0), make_cost(1500, 1.45), make_cost(1000, 1.0))
@@ -43,7 +43,7 @@ def test_runs_without_a_result_are_noted(found):
   runs = list(found.variants[1].runs)
   runs[2] = dataclasses.replace(runs[2], error='the loss is nan', scores={})
   (sentence,) = notes.notes(change(found, 1, runs=runs))
-  assert sentence == 'alike, seed 2, has no result: the loss is nan.'
+  assert sentence == 'No result for alike (seed 2): the loss is nan.'
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_runs_without_a_result_are_noted(found):
   [
     ('device', 'Tesla', 'devices'),
     ('commit', 'b52', 'commits'),
-    ('packages', {'jax': '0.9'}, 'versions'),
+    ('packages', {'jax': '0.9'}, 'sets of package versions'),
   ],
 )
 def test_runs_that_were_trained_elsewhere_are_noted(found, field, value, what):
@@ -66,8 +66,8 @@ def test_unsteady_training_is_noted(found):
   unsteady = dataclasses.replace(found.variants[2].performance, best=best)
   (sentence,) = notes.notes(change(found, 2, performance=unsteady))
   assert sentence.startswith(
-    'The seeds of other (standard deviation 30.0 points) vary widely; the median of all variants is'
-    ' 0.4 points.'
+    'Scores vary widely between the seeds of other (standard deviation 30.0 points); the median'
+    ' standard deviation of all variants is 0.4 points.'
   )
 
 
@@ -76,18 +76,18 @@ def test_it_is_noted_where_multiply_adds_and_time_disagree(found):
     (sentence,) = notes.notes(change(found, 2, cost=cost))
     assert sentence.startswith('Multiply-adds do not predict time. Relative to plain, other has')
     time = f'×{cost.step_ms.ratio:.2f}'
-    assert f'×{cost.macs / 1000:.2f} its multiply-adds and takes {time} its' in sentence
-  # Each of the three times is looked at.
+    assert f'×{cost.macs / 1000:.2f} the multiply-adds and takes {time} the' in sentence
+  # Each of the three times is checked.
   late = dataclasses.replace(make_cost(1000, 1.0), latency_ms=make_cost(1000, 1.4).latency_ms)
   (sentence,) = notes.notes(change(found, 2, cost=late))
-  assert 'takes ×1.00 to ×1.40 its time' in sentence
+  assert 'takes ×1.00 to ×1.40 the time' in sentence
 
 
 def test_a_kind_of_note_is_one_sentence_for_all_variants(found):
   noted = change(found, 1, cost=make_cost(1010, 1.4))
   noted = change(noted, 2, cost=make_cost(1020, 1.5))
   (sentence,) = notes.notes(noted)
-  assert 'alike has ×1.01 its multiply-adds and takes ×1.40 its time; other has' in sentence
+  assert 'alike has ×1.01 the multiply-adds and takes ×1.40 the time; other has' in sentence
 
   def fail(study, index, seeds):
     runs = [
@@ -97,17 +97,17 @@ def test_a_kind_of_note_is_one_sentence_for_all_variants(found):
     return change(study, index, runs=runs)
 
   failed = fail(fail(found, 1, (0, 2)), 2, (1,))
-  expected = 'alike, seeds 0 and 2; other, seed 1, have no result: out of memory.'
+  expected = 'No result for alike (seeds 0 and 2) and other (seed 1): out of memory.'
   assert notes.notes(failed) == [expected]
   (sentence,) = notes.notes(dataclasses.replace(found, unexplained=(3, 4)))
-  assert 'by all variants of seeds 3 and 4: nothing' in sentence
+  assert sentence.startswith('For seeds 3 and 4, no test image is predicted correctly')
   runs = list(found.variants[0].runs)
   elsewhere = fake_findings.environment(device='Tesla', commit='b52')
   runs[0] = dataclasses.replace(runs[0], trained=elsewhere)
   (sentence,) = notes.notes(change(found, 0, runs=runs))
   assert sentence == 'The runs were trained with 2 different devices and 2 different commits.'
   unsteady = found
-  # Against three steady variants two are wide.
+  # Two of five variants are unsteady.
   for index in (1, 2):
     best = Mean(0.8, 0.3)
     wide = dataclasses.replace(found.variants[index].performance, best=best)
@@ -115,32 +115,34 @@ def test_a_kind_of_note_is_one_sentence_for_all_variants(found):
   steady = [dataclasses.replace(found.variants[0], name=f'steady {k}', runs=()) for k in range(2)]
   unsteady = dataclasses.replace(unsteady, variants=[*unsteady.variants, *steady])
   (sentence,) = notes.notes(unsteady)
-  assert 'The seeds of alike (standard deviation 30.0 points) and other (' in sentence
+  assert 'between the seeds of alike (standard deviation 30.0 points) and other (' in sentence
 
 
 def test_seeds_without_explanations_are_noted(found):
   (sentence,) = notes.notes(dataclasses.replace(found, unexplained=(3,)))
-  assert 'by all variants of seed 3: nothing is explained' in sentence
+  assert sentence.startswith('For seed 3,') and 'no explanations are scored' in sentence
 
 
 def test_networks_are_described():
   cbam = Mechanism('cbam', 'branch', (1, 3), every=2, start='identity', fields={'ratio': 4})
-  text = 'cbam at branch, stages 1, 3, every 2 blocks, from the identity, ratio=4'
+  text = 'cbam at branch, stages 1, 3, every 2 blocks, start=identity, ratio=4'
   assert notes.mechanism(Variant('a', (), [cbam])) == text
   assert notes.mechanism(Variant('a', (), [])) == 'none'
   assert notes.mechanism(Variant('a', ())) == ''
   shares = {2: Shares(8, 8, 32)}
   assert notes.mechanism(Variant('a', (), [cbam], shares)) == (
-    f'{text}; stage 2: 8 key and 8 value dimensions of 32'
+    f'{text}; stage 2: 8 key and 8 value dimensions, 32 output channels'
   )
 
 
 def test_own_maps_are_described():
   assert notes.own_map(()) == ''
-  assert notes.own_map(('gate',)) == 'mean spatial gate, over the last stage where it acts'
+  assert notes.own_map(('gate',)) == (
+    'spatial gate, mean over the blocks of the last stage where it acts'
+  )
   assert notes.own_map(('gate', 'received')) == (
-    'mean spatial gate or attention received, whichever acts last, over the last stage where it'
-    ' acts'
+    'spatial gate or attention received, whichever acts last, mean over the blocks of the last'
+    ' stage where it acts'
   )
 
 
@@ -158,10 +160,11 @@ def test_a_swept_rate_is_named_by_variant(found):
   conditions = dataclasses.replace(found.conditions, recipe=recipe)
   printed = notes.conditions(dataclasses.replace(found, conditions=conditions))
   assert (
-    'learning rate per 256 images by sweep, plain: 0.1, other: 0.4, cosine' in printed['recipe']
+    'learning rate per 256 images chosen by a sweep: 0.1 (plain), 0.4 (other), cosine'
+    in printed['recipe']
   )
   assert notes.conditions(found)['recipe'] == (
-    '1,250 updates of 64 images (10 epochs), sgd, learning rate 0.1 per 256 images, cosine'
-    ' schedule, warm-up of 1 epochs, weight decay 0.0005, train.clip_norm 1.0'
+    '1\N{NARROW NO-BREAK SPACE}250 updates of 64 images (10 epochs), sgd, learning rate 0.1 per 256'
+    ' images, cosine schedule, warm-up of 1 epoch, weight decay 0.0005, train.clip_norm 1.0'
   )
   assert printed['seeds'] == '0, 1, 2' and printed['measured in'] == '12.3 minutes'

@@ -47,7 +47,7 @@ def test_an_empty_map_is_flagged(monkeypatch):
 
 
 def test_maps_keep_their_shades():
-  """In few colors the bar that magnitudes are read from would have steps."""
+  """In a palette of few colors, the color bar would have steps."""
   found = fake_findings.findings(('none', 'cbam'), pictures=2)
   with style.drawing():
     made = [pictures.cams(found), *pictures.gates(found)]
@@ -94,7 +94,7 @@ def test_classes_without_images_leave_the_curves_as_they_are():
 
 
 def test_the_legend_of_the_front_names_every_variant(monkeypatch):
-  """With the mark of its point: filled on the front, else white inside."""
+  """With the marker of its point: filled on the front, else white inside."""
   found = fake_findings.findings(('none', 'se', 'eca', 'cbam'), pictures=1)
   canvases = []
   finish = style.finish
@@ -132,17 +132,17 @@ def test_an_outlier_does_not_flood_the_scale():
   usual = scales.scale(maps)
   assert usual == (maps.min(), maps.max())
   assert scales.beyond(maps, usual).tolist() == [0, 0]
-  maps[2, 3, 4] = 110  # A hundred times the others, as the attention of one position may be.
+  maps[2, 3, 4] = 110  # A hundred times the other values, as the attention to one position may be.
   low, high = scales.scale(maps)
   assert low == usual[0] and usual[1] < high < 3
   np.testing.assert_allclose(scales.beyond(maps, (low, high)), [0, 1 / maps.size])
-  # A peak in each of some small maps is no more of the picture than in large ones.
+  # Each map has the same weight: a peak in a small map does not set the scale either.
   coarse = [np.full((4, 4), 1.0) for _ in range(3)]
   coarse[0][0, 0] = 110
   together = [*coarse, *(rng.uniform(0.5, 1.5, (64, 64)) for _ in range(3))]
   assert scales.scale(together)[1] < 4
   np.testing.assert_allclose(scales.beyond(together, scales.scale(together))[1], 1 / 96)
-  # Below zero alike; what is not finite has no say.
+  # The same below zero; values that are not finite are ignored.
   low, high = scales.scale([-maps, np.full((2, 2), np.nan)])
   assert -3 < low and high == -usual[0]
 
@@ -177,7 +177,7 @@ def test_at_night_paper_and_words_are_dark_and_colors_keep_their_meaning():
     # The colors of maps and of their bars show through.
     colored = np.ptp(pixels(illustration.png), axis=-1) > 60
     assert colored.sum() > 1000 and not (covered & colored).any()
-    # Nothing of the white paper is left.
+    # No white background is left.
     light = (pixels(illustration.png) > 250).all(-1) & ~covered
     assert light.mean() < 0.02
   with style.drawing():

@@ -1,4 +1,4 @@
-"""Photographs under maps: where a map lies, what stays visible, and what is told in words."""
+"""Photographs with maps: where a map lies, what stays visible, and what is said in words."""
 
 import io
 import warnings
@@ -38,7 +38,7 @@ def picture(png):
 
 
 def test_a_map_lies_on_what_the_network_saw():
-  """A single high value: its pixel is the one most colored, and what was cut off has no color."""
+  """A single high value colors its own pixel most, and what was cropped away has no color."""
   values = np.zeros((4, 4), np.float32)
   values[1, 2] = 1
   gray = Photograph(np.full((100, 140, 3), 100, np.uint8), (30, 10, 110, 90))
@@ -53,7 +53,7 @@ def test_a_map_lies_on_what_the_network_saw():
 
 
 def test_the_photograph_stays_visible_where_the_map_is_low():
-  """And under its highest value its outlines do."""
+  """And below the highest value of the map, its outlines stay visible."""
   plain = photo()
   low, high = (
     photographs.painted(plain, np.array([[0, 1]], np.float32))[:, part].astype(float).mean(-1)
@@ -102,7 +102,7 @@ def test_an_outlier_does_not_flood_the_scale(monkeypatch):
   assert span.beyond == pytest.approx(0.01, abs=2e-3)
   noted = texts(monkeypatch)
   photographs.overlays(photo(), {'smooth_grad': values}, Told('cat', 0.5), PLAIN)
-  assert '1.0 % beyond' in noted
+  assert '1.0 % beyond the scale' in noted
 
 
 def test_negative_values_have_another_color():
@@ -116,7 +116,7 @@ def test_negative_values_have_another_color():
 @pytest.mark.parametrize('count', [1, 2, 9])
 def test_pages_hold_photographs_of_any_shape_pixel_by_pixel(size, count):
   plain = photo(*size)
-  maps = {f'method_{i}': np.full((2, 2), 0.5) for i in range(count)}  # Flat: painted nowhere.
+  maps = {f'method_{i}': np.full((2, 2), 0.5) for i in range(count)}  # A flat map is not painted.
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     drawn = picture(photographs.overlays(plain, maps, Told('cat', 0.5, 'dog'), PLAIN))
@@ -129,7 +129,7 @@ def test_pages_hold_photographs_of_any_shape_pixel_by_pixel(size, count):
     if (drawn[y : y + 1, x : x + width] == shown[:1]).all()
     and np.array_equal(drawn[y : y + height, x : x + width], shown)
   ]
-  assert len(places) == 1  # Of the first panel, over which there is no word.
+  assert len(places) == 1  # The first panel, which has no word over it.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The report holds what was found, in three forms, whatever is missing or ill-named."""
+"""The report has all findings in HTML, Markdown and CSV, whatever is missing or oddly named."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ from attn_flax.study.findings import Mean, Run
 
 VOID = {'meta', 'img', 'br', 'link', 'base', 'input', 'hr', 'source'}
 
-# HTML has it in headings.
+# Used in the column titles of the HTML.
 NO_BREAK_HYPHEN = '\u2011'
 
 
@@ -55,7 +55,7 @@ class Page(HTMLParser):
       self.tables[self.place][-1][-1] += data.replace('\xa0', ' ')
 
   def row(self, place, name, *more):
-    """The row of a variant, whose name may have its mechanism behind it."""
+    """The row of a variant, whose name may be followed by its mechanism."""
     return next(
       row
       for row in self.tables[place]
@@ -161,7 +161,7 @@ def test_html_and_markdown_print_the_same_numbers(found, folder, page):
     text = f'{score.controls["centered Gaussian"]:.3f} {gain.mean:+.3f}'.replace('-', '−')
     assert row[6].startswith(text)
 
-  # Markdown has the same rows as HTML, but for how a detail is set off.
+  # Markdown has the same rows as HTML, except that it puts details in parentheses.
   def letters(text):
     text = re.sub(r'\\(.)', r'\1', text)
     for entity, letter in (('&lt;', '<'), ('&gt;', '>'), ('&amp;', '&'), ('`', '')):
@@ -190,16 +190,16 @@ def test_verdicts_stand_beside_the_names(page):
 def test_the_answer_comes_first(folder, found):
   sentences = ' '.join(answer(found))
   verdict = (
-    'Better than none in top-1 accuracy are a|b and se; worse is cbam; no difference is shown for'
+    'In top-1 accuracy, a|b and se are better than none; cbam is worse; no difference is shown for'
     f' eca, bam and {SCRIPT}.'
   )
   assert answer(found)[0] == verdict
   assert '×1.11 (se)' in sentences
-  assert 'A true difference of 1.23 points is found with 80 % power.' in sentences
+  assert 'true difference that the study finds with 80 % power is 1.23 points.' in sentences
   text = (folder / 'report.md').read_text()
-  # One sentence, one small table, and then the rest.
+  # The verdict, a small table, and then the rest.
   first = text.split('## Answer\n')[1].strip().splitlines()
-  assert first[0].startswith('Better than none in top-1 accuracy are a\\|b and se; worse is cbam;')
+  assert first[0].startswith('In top-1 accuracy, a\\|b and se are better than none; cbam is worse;')
   assert first[1] == '' and first[2].startswith('| variant | verdict | top-1, % | difference,')
   assert [len(row) for row in markdown_rows('\n'.join(first))[:8]] == [5] * 8
   assert '| a\\|b | better | 91.40 | +1.28 (\\[+0.67, +1.89\\]) | ×1.55 |' in first
@@ -209,7 +209,7 @@ def test_the_answer_comes_first(folder, found):
 def test_names_are_escaped(folder, page):
   text = (folder / 'report.html').read_text()
   assert SCRIPT not in text
-  assert text.count('<script>') == 1  # The page's own, which sorts.
+  assert text.count('<script>') == 1  # The script of the page itself, which sorts tables.
   row = page.row('accuracy-section', SCRIPT)
   assert (row[0], row[-1]) == (SCRIPT, f'{SCRIPT} at branch, stages 1, 2, 3')
   text = (folder / 'report.md').read_text()
@@ -226,7 +226,7 @@ def test_the_page_loads_nothing_from_elsewhere(folder, page):
         assert value.startswith('data:image/webp;base64,' if is_picture else '#'), (tag, value)
     assert tag not in ('link', 'iframe', 'object', 'embed', 'base')
     if tag == 'img':
-      # What lies over a picture at night has nothing new to say.
+      # The dark overlay of a picture has no alternative text.
       assert bool(attributes['alt']) == (attributes.get('class') != 'night')
   style_sheet = (folder / 'report.html').read_text().split('<style>')[1].split('</style>')[0]
   assert 'url(' not in style_sheet and '@import' not in style_sheet
@@ -284,7 +284,7 @@ def test_matrices_and_papers_are_folded(folder, page):
   folds = re.findall('<details>.*?</details>', text, re.DOTALL)
   assert [re.search('<summary>(.*)</summary>', fold)[1] for fold in folds] == [
     'Confusion matrices',
-    'What papers print of the same mechanisms',
+    'Results that papers report for the same mechanisms',
   ]
   assert folds[0].count('Confusion matrix of none:') == 1 and 'arxiv.org' in folds[1]
   assert text.count('arxiv.org/abs') == folds[1].count('arxiv.org/abs')

@@ -1,4 +1,4 @@
-"""Which images a study explains, and that its scores are those of the library's functions."""
+"""The images that a study explains, and its scores against the library's functions."""
 
 import pathlib
 import types
@@ -109,7 +109,7 @@ def test_all_maps_are_tried_on_the_trained_network(explained, model, variables, 
 
 
 def test_a_control_without_maps_scores_by_chance(images):
-  """Not below it: an untrained network's maps are empty for whole classes."""
+  """And not below chance, although an untrained network's maps are empty for whole classes."""
   filled = _filled(np.stack([np.zeros((4, 4)), -np.eye(4), np.eye(4)]))
   np.testing.assert_array_equal(filled[:2], 1)
   np.testing.assert_array_equal(filled[2], np.eye(4))
@@ -169,7 +169,7 @@ def test_images_that_all_variants_of_a_seed_classify_correctly_are_explained(mon
     assert call[2] == images[seed].localized.tolist()
     np.testing.assert_array_equal(images[seed].localized[call[3]], images[seed].perturbed)
     assert len(call[3]) == 2
-  # All variants of a seed meet the same images, random maps and random weights.
+  # All variants of a seed get the same images, random maps and random weights.
   assert np.array_equal(calls[0][3], calls[1][3])
   keys = [jax.random.key_data(call[4]).tolist() for call in calls]
   assert keys[0] == keys[1] != keys[2] == keys[3]

@@ -1,7 +1,7 @@
 """Statistics of studies: closed forms where they exist, else simulated studies with known truth.
 
-The simulated studies hold networks of about 85 % accuracy whose runs differ by 0.7 points (standard
-deviation) and disagree about the answer on about 10 % of the images.
+The simulated studies have networks of about 85 % accuracy. Their runs have a standard deviation of
+0.7 points, and two runs disagree in their correctness on about 10 % of the images.
 """
 
 import numpy as np
@@ -66,9 +66,9 @@ def test_the_simulated_world_is_what_it_says():
     ([5] * 7, 2000, 0.0),
     ([3] * 7, 500, 0.0),
     ([5] * 7, 500, 0.0),
-    ([5] * 6 + [4], 500, 0.0),  # A variant lost a run,
-    ([4] + [5] * 6, 500, 0.0),  # or the baseline did.
-    ([10] + [3] * 6, 500, 0.0),  # Folders from anywhere.
+    ([5] * 6 + [4], 500, 0.0),  # One run of a variant is missing,
+    ([4] + [5] * 6, 500, 0.0),  # or one of the baseline.
+    ([10] + [3] * 6, 500, 0.0),  # Variants with fewer runs than the baseline.
     ([3] * 7, 500, 2.0),  # Equally good, but not on the same images.
   ],
 )
@@ -80,18 +80,18 @@ def test_equal_networks_are_not_told_apart(runs, n, own_images):
     estimates = compare(simulate(rng, runs, n, own_images=own_images))
     false += any(statistics.verdict(x) != 'no difference shown' for x in estimates)
   assert false / STUDIES <= 0.05 + SLACK
-  assert false  # An interval that always holds 0 would be too wide.
+  assert false  # Intervals that always contain 0 would be too wide.
 
 
 def images_only(variant, baseline, comparisons):
-  """The paired test over images, as if another set of seeds would give the same runs."""
+  """A paired test over images, as if other seeds would give the same runs."""
   gap = variant.mean(0) - baseline.mean(0)
   return stats.ttest_1samp(gap, 0).pvalue < 1 - 0.95 ** (1 / comparisons)
 
 
 @pytest.mark.parametrize('seeds', [3, 5])
 def test_an_estimator_without_seeds_breaks_the_level(seeds):
-  """So the test above can fail."""
+  """This shows that the test above can fail."""
   rng = np.random.default_rng(1)
   false = 0
   for _ in range(300):
@@ -116,7 +116,7 @@ def test_an_unsteady_baseline_raises_no_false_alarms(runs, factor):
 @pytest.mark.parametrize('factor', [3, 10])
 @pytest.mark.parametrize('seeds', [3, 5])
 def test_an_unsteady_arm_neither_raises_false_alarms_nor_hides_the_others(seeds, factor):
-  """One variant of six has many times the others' deviation between seeds."""
+  """One variant of six has many times the standard deviation of the others between seeds."""
   rng = np.random.default_rng(seeds)
   false, reach, alone = 0, [], []
   for _ in range(STUDIES):
@@ -127,7 +127,7 @@ def test_an_unsteady_arm_neither_raises_false_alarms_nor_hides_the_others(seeds,
     reach.append(estimates[0].high - estimates[0].low)
     alone.append(np.ptp([[x.low, x.high] for x in compare(arms[:2])]))
   assert false / STUDIES <= 0.05 + SLACK
-  # Next to it, the others' intervals are those of arms that are known by themselves.
+  # The intervals of the others are then those of arms with their own variances.
   assert np.median(reach) < {3: 3, 5: 2}[seeds] * np.median(alone)
 
 
@@ -158,7 +158,7 @@ def test_three_points_are_found_with_five_seeds():
 def test_what_is_detectable_is_detected():
   """A true difference of that size is found in 80 % of the studies, within three errors."""
   rng, studies = np.random.default_rng(3), 1500
-  true_error = (2 / 4 * (1 + 4 / 50)) ** 0.5  # The images' own effects drop out.
+  true_error = (2 / 4 * (1 + 4 / 50)) ** 0.5  # The difficulty of images cancels out.
   size = statistics.detectable(true_error, 7 * 3, 6)
   found = 0
   for _ in range(studies):
@@ -203,7 +203,7 @@ def test_a_larger_arm_lends_no_more_degrees_of_freedom_than_an_equal_one():
 
 
 def test_several_variants_against_dunnett():
-  """The same errors and degrees of freedom; Sidak's bound is safe, and wider by a few percent."""
+  """With the same error and degrees of freedom, Sidak's bound is wider by a few percent."""
   rng = np.random.default_rng(5)
   arms = [rng.permutation(np.arange(5.0))[:, None] + rng.normal() for _ in range(7)]
   expected = stats.dunnett(*(arm[:, 0] for arm in arms[1:]), control=arms[0][:, 0])
@@ -227,7 +227,7 @@ def test_of_identical_runs_it_is_the_paired_t_test_over_images():
 
 @pytest.mark.parametrize('missing', [0.0, 0.3])
 def test_the_variance_is_unbiased(missing):
-  """Of normal scores with known variances, also where runs did not score all images."""
+  """For normal scores with known variances, also where runs did not score all images."""
   rng, repeats, gaps, squares = np.random.default_rng(7), 4000, [], []
   for _ in range(repeats):
     one, other = crossed(rng, [4, 5], 25)
@@ -237,18 +237,18 @@ def test_the_variance_is_unbiased(missing):
     gaps.append(estimate.mean)
     squares.append(estimate.standard_error**2)
   gaps, squares = np.array(gaps), np.array(squares)
-  # The variances' own errors: of a normal sample, and of a mean.
+  # The errors of the variances: of a normal sample, and of a mean.
   error = np.hypot(gaps.var() * (2 / repeats) ** 0.5, squares.std() / repeats**0.5)
-  # That the sum is kept above its parts raises it a little.
+  # Keeping the sum above its parts raises it a little.
   assert -3 * error < squares.mean() - gaps.var() < 0.05 * gaps.var() + 3 * error
 
 
 def test_missing_scores_by_loops():
-  """Weights, influence and cells, written out."""
+  """Against weights, influences and cells computed in loops."""
   rng = np.random.default_rng(8)
   values = rng.normal(size=(4, 6)) + 5 * rng.normal(size=6)
   values[0, 1] = values[0, 2] = values[3, 5] = np.nan
-  values[1:, 0] = np.nan  # One run alone scored it.
+  values[1:, 0] = np.nan  # Only one run scored this image.
   means, weights = [], np.zeros((4, 6))
   for s in range(4):
     scored = [i for i in range(6) if not np.isnan(values[s, i])]
@@ -277,7 +277,7 @@ def test_missing_scores_by_loops():
 
 
 def test_the_error_is_never_below_that_of_its_parts():
-  """Where runs agree by chance, or images do, the cells' chance is not taken off."""
+  """Where runs or images agree by chance, V_cell is not subtracted in full."""
   rng = np.random.default_rng(12)
   values = rng.normal(size=(4, 20))
   same_runs = values - values.mean(1, keepdims=True)
@@ -321,9 +321,9 @@ def test_a_single_run_shows_nothing():
 @pytest.mark.parametrize(
   ('variant', 'text'),
   [
-    (np.zeros((3, 5)), '5 images and the baseline of 4'),
+    (np.zeros((3, 5)), '5 images and the baseline for 4'),
     (np.zeros(4), r'shape \(4,\)'),
-    (np.full((3, 4), np.nan), 'missing in every run'),
+    (np.full((3, 4), np.nan), 'no run has scores'),
     (np.full((3, 4), np.inf), 'infinite'),
   ],
 )

@@ -1,4 +1,4 @@
-"""A study: what it is made of, what it trains, which runs it compares, and what it computes."""
+"""A study: its plan, what it trains, which runs it compares, and what it computes."""
 
 import json
 import pathlib
@@ -93,7 +93,7 @@ def test_some_variants_may_be_selected(study):
   with pytest.raises(UserError, match="'eac'.*did you mean 'eca'"):
     plan.variants(study)
   study.select = ('resnet',)
-  with pytest.raises(UserError, match='one variant'):
+  with pytest.raises(UserError, match='no variant but its baseline'):
     plan.variants(study)
 
 
@@ -143,7 +143,7 @@ def fake_training(monkeypatch, fail=(), stop=None):
     if folder.parent.name in fail:
       raise UserError('loss is nan at update 7')
     folder.mkdir(parents=True)
-    # The higher the rate, the better, but for one variant.
+    # Higher rates give better scores, except for one variant.
     rate = config.optimizer.lr_per_256
     score = 1 - rate if 'eca' in str(folder) else rate
     rows = [{'step': 1, 'val_top1': 0.0}, {'step': 2, 'val_top1': score}, {'step': 3, 'loss': 1.0}]
@@ -218,16 +218,16 @@ def test_a_moving_average_is_what_a_sweep_chooses_by(tmp_path):
 
 def test_an_impossible_sweep_is_refused(study, tmp_path):
   study.sweep.lr_per_256 = (0.1, 0.1)
-  with pytest.raises(UserError, match='nothing to choose'):
+  with pytest.raises(UserError, match='fewer than two different rates'):
     plan.plan_sweep(study, tmp_path)
   study.sweep.lr_per_256 = (0.1, 0.2)
   study.sweep.seed = 1
-  with pytest.raises(UserError, match='decides about itself'):
+  with pytest.raises(UserError, match='is also one of seeds'):
     plan.plan_sweep(study, tmp_path)
 
 
 def make_folder(path, config, *, seed=0, finished=True, **changes):
-  """A run folder that holds no more than `groups` reads."""
+  """A run folder with only the files that `groups` reads."""
   content = run_folder.resolved(config)
   content['seed'] = seed
   for field, value in changes.items():
@@ -266,7 +266,7 @@ def test_folders_that_differ_in_the_seed_are_one_variant(tmp_path, base_config, 
 
 
 def test_variants_are_called_as_their_commands_call_them(tmp_path, base_config, eca_config):
-  """`--config.seed=1` alone makes a folder with a hash behind the name."""
+  """A command with `--config.seed=1` gets a folder with a hash after the name."""
   folders = [
     make_folder(tmp_path / 'plain-1f', base_config, seed=1),
     make_folder(tmp_path / 'plain', base_config),
@@ -297,7 +297,7 @@ def test_where_all_have_attention_the_first_is_the_baseline(tmp_path, study, eca
 @pytest.mark.parametrize(
   ('changes', 'named'),
   [
-    ({'train__batch_size': 32}, 'train.batch_size: 64 there, 32 here'),
+    ({'train__batch_size': 32}, 'train.batch_size: 32 and 64'),
     ({'optimizer__weight_decay': 0.0}, 'optimizer.weight_decay'),
     ({'model__widths': [4, 8, 16]}, 'model.widths'),
   ],
@@ -372,7 +372,7 @@ def test_a_study_without_its_baseline_is_still_measured(study, tmp_path, small_d
     make_folder(run.folder, train.open_experiment(run.config).config, seed=run.seed)
   failed = {run.name: 'loss is nan' for run in planned if run.variant == 'resnet'}
   opened = measure._open(groups.of_plan(planned, failed), 'resnet', study.report)
-  assert opened.models.keys() == {'resnet', 'cbam', 'eca'}  # Costs are ratios to the baseline's.
+  assert opened.models.keys() == {'resnet', 'cbam', 'eca'}  # The baseline is timed, too.
   assert opened.members.keys() == {'cbam', 'eca'}
   everything = {run.name: 'loss is nan' for run in planned}
   with pytest.raises(UserError, match='no run can be evaluated.*loss is nan'):
@@ -448,7 +448,7 @@ def test_of_a_task_where_lower_is_better_the_lower_score_is_better():
 
 def test_what_no_image_shows_is_not_known():
   rng = np.random.default_rng(0)
-  labels = rng.integers(0, 4, 200)  # None of class 4.
+  labels = rng.integers(0, 4, 200)  # No image of class 4.
   runs = {seed: random_predictions(rng, labels, 2.0, num_classes=5) for seed in range(3)}
   (found,) = compare_performance({'plain': runs}).values()
   shares = class_shares(found.arrays['confusion'])
@@ -466,7 +466,7 @@ def test_without_the_baseline_there_is_performance_and_no_verdict():
 
 
 def test_differences_of_unsteady_training_stay_within_the_shares():
-  """Three such seeds show nothing, and no difference of shares is larger than one."""
+  """Three such seeds show no difference, and intervals stay within -1..1."""
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 7, 1000)
   strengths = {'plain': (2.0, 2.0, 2.0), 'steady': (2.1, 2.0, 2.1), 'unsteady': (0.0, 3.0, 9.0)}
@@ -493,7 +493,7 @@ def test_two_seeds_are_not_enough():
 
 
 def explained(rng, count, few, gain):
-  """Scores of one run: the map's lie `gain` above those of the control, on every image."""
+  """Scores of one run; on every image, that of the map is `gain` above that of the control."""
   chance = rng.uniform(size=count)
   sources = {'map': chance + gain, 'random map': chance}
   curve = {name: np.stack([values, values - 1], axis=1) for name, values in sources.items()}
@@ -524,9 +524,9 @@ def test_scores_of_explanations_are_means_with_gains_over_the_controls():
   assert plain['pointing'].value == pytest.approx(np.mean(values))
   assert plain['pointing'].images == 120 and plain['deletion'].images == 24
   assert plain['pointing'].gains['random map'].mean == pytest.approx(0.5)
-  # Lower deletion is better, so that its gain is positive too.
+  # Lower deletion is better, so its gain is positive, too.
   assert plain['deletion'].gains['random map'].mean == pytest.approx(0.5)
-  # The better of two thresholds, for all images alike.
+  # At the better of two thresholds, the same for all images.
   assert plain['iou'].value == pytest.approx(plain['pointing'].value)
   assert sharper['pointing'].verdict == 'better' and sharper['deletion'].verdict == 'better'
   assert sharper['pointing'].difference.mean == pytest.approx(
@@ -539,10 +539,10 @@ def test_scores_of_explanations_are_means_with_gains_over_the_controls():
 
 
 def test_scores_are_compared_over_the_seeds_that_both_have():
-  """Each seed has its own images: of a lost seed's, the other variant says nothing here."""
+  """Each seed has its own images, so a seed that one variant lacks is left out of the pair."""
   rng = np.random.default_rng(0)
   images = {seed: scores.SeedImages(np.arange(40), np.arange(8)) for seed in range(4)}
-  # Without its seed 0, on whose images the map is far better, the baseline is as the variant.
+  # Without seed 0, on whose images the map is far better, baseline and variant are equal.
   plain = {seed: explained(rng, 40, 8, gain=9.0 if seed == 0 else 0.5) for seed in range(4)}
   other = {seed: plain[seed] for seed in (3, 1, 2)}
   found = scores.summarize({'plain': plain, 'other': other}, images, 40, 'plain', {})
@@ -552,7 +552,7 @@ def test_scores_are_compared_over_the_seeds_that_both_have():
 
 
 def test_a_confident_network_does_not_win_by_its_confidence():
-  """Its deletion is lower for every map, also for a random one."""
+  """The deletion score of a confident network is lower for every map, even a random one."""
   rng = np.random.default_rng(0)
   images = {seed: scores.SeedImages(np.arange(40), np.arange(8)) for seed in range(3)}
   plain = {seed: explained(rng, 40, 8, gain=0.5) for seed in range(3)}
@@ -576,7 +576,7 @@ def test_a_confident_network_does_not_win_by_its_confidence():
 
 
 def test_without_scores_of_the_baseline_there_is_no_difference():
-  """Its runs of the seeds with common images may all have failed."""
+  """All runs of the baseline may have failed for the seeds with common images."""
   rng = np.random.default_rng(0)
   images = {0: scores.SeedImages(np.arange(40), np.arange(8))}
   found = scores.summarize({'other': {0: explained(rng, 40, 8, 0.5)}}, images, 40, 'plain', {})
@@ -663,12 +663,12 @@ def test_mechanisms_are_described_by_what_is_unusual_in_them():
   assert cbam == 'cbam at branch, stages 1, 2, 3, ratio=4'
   assert 'channel=eca, spatial=cbam' in described('hybrid')
   assert described({'stage': {'name': 'bam', 'stages': (2,), 'start': 'identity'}}).startswith(
-    'bam at stage, stages 2, from the identity'
+    'bam at stage, stage 2, start=identity'
   )
 
 
 def test_the_ratio_study_has_five_distinct_ratios():
-  """What kappa and upsilon come to differs from each to the next, in every stage."""
+  """The key and value dimensions of the five variants differ in every stage."""
   study = ratio.get_config()
   found = []
   for name in plan.variants(study):
@@ -685,12 +685,12 @@ def test_the_ratio_study_has_five_distinct_ratios():
   models = [make_model(config.model, 10) for config in configs]
   attending = [[m.name for m in mechanisms.mechanisms(one) if m.attends] for one in models]
   assert attending == [[], ['aa']]
-  assert '8 key and 8 value dimensions of 32' in describe(models[1])
+  assert '8 key and 8 value dimensions, 32 output channels' in describe(models[1])
 
 
 @pytest.mark.parametrize('name', ['oxford_iiit_pet', 'oxford_flowers102'])
 def test_images_of_the_catalog_come_with_what_they_have(tmp_path, study, name):
-  """Decoded as for evaluation, some of them, with masks and the best fixed map where there are."""
+  """Some images, decoded as for evaluation, with masks and the best fixed map if available."""
   study.base.data.name = name
   study.base.data.dir = str(tmp_path)
   study.base.model.depths, study.base.model.widths = (1,), (8,)

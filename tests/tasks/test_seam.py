@@ -109,7 +109,7 @@ def test_without_classes_there_is_none_to_predict_or_explain(finished, tmp_path,
   words = [f'--mode={mode}', f'--workdir={finished}', f'--images={tmp_path}/one.png']
   assert main.run(['main.py', *words]) == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert f'{finished} was trained for the task brightness, which names no class' in line
+  assert f'{finished} was trained for the task brightness, which predicts no class' in line
 
 
 def test_an_unknown_task_is_refused(small_dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, what a damaged one does, and that no failed save passes unseen."""
+"""Checkpoints: which ones are kept, and what happens to damaged ones and to saves that fail."""
 
 import errno
 import gc
@@ -48,15 +48,15 @@ def save_all(workdir, scores):
     ([0.1, 0.9, 0.3, 0.05, 0.02], [2, 4, 5], 2),
     ([0.1, 0.2, 0.9], [2, 3], 3),
     ([0.9, 0.2, None, None], [1, 3, 4], 1),
-    ([None, None, None], [2, 3], None),  # A best one exists only among scored ones.
+    ([None, None, None], [2, 3], None),  # Without scores there is no best one.
     ([None, 0.3, None, 0.1, None], [2, 4, 5], 2),
-    ([0.5, 0.5, 0.2], [2, 3], 2),  # Of equal ones the latest.
+    ([0.5, 0.5, 0.2], [2, 3], 2),  # Of equal scores, the latest.
     ([0.5, None, 0.5], [2, 3], 3),
     ([0.0, 0.0], [1, 2], 2),
   ],
 )
 def test_the_latest_two_and_the_best_are_kept(scores, kept, best, tmp_path):
-  """And nothing else; a folder opened anew agrees on which they are."""
+  """All others are deleted; a reader and a writer that open the folder later keep the same ones."""
   save_all(tmp_path, scores)
   assert run_files.steps(tmp_path) == kept
   for read_only in (True, False):
@@ -68,7 +68,7 @@ def test_the_latest_two_and_the_best_are_kept(scores, kept, best, tmp_path):
 
 
 def test_the_best_may_be_the_lowest(tmp_path):
-  """By the task: its score, and the direction; of equal ones, the latest."""
+  """The task says which score decides and in which direction; of equal scores, the latest wins."""
   task = find_task('classification')._replace(best='error', higher_is_better=False)
   checkpoints = Checkpoints(tmp_path, task)
   for step, error in enumerate([0.5, 0.2, 0.9, 0.2, 0.3, 0.4], start=1):
@@ -103,7 +103,7 @@ def test_the_best_weights_are_the_average_where_there_is_one(tmp_path, average):
 
 
 def test_a_relative_folder_works(tmp_path, monkeypatch):
-  """Orbax by itself refuses relative paths."""
+  """Although Orbax refuses relative paths."""
   monkeypatch.chdir(tmp_path)
   save_all(pathlib.Path('runs/a'), [0.5])
   assert run_files.steps(tmp_path / 'runs/a') == [1]
@@ -120,7 +120,7 @@ def test_an_empty_folder_has_no_checkpoints(tmp_path):
 
 @pytest.mark.parametrize('how', ['cut', 'emptied', 'removed'])
 def test_a_damaged_file_is_an_error_or_harmless(how, tmp_path):
-  """Each file of a checkpoint in turn: never another state, never another exception."""
+  """Each file in turn: reading returns the saved state or raises a `UserError` that names it."""
   save_all(tmp_path, [0.5])
   folder = tmp_path / 'checkpoints' / '1'
   expected = state(1)
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_an_error_or_harmless(how, tmp_path):
 
 @pytest.mark.parametrize('reads', ['the whole state', 'the weights'])
 def test_a_damaged_array_prints_no_traceback(reads, tmp_path, capfd):
-  """Orbax leaves the reads of the other arrays behind, each of which would print one."""
+  """Orbax abandons the tasks that read the other arrays, each of which would print a traceback."""
   arrays = {f'kernel{i}': jnp.full((40, 30), i, jnp.float32) for i in range(20)}
   saved = {'params': arrays, 'batch_stats': {}}
   checkpoints = Checkpoints(tmp_path)
@@ -164,7 +164,7 @@ def test_a_damaged_array_prints_no_traceback(reads, tmp_path, capfd):
         reader.restore(1, abstract(saved))
     reader.close()
     path.write_bytes(content)
-  gc.collect()  # What a task's error is printed by, where nobody has asked for it.
+  gc.collect()  # Prints the errors of tasks that nobody has awaited.
   printed = capfd.readouterr().err
   assert 'Traceback' not in printed and 'Event loop is closed' not in printed
 
@@ -191,7 +191,7 @@ def test_another_networks_state_is_refused(like, tmp_path):
 
 @pytest.mark.parametrize('ends_with', ['save', 'close'])
 def test_a_save_that_fails_in_the_background_is_reported(ends_with, tmp_path, monkeypatch):
-  """By the next save, or at the end; the checkpoint before it is still there."""
+  """The next save or `close` raises; the checkpoint before it is still there."""
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, state(1), {}, {'val_top1': 0.5, 'val_loss': 1.0})
   checkpoints._manager.wait_until_finished()
@@ -199,7 +199,7 @@ def test_a_save_that_fails_in_the_background_is_reported(ends_with, tmp_path, mo
   def fail(*_, **__):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
-  monkeypatch.setattr(os, 'rename', fail)  # What makes a complete checkpoint visible.
+  monkeypatch.setattr(os, 'rename', fail)  # Orbax publishes a finished checkpoint by it.
   checkpoints.save(2, state(2), {}, None)
   with pytest.raises(UserError, match='No space left .*the one before it, 1, is whole'):
     if ends_with == 'save':
@@ -222,7 +222,7 @@ def flip(path, position, bit):
 
 
 def test_a_flipped_bit_is_never_read_as_if_it_were_right(tmp_path):
-  """Any bit of any file of the latest checkpoint: named as damaged, or without effect."""
+  """Random bits in all files of the latest checkpoint: it is damaged, or reads as saved."""
   save_all(tmp_path, [0.9, 0.1])
   folder = tmp_path / 'checkpoints' / '2'
   files = sorted(p for p in folder.rglob('*') if p.is_file() and p.stat().st_size)
@@ -248,12 +248,12 @@ def test_a_flipped_bit_is_never_read_as_if_it_were_right(tmp_path):
 
 
 def test_the_array_that_is_damaged_is_named(tmp_path, monkeypatch):
-  """The file is whole to Orbax, and the values are others than those saved."""
+  """Orbax reads the file without an error, but the values are not those that were saved."""
   save_all(tmp_path, [0.5])
   reader = Checkpoints(tmp_path, read_only=True)
   of_array = digests.of_array
   monkeypatch.setattr(digests, 'of_array', lambda a: of_array(np.asarray(a) + np.ones((), a.dtype)))
-  with pytest.raises(Damaged, match='params/kernel and 1 more differs from its digest'):
+  with pytest.raises(Damaged, match='params/kernel and 1 more differ from their digests'):
     reader.restore(1, abstract(state(0)))
   reader.close()
 
@@ -272,7 +272,7 @@ def test_a_damaged_checkpoint_is_passed_over(reads, tmp_path, capsys):
     writer = Checkpoints(tmp_path)
     step, restored, _ = writer.restore_latest(abstract(saved))
     writer.close()
-    assert step == 2 and run_files.steps(tmp_path) == [2]  # The third is out of the way.
+    assert step == 2 and run_files.steps(tmp_path) == [2]  # The third has been renamed.
     assert (tmp_path / 'checkpoints' / '3.damaged').is_dir()
   elif reads == 'best':
     restored, step = restore_best(tmp_path, abstract(saved))
@@ -292,13 +292,13 @@ def test_without_a_whole_checkpoint_it_is_refused(tmp_path):
   with pytest.raises(UserError, match='no checkpoint is whole: restore .* or train again'):
     checkpoints.restore_latest(abstract(state(0)))
   checkpoints.close()
-  assert run_files.steps(tmp_path) == [1, 2]  # Nothing is set aside.
+  assert run_files.steps(tmp_path) == [1, 2]  # Nothing is renamed.
 
 
 def test_a_checkpoint_that_is_deleted_meanwhile_is_not_called_damaged(tmp_path, capsys):
   save_all(tmp_path, [0.9, 0.1, 0.2])
   reader = Checkpoints(tmp_path, read_only=True)
-  shutil.rmtree(tmp_path / 'checkpoints' / '1')  # As the run does that goes on.
+  shutil.rmtree(tmp_path / 'checkpoints' / '1')  # As the run does while it continues.
   (restored, _), step = reader.read_best(lambda step: reader.restore(step, abstract(state(0))))
   reader.close()
   assert step == 3 and int(restored['step']) == 3
@@ -331,7 +331,7 @@ def test_scores_may_come_after_the_save(tmp_path):
 
 
 def test_what_a_killed_save_left_behind_is_removed(tmp_path):
-  """By the next process that writes; not by readers, beside whom the run may be saving."""
+  """By the next process that writes; not by readers, as the run may just be saving."""
   save_all(tmp_path, [0.5])
   left = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp' / 'state'
   left.mkdir(parents=True)

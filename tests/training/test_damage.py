@@ -82,7 +82,7 @@ def field(path, value):
 
 
 def is_pipe(name):
-  """Reading it would wait for ever."""
+  """Reading a pipe would wait forever."""
 
   def change(workdir):
     for path in workdir.glob(name):
@@ -111,7 +111,7 @@ CASES = [
   (TINY, write('config.json', '{}'), 'config.json'),
   ((), write('config.json', '{"config": {}}'), 'config.json'),
   (EVALUATE, without('seed'), 'config.json'),
-  (EVALUATE, without('model'), "config.json lacks the section 'model'"),
+  (EVALUATE, without('model'), "config.json lacks the config section 'model'"),
   (EVALUATE, is_folder('config.json'), 'config.json'),
   *[(PREDICT, write('dataset.json', text), 'dataset.json') for text in ('[]', '{}', '', '3')],
   (PREDICT, edit('dataset.json', std=[0, 0, 0]), 'dataset.json has std=[0, 0, 0]'),
@@ -122,15 +122,23 @@ CASES = [
   (PREDICT, edit('dataset.json', resize=None), 'dataset.json has resize=None'),
   (PREDICT, edit('dataset.json', image_shape=[32.0, 32, 3]), 'dataset.json has image_shape'),
   (PREDICT, edit('dataset.json', mean=[10**400] * 3), 'dataset.json has mean='),
-  (PREDICT, edit('dataset.json', class_names=list('abc')), 'the dataset 3'),
-  (PREDICT, field('model.widths', [16]), 'does not fit its checkpoints'),
+  (PREDICT, edit('dataset.json', class_names=list('abc')), 'differs from the 3 of the dataset'),
+  (PREDICT, field('model.widths', [16]), 'describe another network than its checkpoints hold'),
   (PREDICT, field('model.widths', 'x'), 'widths'),
-  (PREDICT, field('train', 3), "config.json lacks the section 'train'"),
-  (PREDICT, field('task', 3), 'holds a task of another type'),
-  (EVALUATE, field('optimizer.step_epochs', 3), 'holds a optimizer.step_epochs of another type'),
-  (EVALUATE, field('optimizer.nesterov', 'x'), 'holds a optimizer.nesterov of another type'),
-  (EVALUATE, field('eval.batch_size', 2.5), 'holds a eval.batch_size of another type'),
-  (EVALUATE, field('seed', [1]), 'holds a seed of another type'),
+  (PREDICT, field('train', 3), "config.json lacks the config section 'train'"),
+  (PREDICT, field('task', 3), 'has a value of the wrong type in task;'),
+  (
+    EVALUATE,
+    field('optimizer.step_epochs', 3),
+    'has a value of the wrong type in optimizer.step_epochs;',
+  ),
+  (
+    EVALUATE,
+    field('optimizer.nesterov', 'x'),
+    'has a value of the wrong type in optimizer.nesterov;',
+  ),
+  (EVALUATE, field('eval.batch_size', 2.5), 'has a value of the wrong type in eval.batch_size;'),
+  (EVALUATE, field('seed', [1]), 'has a value of the wrong type in seed;'),
   (PREDICT, write('config.json', '[' * 100_000), 'config.json'),
   *[
     (command, is_pipe(name), f'{name} cannot be read')
@@ -172,7 +180,7 @@ def test_what_no_config_may_hold_is_named(damaged, capsys):
 
 
 def test_a_checkpoint_of_pipes_is_damaged(damaged, capsys):
-  """Reading one would wait for ever."""
+  """Reading a pipe would wait forever."""
   is_pipe('checkpoints/*/progress/metadata')(damaged)
   assert main.run(['main.py', *EVALUATE, f'--workdir={damaged}']) == 2
   *warnings, line = capsys.readouterr().err.splitlines()
@@ -189,7 +197,7 @@ def test_a_log_of_anything_is_read_for_what_it_holds(damaged, capsys):
 
 
 def test_restart_needs_the_checkpoints_out_of_the_way(damaged, capsys, monkeypatch):
-  """Else it would go on from them, and call that a new run."""
+  """Otherwise the new run would continue from them."""
   rename = pathlib.Path.rename
 
   def refuse(path, target):
@@ -220,7 +228,7 @@ def test_restart_leaves_no_result_of_the_run_before(damaged):
 
 
 def test_a_run_that_has_saved_once_does_not_begin_again_without_a_word(tmp_path, capsys):
-  """Its log is too short to tell; a mark does."""
+  """The log is too short to show the save; the file `run_folder.SAVED` shows it."""
   command = [word for word in TINY if 'every_steps' not in word]
   run = tmp_path / 'run'
   assert main.run(['main.py', *command, f'--workdir={run}']) == 0
@@ -234,7 +242,7 @@ def test_a_run_that_has_saved_once_does_not_begin_again_without_a_word(tmp_path,
 
 
 def test_restart_begins_again(damaged, finished):
-  """With the same result; files of others stay."""
+  """With the same result; files that are not of the run stay."""
   shutil.rmtree(damaged / 'checkpoints')
   (damaged / 'notes.txt').write_text('mine')
   assert main.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 0
@@ -243,7 +251,7 @@ def test_restart_begins_again(damaged, finished):
 
 
 def test_a_damaged_latest_checkpoint_costs_its_updates_alone(damaged, finished, capsys):
-  """The run goes on from the one before, and ends as if nothing had been."""
+  """The run continues from the one before, and ends with the same result."""
   (damaged / 'result.json').unlink()
   (array, *_) = sorted(
     (damaged / 'checkpoints' / '6' / 'state').rglob('d/*'), key=lambda p: -p.stat().st_size

@@ -1,6 +1,6 @@
 """One device and eight agree: steps, per-device statistics, evaluation, and whole runs.
 
-Run as a script, this file does on eight devices what the tests compare with one.
+Run as a script, this file computes on eight devices what the tests compare with one device.
 """
 
 import json
@@ -51,7 +51,7 @@ def prepare(mesh, per_device=False):
   """A replicated fresh state, its step, and how often the step was traced so far."""
   optimizer = make_optimizer(base.get_config().optimizer, lambda _: 0.1)
   replicated = NamedSharding(mesh, PartitionSpec())
-  # On one device, so that one and eight start from the very same weights.
+  # Made on one device, so that both meshes start from exactly the same weights.
   state = jax.jit(lambda key: init_state(network(), optimizer, key, SHAPE, ema=False))(KEY)
   step = make_train_step(
     network(),
@@ -107,7 +107,7 @@ def evaluate(mesh):
 
 
 def per_device_step(mesh):
-  """The gradients' norm, loss and statistics of one step whose norms see one device's part."""
+  """Gradient norm, loss and statistics of a step whose batch norms use per-device statistics."""
   state, step, _ = prepare(mesh, per_device=True)
   batch = {'image': normal_images(), 'label': make_split(16).label}
   spread = NamedSharding(mesh, PartitionSpec('data'))
@@ -143,7 +143,7 @@ def command(workdir):
 
 @pytest.fixture(scope='module')
 def eight(data_dir, tmp_path_factory):
-  """The folder that eight devices have filled, and what they said."""
+  """The folder with the results of eight devices, and the output of the script."""
   folder = tmp_path_factory.mktemp('eight')
   environment = os.environ | {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={DEVICES}',
@@ -166,7 +166,7 @@ def load(folder, name):
 
 
 def assert_close(actual, expected):
-  """To 1e-5 of each array's largest value: sums over a batch are added in another order."""
+  """To 1e-5 of each array's largest value, as sums over a batch are added in another order."""
   assert actual.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_allclose(
@@ -175,7 +175,7 @@ def assert_close(actual, expected):
 
 
 def test_three_steps_agree(eight):
-  """Loss, gradient norm, statistics and weights; one trace of the step on either."""
+  """Loss, gradient norm, statistics and weights; the step is traced once on either mesh."""
   folder, _ = eight
   actual, expected = load(folder, 'train'), train(make_mesh())
   assert make_mesh().size == 1
@@ -192,7 +192,7 @@ def test_evaluation_agrees(eight):
 
 
 def test_per_device_norms_average_over_the_parts(eight):
-  """By hand: each eighth of the batch through the network alone, then everything averaged."""
+  """Against each eighth of the batch computed separately, and everything averaged."""
   folder, _ = eight
   actual = load(folder, 'per_device_step')
   state, _, _ = prepare(make_mesh())

@@ -1,4 +1,4 @@
-"""Runs survive signals at drawn moments; `benchmarks/faults.py` counts more kinds of faults."""
+"""Runs survive signals at random moments; `benchmarks/faults.py` tests more kinds of faults."""
 
 import importlib
 import pathlib
@@ -23,7 +23,7 @@ def bench(faults, tmp_path_factory):
 
 @pytest.mark.slow
 def test_sixty_signals_lose_nothing(faults, bench):
-  """Saved where it says so, the exit code of the signal, and the same bits at the end."""
+  """The run is saved at the update it names, exits with the signal's code, and ends bit for bit."""
   row = faults.signals(bench, 60)
   print(row)
   assert (row.tries, row.lost) == (60, 0)

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is loaded, new and left; frozen stages; attention from the identity."""
+"""Fine-tuning: what is loaded, new and left; frozen stages; attention that starts as identity."""
 
 import pathlib
 
@@ -79,7 +79,7 @@ REFINERS = sorted(name for name, module in ATTENTION.items() if module.where != 
 
 @pytest.mark.parametrize('name', REFINERS)
 def test_every_refiner_from_the_identity_leaves_trained_weights_their_logits(name):
-  """Bit for bit."""
+  """The logits are equal bit for bit."""
   fields = field_names(ATTENTION[name])
   kwargs = {'stages': (1, 2), 'every': 1, 'start': 'identity'}
   kwargs |= {'ratio': 2} if 'ratio' in fields else {}
@@ -94,7 +94,7 @@ def test_every_refiner_from_the_identity_leaves_trained_weights_their_logits(nam
 
 @pytest.mark.parametrize('name', REFINERS)
 def test_every_refiner_learns_from_the_identity(name):
-  """Its own weights move too, where two zero factors in a row would hold each other for ever."""
+  """Its own weights change, too; two zero factors in a row would both keep a zero gradient."""
   fields = field_names(ATTENTION[name])
   kwargs = {'stages': (1, 2), 'every': 1, 'start': 'identity'}
   kwargs |= {'ratio': 2} if 'ratio' in fields else {}
@@ -153,7 +153,7 @@ def test_a_run_starts_from_a_run_and_from_a_pytorch_file(tmp_path, capsys):
   listed = run_files.read(tmp_path / 'second', 'init_from.json')
   assert listed['loaded'] and not listed['new'] and not listed['left']
 
-  # A mistake leaves no folder behind, so that the command can be mended.
+  # A mistake leaves no folder behind, so that a corrected command finds none.
   wrong = f'--config.init_from={tmp_path}/nowhere'
   assert main.run([*command, wrong, f'--workdir={tmp_path}/third']) == 2
   assert 'does not exist' in capsys.readouterr().err and not (tmp_path / 'third').exists()

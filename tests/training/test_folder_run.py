@@ -1,4 +1,4 @@
-"""Runs on a folder of one's own images, by the command line from the first image to the result."""
+"""Runs on a folder of images, from the command line to the result."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ from attn_flax.training.experiment import open_experiment
 from configs import base
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Unbalanced, and in another order by letters than by numbers.
+# Unbalanced, with names whose alphabetical order is not that of their numbers.
 COUNTS = {
   'train': {'class10': 6, 'class9': 20},
   'val': {'class10': 2, 'class9': 3},
@@ -67,7 +67,7 @@ def command(images, workdir, *flags):
 
 @pytest.fixture
 def tensorflow_is_there(tmp_path, monkeypatch):
-  """A TensorFlow that could be imported, and leaves a file behind where it is."""
+  """A fake TensorFlow, which writes a file if it is imported."""
   package = tmp_path / 'stub/tensorflow'
   package.mkdir(parents=True)
   (package / '__init__.py').write_text(
@@ -80,7 +80,7 @@ def tensorflow_is_there(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures('tensorflow_is_there')
 def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
-  """What the result says of each class, and that the run keeps the names of its classes."""
+  """The result has the accuracy of each class, and the run keeps the names of its classes."""
   against = ['--config.train.class_weights=True', '--config.data.balanced=True']
   asked = command(images, tmp_path / 'run', '--config.train.steps=2', *against)
   (images / 'train/class9/broken.png').write_bytes(b'')
@@ -109,7 +109,7 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   assert list(result['test_per_class']) == names
   np.testing.assert_allclose(list(result['test_per_class'].values()), own)
 
-  # Another image, and the order of the rest of the run would be another one.
+  # One more image would change the order of images in the rest of the run.
   (tmp_path / 'run/result.json').unlink()
   added = images / 'train/class9/added.png'
   added.write_bytes((images / 'val/class9/0.png').read_bytes())
@@ -117,12 +117,14 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   assert 'the numbers of images of folder have changed' in capsys.readouterr().err
   added.unlink()
 
-  # Another class, and the labels would mean something else.
+  # One more class would change the meaning of the labels.
   for split in COUNTS:
     (images / split / 'class8').mkdir()
     (images / split / 'class8/0.png').write_bytes((images / 'val/class9/0.png').read_bytes())
   before = json.loads((tmp_path / 'run/config.json').read_text())
-  before['config']['model']['num_classes'] = 3  # Else the network's head is what is refused.
+  before['config']['model']['num_classes'] = (
+    3  # Otherwise the head of the network would be refused first.
+  )
   (tmp_path / 'run/config.json').write_text(json.dumps(before))
   assert main.run(asked) == 2
   err = capsys.readouterr().err.splitlines()
@@ -135,7 +137,7 @@ def test_balanced_batches_reach_the_training(images):
   shares = {}
   for balanced in (False, True):
     config.data.balanced = balanced
-    for size in (32, 100):  # On the device, and streamed.
+    for size in (32, 100):  # Images kept on the device, and streamed ones.
       config.data.size = size
       experiment = open_experiment(ConfigDict(config.to_dict()))
       pipeline = experiment.train_pipeline()
@@ -152,7 +154,7 @@ def test_balanced_batches_reach_the_training(images):
 def test_a_run_whose_images_have_moved_goes_on_to_the_same_end(
   images, tmp_path, stop_after, capsys
 ):
-  """Also where they are linked or sorted under other names of the splits."""
+  """Also where the files are linked, or the folders of the splits have other names."""
   steps = '--config.train.steps=3'
   assert main.run(command(images, tmp_path / 'whole', steps)) == 0
   stop_after(2)
@@ -165,7 +167,7 @@ def test_a_run_whose_images_have_moved_goes_on_to_the_same_end(
   run_files.assert_same_arrays(actual, expected)
   assert run_files.read(tmp_path / 'parts', 'config.json')['config']['data']['dir'] == str(moved)
 
-  # A finished run knows then, too, where they are.
+  # A finished run stores the new folder, too.
   capsys.readouterr()
   assert main.run(command(moved, tmp_path / 'whole', steps)) == 0
   assert 'holds a finished run, nothing to do' in capsys.readouterr().out
@@ -189,7 +191,7 @@ def test_the_runs_of_a_study_know_where_their_images_have_moved(images, tmp_path
   (tmp_path / 'moved/test/class9/0.png').unlink()
   shutil.copytree(tmp_path / 'moved', images)
   config.data.dir = str(images)
-  with pytest.raises(UserError, match='another data.dir must hold the very images of the run'):
+  with pytest.raises(UserError, match='another data.dir must hold the same images'):
     train.check([run])
 
 
@@ -201,17 +203,18 @@ def test_other_images_are_not_those_of_the_run(images, tmp_path, capsys):
   first, second = sorted((images / 'train/class9').iterdir())[:2]
   other = tmp_path / 'other'
   shutil.copytree(images, other)
-  for folder in (images, other):  # As many of the same names, but one is now another.
+  # The same number of images with the same names, one of them changed.
+  for folder in (images, other):
     (folder / 'train/class9' / first.name).write_bytes(second.read_bytes())
   for folder, message in (
-    (other, f"data.dir: '{images}' there, '{other}' asked.*must hold the very images of the run"),
+    (other, f"data.dir: '{images}' there, '{other}' asked.*must hold the same images"),
     (images, 'the images of folder have changed since .*dataset.json was written; restore them'),
   ):
     assert main.run(command(folder, tmp_path / 'run', steps)) == 2
     assert re.search(message, capsys.readouterr().err.splitlines()[-1])
   assert run_files.read(tmp_path / 'run', 'config.json') == config
 
-  # A run of a version that noted no digest goes on where its images are.
+  # A run of a version that stored no digest continues in the folder of its images.
   described = run_files.read(tmp_path / 'run', 'dataset.json')
   del described['content']
   (tmp_path / 'run/dataset.json').write_text(json.dumps(described))
@@ -246,7 +249,7 @@ def test_a_test_set_without_a_class_is_scored(images, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures('tensorflow_is_there')
 def test_a_streamed_run_resumes_exactly_with_other_workers(images, tmp_path, stop_after):
-  """Decoded by threads throughout, or stopped and taken up again with worker processes."""
+  """Uninterrupted with threads, or stopped and continued with worker processes."""
   streamed = ['--config.train.steps=5', '--config.data.size=100', '--config.data.enlarge=True']
   assert main.run(command(images, tmp_path / 'whole', *streamed)) == 0
   stop_after(3)

@@ -1,4 +1,4 @@
-"""What a config leaves open suits the data, and stays what it was for a run that has begun."""
+"""What a config leaves open is chosen by the data, and stays the same once a run has begun."""
 
 import pathlib
 
@@ -110,13 +110,13 @@ def test_a_few_hundred_photographs_are_opened_by_the_plain_command(tmp_path):
   settled = experiment.config
   assert (settled.train.batch_size, settled.train.epochs) == (16, 200)
   assert experiment.updates == 200 * 7 and settled.model.stem == experiment.model.stem == 'cifar'
-  assert config.train.batch_size is None  # The user's own stays.
+  assert config.train.batch_size is None  # The config of the user does not change.
   assert not experiment.augmentation.mixes
   told = left_open.notes(config, settled, experiment.model, 120)
   assert [line.split(':')[0] for line in told] == [
     '120 training images',
-    '120 training images are few to begin with random weights; --config.init_from=<run folder or '
-    'PyTorch file> begins with trained ones',
+    '120 training images are few for training from random weights; --config.init_from=<run folder '
+    'or PyTorch file> starts from trained ones',
     'images of 64 pixels',
   ]
   assert 'batches of 16 for 200 epochs' in told[0] and 'stem=imagenet it has 2x2' in told[2]
@@ -126,7 +126,7 @@ def test_a_few_hundred_photographs_are_opened_by_the_plain_command(tmp_path):
   experiment = open_experiment(config)
   assert (experiment.config.train.batch_size, experiment.updates) == (8, 30)
   (line,) = left_open.notes(config, experiment.config, experiment.model, 120)
-  assert 'end in a map of 2x2' in line and '--config.model.stem=cifar makes it 8x8' in line
+  assert 'end in a feature map of 2x2' in line and '--config.model.stem=cifar makes it 8x8' in line
 
 
 def test_a_recipe_for_many_images_says_what_suits_few(tmp_path):
@@ -138,7 +138,7 @@ def test_a_recipe_for_many_images_says_what_suits_few(tmp_path):
 
 @pytest.mark.usefixtures('quick_compilation')
 def test_a_run_goes_on_as_it_began_and_scores_other_data(tmp_path, capsys):
-  """Whatever would be chosen today, and however few images the other data has."""
+  """A run keeps its choices where others would be made today; other data may be small."""
   images = photographs(tmp_path / 'images', 16, 16)
   command = [
     'main.py',
@@ -164,7 +164,7 @@ def test_a_run_goes_on_as_it_began_and_scores_other_data(tmp_path, capsys):
 
   content = run_files.read(tmp_path / 'run', 'config.json')
   assert content['config']['model']['stem'] == 'cifar'
-  content['config']['train']['epochs'] = 123  # As another version would have it.
+  content['config']['train']['epochs'] = 123  # As another version might have chosen.
   artifacts.write_json(tmp_path / 'run/config.json', content)
   assert main.run([*command, f'--config.data.dir={images}']) == 0
   assert 'nothing to do' in capsys.readouterr().out

@@ -38,7 +38,7 @@ def held(tmp_path):
 
 
 def test_the_second_process_learns_of_the_first(held):
-  """And the lock ends with its process, however that ends."""
+  """And the lock ends with the process that held it, even if that was killed."""
   folder, process = held
   with pytest.raises(lock.Locked) as refused, lock.locked(folder):
     pass
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_made_is_a_line(tmp_path):
 
 
 def test_folders_that_nothing_came_of_are_removed(tmp_path):
-  """With the parents that were made for them; what was there stays."""
+  """With their new parents; folders that existed before stay."""
   with lock.locked(tmp_path / 'runs' / 'study'):
     assert (tmp_path / 'runs' / 'study').is_dir()
   assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What a run logs, and what is left of it when the run goes on from an earlier checkpoint."""
+"""What a run logs, and what it keeps of the log when it continues from an earlier checkpoint."""
 
 import fcntl
 import json
@@ -21,7 +21,7 @@ ROOT = str(pathlib.Path(__file__).parents[2])
 
 
 def log_steps(workdir, start, stop, total=20):
-  """Logs the updates behind `start` up to `stop`, each with a loss of its own."""
+  """Logs the updates after `start` up to `stop`, each with a different loss."""
   with Log(workdir, start=start, total=total) as log:
     for step in range(start + 1, stop + 1):
       log.advance(step)
@@ -75,7 +75,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tail, tmp_path):
 
 
 def test_every_line_is_on_disk_at_once(tmp_path):
-  """So that a kill loses none."""
+  """So that a run that is killed loses no line."""
   with Log(tmp_path, start=0, total=2) as log:
     log.metrics(1, {'loss': 0.5})
     assert json.loads((tmp_path / 'metrics.jsonl').read_text()) == {'step': 1, 'loss': 0.5}
@@ -89,7 +89,7 @@ def test_other_processes_write_nothing(tmp_path, capsys):
 
 
 def test_lines_without_scores_are_few_where_there_is_no_terminal(tmp_path, capsys):
-  """All are in the files, and all scores are printed."""
+  """All lines are in the files, and all scores are printed."""
   with Log(tmp_path, start=0, total=10_000) as log:
     for step in range(1, 1001):
       log.metrics(step, {'loss': 0.5})
@@ -132,7 +132,7 @@ with Log(pathlib.Path(sys.argv[1]), start=0, total=1000, batch_size=64) as log:
 
 @pytest.mark.parametrize(('columns', 'shown'), [(40, 0), (80, 0), (110, 2), (200, 5)])
 def test_the_bar_keeps_its_width_in_any_terminal(columns, shown, tmp_path):
-  """What does not fit behind it is left out; the last value first, the time left at the end."""
+  """Notes that do not fit are left out: first the last metric, and at the end the time left."""
   ours, theirs = pty.openpty()
   fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
   command = [sys.executable, '-c', BAR, str(tmp_path)]

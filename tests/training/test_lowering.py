@@ -21,7 +21,7 @@ PLATFORMS = ['cpu', 'cuda', 'tpu']
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('attention', [None, *ATTENTION])
 def test_the_training_step_lowers_for_every_platform(attention, dtype):
-  """With all that a step may hold: smoothing, clipping, an average of the weights."""
+  """With label smoothing, clipping and a moving average of the weights."""
   # Wide enough for eight heads, and deep enough for every second block.
   size = {'depths': (1, 2, 1), 'widths': (80, 96, 112)}
   model = create_model('resnet20', attention=attention, num_classes=10, dtype=dtype, **size)
@@ -55,9 +55,9 @@ def _lowered(model, platforms):
 
 
 def _kernels(program):
-  """Shapes [height, width, inputs of a group, outputs] of a program's convolutions, each once.
+  """The shapes [height, width, inputs of a group, outputs] of a program's convolutions, a set.
 
-  Where there are several platforms, JAX writes a convolution down for each of them.
+  A program for several platforms contains a convolution for each of them.
   """
   kernels = re.findall(r'stablehlo\.convolution.*: \(tensor<\w+>, tensor<([\dx]+)xf32>\)', program)
   return {tuple(map(int, kernel.split('x'))) for kernel in kernels}
@@ -65,7 +65,7 @@ def _kernels(program):
 
 @pytest.mark.parametrize('platforms', [[p] for p in PLATFORMS] + [PLATFORMS], ids='-'.join)
 def test_the_large_convolution_of_cbam_has_the_form_of_each_platform(platforms):
-  """On the CPU, a matrix product of 7 * 2 stacked columns with 7 rows; elsewhere a convolution."""
+  """A matrix product of 7 * 2 stacked columns with 7 rows on CPU, and a convolution elsewhere."""
   model = create_model('resnet20', attention='cbam', num_classes=10, depths=(1, 1, 1))
   program = _lowered(model, platforms)
   is_product = re.search(r'stablehlo\.dot_general.*tensor<14x7xf32>\)', program)
@@ -76,7 +76,7 @@ def test_the_large_convolution_of_cbam_has_the_form_of_each_platform(platforms):
 
 @pytest.mark.parametrize('platforms', [[p] for p in PLATFORMS] + [PLATFORMS], ids='-'.join)
 def test_depthwise_convolutions_have_the_form_of_each_platform(platforms):
-  """On the CPU no convolution is left but the stem; one of 5x5 has 25 shifted maps for it."""
+  """On CPU only the stem is a convolution; a depthwise one of 5x5 is a sum of 25 shifted maps."""
   model = create_model('mnasnet_a1', num_classes=10, stem='cifar', depths=(1,) * 7)
   program = _lowered(model, platforms)
   large = {kernel for kernel in _kernels(program) if kernel[0] > 1}

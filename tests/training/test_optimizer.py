@@ -17,7 +17,7 @@ PER_EPOCH = 10
 
 @pytest.fixture(autouse=True)
 def double_precision():
-  """So that formulas are compared without the rounding of float32."""
+  """Computes in float64, so that formulas are compared without the rounding of float32."""
   with jax.enable_x64(True):
     yield
 
@@ -43,7 +43,7 @@ def test_the_peak_grows_with_the_batch(batch_size):
 
 
 def test_cosine_behind_a_linear_warmup():
-  """The ramp ends at the peak; the half-wave starts there and would reach 0 one update later."""
+  """The warm-up ends at the peak; the cosine starts there, and is 0 one update after the last."""
   actual = rates({'schedule': 'cosine', 'warmup_epochs': 1.5, 'lr_per_256': 0.2}, 60)
   ramp = 0.2 * np.arange(1, 16) / 15
   wave = 0.1 * (1 + np.cos(np.pi * np.arange(45) / 45))
@@ -52,7 +52,7 @@ def test_cosine_behind_a_linear_warmup():
 
 
 def test_cosine_of_a_trial_run_warms_up_for_a_tenth():
-  """Two epochs of warm-up fit no run of 20 updates; at twice their length they do."""
+  """Two epochs of warm-up are too long for 20 updates, but not for twice their own length."""
   fields = {'schedule': 'cosine', 'warmup_epochs': 2.0, 'lr_per_256': 1.0}
   wave = 0.5 * (1 + np.cos(np.pi * np.arange(18) / 18))
   np.testing.assert_allclose(rates(fields, 20), [0.5, 1.0, *wave], rtol=1e-12)
@@ -107,7 +107,7 @@ def problem():
 
 
 def descend(optimizer, params, gradients):
-  """The parameters behind each update."""
+  """The parameters after each update."""
   state, path = optimizer.init(params), []
   for gradient in gradients:
     updates, state = optimizer.update(gradient, state, params)
@@ -117,7 +117,7 @@ def descend(optimizer, params, gradients):
 
 
 def falling(count):
-  """A schedule that no update may leave out or count twice."""
+  """A schedule with another rate at each update, so that skipped or repeated updates show."""
   return 0.5 / (1 + count)
 
 
@@ -130,7 +130,7 @@ def assert_paths_agree(actual, expected, rtol=1e-12):
 @pytest.mark.parametrize('decay_all', [False, True])
 @pytest.mark.parametrize('nesterov', [False, True])
 def test_sgd_with_l2_decay(problem, nesterov, decay_all):
-  """As PyTorch's: the decay enters the gradient, and with it the momentum."""
+  """As in PyTorch: the decay is added to the gradient, and so enters the momentum."""
   params, gradients = problem
   fields = {'nesterov': nesterov, 'decay_all': decay_all, 'weight_decay': 0.1, 'momentum': 0.8}
   actual = descend(make_optimizer(config(**fields), falling), params, gradients)
@@ -177,7 +177,7 @@ def test_momentum_of_zero_is_plain_descent(problem):
 
 @pytest.mark.parametrize('clip_norm', [0.5, 100.0])
 def test_clipping_shortens_what_is_too_long(problem, clip_norm):
-  """By the norm over all parameters, before the decay is added."""
+  """By the global norm of the gradient, before the weight decay is added."""
   params, gradients = problem
   fields = {'momentum': 0.0, 'nesterov': False, 'weight_decay': 0.2}
   optimizer = make_optimizer(config(**fields), lambda _: 0.5, clip_norm=clip_norm)
@@ -195,7 +195,7 @@ def test_clipping_shortens_what_is_too_long(problem, clip_norm):
 
 @pytest.mark.parametrize('name', ['sgd', 'adamw'])
 def test_accumulated_gradients_make_one_update_of_their_mean(problem, name):
-  """Clipped as a whole; the schedule counts updates, and nothing moves between them."""
+  """The mean is clipped, the schedule counts updates, and weights change at updates alone."""
   params, gradients = problem
   parts = make_optimizer(config(name=name), falling, clip_norm=0.5, accumulate=3)
   whole = make_optimizer(config(name=name), falling, clip_norm=0.5)
@@ -206,12 +206,12 @@ def test_accumulated_gradients_make_one_update_of_their_mean(problem, name):
   assert_paths_agree(path, [params, params, first, first, first, second], rtol=1e-6)
 
 
-NOT_DECAYED = ('bias', 'scale')  # Of norms, convolutions, dense layers.
+NOT_DECAYED = ('bias', 'scale')  # Names of parameters in norms, convolutions and dense layers.
 
 
 @pytest.mark.parametrize('name', ATTENTION)
 def test_kernels_decay_and_vectors_do_not(name):
-  """Of every mechanism inside a network; ECA's convolution is a kernel, too."""
+  """In networks with each mechanism; the convolution of ECA is a kernel, too."""
   model = create_model('resnet18', attention=name, num_classes=10)
   params = abstract_variables(model, (32, 32, 3))['params']
   leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -243,7 +243,7 @@ PLAIN = {
 
 
 def test_the_decaying_parameters_by_name():
-  """Written out: no scale, no bias, every kernel."""
+  """Against a written list: every kernel, no scale and no bias."""
   inside = 'stage1_block1/branch_attention'
   assert decayed_names() == PLAIN
   assert decayed_names(name='eca') == PLAIN | {f'{inside}/channel/conv/kernel'}

@@ -1,4 +1,4 @@
-"""The speed of a run and the time left, with a clock of our own."""
+"""The speed of a run and the time left, measured with a fake clock."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from attn_flax.training.pace import Pace
 
 
 class Clock:
-  """Seconds that pass where a test says so."""
+  """A clock that a test advances."""
 
   def __init__(self):
     self.now = 100.0
@@ -39,7 +39,7 @@ def test_nothing_is_promised_before_an_update_is_done(clock):
 
 
 def test_the_time_left_is_that_of_updates_and_of_evaluations_to_come(clock):
-  """The first evaluation, which compiles, says nothing about the others."""
+  """The first evaluation, which includes compilation, does not count."""
   pace = Pace(0, 1000, 100, clock=clock)
   train(pace, clock, range(1, 101), 0.1)
   assert pace.rate() == pytest.approx(10) and pace.left() == pytest.approx(90)

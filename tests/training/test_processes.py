@@ -89,7 +89,7 @@ F1126 15:44:49.9 1 client.h:80] Failed to send RPC. Either the leader task was p
 @pytest.mark.parametrize(
   ('written', 'passed_on'),
   [
-    (LOST, 'error: processes 1, 3 of this run has ended'),
+    (LOST, 'error: processes 1, 3 of this run have ended'),
     (LEADER, 'error: process 0 of this run has ended'),
     (b'warning: something\nstep 3\n', 'warning: something\nstep 3\n'),
     (b'[Gloo] Rank 0 is connected\nerror: a line\n', 'error: a line\n'),
@@ -115,16 +115,16 @@ def free_address():
 def start(
   workdir, *flags, each=((), ()), only=(0, 1), config=TINY, folders=(ROOT, ROOT), slurm=False
 ):
-  """Two processes of two devices each, on loopback.
+  """Starts two processes with two devices each, connected by loopback.
 
   Args:
     workdir: the run folder.
-    *flags: flags of all.
-    each: flags of one of them alone.
-    only: those that are started.
-    config: the flags of the config.
-    folders: where they are started.
-    slurm: whether they are told their place as SLURM tells it, and not by flags.
+    *flags: flags of both processes.
+    each: further flags of either process.
+    only: numbers of the processes that are started.
+    config: flags of the config.
+    folders: the working directory of either process.
+    slurm: whether the processes get their numbers by SLURM's variables instead of flags.
   """
   address = free_address()
   port = address.rpartition(':')[2]
@@ -170,7 +170,7 @@ def _environment(devices):
 
 
 class Ended(NamedTuple):
-  """How processes ended: codes (None: it did not end in time), and what they printed."""
+  """How processes ended: exit codes, None for one that did not end in time; and their output."""
 
   codes: list[int | None]
   out: list[str]
@@ -189,7 +189,7 @@ def ended(started, seconds=150):
       process.wait(max(end - time.monotonic(), 0.1))
     found.codes.append(process.poll())
     process.kill()
-    # To the end of what others write for it.
+    # Reads until the filter process has written everything.
     out, err = process.communicate()
     found.out.append(out)
     found.err.append(err)
@@ -215,7 +215,7 @@ def assert_same_run(actual, expected):
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-  """The finished run of two processes, and what they printed; its dataset is there before it."""
+  """The finished run of two processes, and its output; the dataset was prepared before."""
   build.prepare()
   workdir = tmp_path_factory.mktemp('two') / 'run'
   run = ended(start(workdir))
@@ -225,7 +225,7 @@ def two(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(two, tmp_path):
-  """Of four devices; the log and the result are written once, and nothing beside them."""
+  """As one process with four devices does; process 0 alone writes the log and the result."""
   workdir, run = two
   one = subprocess.run(
     [sys.executable, str(ROOT / 'main.py'), *TINY, f'--workdir={tmp_path}/one'],
@@ -315,7 +315,7 @@ def test_a_process_that_does_not_come_is_named(here, tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_that_is_not_shared_is_one_line(tmp_path):
-  """As one of each machine's own would be."""
+  """As local folders of different machines are not."""
   folders = [tmp_path / 'a', tmp_path / 'b']
   for folder in folders:
     folder.mkdir()
@@ -357,7 +357,7 @@ def test_the_second_signal_ends_all_at_once(asked, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one_does(two, tmp_path):
-  """And find each other as under SLURM."""
+  """With processes that find each other by SLURM's variables."""
   workdir, _ = two
   run = ended(start(workdir, '--mode=evaluate', f'--output={tmp_path}', config=(), slurm=True))
   assert run.codes == [0, 0], run.err

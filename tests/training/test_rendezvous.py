@@ -1,4 +1,4 @@
-"""Where the processes of a run meet: who is missing, and who is told otherwise."""
+"""How the processes of a run connect: which are missing, and where flags differ."""
 
 import concurrent.futures
 import contextlib
@@ -20,7 +20,7 @@ def address():
 
 
 def meet(address, visitors, count=3, seconds=1.0):
-  """The errors of processes that meet, '' for none; a visitor: (number, about, error)."""
+  """The error of each process, '' for none; a visitor is (number, about, error)."""
 
   def one(visitor):
     process, about, error = visitor
@@ -82,7 +82,7 @@ def test_two_of_one_number_are_told_so(address):
 
 
 def test_strangers_and_processes_that_leave_are_passed_over(address):
-  """One speaks something else, one nothing, one leaves and comes again."""
+  """One client sends no JSON, one sends nothing, and a process disconnects and returns."""
   host, port = address.split(':')
 
   def connect():
@@ -112,7 +112,7 @@ def test_strangers_and_processes_that_leave_are_passed_over(address):
 
 @pytest.mark.parametrize('lost', range(3))
 def test_who_ends_before_all_are_connected_is_named(lost, address):
-  """Its connections close, and it takes no leave."""
+  """Its connections close without the message that ends the meeting."""
   ended, barrier, known = {}, threading.Barrier(3), threading.Event()
 
   def one(process):

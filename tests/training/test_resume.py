@@ -65,14 +65,14 @@ def uninterrupted(small_dataset, tmp_path_factory):
 def test_a_stopped_run_ends_as_if_it_had_not_been(
   update, number, uninterrupted, tmp_path, stop_after, capfd
 ):
-  """Stopped between two checkpoints, and at one that follows an evaluation."""
+  """Stopped between two checkpoints, and at a checkpoint with an evaluation."""
   before = signal.getsignal(number)
   command = (*TINY, *AVERAGED_PARTS, f'--workdir={tmp_path}/run')
   stop_after(update, number)
   assert run(*command) == 128 + number
   assert signal.getsignal(number) is before
   noticed, stopped = capfd.readouterr().err.splitlines()
-  assert noticed == 'stopping after this update; once more to leave now'
+  assert noticed == 'stopping after this update; a second signal ends the run at once'
   assert f'stopped after update {update} of 10, saved in' in stopped
   assert max(run_files.steps(tmp_path / 'run')) == update
   assert run(*command) == 0
@@ -81,12 +81,12 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
   assert f'step {update + 1}/10' in out
   assert_same_run(tmp_path / 'run', uninterrupted)
   assert [step for step, _ in losses(tmp_path / 'run')] == list(range(1, 11))
-  shown = run_files.events(tmp_path / 'run')['loss']  # Of two files, for one run.
+  shown = run_files.events(tmp_path / 'run')['loss']  # Read from the two event files of the run.
   assert shown == {step: np.float32(loss) for step, loss in losses(tmp_path / 'run')}
 
 
 def test_what_is_compared_depends_on_what_was_lost(uninterrupted):
-  """Weights, their average, statistics, momentum and the counters of parts are all in the state."""
+  """The state holds weights, their average, statistics, momentum and the counters of parts."""
   (last, *_) = sorted(run_files.steps(uninterrupted), reverse=True)
   names = ' '.join(run_files.state(uninterrupted, last))
   for part in ('params', 'batch_stats', 'ema', 'trace', 'mini_step', 'step'):
@@ -110,7 +110,7 @@ def test_a_signal_at_the_last_update_is_heard(uninterrupted, tmp_path, stop_afte
 
 
 def test_a_run_killed_while_it_was_scored_is_scored_again(uninterrupted, tmp_path, capsys):
-  """Trained to the end, but without a result: nothing is trained again."""
+  """A run that is trained to its end, but has no result, is not trained again."""
   shutil.copytree(uninterrupted, tmp_path / 'run')
   (tmp_path / 'run' / 'result.json').unlink()
   (tmp_path / 'run' / 'predictions.npz').unlink()
@@ -118,15 +118,16 @@ def test_a_run_killed_while_it_was_scored_is_scored_again(uninterrupted, tmp_pat
   assert 'step ' not in capsys.readouterr().out
   assert_same_run(tmp_path / 'run', uninterrupted)
   result = run_files.read(uninterrupted)
-  assert run_files.read(tmp_path / 'run') == result  # The seconds are those of the checkpoint.
+  # Also in the times, which are stored in the checkpoint.
+  assert run_files.read(tmp_path / 'run') == result
 
 
 def test_a_killed_process_is_continued_by_the_same_command(
   small_dataset, tmp_path, monkeypatch, capsys
 ):
-  """The real command on the whole dataset, ended by SIGKILL; nothing of the process is patched.
+  """The real command in a process of its own, ended by SIGKILL, with nothing patched.
 
-  The process compiles its programs itself, so that nothing but the run folder is shared.
+  The process compiles its own programs, so that only the run folder is shared.
   """
   monkeypatch.setitem(data.DATASETS, 'cluttered_digits', small_dataset)
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'datasets'))

@@ -1,4 +1,4 @@
-"""A stop of several processes, here of threads around a dictionary."""
+"""The common stop of several processes, simulated by threads that share a dictionary."""
 
 import random
 import signal
@@ -13,7 +13,7 @@ COUNT = 3
 
 
 class Service:
-  """What the coordination service keeps."""
+  """A fake client of the coordination service."""
 
   def __init__(self):
     self.content = {}
@@ -27,12 +27,12 @@ class Service:
 
 
 class Left(SystemExit):
-  """A process has left."""
+  """Raised where a process would end."""
 
 
 @pytest.fixture
 def run(monkeypatch):
-  """Processes, as (stop, shared stop) each, and the numbers that they left with."""
+  """Processes, each a (stop, shared stop), and the signals or exit codes that they ended with."""
   service, left = Service(), {}
   monkeypatch.setattr('attn_flax.training.shared_stop._LINGER', 0.1)
   processes = []
@@ -61,7 +61,7 @@ def run(monkeypatch):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_all_stop_at_the_same_update(seed, run):
-  """No process begins an update before all have begun the one before it, as collectives have it."""
+  """As with collectives, no process begins an update before all have begun the one before it."""
   processes, left = run
   rng = random.Random(seed)
   stopped, barrier = {}, threading.Barrier(COUNT)
@@ -89,13 +89,13 @@ def test_all_stop_at_the_same_update(seed, run):
   assert left == {}
 
 
-# A thread that leaves here takes no process along.
+# Here, ending a process ends a thread alone, by an exception.
 leaves = pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 
 
 @leaves
 def test_where_nothing_is_unsaved_all_leave(run):
-  """One is not in its loop yet, so that none has made an update."""
+  """One process is not in its training loop yet, so that none has made an update."""
   processes, left = run
   with processes[0][0].deferred(), processes[1][0].deferred():
     processes[1][0].hear(signal.SIGTERM)
@@ -128,7 +128,7 @@ def test_the_failure_of_one_ends_the_others_with_its_line(run):
 
 
 def test_the_first_signal_of_each_is_no_second_one(run):
-  """As under a launcher that hands Ctrl-C on to all."""
+  """As under a launcher that passes Ctrl-C on to all processes."""
   processes, left = run
   for stop, _ in processes:
     stop.is_deferring = True

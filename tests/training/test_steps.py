@@ -1,4 +1,4 @@
-"""The training and evaluation steps: pure, traced once, equal to the formulas they stand for."""
+"""The training and evaluation steps: pure, traced once, and equal to their formulas."""
 
 import chex
 import flax.linen as nn
@@ -30,7 +30,7 @@ def network():
 
 
 class Linear(nn.Module):
-  """No norm, so that the parts of a batch do not see each other; dropout, so that keys matter."""
+  """A network without batch norm, so that parts of a batch are independent, and with dropout."""
 
   dropout: float = 0.0
 
@@ -65,7 +65,7 @@ def prepare(
 
 
 def test_a_step_is_a_pure_function():
-  """The same arguments give the same result, and are still there afterwards."""
+  """The same arguments give the same result, and are not changed."""
   state, step = prepare(network(), ema=True, ema_decay=0.9)
   before = jax.device_get(state)
   after, metrics = step(state, batch(), KEY)
@@ -77,7 +77,7 @@ def test_a_step_is_a_pure_function():
 
 @pytest.mark.parametrize('accumulate', [1, 3])
 def test_many_steps_need_one_trace(accumulate):
-  """Changing states, batches, keys and rates do not make a new program."""
+  """Other states, batches, keys and learning rates do not cause another trace."""
   state, step = prepare(
     network(),
     schedule=optax.cosine_decay_schedule(0.1, 10),
@@ -103,7 +103,7 @@ def test_the_loss_of_a_fixed_batch_falls():
 
 
 def test_metrics_are_those_of_the_batch():
-  """Loss, hits and gradient norm from the network's logits alone, by NumPy and finite sums."""
+  """Loss, hits and gradient norm against NumPy, from the logits of the network."""
   smoothing = 0.1
   schedule = optax.linear_schedule(0.1, 0.2, 10)
   state, step = prepare(network(), schedule=schedule, label_smoothing=smoothing)
@@ -182,7 +182,7 @@ def test_without_a_decay_no_average_is_kept():
 
 
 def test_parts_of_a_batch_make_the_update_of_the_whole():
-  """For a network whose examples do not see each other; two updates, of three parts each."""
+  """In a network that treats examples independently; two updates of three parts each."""
   parts, step = prepare(Linear(), accumulate=3)
   whole, big_step = prepare(Linear())
   for update in range(2):
@@ -215,14 +215,14 @@ def test_the_key_decides_what_is_dropped():
 
 
 def test_a_fresh_state_shares_no_buffer_with_its_average():
-  """A donated state may not hold one buffer twice."""
+  """A donated state must not contain a buffer twice."""
   state, _ = prepare(network(), ema=True, ema_decay=0.9)
   leaves = jax.tree.leaves(state)
   assert len({leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size}) == len(leaves)
 
 
 def test_evaluation_sums_over_the_mask_and_leaves_the_network_alone():
-  """With running statistics: an example's logits do not depend on its neighbors."""
+  """It uses running statistics, so that logits do not depend on the other examples."""
   state, step = prepare(network())
   state, _ = step(state, batch(1), KEY)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}

@@ -1,4 +1,4 @@
-"""Requests to stop: noted, acknowledged, and answered where no work is lost."""
+"""Requests to stop: acknowledged at once, and followed where no work is lost."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from attn_flax.training import stopping
 from attn_flax.training.stopping import Stop, Stopped
 
 ROOT = pathlib.Path(__file__).parents[2]
-# A command that waits where Python code does not run, as in a compilation or a long update.
+# A command that waits in a call that runs no Python code, as in a compilation or a long update.
 COMMAND = """
 import contextlib, sys, time
 from attn_flax.training import stopping
@@ -21,7 +21,7 @@ stopping.watch_process()
 with stopping.deferred() if 'deferred' in sys.argv else contextlib.nullcontext() as stop:
   print('waits', flush=True)
   if 'again' in sys.argv:
-    time.sleep(1000)  # One call that does not come back to the loop.
+    time.sleep(1000)  # A single call that does not return to the loop.
   for _ in range(3000):
     time.sleep(0.01)
     if stop and stop.asked:
@@ -59,13 +59,13 @@ def test_the_first_signal_is_acknowledged_and_left_to_the_loop():
   _, err = process.communicate(timeout=10)
   assert process.returncode == 1
   assert err.splitlines() == [
-    'stopping after this update; once more to leave now',
+    'stopping after this update; a second signal ends the run at once',
     f'saved, and asked by {signal.SIGTERM:d}',
   ]
 
 
 def test_the_second_signal_ends_a_call_that_does_not_return():
-  """Python runs no handler meanwhile: a thread hears the signals."""
+  """Python runs no signal handler during the call, but a thread receives the signals."""
   process = start('deferred', 'again')
   for _ in range(2):
     process.send_signal(signal.SIGINT)
@@ -76,7 +76,7 @@ def test_the_second_signal_ends_a_call_that_does_not_return():
 
 
 def heard(*numbers):
-  """The signals that make a deferred request leave."""
+  """The signals by which `stop` ends the process, of some that it hears while deferred."""
   left = []
   stop = Stop(left.append)
   with pytest.raises(Stopped), stop.deferred():
@@ -98,7 +98,7 @@ def test_a_repeated_signal_leaves_once_the_first_is_old(monkeypatch):
 
 
 def test_in_a_library_call_the_second_signal_is_the_handlers_of_before():
-  """A notebook gets its KeyboardInterrupt, and its own handler back."""
+  """A notebook gets its KeyboardInterrupt, and then has its own handler again."""
   before = signal.getsignal(signal.SIGINT)
   with pytest.raises(KeyboardInterrupt), stopping.deferred() as stop:
     signal.raise_signal(signal.SIGINT)

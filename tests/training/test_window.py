@@ -9,7 +9,7 @@ from attn_flax.training.window import Window
 
 
 class Arriving:
-  """A metric that is there after it has been waited for."""
+  """A metric that is ready once it has been waited for."""
 
   def __init__(self):
     self.waited = False
@@ -31,7 +31,7 @@ def metrics(monkeypatch):
 
 
 def test_what_the_device_has_not_finished_waits(metrics):
-  """No more of it than is told; the oldest part is waited for first."""
+  """A limited number of parts, as `waiting` says; the oldest part is waited for first."""
   found = Window()
   parts = [metrics() for _ in range(window._MOST_WAITING + 3)]
   for i, part in enumerate(parts):

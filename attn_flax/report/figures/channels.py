@@ -1,4 +1,4 @@
-"""Channel gates as curves: what a network scales its channels by, class by class."""
+"""Channel gates as curves: the factor of each channel, class by class."""
 
 from collections.abc import Mapping
 
@@ -14,21 +14,21 @@ MOST_CLASSES = 5
 
 
 def by_stage(paths: list[str]) -> dict[str, str]:
-  """The last gate of each stage; `stage3_block2/...` lies in stage3."""
+  """The path of the last gate in each stage, {stage: path}; `stage3_block2/...` is in stage3."""
   return {path.split('/')[0].split('_')[0]: path for path in paths}
 
 
 def _of_known(
   gates: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-  """Classes with an image, and their gates at each path; None where there is no such gate."""
+  """The classes with an image, and their gates by path; None where no class has all gates."""
   finite = [np.isfinite(gate).all(1) for gate in gates.values()]
   known = np.flatnonzero(np.all(finite, axis=0)) if finite else np.arange(0)
   return (known, {path: gate[known] for path, gate in gates.items()}) if len(known) else None
 
 
 def plots(findings: Findings) -> list[style.Illustration]:
-  """A figure for each variant with channel gates, all on one scale."""
+  """A figure for each variant with channel gates, all with the same range of values."""
   gated = [
     (i, v.name, found)
     for i, v in enumerate(findings.variants)
@@ -78,9 +78,9 @@ def plots(findings: Findings) -> list[style.Illustration]:
         style.file_name('channels', index, name),
         f'{name}: channel gates',
         'Mean gate of each channel over the test images of a class, in the last block of each'
-        ' stage; channels are sorted by their mean. Shown are the classes that lie farthest from'
-        ' the mean. A wide band means that the gate depends on the class. All variants have one'
-        ' scale.',
+        ' stage; channels are sorted by their mean gate. Lines are the mean over the classes and'
+        ' the classes farthest from it in the last stage; the band spans all classes. A wide band'
+        ' means that the gate depends on the class. All variants share one scale.',
         f'Channel gates of {name} by class, in {len(chosen)} stages.',
       )
     )

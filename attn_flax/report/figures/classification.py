@@ -1,4 +1,4 @@
-"""The figures that classification has of its own: confusion matrices."""
+"""The figures that are specific to classification: confusion matrices."""
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -9,12 +9,12 @@ from attn_flax.report.figures import style
 from attn_flax.report.figures.fonts import lettering
 from attn_flax.study.findings import Findings
 
-# Above this number of classes a matrix has colors alone, and every n-th name.
+# With more classes than this, a matrix shows colors without numbers.
 NUMBERED_CLASSES = 12
 
 
 def confusions(findings: Findings) -> list[style.Illustration]:
-  """A confusion matrix per variant, all on one scale; none of thousands of classes."""
+  """A confusion matrix per variant, all on one scale; none with thousands of classes."""
   return [
     _confusion(findings, variant.name, variant.performance.arrays['confusion'].sum(0), i)
     for i, variant in enumerate(findings.variants)
@@ -27,7 +27,7 @@ def _confusion(findings: Findings, name: str, counts: np.ndarray, index: int) ->
   size = len(shares)
   canvas = Canvas(figsize=(3.2, 2.95), layout='constrained')
   ax = canvas.subplots()
-  # The square root, so that a few percent of mistakes are seen beside a diagonal near 1.
+  # The color goes with the square root: a few percent of errors show beside a diagonal near 1.
   image = ax.imshow(shares, cmap=style.MAP, norm=PowerNorm(0.5, 0, 1))
   every = max(1, -(-size // 20))
   drawn = lettering(findings.class_names).named(findings.class_names)
@@ -54,6 +54,7 @@ def _confusion(findings: Findings, name: str, counts: np.ndarray, index: int) ->
     style.file_name('confusion', index, name),
     f'Confusion matrix of {name}',
     '',
-    f'Confusion matrix of {name}: {formats.percent(float(accuracy))} % lie on the diagonal.',
+    f'Confusion matrix of {name}: {formats.percent(float(accuracy))} % of the images are on the'
+    ' diagonal.',
     scaled=True,
   )

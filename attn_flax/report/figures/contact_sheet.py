@@ -1,4 +1,4 @@
-"""Many explained photographs on one page, small, in the order of their numbers."""
+"""One page with many explained photographs, small, in the order in which they were added."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,22 +18,29 @@ from attn_flax.report.figures.photographs import (
 MOST_IMAGES = 60
 _SIDE = 160  # Pixels of the longer side of a photograph.
 _WIDTH = 1600  # Pixels of a page, unless one photograph with its maps needs more.
-_SIZE, _LINE, _GAP = 12, 17, 8  # Of letters, of a line, and between photographs.
+_SIZE, _LINE, _GAP = 12, 17, 8  # Pixels: of the letters, of a line, and between photographs.
 
 
-# What a photograph is called, what is told of it, and (method, pixels, word) of each panel.
+# The name of a photograph, its caption, and (method, pixels, note) of each panel.
 _Row = tuple[str, Told, list[tuple[str, np.ndarray, str]]]
 
 
 class ContactSheet:
-  """Gathers photographs, and draws the first `MOST_IMAGES` of them."""
+  """Collects explained photographs and draws the first `MOST_IMAGES` of them on one page."""
 
   def __init__(self) -> None:
-    """Empty."""
+    """Makes an empty sheet."""
     self._rows: list[_Row] = []
 
   def add(self, name: str, photo: Photograph, maps: Mapping[str, np.ndarray], told: Told) -> None:
-    """Adds a photograph under its maps; `name` is what it is called."""
+    """Adds a photograph and its maps; those after the first `MOST_IMAGES` are left out.
+
+    Args:
+      name: printed below the photograph.
+      photo: the photograph.
+      maps: [h, w] each, by the name of the method, not normalized.
+      told: the explained class, its probability and the true class.
+    """
     if len(self._rows) >= MOST_IMAGES:
       return
     small = shrunk(enlarged(photo, _SIDE), _SIDE)
@@ -43,7 +50,7 @@ class ContactSheet:
     self._rows.append((name, told, panels))
 
   def png(self, lettering: Lettering) -> bytes:
-    """The content of a PNG file."""
+    """The page as the content of a PNG file; needs at least one photograph."""
     panels = len(self._rows[0][2])
     group = panels * (_SIDE + _GAP) + 2 * _GAP
     columns = min(max(_WIDTH // group, 1), len(self._rows))
@@ -69,5 +76,5 @@ class ContactSheet:
 
 
 def _height(rows: Sequence[_Row]) -> int:
-  """Pixels of a row of photographs with their texts."""
+  """The height in pixels of a row of photographs with their texts."""
   return max(shown[0][1].shape[0] for _, _, shown in rows) + 4 * _LINE + 2 * _GAP

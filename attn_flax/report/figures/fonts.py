@@ -1,7 +1,8 @@
-"""Letters that the usual font lacks, such as Chinese ones: from a font of the machine, or told.
+"""Fonts for letters that matplotlib's default font lacks, such as Chinese ones.
 
-Matplotlib takes each letter from the first of its families that has it, and draws an empty box
-where none does. The machine's fonts are looked through only where a letter is missing.
+Matplotlib takes each letter from the first font family that has it, and draws an empty box where
+none does. The installed fonts are searched only where a letter is missing; names with letters that
+no font has are replaced by class numbers.
 """
 
 import functools
@@ -16,11 +17,11 @@ _BOXES = 'Last Resort'  # A font that has a box for every letter.
 
 
 class Lettering(NamedTuple):
-  """What some texts are drawn with.
+  """The fonts that some texts are drawn with.
 
   Attributes:
-    families: the fonts beside the usual one, by the names of their families.
-    lacking: letters that no font has.
+    families: names of the font families to use besides `USUAL`.
+    lacking: letters that no installed font has.
   """
 
   families: tuple[str, ...]
@@ -31,12 +32,12 @@ class Lettering(NamedTuple):
     return not self.lacking.intersection(unicodedata.normalize('NFC', text))
 
   def named(self, classes: Sequence[str]) -> list[str]:
-    """The names of classes; their numbers in place of names that cannot be drawn."""
+    """The names of classes; 'class 3' in place of a name that cannot be drawn."""
     return [name if self.has(name) else f'class {i}' for i, name in enumerate(classes)]
 
 
 def lettering(texts: Iterable[str]) -> Lettering:
-  """The fonts that some texts need, as few as there may be."""
+  """Chooses as few fonts as possible for all letters of some texts."""
   letters = {letter for text in texts for letter in unicodedata.normalize('NFC', text)}
   lacking = frozenset(c for c in letters if not c.isspace()) - _usual_letters()
   families = []
@@ -58,7 +59,7 @@ def _usual_letters() -> frozenset[str]:
 
 @functools.cache
 def _covers(letters: frozenset[str]) -> dict[str, frozenset[str]]:
-  """Which of some letters each family of the machine has, upright and of usual weight."""
+  """Which of some letters each installed family has, in its upright face of regular weight."""
   found: dict[str, frozenset[str]] = {}
   for entry in font_manager.fontManager.ttflist:
     usual = entry.style == 'normal' and entry.weight in (400, 'normal', 'regular', 'book')
@@ -67,6 +68,6 @@ def _covers(letters: frozenset[str]) -> dict[str, frozenset[str]]:
     try:
       font = font_manager.get_font(entry.fname)
       found[entry.name] = frozenset(c for c in letters if font.get_char_index(ord(c)))
-    except (OSError, RuntimeError):  # Listed, but gone or of a kind that cannot be drawn.
+    except (OSError, RuntimeError):  # The file is gone, or of a format that cannot be drawn.
       continue
   return found

@@ -1,4 +1,4 @@
-"""A page of pixels with text: images lie on it as they are, no pixel resampled."""
+"""A page of pixels with text, on which images are pasted without resampling."""
 
 import io
 import math
@@ -17,26 +17,35 @@ class Page:
   """A white page of pixels, with text on it."""
 
   def __init__(self, width: int, height: int):
-    """Both in pixels."""
+    """Makes a white page of a size in pixels."""
     self._pixels = np.full((height, width, 3), 255, np.uint8)
     self._texts: list[tuple[float, float, str, dict]] = []
 
   def paste(self, pixels: np.ndarray, x: int, y: int) -> None:
-    """Puts an image [H, W, 3] with its upper left corner at a place."""
+    """Pastes an image [H, W, 3] uint8 with its upper left corner at (x, y)."""
     height, width = pixels.shape[:2]
     self._pixels[y : y + height, x : x + width] = pixels
 
   def write(
     self, text: str, x: float, y: float, size: float, most: float, **style_: object
   ) -> None:
-    """Writes one line, of a size in pixels, below y; what is longer than `most` pixels is cut."""
+    """Writes one line of text.
+
+    Args:
+      text: line breaks in it become spaces.
+      x: the left end in pixels, unless `ha` says otherwise.
+      y: the upper end in pixels, unless `va` says otherwise.
+      size: of the letters, in pixels.
+      most: the text is cut, with an ellipsis, where it is wider than so many pixels.
+      **style_: further arguments of matplotlib's `Figure.text`.
+    """
     self._texts.append((x, y, fitted(text, most / size), {'fontsize': size, **style_}))
 
   def png(self, lettering: Lettering) -> bytes:
-    """The content of a PNG file."""
+    """The page as the content of a PNG file, with texts in the given fonts."""
     height, width = self._pixels.shape[:2]
     with style.drawing(lettering.families):
-      # The hundredth is for the rounding of the quotient.
+      # The hundredth of a pixel makes up for the rounding of the division.
       inches = (width + 0.01) / style.DPI, (height + 0.01) / style.DPI
       canvas = Canvas(figsize=inches, dpi=style.DPI)
       agg = FigureCanvasAgg(canvas)
@@ -44,7 +53,7 @@ class Page:
       for x, y, text, fields in self._texts:
         size = fields['fontsize']
         fields = {**fields, 'fontsize': size * 72 / style.DPI}
-        if 'va' not in fields:  # Of one line on all pages, whatever its letters are.
+        if 'va' not in fields:  # By the baseline, which does not depend on the letters.
           fields, y = fields | {'va': 'baseline'}, y + size
         canvas.text(x / width, 1 - y / height, text, **fields)
       agg.draw()
@@ -53,13 +62,13 @@ class Page:
     return file.getvalue()
 
   def note(self, text: str, x: float, y: float, size: float) -> None:
-    """Writes a word in a box around a place."""
+    """Writes a word in a box that is centered at (x, y); `size` as in `write`."""
     box = {'facecolor': 'white', 'edgecolor': 'black', 'pad': 2}
     self.write(text, x, y, size, math.inf, ha='center', va='center', bbox=box)
 
 
 def fitted(text: str, widths: float) -> str:
-  """A text cut to a line of so many heights of its letters, as matplotlib prints it."""
+  """A text on one line, cut to a width in multiples of its letters' size, for matplotlib."""
   text = unicodedata.normalize('NFC', ' '.join(text.split()))
   used, count = 0.0, 0
   for count, letter in enumerate(text):  # noqa: B007

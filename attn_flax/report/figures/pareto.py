@@ -1,4 +1,4 @@
-"""Accuracy against cost: which variants no other beats on both."""
+"""Plots of accuracy against cost, with the Pareto front."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class _Bounded(NamedTuple):
 
 
 class _Axis(NamedTuple):
-  """A kind of cost: its column in `results.csv`, its name, its label, and how to read it."""
+  """A kind of cost: its column in `results.csv`, name, axis label, and how to compute it."""
 
   column: str
   name: str
@@ -34,7 +34,7 @@ def _exact(value: float) -> _Bounded:
 
 
 def _step(cost: Cost, base: Cost | None) -> _Bounded:
-  """The time of a training step and the quartiles of its ratio, in units of the baseline."""
+  """The time of a training step in ms; its error bar spans the quartiles of its ratio."""
   step = cost.step_ms
   unit = base.step_ms.median if base else step.median / step.ratio
   return _Bounded(
@@ -52,7 +52,15 @@ _AXES = (
 
 
 def front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
-  """Indices, by rising cost, of the points that no other beats: cheaper or alike and not worse."""
+  """The Pareto front: points to which no other is at least equal in both cost and gain.
+
+  Args:
+    costs: of each point; lower is better.
+    gains: of each point; higher is better.
+
+  Returns:
+    Indices of the points on the front, by rising cost; of equal points, the first.
+  """
   found: list[int] = []
   for i in sorted(range(len(costs)), key=lambda i: (costs[i], -gains[i])):
     if not found or gains[i] > gains[found[-1]]:
@@ -61,7 +69,7 @@ def front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
 
 
 def plots(findings: Findings) -> list[style.Illustration]:
-  """A plot for each kind of cost; none where nothing was measured."""
+  """A plot for each kind of cost; [] where no variant has both a score and a cost."""
   if not any(variant.performance and variant.cost for variant in findings.variants):
     return []
   return [_plot(findings, axis) for axis in _AXES]
@@ -127,9 +135,9 @@ def _plot(findings: Findings, axis: _Axis) -> style.Illustration:
     canvas,
     f'pareto_{axis.column}',
     f'{words.quality.capitalize()} and {axis.name}',
-    'Filled marks, joined by the dashed line, are the front: no variant is both cheaper and'
-    ' better. Vertical bars: standard deviation between seeds'
+    'Filled marks, joined by the dashed line, are the Pareto front: no other variant is both'
+    ' cheaper and better. Vertical bars: standard deviation between seeds'
     + ('; horizontal bars: quartiles.' if axis.column == 'step_ms' else '.'),
-    f'{full[0].upper()}{full[1:]} against {axis.name}. On the front:'
+    f'{full[0].upper()}{full[1:]} against {axis.name}. On the Pareto front:'
     f' {formats.listing([known[i][1] for i in best])}.',
   )

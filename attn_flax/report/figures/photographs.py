@@ -1,8 +1,8 @@
-"""Photographs under maps, as `--mode=explain` shows them: at their own resolution, pixel by pixel.
+"""Photographs with maps drawn over them, as `--mode=explain` shows them, at their own resolution.
 
-A map is transparent where it is low, so that the photograph stays visible, and lies where the
-network saw it: what was cut off before is pale. Each map has its own scale, whose ends are printed;
-a map that hardly varies is not painted but told, as its colors would say what is not there.
+A map is transparent where it is low, so that the photograph stays visible, and covers the part that
+the network saw; what was cropped away is pale. Each map has its own color scale, whose ends are
+printed. A map that hardly varies is described in words, because its colors would show noise.
 """
 
 import math
@@ -18,25 +18,24 @@ from attn_flax.report.figures.fonts import Lettering
 from attn_flax.report.figures.page import Page
 from attn_flax.report.figures.pictures import RIGHT, WRONG, is_blank
 
-MOST_PIXELS = (
-  1024  # Of the longer side of a photograph that is drawn; larger ones are made smaller.
-)
-_LEAST_PIXELS = 256  # Smaller ones are enlarged by whole numbers, so that their pixels stay square.
-_FLAT = 0.01  # A map that varies by a smaller share of its values is flat.
-_OPACITY, _RISE = 0.8, 0.7  # Of the highest value; below it, of its share to this power.
-_NEAR_ZERO = 0.1  # A map whose lowest value is a smaller share of its highest one starts at 0.
-_PEAK = 99.0  # Percentile at which colors end, where the highest value is far above it.
-_PALE = 0.65  # How far what the network does not see is moved towards white.
-_COLOR = 0.3  # What is left of a photograph's own color, which would be taken for the map's.
+MOST_PIXELS = 1024  # The longer side of a photograph that is drawn; larger ones are shrunk.
+_LEAST_PIXELS = 256  # Smaller photographs are enlarged by a whole factor, so pixels stay square.
+_FLAT = 0.01  # A map whose range is at most this share of its largest absolute value is flat.
+# The opacity is _OPACITY at the highest value, and falls with the share of it to the power _RISE.
+_OPACITY, _RISE = 0.8, 0.7
+_NEAR_ZERO = 0.1  # The scale starts at 0 if the lowest value is a smaller share of the highest.
+_PEAK = 99.0  # Percentile at which the scale ends if the highest value is far above it.
+_PALE = 0.65  # How far the part that the network did not see is moved toward white.
+_COLOR = 0.3  # Share of the photograph's color that is kept: it could be taken for the map's.
 _SIGNED = 'RdBu_r'
 
 
 class Photograph(NamedTuple):
-  """A photograph as it is drawn.
+  """A photograph and the part of it that the network saw.
 
   Attributes:
     pixels: [H, W, 3] uint8, upright.
-    box: (left, top, right, bottom) in these pixels: what the network saw of it.
+    box: (left, top, right, bottom) of the part that the network saw, in these pixels.
   """
 
   pixels: np.ndarray
@@ -44,11 +43,11 @@ class Photograph(NamedTuple):
 
 
 class Told(NamedTuple):
-  """What is said of a photograph.
+  """The texts below a photograph.
 
   Attributes:
-    explained: the class that the maps explain, which is the one predicted.
-    probability: of that class.
+    explained: the class that the maps explain, which is the predicted one.
+    probability: the predicted probability of that class.
     label: the true class; None where it is not known.
   """
 
@@ -58,19 +57,19 @@ class Told(NamedTuple):
 
   @property
   def verdict(self) -> str:
-    """The true class and whether it was found; empty where it is not known."""
+    """The true class and whether it was predicted; '' where it is not known."""
     if self.label is None:
       return ''
     return f'{RIGHT if self.label == self.explained else WRONG} label: {self.label}'
 
 
 class Range(NamedTuple):
-  """The values that colors span; values beyond have the color of the end.
+  """The range of a map's color scale; values outside it have the color of the nearer end.
 
   Attributes:
-    low: the lowest; minus `high` for a map with values on both sides of 0.
-    high: the highest.
-    beyond: share of the map's values beyond them.
+    low: its lower end; minus `high` for a map with negative values.
+    high: its upper end.
+    beyond: share of the map's values that lie outside it.
   """
 
   low: float
@@ -79,33 +78,38 @@ class Range(NamedTuple):
 
   @property
   def signed(self) -> bool:
-    """Whether the middle of the range is 0."""
+    """Whether the map has negative values, so that the middle of the range is 0."""
     return self.low < 0
 
   @property
   def cmap(self) -> str:
-    """Name of the color map."""
+    """Name of the matplotlib color map."""
     return _SIGNED if self.signed else style.MAP
 
   @property
   def ends(self) -> tuple[str, str]:
-    """Both ends in as many digits as tell them apart."""
+    """Both ends as text, in enough digits to tell them apart; ≤ or ≥ where values lie beyond."""
     low, high = numbers(self.low, self.high)
     return (low, high) if not self.beyond else (f'≤ {low}' if self.signed else low, f'≥ {high}')
 
 
 def is_flat(values: np.ndarray) -> bool:
-  """Whether a map hardly varies, so that colors would say what is not there."""
+  """Whether a map varies by no more than 1 % of its largest absolute value."""
   return float(np.ptp(values)) <= _FLAT * float(np.abs(values).max())
 
 
 def words(values: np.ndarray) -> str:
-  """What is said in place of colors: 'empty' or 'flat'; nothing where there is something to see."""
+  """The word that replaces the colors of a map: 'empty' or 'flat'; '' for a map to be drawn."""
   return 'empty' if is_blank(values) else 'flat' if is_flat(values) else ''
 
 
 def range_of(values: np.ndarray) -> Range:
-  """The range of a map's colors: from 0, or from its lowest value where that is far above 0."""
+  """The range of a map's color scale.
+
+  It starts at 0 or, where the lowest value is far above 0, at that value; with negative values it
+  is symmetric about 0. It ends at the highest value, or at the 99th percentile where that is far
+  below.
+  """
   least, most = float(values.min()), float(values.max())
   signed = least < -_FLAT * most
   sizes = np.abs(values) if signed else values
@@ -118,14 +122,22 @@ def range_of(values: np.ndarray) -> Range:
 
 
 def numbers(low: float, high: float) -> tuple[str, str]:
-  """Two numbers in as many digits, three at least, as show two digits of their difference."""
+  """Two numbers as text, with at least three digits and at least two of their difference."""
   size, gap = max(abs(low), abs(high)), high - low
   digits = 3 if not gap else max(3, math.ceil(math.log10(size / gap)) + 2)
   return f'{low:.{digits}g}', f'{high:.{digits}g}'
 
 
 def painted(photo: Photograph, values: np.ndarray | None) -> np.ndarray:
-  """A photograph under a map, [H, W, 3] uint8; None, and a map told in words, leave it bare."""
+  """A photograph with a map drawn over it.
+
+  Args:
+    photo: the photograph.
+    values: [h, w]; None, an empty map and a flat one leave the photograph without colors.
+
+  Returns:
+    [H, W, 3] uint8; what the network did not see is pale.
+  """
   page = photo.pixels.astype(np.float32)
   height, width = page.shape[:2]
   left, top, right, bottom = (round(side) for side in photo.box)
@@ -134,7 +146,7 @@ def painted(photo: Photograph, values: np.ndarray | None) -> np.ndarray:
   page += _PALE * (255 - page)
   if values is not None and not words(values):
     span = range_of(values)
-    # Values stay those of their pixels' middles; the map is finer or coarser than the photograph.
+    # Pixel centers stay in place; the map may be finer or coarser than the photograph.
     fine = Image.fromarray(np.asarray(values, np.float32)).resize(
       (right - left, bottom - top), Image.Resampling.BILINEAR
     )
@@ -147,7 +159,7 @@ def painted(photo: Photograph, values: np.ndarray | None) -> np.ndarray:
 
 
 def _colors(values: np.ndarray, span: Range) -> tuple[np.ndarray, np.ndarray]:
-  """Colors [..., 3] in 0..255 and opacity [...] of values."""
+  """Colors [..., 3] in 0..255 and opacities [...] in 0..1 of values [...]."""
   share = ((values - span.low) / (span.high - span.low)).clip(0, 1)
   color = 255 * matplotlib.colormaps[span.cmap](share)[..., :3]
   alpha = _OPACITY * (np.abs(2 * share - 1) if span.signed else share) ** _RISE
@@ -155,14 +167,14 @@ def _colors(values: np.ndarray, span: Range) -> tuple[np.ndarray, np.ndarray]:
 
 
 def color_bar(span: Range, width: int, height: int) -> np.ndarray:
-  """The colors of a range from low to high as they look on gray, [height, width, 3] uint8."""
+  """The colors of a range, from low to high, on a gray background, [height, width, 3] uint8."""
   color, alpha = _colors(np.linspace(span.low, span.high, width), span)
   row = 200 + alpha[:, None] * (color - 200)
   return np.broadcast_to(row, (height, width, 3)).astype(np.uint8)
 
 
 def enlarged(photo: Photograph, least: int = _LEAST_PIXELS) -> Photograph:
-  """A photograph whose longer side has at least so many pixels."""
+  """A photograph enlarged by a whole factor so that its longer side has at least `least` pixels."""
   factor = -(-least // max(photo.pixels.shape[:2]))
   if factor == 1:
     return photo
@@ -171,7 +183,7 @@ def enlarged(photo: Photograph, least: int = _LEAST_PIXELS) -> Photograph:
 
 
 def shrunk(photo: Photograph, most: int) -> Photograph:
-  """A photograph whose longer side has at most so many pixels."""
+  """A photograph shrunk, where needed, so that its longer side has at most `most` pixels."""
   height, width = photo.pixels.shape[:2]
   share = min(most / max(height, width), 1)
   size = max(round(width * share), 1), max(round(height * share), 1)
@@ -187,13 +199,13 @@ def _scaled(box: tuple[float, float, float, float], factor: float):
 def overlays(
   photo: Photograph, maps: Mapping[str, np.ndarray], told: Told, lettering: Lettering
 ) -> bytes:
-  """A photograph beside itself under maps, each with the ends of its own scale.
+  """A photograph, and copies of it with one map each, above the color scale of that map.
 
   Args:
-    photo: at its own resolution, or smaller where that is too large to be drawn.
+    photo: at its own resolution, or shrunk to `MOST_PIXELS`.
     maps: [h, w] each, by the name of its method, not normalized; one that is zero everywhere, or
       not finite, is called 'empty', and one that hardly varies 'flat'.
-    told: what is said of it.
+    told: the texts below the photograph.
     lettering: the fonts of the texts.
 
   Returns:
@@ -210,7 +222,7 @@ def overlays(
   page = Page(columns * step_x + gap, -(-count // columns) * step_y + gap)
   lines = [f'explained: {told.explained}', f'probability {told.probability:.2f}', told.verdict]
   is_cut = not np.allclose(photo.box, (0, 0, width, height), atol=1)
-  title = 'photograph' + (', pale: not seen' if is_cut else '')
+  title = 'photograph' + (', pale: cropped away' if is_cut else '')
   for i, (name, values) in enumerate([(title, None), *maps.items()]):
     x, y = gap + i % columns * step_x, gap + i // columns * step_y
     page.write(name.replace('_', ' '), x, y, size, cell)
@@ -230,12 +242,14 @@ def overlays(
     for text, at, side in zip(span.ends, (x, x + bar), ('left', 'right'), strict=True):
       page.write(text, at, below + gap // 2 + 2, size, bar / 2, ha=side)
     if span.beyond:
-      page.write(f'{100 * span.beyond:.1f} % beyond', x, below + gap // 2 + line, size, cell)
+      page.write(
+        f'{100 * span.beyond:.1f} % beyond the scale', x, below + gap // 2 + line, size, cell
+      )
   return page.png(lettering)
 
 
 def _explained(values: np.ndarray, word: str) -> str:
-  """A word of `words` in numbers."""
+  """The sentence below a map that `words` calls 'empty' or 'flat'."""
   if word == 'empty':
     return 'zero everywhere' if np.isfinite(values).all() else 'its values are not finite'
   low, high = numbers(float(values.min()), float(values.max()))

@@ -1,8 +1,8 @@
-"""Images under what the networks look at: Grad-CAM, spatial gates and attention.
+"""Grids of images with maps drawn over them: Grad-CAM, spatial gates and attention.
 
-A color means the same number in every picture that shares a color bar. Nothing is stretched to
-its own range, so that a faint map looks faint; and one value far from all others does not stretch
-the range until the rest is of one color, see `scales`.
+A color means the same number in every picture that shares a color bar. No map is scaled to its own
+range, so that a faint map looks faint; and a single outlier does not determine the range, see
+`scales`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,21 @@ from attn_flax.study.findings import Findings, Variant
 MOST_GATED = 4
 MOST_PATHS = 5
 OVERLAY = 0.6
-# Maps that are weights over positions, by kind, and what they are called.
+# Kinds of maps that are weights over positions, and their titles.
 WEIGHTS = {'received': 'attention received', 'attention': 'attention from the query'}
 RIGHT, WRONG = '✓', '✗'
 
 
 def is_blank(values: np.ndarray) -> bool:
-  """Whether there is nothing to draw: a map is zero everywhere, or not finite."""
+  """Whether a map is zero everywhere or has a value that is not finite, so that it is not drawn."""
   return not np.any(values) or not np.all(np.isfinite(values))
 
 
 def cams(findings: Findings) -> style.Illustration | None:
-  """The same images under the Grad-CAM of every variant; a scale for each image."""
+  """The same images with the Grad-CAM of every variant, each image with a scale of its own.
+
+  None where no variant was pictured, or there are no images.
+  """
   shown = [(v.name, v.pictured) for v in findings.variants if v.pictured is not None]
   count = len(findings.images)
   if not shown or not count:
@@ -67,21 +70,22 @@ def cams(findings: Findings) -> style.Illustration | None:
     canvas,
     'grad_cam',
     'Grad-CAM',
-    f'Grad-CAM of the label over the same images{_of_seeds(shown)}. Each row has one scale for all'
-    f' variants.{scales.clipped(outside.mean(0), "its scale")}{outline}'
-    f' Below: prediction and confidence; {WRONG} and a thick frame mark a wrong one. “empty” is a'
-    ' map that is zero everywhere.',
-    f'{count} images, each beside its Grad-CAM in {len(shown)} variants.',
+    f'Grad-CAM for the true class on the same images{_of_seeds(shown)}. In each row, all variants'
+    f' share one scale.{scales.clipped(outside.mean(0), "its scale")}{outline}'
+    f' Below each map: the predicted class and its probability; {WRONG} and a thick frame mark a'
+    ' wrong prediction. “empty” marks a map that is zero everywhere.',
+    f'{count} image{"" if count == 1 else "s"}, each beside its Grad-CAM in {len(shown)}'
+    f' variant{"" if len(shown) == 1 else "s"}.',
     maps=True,
   )
 
 
 def _of_seeds(shown: Sequence[tuple[str, Pictured]]) -> str:
-  """Which runs are pictured, in words."""
+  """Says from which seeds the pictured runs are."""
   seeds = {name: pictured.seed for name, pictured in shown}
   if len(set(seeds.values())) == 1:
-    return f', of seed {shown[0][1].seed}'
-  return ', of ' + ', '.join(f'seed {seed} ({name})' for name, seed in seeds.items())
+    return f', from seed {shown[0][1].seed}'
+  return ', from ' + ', '.join(f'seed {seed} ({name})' for name, seed in seeds.items())
 
 
 def _mask(findings: Findings, row: int) -> np.ndarray | None:
@@ -96,9 +100,14 @@ def _class(findings: Findings, label: int) -> str:
 def bare(
   ax: Axes, image: np.ndarray, mask: np.ndarray | None = None, *, colored: bool = False
 ) -> None:
-  """An image without ticks, with its mask's outline.
+  """Draws an image without ticks, with the outline of its mask.
 
-  Where colors are to lie over it, it is of light grays: dark ones would be read as lower values.
+  Args:
+    ax: where to draw.
+    image: [H, W, 3] uint8.
+    mask: [H, W] bool; None: no outline.
+    colored: whether the image keeps its colors. Below a map it is light gray, because dark pixels
+      would be read as lower values of the map.
   """
   if colored:
     ax.imshow(image)
@@ -116,9 +125,18 @@ def bare(
 def overlay(
   ax: Axes, values: np.ndarray, size: Sequence[int], bounds: tuple[float, float]
 ) -> AxesImage:
-  """Colors an image of `size` (height, width) by a map; returns what a color bar is drawn from.
+  """Draws a map over an image.
 
-  A blank map leaves the image bare, with the word 'empty' on it.
+  A blank map leaves the image as it is, with the word 'empty' on it.
+
+  Args:
+    ax: where the image is drawn.
+    values: the map, [h, w].
+    size: height and width of the image in pixels.
+    bounds: the lowest and the highest value of the color scale.
+
+  Returns:
+    What a color bar is made from.
   """
   height, width = size
   blank = is_blank(values)
@@ -151,7 +169,10 @@ def _answer(ax: Axes, findings: Findings, pictured: Pictured, row: int) -> None:
 
 
 def gates(findings: Findings) -> list[style.Illustration]:
-  """What each mechanism attends with in space, and from the query position."""
+  """A grid for each variant and kind of map: spatial gates, attention received and attention paid.
+
+  The attention paid is that of one query position. All grids of a kind share one color scale.
+  """
   drawn = {v.name: _drawn(v.pictured.gates) for v in findings.variants if v.pictured is not None}
   made = []
   for index, variant in enumerate(findings.variants):
@@ -165,9 +186,9 @@ def gates(findings: Findings) -> list[style.Illustration]:
 
 
 def _drawn(found: Gates) -> dict[str, dict[str, np.ndarray]]:
-  """The maps that are drawn, by kind, which is the last part of their path.
+  """The maps that are drawn, {kind: {path: [P, h, w]}}; the kind is the last part of the path.
 
-  Weights over positions become multiples of the uniform one, comparable across resolutions.
+  Weights over positions become multiples of the uniform weight, comparable across resolutions.
   """
   kinds: dict[str, dict[str, np.ndarray]] = {}
   for path, maps in found.spatial.items():
@@ -184,7 +205,7 @@ def _drawn(found: Gates) -> dict[str, dict[str, np.ndarray]]:
 
 
 def spread_out(paths: Sequence[str], most: int) -> list[str]:
-  """At most so many paths, from the first to the last."""
+  """At most `most` of some paths, evenly spread from the first to the last."""
   if len(paths) <= most:
     return list(paths)
   return [paths[round(i)] for i in np.linspace(0, len(paths) - 1, most)]
@@ -199,7 +220,7 @@ def _gate_grid(
   bounds: tuple[float, float],
   outside: np.ndarray,
 ) -> style.Illustration | None:
-  """One variant's maps of one kind over the images."""
+  """A grid of one variant's maps of one kind: a row per image, a column per place."""
   count = min(len(findings.images), MOST_GATED)
   if not count or variant.pictured is None:
     return None
@@ -236,9 +257,10 @@ def _gate_grid(
     canvas,
     style.file_name('gates', index, variant.name, kind),
     f'{variant.name}: {what}',
-    'One scale for the whole grid and for every variant that has such maps.'
+    'All maps in the grid share one scale, also with other variants that have such maps.'
     f'{scales.clipped(outside, "the scale")}{marked}',
-    f'{what} of {variant.name} over {count} images, at {len(maps)} places of the network.',
+    f'{what[0].upper()}{what[1:]} of {variant.name} on {count} image{"" if count == 1 else "s"}, at'
+    f' {len(maps)} place{"" if len(maps) == 1 else "s"} in the network.',
     maps=True,
   )
 

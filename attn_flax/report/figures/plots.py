@@ -15,20 +15,28 @@ from attn_flax.report.wording import score_heading
 from attn_flax.study.explanations import SCORES
 from attn_flax.study.findings import Findings, Run
 
-# Inches that a phone of 390 CSS pixels has for a figure.
+# Width in inches of a figure on a phone of 390 CSS pixels.
 NARROW = 3.4
 
 
 def for_phones(
   draw: Callable[[Findings, bool], style.Illustration | None], findings: Findings
 ) -> style.Illustration | None:
-  """An illustration as (findings, is_narrow) draws it, with its narrow form."""
+  """Draws an illustration twice: for wide windows, and as its `narrow` form for phones.
+
+  Args:
+    draw: (findings, is_narrow) -> the illustration, or None where there is nothing to draw.
+    findings: what it shows.
+
+  Returns:
+    The illustration; None where there is nothing to draw.
+  """
   made = draw(findings, False)
   return made and dataclasses.replace(made, narrow=draw(findings, True))
 
 
 def curves(findings: Findings) -> style.Illustration | None:
-  """Loss and best score over the epochs, training beside validation, with bands over seeds."""
+  """Loss and best score over the epochs, in training and validation; None without logged runs."""
   return for_phones(_curves, findings)
 
 
@@ -38,7 +46,7 @@ def _curves(findings: Findings, is_narrow: bool) -> style.Illustration | None:
     return None
   words = wording(findings)
   metrics = (('loss', 'loss', 1), (findings.task.best, words.best.heading, 100))
-  # On a phone the four stand below each other.
+  # On a phone the four plots are stacked.
   canvas = Canvas(figsize=(NARROW, 9) if is_narrow else (9, 6.2), layout='constrained')
   if is_narrow:
     axes = canvas.subplots(2 * len(metrics), 1, sharex=True).reshape(len(metrics), 2)
@@ -75,15 +83,26 @@ def _curves(findings: Findings, is_narrow: bool) -> style.Illustration | None:
     canvas,
     'learning_curves',
     'Learning curves',
-    'Lines are means over the seeds, bands reach from the lowest to the highest seed. Training and'
-    ' validation share their scale.',
+    'Lines are means over the seeds; bands reach from the lowest to the highest seed. Values in'
+    ' training are means since the previous validation. Training and validation share one vertical'
+    ' scale.',
     f'Loss and {words.best_in_full} over the epochs, in training and validation, a line for each'
     ' variant.',
   )
 
 
 def band(runs: Sequence[Run], split: str, metric: str) -> tuple[np.ndarray, ...] | None:
-  """Epochs, mean, lowest and highest seed of a metric; None where no run logged it."""
+  """A metric over the range of epochs that all runs logged.
+
+  Args:
+    runs: the runs of a variant.
+    split: 'train' or 'validation'.
+    metric: a name in `Run.curves`.
+
+  Returns:
+    Epochs, and the mean, lowest and highest value over the runs, [E] each; None where no run logged
+    the metric, or the runs have no epoch in common.
+  """
   logged = []
   for run in runs:
     entries = [(e, values[metric]) for e, values in run.curves.get(split, ()) if metric in values]
@@ -91,7 +110,7 @@ def band(runs: Sequence[Run], split: str, metric: str) -> tuple[np.ndarray, ...]
       logged.append(np.array(sorted(entries), np.float64).T)
   if not logged:
     return None
-  # Runs of one variant log at the same epochs, unless one was stopped early.
+  # Runs of one variant log at the same epochs, unless one of them was stopped early.
   start, end = max(x[0] for x, _ in logged), min(x[-1] for x, _ in logged)
   epochs = logged[0][0]
   epochs = epochs[(epochs >= start) & (epochs <= end)]
@@ -104,7 +123,7 @@ def band(runs: Sequence[Run], split: str, metric: str) -> tuple[np.ndarray, ...]
 def _curve(
   ax: Axes, found: tuple[np.ndarray, ...] | None, unit: float, name: str, index: int
 ) -> None:
-  """Draws what `band` found, in multiples of 1 / `unit`."""
+  """Draws the result of `band`, with its values multiplied by `unit`."""
   if found is None:
     return
   epochs, mean, low, high = found[0], *(unit * line for line in found[1:])
@@ -117,7 +136,7 @@ def _curve(
 
 
 def differences(findings: Findings) -> style.Illustration | None:
-  """Differences to the baseline with their intervals."""
+  """Differences to the baseline with their 95 % intervals; None where no interval is known."""
   return for_phones(_differences, findings)
 
 
@@ -139,7 +158,7 @@ def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | No
     look = style.line_style(index)
     ax.plot([100 * estimate.low, 100 * estimate.high], [y, y], color=look['color'], lw=2)
     ax.plot(100 * estimate.mean, y, color=look['color'], marker=look['marker'], ms=7)
-  # The verdict stands beside the name.
+  # The verdict is printed below the name.
   ax.set_yticks(
     range(len(known)), [f'{style.plain(name, 20)}\n{verdict}' for name, _, verdict, _ in known]
   )
@@ -152,9 +171,9 @@ def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | No
     canvas,
     'differences',
     'Differences to the baseline',
-    'Points are mean differences, bars their 95 % intervals, corrected for the number of variants.'
-    ' Where a bar crosses the line at zero no difference is shown, which does not mean that there'
-    ' is none.',
+    'Points are mean differences; bars are their 95 % intervals, corrected for the number of'
+    ' variants. Where a bar crosses the line at zero, no difference is shown, which does not mean'
+    ' that there is none.',
     f'Difference in {best} of each variant to the baseline: '
     + '; '.join(
       f'{name} {formats.points(e.mean)} {formats.interval(e, 2, 100)}' for name, e, _, _ in known
@@ -163,7 +182,7 @@ def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | No
 
 
 def scores(findings: Findings) -> style.Illustration | None:
-  """Every score of every map beside its controls."""
+  """Every score of every map and its controls, a plot for each score; None without scores."""
   return for_phones(_scores, findings)
 
 
@@ -217,7 +236,7 @@ def _scores(findings: Findings, is_narrow: bool) -> style.Illustration | None:
     canvas,
     'scores',
     'Scores beside their controls',
-    'Filled marks are the maps, gray ones their controls. ↑ higher is better, ↓ lower is better.'
+    'Colored marks are the maps, gray marks their controls. ↑ higher is better, ↓ lower is better.'
     ' Intervals are in the tables below.',
     'Explanation scores of each variant beside four controls; the numbers are in the tables below.',
   )

@@ -1,4 +1,4 @@
-"""The scale of colors that maps share: what it spans, and what is said of the rest."""
+"""The color scale that maps share: its range, and the values that lie beyond it."""
 
 from collections.abc import Iterable
 
@@ -8,16 +8,24 @@ from attn_flax.report import formats
 
 
 def scale(maps: Iterable[np.ndarray], *, from_zero: bool = False) -> tuple[float, float]:
-  """The one range of values, lowest and highest, that all of some maps are colored by.
+  """The range of values that several maps are colored by.
 
-  It reaches from the least to the greatest value, but beyond the middle 90 % of the area no farther
-  than these are wide. Each map counts alike, whatever its resolution, as it is drawn.
+  It reaches from the lowest to the highest value, but extends the range of the middle 90 % of the
+  area by at most its own width on either side. Each map has the same weight, whatever its
+  resolution.
+
+  Args:
+    maps: arrays of any shapes; values that are not finite are ignored.
+    from_zero: whether the range must include 0 at its lower end.
+
+  Returns:
+    The lowest and the highest value.
   """
   values, weights = _pooled(maps)
   if not len(values):
     return 0.0, 1.0
   first, last = np.quantile(values, (0.05, 0.95), weights=weights, method='inverted_cdf')
-  # Where nearly all is one value, the rest is what there is to see.
+  # If the middle 90 % are a single value, nothing is cut off.
   room = (last - first) or np.inf
   low, high = max(values.min(), first - room), min(values.max(), last + room)
   low = min(low, 0.0) if from_zero else low
@@ -33,14 +41,14 @@ def _pooled(maps: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def beyond(maps: Iterable[np.ndarray], bounds: tuple[float, float]) -> np.ndarray:
-  """Shares of the maps' area that lie below and above a scale, [2]."""
+  """The shares of the maps' area that lie below and above a color scale, [2]."""
   values, weights = _pooled(maps)
   outside = np.stack([values < bounds[0], values > bounds[1]])
   return (outside * weights).sum(1) / max(weights.sum(), 1e-30)
 
 
 def clipped(shares: np.ndarray, which: str) -> str:
-  """Says what share lies beyond a scale; '' for none."""
+  """A sentence with the share of the area that lies beyond the scale `which`; '' for none."""
   share = float(shares.sum())
   if not share:
     return ''
@@ -49,6 +57,6 @@ def clipped(shares: np.ndarray, which: str) -> str:
 
 
 def pointed(shares: np.ndarray) -> str:
-  """The ends of a color bar that values lie beyond, as matplotlib names them."""
+  """The ends of a color bar that values lie beyond: 'both', 'min', 'max' or 'neither'."""
   below, above = (bool(share) for share in shares)
   return {(1, 1): 'both', (1, 0): 'min', (0, 1): 'max', (0, 0): 'neither'}[below, above]

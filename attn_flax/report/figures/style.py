@@ -1,4 +1,4 @@
-"""What all plots share: colors, sizes, and how a figure becomes a file."""
+"""The style of all plots: colors, sizes, and the conversion of a figure into a PNG."""
 
 import dataclasses
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 
 from attn_flax.report.figures import fonts
 
-# Okabe and Ito, Color Universal Design (2008); their yellow is too pale for lines on white.
+# Okabe and Ito, Color Universal Design (2008), without their yellow, too pale for lines on white.
 BLACK, GRAY = '#000000', '#767676'
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 DASHES = (
@@ -26,7 +26,7 @@ DASHES = (
 )
 MARKERS = ('s', '^', 'D', 'v', 'P', 'X', '<', '>')
 MAP = 'viridis'
-# A dark page, as in `template.html`, and what is written on it.
+# The background and the text of a dark page, as in `template.html`.
 NIGHT, PALE = '#15181c', '#e6e8eb'
 DPI = 120
 
@@ -55,15 +55,15 @@ class Illustration:
   """A finished picture.
 
   Attributes:
-    name: of its file, without folder and ending.
+    name: name of its file, without folder and extension.
     title: its heading.
-    caption: how it is read.
-    alt: a text for readers who do not see it.
-    png: the file.
-    is_photo: whether it shows photographs or maps, which compress badly.
-    night: a PNG that lies over `png` on a dark page: paper and words in its colors, and holes where
-      colors are numbers; b'' where the colors may be turned into their opposites.
-    narrow: the same drawn for a phone; None where it is scrolled there.
+    caption: explains how to read it.
+    alt: alternative text, for readers who do not see it.
+    png: content of the PNG file.
+    is_photo: whether it shows photographs or maps, which compress badly without loss.
+    night: a PNG to lay over `png` on a dark page: background and text in the page's colors, and
+      transparent where colors encode values; b'' where all colors may be inverted instead.
+    narrow: the same picture drawn for a phone; None where it is scrolled sideways there.
   """
 
   name: str
@@ -77,23 +77,23 @@ class Illustration:
 
   @property
   def size(self) -> tuple[int, int]:
-    """Width and height in CSS pixels, of 96 to the inch; the file has more."""
+    """Width and height in CSS pixels, 96 per inch; the file has `DPI` per inch."""
     width, height = (int.from_bytes(self.png[i : i + 4], 'big') for i in (16, 20))
     return round(width * 96 / DPI), round(height * 96 / DPI)
 
 
 @contextmanager
 def drawing(families: Sequence[str] = ()) -> Iterator[None]:
-  """The house style of all figures made inside; `families`: see `fonts.Lettering`."""
+  """Applies the style to all figures made inside; `families`: see `fonts.Lettering`."""
   with matplotlib.rc_context():
-    matplotlib.rcdefaults()  # Reports look alike whatever the user's own matplotlibrc is.
+    matplotlib.rcdefaults()  # The user's own matplotlibrc has no effect on reports.
     matplotlib.rcParams.update(_SETTINGS)
     matplotlib.rcParams['font.family'] = [fonts.USUAL, *families]
     yield
 
 
 class Look(TypedDict):
-  """How a variant is drawn: keyword arguments of `Axes.plot`."""
+  """The line style of a variant: keyword arguments of `Axes.plot`."""
 
   color: str
   linestyle: str | tuple[int, tuple[float, ...]]
@@ -101,7 +101,7 @@ class Look(TypedDict):
 
 
 def line_style(index: int) -> Look:
-  """Color, dashes and marker of a variant by its place; the baseline, 0, is black and solid."""
+  """Color, dashes and marker of a variant by its index; the baseline, 0, is black and solid."""
   if index == 0:
     return {'color': BLACK, 'linestyle': '-', 'marker': 'o'}
   index -= 1
@@ -113,15 +113,15 @@ def line_style(index: int) -> Look:
 
 
 def plain(text: str, longest: int = 32) -> str:
-  """A name as matplotlib prints it letter by letter: on one line, and no mathematics in dollars."""
+  """A name for matplotlib: on one line, at most `longest` letters, and `$` starts no formula."""
   text = ' '.join(str(text).split())
   text = text if len(text) <= longest else text[: longest - 1] + '…'
-  # Legends leave out what begins with an underscore.
+  # Matplotlib leaves labels that begin with an underscore out of legends.
   return (' ' if text.startswith('_') else '') + text.replace('$', r'\$')
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
-  """How many columns of a legend fit into so many inches; at least one."""
+  """How many columns of a legend with these labels fit into `width` inches; at least one."""
   widths = [0.5 + 0.068 * len(label) for label in labels]
   if sum(widths) <= width:
     return max(1, len(widths))
@@ -129,7 +129,7 @@ def legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def file_name(*parts: str | int) -> str:
-  """A file name of letters, digits and underscores."""
+  """Joins parts to a file name of lowercase letters, digits and underscores."""
   return '_'.join(
     filter(None, (re.sub(r'[^a-z0-9]+', '_', str(p).lower()).strip('_') for p in parts))
   )
@@ -149,12 +149,12 @@ def finish(
 
   Args:
     canvas: the figure.
-    name: of its file.
+    name: name of its file.
     title: its heading.
-    caption: how it is read.
-    alt: a text for readers who do not see it.
-    maps: whether it keeps all shades; others are drawn in few colors.
-    scaled: whether its colors are read from a color bar, as those of maps are.
+    caption: explains how to read it.
+    alt: alternative text, for readers who do not see it.
+    maps: whether it shows maps and keeps nearly all shades; others are reduced to a palette.
+    scaled: whether its colors are read from a color bar; always so with `maps`.
   """
   png = _drawn(canvas)
   night = _night(canvas, png) if maps or scaled else b''
@@ -169,11 +169,11 @@ def _drawn(canvas: Canvas, paper: str = 'white') -> bytes:
 
 
 def _night(canvas: Canvas, png: bytes) -> bytes:
-  """What differs from a figure's PNG once its paper is dark and its words are pale.
+  """A figure's pixels on a dark background with pale text, transparent where they do not differ.
 
-  What is written inside the axes stays: it is made for the colors below it.
+  Text inside the axes stays as it is, because its color suits the colors below it.
   """
-  canvas.set_layout_engine('none')  # Drawn once more, everything stays where it is.
+  canvas.set_layout_engine('none')  # Everything stays in place when it is drawn again.
   for ax in canvas.axes:
     ax.tick_params(which='both', colors=PALE)
     for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
@@ -181,7 +181,7 @@ def _night(canvas: Canvas, png: bytes) -> bytes:
   with Image.open(io.BytesIO(png)) as light, Image.open(io.BytesIO(_drawn(canvas, NIGHT))) as dark:
     colors = np.asarray(dark.convert('RGB'))
     differs = (colors != np.asarray(light.convert('RGB'))).any(-1)
-  # Between paper and words a few shades are enough.
+  # A few shades between background and text are enough.
   ends = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in (NIGHT, PALE)]
   share = np.round(7 * (colors.mean(-1) - np.mean(ends[0])) / np.ptp(np.mean(ends, 1))) / 7
   shades = ends[0] + np.clip(share, 0, 1)[..., None] * np.subtract(ends[1], ends[0])
@@ -193,7 +193,7 @@ def _night(canvas: Canvas, png: bytes) -> bytes:
 
 
 def rounded(png: bytes) -> bytes:
-  """A PNG in steps of four per color, which nobody sees and which take half of the room."""
+  """A PNG with colors in steps of four, an invisible difference that halves its size."""
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
     image.convert('RGB').point(lambda value: value // 4 * 4 + value // 64).save(
@@ -203,7 +203,7 @@ def rounded(png: bytes) -> bytes:
 
 
 def smaller(png: bytes, colors: int) -> bytes:
-  """A PNG in few colors of its own: lines and text look the same in a third of the size."""
+  """A PNG with a palette of `colors`: lines and text look the same at a third of the size."""
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
     few = image.convert('RGB').quantize(colors, method=Image.Quantize.MAXCOVERAGE, kmeans=2)

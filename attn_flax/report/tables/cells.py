@@ -1,7 +1,8 @@
-"""What tables are made of: HTML, Markdown and CSV are three forms of the same cells.
+"""Tables and their cells, from which HTML, Markdown and CSV are rendered.
 
-A cell has the text to read and, by column of `results.csv`, the values to compute with. Texts have
-the units that their column names; the CSV keeps the shares, milliseconds and counts of `Findings`.
+A cell holds the text to print and the values behind it, by column of `results.csv`. Texts are in
+the unit that the column's title names; the CSV keeps the shares, milliseconds and counts of
+`Findings`.
 """
 
 import dataclasses
@@ -16,16 +17,16 @@ Value = float | int | str | None
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One cell.
+  """One cell of a table.
 
   Attributes:
-    text: its number or word.
+    text: what is printed.
     detail: what is printed smaller beside it: a spread, an interval, a ratio.
-    values: columns of `results.csv`.
-    variant: the row of `results.csv` that they belong to.
-    order: what the table is sorted by; by default the first of `values`, else the text.
-    tone: a verdict, which may be colored; its word is in the text.
-    code: whether it is something to type.
+    values: its values in `results.csv`, {column: value}.
+    variant: the variant whose row of `results.csv` they belong to.
+    order: what the table is sorted by; None: the first of `values`, else the text.
+    tone: a verdict, by which the cell may be colored.
+    code: whether the text is printed as code.
   """
 
   text: str
@@ -38,7 +39,7 @@ class Cell:
 
   @property
   def key(self) -> Value:
-    """What the table is sorted by."""
+    """The value that the table is sorted by; None where it is not known."""
     if self.order is not None:
       return self.order
     return _known(next(iter(self.values.values()), self.text))
@@ -46,7 +47,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """A column's heading, and whether its cells are numbers."""
+  """The title of a column, and whether its cells are numbers."""
 
   title: str
   numeric: bool = True
@@ -54,7 +55,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table; `note` explains its columns."""
+  """A table; `note` explains its columns, and `id` is the target of links to it."""
 
   id: str
   title: str
@@ -72,13 +73,13 @@ def name_cell(variant: Variant, detail: str = '') -> Cell:
 
 
 def verdict_cell(verdict: str, *, is_baseline: bool = False) -> Cell:
-  """A verdict in words; its column of `results.csv` goes with the difference."""
+  """A verdict in words, 'n/a' for none; the cell of the difference has it for `results.csv`."""
   text = 'baseline' if is_baseline else verdict or formats.NONE
   return Cell(text, order=text, tone=verdict)
 
 
 def results(tables: Iterable[Table], variants: Sequence[Variant]) -> list[dict[str, Value]]:
-  """The rows of `results.csv`: all values of all tables, a row per variant."""
+  """The rows of `results.csv`, {column: value}: all values of all tables, a row per variant."""
   found: dict[str, dict[str, Value]] = {variant.name: {} for variant in variants}
   columns: dict[str, None] = {}
   for table in tables:

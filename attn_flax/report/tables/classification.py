@@ -1,4 +1,4 @@
-"""The tables that classification has of its own: accuracy by class, and what papers print."""
+"""The tables that are specific to classification: accuracy by class, and published accuracies."""
 
 from collections.abc import Mapping
 
@@ -8,36 +8,37 @@ from attn_flax.report import formats, published
 from attn_flax.report.tables.cells import Cell, Column, Table
 from attn_flax.study.findings import Findings
 
-# Of more classes than this, only those where the variants differ most are listed.
+# With more classes than this, only those where the variants differ most are listed.
 LISTED_CLASSES = 40
 
 
 def class_shares(confusions: np.ndarray) -> np.ndarray:
-  """Share of each class that is classified correctly, mean over the runs.
+  """The share of each class's images that is classified correctly, mean over the runs.
 
   Args:
-    confusions: [S, K, K] counts of each run; rows are labels, columns predictions.
+    confusions: [S, K, K] confusion matrices, counts, one for each run; rows are labels, columns
+      predictions.
 
   Returns:
-    [K]; NaN for a class without images.
+    [K] in 0..1; NaN for a class without images.
   """
   return _shares(confusions[0].sum(1), np.stack([counts.diagonal() for counts in confusions]))
 
 
 def _shares(of_class: np.ndarray, right: np.ndarray) -> np.ndarray:
-  """[K] of the images of each class, [K], and those that each run has right, [S, K]."""
+  """Shares [K], from the images of each class [K] and those that each run has right [S, K]."""
   return np.where(of_class, right.mean(0) / np.maximum(of_class, 1), np.nan)
 
 
 def _shares_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-  """The shares of a variant; of thousands of classes there is no confusion matrix."""
+  """The shares [K] of a variant; with thousands of classes it stores no confusion matrix."""
   if 'confusion' in arrays:
     return class_shares(arrays['confusion'])
   return _shares(arrays['class_images'][0], arrays['class_right'])
 
 
 def per_class(findings: Findings) -> Table | None:
-  """Share of each class that is classified correctly; None where no run has finished."""
+  """The accuracy of each class in percent, by variant; None where no run has finished."""
   scored = [(v.name, v.performance) for v in findings.variants if v.performance is not None]
   if not scored:
     return None
@@ -48,7 +49,8 @@ def per_class(findings: Findings) -> Table | None:
     widest = np.argsort(-np.ptp(shares, axis=0), kind='stable')[:LISTED_CLASSES]
     listed = np.sort(widest)
     note += (
-      f' Of {len(findings.class_names)} classes, the {LISTED_CLASSES} where variants differ most.'
+      f' Of {formats.number(len(findings.class_names), 0)} classes, the {LISTED_CLASSES} where the'
+      ' variants differ most are listed.'
     )
   rows = [
     [
@@ -65,7 +67,7 @@ def per_class(findings: Findings) -> Table | None:
 
 
 def published_accuracies(findings: Findings) -> Table | None:
-  """What papers report for the same mechanisms, beside our results; None without such a paper."""
+  """Accuracies from papers on the same mechanisms, beside this study's; None without any."""
   rows = []
   for variant in findings.variants:
     found = variant.performance
@@ -98,8 +100,8 @@ def published_accuracies(findings: Findings) -> Table | None:
     Column('source', numeric=False),
   ]
   note = (
-    f'Columns that begin with “here” are this study’s, on {findings.dataset}; the others are'
-    ' printed in the papers. Dataset, network and recipe differ, so that the two are not to be'
-    ' compared number by number. As far as the papers state it, their numbers are of a single run.'
+    f'Columns that begin with “here” are from this study, on {findings.dataset}; the others are'
+    ' from the papers. Dataset, network and recipe differ, so the two cannot be compared number by'
+    ' number. As far as the papers say, their numbers are from a single run.'
   )
   return Table('published', 'Published accuracies', columns, rows, note) if rows else None

@@ -19,7 +19,7 @@ from attn_flax.study.findings import Cost, Findings, Mean, Ratio, Run, Variant
 
 
 def summary(findings: Findings) -> Table:
-  """The few numbers that a verdict is read with; those of `results.csv` are in the others."""
+  """Verdict, score, difference and step time of each variant; adds nothing to `results.csv`."""
   words = wording(findings)
   rows = []
   for variant in findings.variants:
@@ -51,7 +51,7 @@ def summary(findings: Findings) -> Table:
 
 
 def performance(findings: Findings) -> Table:
-  """The scores, the difference to the baseline and its verdict."""
+  """The scores of each variant, the difference to the baseline and its verdict."""
   words = wording(findings)
   scores = {**words.beside, **words.further}
   rows = []
@@ -101,8 +101,8 @@ def performance(findings: Findings) -> Table:
     f'Means over the seeds on {formats.number(findings.test_images, 0)} test images; ± is the'
     f' standard deviation between seeds. Difference: {words.best.name} minus that of'
     f' {findings.baseline}, with its 95 % interval. The interval accounts for both sources of'
-    ' chance, seeds and test images; it is paired on the same images and corrected for the number'
-    ' of variants compared. Detectable: the true difference that the study finds with 80 % power.'
+    ' randomness, seeds and test images; it is paired by image and corrected for the number of'
+    ' variants. Detectable: the smallest true difference that the study finds with 80 % power.'
     f' {words.note}'
   )
   return Table(words.quality, words.quality.capitalize(), columns, rows, note)
@@ -113,7 +113,7 @@ def _mechanism(variant: Variant) -> Cell:
 
 
 def _score(title: Title, found: Mean | None, variant: str) -> Cell:
-  """A score over the runs, and the spread between them."""
+  """The mean of a score over the runs, and their standard deviation."""
   value, spread = found or (None, None)
   detail = '' if spread is None else formats.plus_minus(title.number(spread))
   mean_column, spread_column = title.columns
@@ -122,7 +122,7 @@ def _score(title: Title, found: Mean | None, variant: str) -> Cell:
 
 
 def cost(findings: Findings) -> Table:
-  """Sizes, times and memory, with their ratios to the baseline."""
+  """Parameters, multiply-adds, times and memory, with their ratios to the baseline."""
   base = next((v.cost for v in findings.variants if v.name == findings.baseline), None)
   rows = [
     [name_cell(variant), *(_cost_cells(variant, variant.cost, base) if variant.cost else [])]
@@ -137,20 +137,18 @@ def cost(findings: Findings) -> Table:
     Column('latency at batch 1, ms'),
     Column('evaluation, images/s'),
     Column('peak memory, MB'),
-    Column('compiling, s'),
+    Column('compilation, s'),
   ]
   costs = [variant.cost for variant in findings.variants if variant.cost is not None]
   note = (
-    '×: ratio to the baseline. Times are medians of rounds in which all variants take turns; in'
-    ' brackets are the quartiles of their ratio, which is taken round by round. Multiply-adds are'
-    ' those of the forward pass of one image; peak memory and compilation are those of the'
-    ' training step. Compilation is measured once, and takes less where a persistent compilation'
-    ' cache helps.'
+    '×: ratio to the baseline. Times are medians over rounds, in each of which all variants are'
+    ' timed in turn; ratios of times are computed in each round and printed as their median and, in'
+    ' brackets, their quartiles. Multiply-adds are for the forward pass of one image; peak memory,'
+    ' as the compiler reports it, and compilation are for the training step. Compilation is timed'
+    ' once and is faster where JAX’s persistent compilation cache holds the program.'
   )
   if costs:
-    note += (
-      f' Batches: {costs[0].train_batch} images in training, {costs[0].eval_batch} in evaluation.'
-    )
+    note += f' Batch size: {costs[0].train_batch} in training, {costs[0].eval_batch} in evaluation.'
   return Table('cost', 'Cost', columns, [_filled(row, len(columns)) for row in rows], note)
 
 
@@ -204,7 +202,7 @@ def _cost_cells(variant: Variant, found: Cost, base: Cost | None) -> list[Cell]:
 
 
 def runs(findings: Findings) -> Table:
-  """Every run with the command that makes it again; failed ones with their error."""
+  """Every run with its scores and the command that reproduces it; failed ones with the error."""
   words = wording(findings)
   titles = {findings.task.best: words.best, **words.beside}
   rows = [
@@ -234,12 +232,12 @@ def runs(findings: Findings) -> Table:
 
 
 def state(run: Run) -> str:
-  """What became of a run, in a word."""
+  """The state of a run: 'finished', 'failed' or 'no result'."""
   return 'failed' if run.error else 'finished' if run.scores else 'no result'
 
 
 def conditions(findings: Findings) -> Table:
-  """All that the results depend on."""
+  """What the results depend on besides the attention, see `notes.conditions`."""
   rows = [
     [Cell(name), Cell(formats.one_line(value), code=name == 'command')]
     for name, value in conditions_of(findings).items()

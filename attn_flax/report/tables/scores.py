@@ -1,4 +1,4 @@
-"""The tables of the explanations: one that sums up, and one per score with all its controls."""
+"""The tables of the explanation scores: an overview, and one table per score with its controls."""
 
 from attn_flax.report import formats
 from attn_flax.report.notes import own_map
@@ -27,20 +27,23 @@ DIGITS = 3
 
 
 def find(variant: Variant, kind: str, name: str) -> Score | None:
-  """A variant's score, None where there is none."""
+  """A variant's score `name`, a key of `SCORES`, of a kind of map; None where there is none."""
   scores = variant.explanations.scores if variant.explanations else {}
   return scores.get(kind, {}).get(name)
 
 
 def beaten(score: Score) -> tuple[list[str], list[str]]:
-  """Controls that a score is shown to lie above, and those that it is not; untested in neither."""
+  """Names of the controls that a score is shown to be better than, and of those where it is not.
+
+  Controls without an interval, because there were too few runs, are in neither list.
+  """
   tested = {name: gain for name, gain in score.gains.items() if gain and formats.known(gain)}
   above = [name for name, gain in tested.items() if gain.low > 0]
   return above, [name for name in tested if name not in above]
 
 
 def overview(findings: Findings) -> Table:
-  """Every score of every map, and whether it is above its controls."""
+  """Every score of every map, and how many of its controls it is better than."""
   rows = []
   for variant in findings.variants:
     found = variant.explanations
@@ -69,12 +72,14 @@ def overview(findings: Findings) -> Table:
     Column('empty maps, %'),
   ]
   note = (
-    '↑ higher is better, ↓ lower is better. A score alone means little: “above all controls”'
-    ' means that it is better than a random map, a centered Gaussian, the best fixed map and the'
-    ' same network with random weights: the 95 % interval of each gain lies above zero. A'
-    ' purely channel-wise mechanism has no map of its own: n/a. An empty map is a miss'
-    ' where it should lie on the object, and a random order elsewhere; of the network with random'
-    ' weights it counts as a constant one, which scores by chance.'
+    '↑ higher is better, ↓ lower is better. “beats all controls”: the map scores better than a'
+    ' random map, a centered Gaussian, the best fixed map (how often each pixel lies on the object'
+    ' in validation images) and the map of the same network with random weights; the 95 % interval'
+    ' of each gain lies above zero. The own map is the spatial gate or the attention of the'
+    ' mechanism itself; a purely channel-wise mechanism has none: n/a. A Grad-CAM map that is zero'
+    ' everywhere is empty: it counts as a miss in localization and as a random order of pixels in'
+    ' insertion, deletion and ROAD. For the network with random weights, an empty map counts as a'
+    ' constant map, which scores at chance level.'
   )
   return Table('explanations', 'All scores', columns, rows, note)
 
@@ -85,15 +90,15 @@ def _summary(score: Score) -> Cell:
   if not tested:
     detail, tone = '', ''
   elif not_above:
-    detail, tone = f'above {len(above)} of {tested} controls', 'no difference shown'
+    detail, tone = f'beats {len(above)} of {tested} controls', 'no difference shown'
   else:
     every = tested == len(CONTROLS)
-    detail, tone = 'above all controls' if every else f'above {tested} of {tested} tested', 'better'
+    detail, tone = 'beats all controls' if every else f'beats {tested} of {tested} tested', 'better'
   return Cell(formats.number(score.value, DIGITS), detail, order=score.value, tone=tone)
 
 
 def score_table(findings: Findings, name: str) -> Table:
-  """One score of all maps, beside its controls."""
+  """One score, a key of `SCORES`, of every map beside its controls."""
   title, higher_is_better = score_title(name), SCORES[name]
   controls = list(CONTROLS)
   rows = []
@@ -101,7 +106,7 @@ def score_table(findings: Findings, name: str) -> Table:
     for kind, prefix in KINDS.items():
       score = find(variant, kind, name)
       if kind == 'own map' and not (variant.explanations and variant.explanations.own_map):
-        continue  # The overview shows that there is none.
+        continue  # The overview has a row that says so.
       if score is None:
         rows.append([name_cell(variant), NO_CELL, Cell(kind), *[NO_CELL] * (len(controls) + 3)])
         continue

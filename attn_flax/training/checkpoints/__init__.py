@@ -1,4 +1,4 @@
-"""Checkpoints of a run: atomic, with digests; and the weights that are read from them."""
+"""Checkpoints of a run, written atomically and with digests, and how weights are read from them."""
 
 from attn_flax.training.checkpoints.folder import Checkpoints
 from attn_flax.training.checkpoints.weights import read_weights, restore_best

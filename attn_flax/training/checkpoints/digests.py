@@ -1,4 +1,4 @@
-"""Digests of what a checkpoint holds, so that no damage passes for trained weights."""
+"""Digests of a checkpoint's content, so that damaged weights are noticed."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ def of_arrays(tree: object) -> dict[str, str]:
 
 
 def of_json(content: Json) -> str:
-  """SHA-256 of JSON values, whatever the order of their names."""
+  """SHA-256 of JSON values, independent of the order of keys."""
   return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def damaged(tree: object, digests: dict[str, str]) -> list[str]:
-  """The paths of the arrays that differ from their digests, or have none."""
+  """The paths of the arrays in a tree that differ from their digests or have none."""
   return [path for path, digest in of_arrays(tree).items() if digests.get(path) != digest]

@@ -1,4 +1,4 @@
-"""What Orbax raises, as one line that says what failed and what to do."""
+"""Turns the errors of Orbax into one line that says what failed and what to do."""
 
 import contextlib
 import pathlib
@@ -12,10 +12,14 @@ from attn_flax.training.checkpoints.whole import Damaged
 
 @contextlib.contextmanager
 def saving(folder: pathlib.Path) -> Iterator[None]:
-  """Says what became of a save in the folder of checkpoints that failed."""
+  """Turns an error of a save in a folder of checkpoints into a `UserError`.
+
+  Raises:
+    UserError: in place of whatever the body raises.
+  """
   try:
     yield
-  except Exception as error:  # Orbax raises many types, by what the file system refuses.
+  except Exception as error:  # Orbax raises many types, depending on what failed.
     processes.raise_lost(error)
     why, fix = reason(error), remedy(error)
   else:
@@ -30,11 +34,15 @@ def saving(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(checkpoint: pathlib.Path) -> Iterator[None]:
-  """Turns what is raised while a checkpoint is read into `Damaged`."""
+  """Turns an error while a checkpoint is read into `Damaged`.
+
+  Raises:
+    Damaged: in place of whatever the body raises.
+  """
   with draining_loops():
     try:
       yield
-    except Exception as error:  # Orbax raises many types, by what is damaged.
+    except Exception as error:  # Orbax raises many types, depending on what is damaged.
       processes.raise_lost(error)
       why = reason(error)
     else:
@@ -46,7 +54,7 @@ def reading(checkpoint: pathlib.Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-  """The beginning of what first went wrong."""
+  """The type and the beginning of the text of an error's first cause."""
   first = _first(error)
   return f'{type(first).__name__}: {" ".join(str(first).split())[:200]}'
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by Orbax: atomic, with digests; the latest two and the best are kept."""
+"""The checkpoints of a run, written by Orbax; the latest two and the best are kept."""
 
 import contextlib
 import pathlib
@@ -26,16 +26,16 @@ from attn_flax.training.checkpoints.whole import Damaged, Gone, first_whole, is_
 State = TypeVar('State')
 _Read = TypeVar('_Read')
 
-_LATEST = 2  # So that there is one before a damaged one.
-_TRIES = 5  # A run that goes on deletes checkpoints while others read.
+_LATEST = 2  # Checkpoints kept, so that one is left where the latest is damaged.
+_TRIES = 5  # Attempts to read checkpoints while the run deletes old ones.
 
 
 class Checkpoints:
   """The folder `checkpoints/` of a run.
 
-  Each step holds the items `state` (arrays) and `progress` (JSON): what the run has come to, the
-  validation scores where there are any, the digest of each array and that of the JSON itself. The
-  best is the one whose validation score `Task.best` is; of equal ones, the latest.
+  Each step holds the items `state` (arrays) and `progress` (JSON): times and class names, the
+  validation scores where there are any, the digest of each array, and that of the JSON itself. The
+  best checkpoint is the one with the best validation score `Task.best`; of equal ones, the latest.
   """
 
   def __init__(
@@ -50,13 +50,13 @@ class Checkpoints:
 
     Args:
       workdir: the run folder.
-      task: says which score decides; None: that of the run's config.
-      read_only: whether nothing is written.
-      is_regular: whether a run that nobody stops saves at a step. Other checkpoints are kept only
-        until the next one, so that a run that was stopped ends with the same ones.
+      task: the task, whose best score decides; None: that of the run's config.
+      read_only: whether nothing is written or deleted.
+      is_regular: (step) -> whether an uninterrupted run saves at it. Other checkpoints are kept
+        only until the next save, so that a run that was stopped ends with the same checkpoints.
 
     Raises:
-      UserError: when there is nothing to be read, or it cannot be.
+      UserError: where there is nothing to read, or the folder cannot be opened.
     """
     self._task = task or _task_of(workdir)
     self._read_only = read_only
@@ -67,7 +67,7 @@ class Checkpoints:
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints; name the folder of a run with --workdir')
     if not read_only and jax.process_index() == 0:
-      # Of a process that was killed.
+      # Left by a process that was killed while it saved.
       for unfinished in self.folder.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(unfinished, ignore_errors=True)
     options = ocp.CheckpointManagerOptions(
@@ -89,10 +89,16 @@ class Checkpoints:
   def save(
     self, step: int, state: object, progress: artifacts.Json, scores: dict[str, float] | None
   ) -> None:
-    """Saves in the background.
+    """Starts to save a checkpoint in the background; `wait` waits for it.
+
+    Args:
+      step: number of the update.
+      state: the train state, a pytree of arrays.
+      progress: further JSON values to store.
+      scores: validation scores by name; None: the checkpoint has none yet.
 
     Raises:
-      UserError: when this save or the one before it fails.
+      UserError: where this save cannot start, or the one before it has failed.
     """
     content = progress_file.signed(
       {**progress, 'scores': scores, 'digests': digests.of_arrays(state)}
@@ -106,11 +112,16 @@ class Checkpoints:
       self._manager.save(step, args=args, force=True)
 
   def _mark_saved(self) -> None:
-    with contextlib.suppress(OSError):  # A full disk is the business of what is written next.
+    with contextlib.suppress(OSError):  # On a full disk, the next file that is written reports it.
       (self.folder.parent / run_folder.SAVED).touch()
 
   def add_scores(self, step: int, scores: dict[str, float]) -> None:
-    """Gives a checkpoint on disk that was saved as `unscored` its scores."""
+    """Adds validation scores to a checkpoint on disk that was saved without them.
+
+    Raises:
+      Damaged: where its JSON is damaged.
+      UserError: where it cannot be written.
+    """
     content = self._read_progress(step) | {'scores': scores, 'unscored': False}
     self._scores[step] = scores
     if jax.process_index() == 0:
@@ -120,17 +131,17 @@ class Checkpoints:
     """Waits until the last save is on disk.
 
     Raises:
-      UserError: when it failed.
+      UserError: where it failed.
     """
     with saving(self.folder):
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
 
   def close(self) -> None:
-    """Waits, and deletes what a run that was killed has left beside the checkpoints to keep.
+    """Waits for the last save, deletes checkpoints that are not to be kept, and closes the folder.
 
     Raises:
-      UserError: when the last save failed.
+      UserError: where the last save failed.
     """
     self.wait()
     with saving(self.folder):
@@ -140,19 +151,19 @@ class Checkpoints:
       self._manager.close()
 
   def steps(self) -> list[int]:
-    """Steps of all checkpoints, ascending."""
+    """The steps of all checkpoints, in ascending order."""
     return list(self._manager.all_steps())
 
   def latest(self) -> int | None:
-    """Step of the latest checkpoint, or None."""
+    """The step of the latest checkpoint; None without one."""
     return self._manager.latest_step()
 
   def best(self) -> int | None:
-    """Step of the checkpoint with the best validation score, or None."""
+    """The step of the checkpoint with the best validation score; None if none has scores."""
     return max(self._merits(self.steps()), default=(0.0, None))[1]
 
   def _merits(self, steps: Sequence[int]) -> list[tuple[float, int]]:
-    """How good each scored checkpoint is, the larger the better, with its step."""
+    """(merit, step) of each scored checkpoint; the merit is the score, or minus it, to maximize."""
     name, merits = f'val_{self._task.best}', []
     for step in steps:
       if step not in self._scores:
@@ -163,29 +174,32 @@ class Checkpoints:
     return merits
 
   def _read_scores(self, step: int) -> dict[str, float] | None:
-    """The validation scores of a step; None, with a warning, where they are damaged."""
+    """The validation scores of a step; None without any or, with a warning, if damaged."""
     try:
       return self._read_progress(step)['scores']
     except Damaged as error:
       if not is_gone(self.folder / str(step)) and processes.is_first():
-        print(f'warning: {error}; it is left out', file=sys.stderr)
+        print(f'warning: {error}; it is skipped', file=sys.stderr)
       return None
 
   def _kept(self, steps: Sequence[int]) -> set[int]:
-    """Which of the steps, ascending, are kept."""
+    """Which of some steps, in ascending order, are kept: the latest ones and the best."""
     regular = [step for step in steps if self._is_regular(step)]
     best = [step for _, step in sorted(self._merits(steps))[-1:]]
     return {*steps[-1:], *regular[-_LATEST:], *best}
 
   def restore(self, step: int, like: State) -> tuple[State, artifacts.Json]:
-    """The state and the progress of a step.
+    """Reads the state and the progress of a checkpoint.
 
     Args:
-      step: one of the steps kept.
+      step: its step.
       like: a state, or its shapes, dtypes and shardings alone.
 
+    Returns:
+      The state, and the JSON values that were saved with it.
+
     Raises:
-      Damaged: when the checkpoint is damaged or belongs to another network.
+      Damaged: where the checkpoint is damaged or belongs to another network.
     """
     progress = self._read_progress(step)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -196,19 +210,25 @@ class Checkpoints:
     return state, {k: v for k, v in progress.items() if k not in ('scores', 'digests')}
 
   def restore_together(self, step: int, like: State) -> tuple[State, artifacts.Json]:
-    """What `restore` returns or raises: where it fails in one process of a run, it does in all."""
+    """Does what `restore` does; where that fails in one process of a run, it fails in all."""
     try:
       return processes.together(lambda: self.restore(step, like))
     except processes.Shared as error:
       raise Damaged(str(error)) from None
 
   def restore_latest(self, like: State) -> tuple[int, State, artifacts.Json] | None:
-    """The latest checkpoint that is whole: its step, state and progress; None: there is none yet.
+    """Reads the latest checkpoint that is not damaged, so that the run can continue from it.
 
-    Damaged ones behind it are set aside, each with a warning, so that the run can go on.
+    Later, damaged checkpoints are renamed to `<step>.damaged`, each with a warning.
+
+    Args:
+      like: see `restore`.
+
+    Returns:
+      Its step, state and progress; None where there is no checkpoint.
 
     Raises:
-      UserError: when all are damaged.
+      UserError: where all checkpoints are damaged.
     """
     if not self.steps():
       return None
@@ -218,7 +238,7 @@ class Checkpoints:
     behind = [later for later in self.steps() if later > step]
     for later in behind:
       if jax.process_index() == 0:
-        for older in self.folder.glob('*.damaged'):  # One is kept, to be looked into.
+        for older in self.folder.glob('*.damaged'):  # One is kept, for the user to examine.
           shutil.rmtree(older, ignore_errors=True)
         (self.folder / str(later)).rename(self.folder / f'{later}.damaged')
     if behind:
@@ -227,12 +247,16 @@ class Checkpoints:
     return step, state, progress
 
   def read_best(self, read: Callable[[int], _Read]) -> tuple[_Read, int]:
-    """What `read` makes of the best checkpoint, and its step; of the latest where none is scored.
+    """Reads the best checkpoint that is not damaged or, where none has scores, the latest.
 
-    A damaged one is passed over with a warning.
+    Args:
+      read: (step) -> what is read of it; raises `Damaged`.
+
+    Returns:
+      What `read` returns, and the step.
 
     Raises:
-      UserError: when there is none, or all are damaged.
+      UserError: where there is no checkpoint, or all are damaged.
     """
     for _ in range(_TRIES):
       steps = self.steps()
@@ -247,13 +271,16 @@ class Checkpoints:
     raise UserError(f'the checkpoints in {self.folder} change too fast to be read; try again')
 
   def read_weights(self, step: int) -> Variables:
-    """`params` and `batch_stats` of a step as NumPy arrays, whatever network they belong to.
+    """Reads the weights of a checkpoint, or their moving average where the run kept one.
 
-    Where the run kept a moving average of them, the average is read. A network without batch norms
-    has no `batch_stats`.
+    Args:
+      step: the step of the checkpoint; its network need not be known.
+
+    Returns:
+      `params` and, for a network with batch norms, `batch_stats`, as NumPy arrays.
 
     Raises:
-      Damaged: when the checkpoint is damaged.
+      Damaged: where the checkpoint is damaged.
     """
     progress = self._read_progress(step)
     folder = self.folder / str(step) / 'state'
@@ -269,14 +296,14 @@ class Checkpoints:
     return {name: source[name] for name in names if source.get(name)}
 
   def _read_progress(self, step: int) -> artifacts.Json:
-    """The JSON of a step; raises `Damaged`."""
+    """The JSON of a step; raises `Damaged` where it cannot be read."""
     try:
       return progress_file.read(self.folder / str(step))
     except (OSError, ValueError) as error:
       raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {error}') from None
 
   def _check_arrays(self, step: int, tree: object, progress: artifacts.Json) -> None:
-    if progress['digests'] is None:
+    if progress['digests'] is None:  # Saved by a version without digests.
       if processes.is_first():
         print(
           f'warning: the checkpoint {self.folder / str(step)} was saved before there were digests; '
@@ -285,14 +312,13 @@ class Checkpoints:
         )
       return
     if names := digests.damaged(tree, progress['digests']):
-      more = f' and {len(names) - 1} more' if len(names) > 1 else ''
-      raise Damaged(
-        f'the checkpoint {self.folder / str(step)} is damaged: {names[0]}{more} differs from its '
-        'digest'
-      )
+      what = f'{names[0]} differs from its digest'
+      if len(names) > 1:
+        what = f'{names[0]} and {len(names) - 1} more differ from their digests'
+      raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {what}')
 
 
 def _task_of(workdir: pathlib.Path) -> Task:
-  """The task of a run folder; the first one of a folder that holds checkpoints and no config."""
+  """The task of a run folder; the default one for a folder with checkpoints but no config."""
   is_run = (workdir / 'config.json').exists()
   return find_task(run_folder.load_config(workdir).task if is_run else FIRST)

@@ -1,4 +1,4 @@
-"""The JSON file of a checkpoint: how far the run is, its scores, and the digests of its arrays."""
+"""The JSON file of a checkpoint: times, validation scores, and the digests of its arrays."""
 
 import json
 import pathlib
@@ -9,28 +9,32 @@ from attn_flax.training.checkpoints import digests
 
 
 def _path(checkpoint: pathlib.Path) -> pathlib.Path:
-  return checkpoint / 'progress' / 'metadata'  # Named by Orbax.
+  return checkpoint / 'progress' / 'metadata'  # Orbax's name for the file.
 
 
 def signed(content: artifacts.Json) -> artifacts.Json:
-  """JSON values with their own digest."""
+  """JSON values with a digest of all of them, as `digest`."""
   content = json.loads(json.dumps(content))
   return {**content, 'digest': digests.of_json(content)}
 
 
 def write(checkpoint: pathlib.Path, content: artifacts.Json) -> None:
-  """Replaces the file of a checkpoint, with its digest."""
+  """Replaces the file of a checkpoint; adds the digest.
+
+  Raises:
+    UserError: where it cannot be written.
+  """
   artifacts.write_json(_path(checkpoint), signed(content))
 
 
 def read(checkpoint: pathlib.Path) -> artifacts.Json:
   """The content of a checkpoint's file, without its own digest.
 
-  Checkpoints saved before there were digests have `digests` None.
+  In checkpoints saved by a version without digests, `digests` is None.
 
   Raises:
-    OSError: when it cannot be read.
-    ValueError: when it is damaged.
+    OSError: where the file cannot be read.
+    ValueError: where it is damaged.
   """
   path = _path(checkpoint)
   content = _mapping(path)
@@ -41,10 +45,10 @@ def read(checkpoint: pathlib.Path) -> artifacts.Json:
     return content
   if 'digests' in content or 'train_seconds' not in content:
     raise ValueError(f'{path} has lost fields')
-  scores = checkpoint / 'metrics' / 'metrics'  # Where Orbax keeps them.
+  scores = checkpoint / 'metrics' / 'metrics'  # Orbax's name for the file of scores.
   found = _mapping(scores) if scores.exists() else None
   if not isinstance(content['train_seconds'], int | float):
-    raise ValueError(f'{path} holds a time that is no number')
+    raise ValueError(f'{path} has a train_seconds that is no number')
   return {**content, 'scores': found, 'digests': None}
 
 
@@ -54,5 +58,5 @@ def _mapping(path: pathlib.Path) -> artifacts.Json:
   except RecursionError:
     content = None
   if not isinstance(content, dict):
-    raise ValueError(f'{path} holds no mapping')
+    raise ValueError(f'{path} holds no JSON object')
   return content

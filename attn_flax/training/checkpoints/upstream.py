@@ -1,4 +1,4 @@
-"""What Orbax lacks: a policy of one's own, and one error for one damage."""
+"""Additions to Orbax: a policy for which checkpoints to keep, and one error for one damage."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ class _DrainingLoop(asyncio.SelectorEventLoop):
   """An event loop that waits for its tasks before it closes."""
 
   def close(self) -> None:
-    """Waits, then closes."""
+    """Waits for all tasks, then closes the loop."""
     if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
       self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     super().close()
@@ -20,11 +20,11 @@ class _DrainingLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def draining_loops() -> Iterator[None]:
-  """Has the event loops that are made meanwhile wait for their tasks before they close.
+  """Makes the event loops that are created in the body wait for their tasks before they close.
 
-  Orbax reads each array by a task of a fresh loop, and closes the loop at the first error: the
-  other tasks then end as garbage, each with a traceback on stderr, beside the one error that
-  counts. Waiting belongs into its `run_sync`; until it is there, this stands in for it.
+  Orbax reads each array in a task of a new loop, and closes the loop at the first error; the other
+  tasks are then destroyed, each with a traceback on stderr, beside the error that matters. Orbax's
+  `run_sync` should wait for them; as long as it does not, this does.
   https://github.com/google/orbax/blob/main/checkpoint/orbax/checkpoint/_src/asyncio_utils.py
   """
   original = asyncio.new_event_loop
@@ -37,12 +37,16 @@ def draining_loops() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Preserved(checkpoint_managers.PreservationPolicy):
-  """Has Orbax keep the steps that a function chooses."""
+  """Makes Orbax keep the steps that a function chooses.
+
+  Attributes:
+    kept: (all steps, in ascending order) -> the steps to keep.
+  """
 
   kept: Callable[[Sequence[int]], set[int]]
 
   def should_preserve(self, checkpoints, *, context):
-    """See `PreservationPolicy`."""
+    """Whether to keep each of some checkpoints, as Orbax's `PreservationPolicy` defines it."""
     del context
     steps = [info.step for info in checkpoints]
     kept = self.kept(steps)

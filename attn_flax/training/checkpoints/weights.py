@@ -1,4 +1,4 @@
-"""The weights of a run folder: the one place where they are read."""
+"""Reads the weights of a run folder."""
 
 import pathlib
 from typing import TypeVar
@@ -13,13 +13,13 @@ State = TypeVar('State')
 
 
 def read_weights(workdir: pathlib.Path) -> Variables:
-  """The weights to use of a run folder, on the device, as `model.apply` takes them.
+  """The weights of a run folder, on the device, as `model.apply` takes them.
 
-  They are those of the best checkpoint, or of the latest where none is scored; of these, the moving
+  They are those of the best checkpoint, or of the latest where none has scores; their moving
   average where the run kept one. Neither the network nor the optimizer needs to be known.
 
   Raises:
-    UserError: when the folder holds no checkpoint, or it cannot be read.
+    UserError: where the folder holds no checkpoint, or none can be read.
   """
   checkpoints = Checkpoints(workdir, read_only=True)
   try:
@@ -32,16 +32,15 @@ def read_weights(workdir: pathlib.Path) -> Variables:
 def restore_best(workdir: pathlib.Path, like: State) -> tuple[State, int]:
   """The whole state of a run folder's best checkpoint, and its update.
 
-  Unlike `read_weights` it keeps the raw weights beside their moving average, and checks that all of
-  it fits the network. Where no checkpoint is scored, the latest is taken.
+  Unlike `read_weights`, it keeps the raw weights beside their moving average, and checks that the
+  state fits the network. Where no checkpoint has scores, the latest is taken.
 
   Args:
     workdir: the run folder.
     like: a state, or its shapes, dtypes and shardings alone.
 
   Raises:
-    UserError: when the folder holds no checkpoint, or one that cannot be read or belongs to another
-      network.
+    UserError: where the folder holds no checkpoint, or none that can be read for this network.
   """
   checkpoints = Checkpoints(workdir, read_only=True)
   try:

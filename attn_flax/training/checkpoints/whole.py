@@ -1,4 +1,4 @@
-"""Finding a checkpoint that is whole, among damaged ones and ones that a run is deleting."""
+"""Finds a checkpoint that is not damaged, while the run may be deleting old ones."""
 
 import pathlib
 import sys
@@ -10,7 +10,7 @@ from attn_flax.errors import UserError
 from attn_flax.training import processes
 
 _Read = TypeVar('_Read')
-_PAUSE = 0.5  # Seconds after which a folder that is being deleted is gone.
+_PAUSE = 0.5  # Seconds that deleting a folder takes at most.
 
 
 class Damaged(UserError):
@@ -18,7 +18,7 @@ class Damaged(UserError):
 
 
 class Gone(Exception):  # noqa: N818
-  """A checkpoint that was listed has been deleted by the run that goes on meanwhile."""
+  """A checkpoint that was listed has since been deleted by its run."""
 
 
 def is_gone(checkpoint: pathlib.Path) -> bool:
@@ -30,18 +30,21 @@ def is_gone(checkpoint: pathlib.Path) -> bool:
 def first_whole(
   folder: pathlib.Path, steps: Sequence[int], read: Callable[[int], _Read]
 ) -> tuple[_Read, int]:
-  """What `read` makes of the first of some checkpoints that is whole, and its step.
+  """Reads the first of some checkpoints that is not damaged.
 
-  Each damaged one before it is reported on stderr, of several processes by the first.
+  Each damaged one before it is reported on stderr; of several processes, by process 0 alone.
 
   Args:
-    folder: where the checkpoints are.
-    steps: theirs, in the order of preference.
-    read: reads one; raises `Damaged`.
+    folder: the folder of the checkpoints.
+    steps: their steps, in the order of preference.
+    read: (step) -> what is read of it; raises `Damaged`.
+
+  Returns:
+    What `read` returns, and the step.
 
   Raises:
-    Gone: when one has been deleted meanwhile.
-    UserError: when all are damaged.
+    Gone: where one of them has been deleted meanwhile.
+    UserError: where all are damaged.
   """
   damages = []
   for step in steps:
