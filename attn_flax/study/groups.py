@@ -88,13 +88,16 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
   return {baseline: groups.pop(baseline), **groups}, baseline
 
 
-def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) -> None:
+def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) -> Config:
   """Checks that all runs differ from those of the baseline in attention and seed alone.
 
   Args:
     groups: the runs by variant.
     baseline: the variant that the others are compared with.
     also: further fields that may differ, such as a learning rate that was swept.
+
+  Returns:
+    The config of the baseline's first run.
 
   Raises:
     UserError: for a run with other differences, and where the baseline has no run.
@@ -106,9 +109,10 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
     for member in members
     if member.config is not None
   }
-  reference = next((m.folder for m in groups[baseline] if m.config is not None), None)
-  if reference is None:
+  begun = [(m.folder, m.config) for m in groups[baseline] if m.config is not None]
+  if not begun:
     raise UserError(f'no run of the baseline {baseline} has begun; train one to compare with')
+  reference, config = begun[0]
   for folder in fields:
     found = run_folder.difference(fields[reference], fields[folder])
     if found:
@@ -117,6 +121,7 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
         f'{folder} and {reference} differ in more than model.attention and cannot '
         f'be compared ({"; ".join(pairs[:6])}); train them alike, or report on them separately'
       )
+  return config
 
 
 def _stripped(config: Config, fields: Sequence[str]) -> dict[str, object]:

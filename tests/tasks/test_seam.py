@@ -112,6 +112,15 @@ def test_without_classes_there_is_none_to_predict_or_explain(finished, tmp_path,
   assert f'{finished} was trained for the task brightness, which predicts no class' in line
 
 
+def test_without_pages_there_is_no_report(finished, tmp_path, capsys):
+  folder = tmp_path / 'report'
+  assert (
+    main.run(['main.py', '--mode=compare', f'--workdirs={finished}', f'--workdir={folder}']) == 2
+  )
+  (line,) = capsys.readouterr().err.splitlines()  # Nothing is measured before.
+  assert "unknown report pages 'brightness'" in line
+
+
 def test_an_unknown_task_is_refused(small_dataset, tmp_path):
   config = base.get_config('smoke')
   config.task = 'clasification'
