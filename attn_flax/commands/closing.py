@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from attn_flax.commands.flags import program
 from attn_flax.tasks.task import Task
-from attn_flax.training.artifacts import Json
+from attn_flax.training.artifacts import File, Folder, Json
 
 _NORMAL_95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations.
 
@@ -44,8 +44,8 @@ def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | Non
     'validation images',
     f'time: {_duration(seconds)} of training ({result.get("images_per_second", 0):,.0f} images/s), '
     f'{_duration(compiling)} of compilation',
-    f'files: {workdir} holds result.json (all scores), predictions.npz, metrics.jsonl, '
-    'tensorboard/ and checkpoints/',
+    f'files: {workdir} holds {File.RESULT} (all scores), {File.PREDICTIONS}, {File.METRICS}, '
+    f'{Folder.TENSORBOARD}/ and {Folder.CHECKPOINTS}/',
     f'next: {program()} --mode=compare --workdirs={folder},<another run>',
   ]
   if task.classes is not None:

@@ -49,24 +49,22 @@ def run_row(
     command=without_home(command),
     error=without_home(member.error),
     scores={} if found is None else run_scores(task, found),
-    curves=_curves(
-      member.folder / 'metrics.jsonl', ('loss', task.best), experiment.updates_per_epoch
-    ),
+    curves=_curves(member.folder, ('loss', task.best), experiment.updates_per_epoch),
     trained=_environment(member.record) if member.record else None,
   )
 
 
-def _curves(path: pathlib.Path, names: Sequence[str], updates_per_epoch: int) -> dict[str, list]:
+def _curves(workdir: pathlib.Path, names: Sequence[str], updates_per_epoch: int) -> dict[str, list]:
   """Metrics that a run logged, by split, see `Run.curves`; in training, means between validations.
 
   Args:
-    path: the run's `metrics.jsonl`.
+    workdir: the run folder.
     names: the metrics.
     updates_per_epoch: updates per pass over the training split.
   """
-  if not path.exists():
+  if not (workdir / artifacts.File.METRICS).exists():
     return {}
-  rows = artifacts.read_metrics(path.parent)
+  rows = artifacts.read_metrics(workdir)
   curves: dict[str, list] = {'train': [], 'validation': []}
   window: list[dict[str, float]] = []
   for row in rows:

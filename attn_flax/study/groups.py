@@ -8,6 +8,7 @@ from typing import NamedTuple
 from attn_flax.errors import UserError
 from attn_flax.study.plan import Planned
 from attn_flax.training import artifacts, run_folder
+from attn_flax.training.artifacts import File, Folder, holds_run
 from attn_flax.training.config import Config
 
 # The variants differ in attention, and the runs of a variant in seed.
@@ -64,7 +65,7 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
     member = _read(folder, '')
     if member.config is None:
       raise UserError(
-        f'{folder} holds no run (no config.json, and no seed<k>); name the folders of runs, '
+        f'{folder} holds no run (no {File.CONFIG}, and no seed<k>); name the folders of runs, '
         'variants or studies in --workdirs'
       )
     key = json.dumps(_stripped(member.config, ('seed',)), sort_keys=True)
@@ -136,24 +137,23 @@ def _stripped(config: Config, fields: Sequence[str]) -> dict[str, object]:
 
 
 def _read(folder: pathlib.Path, error: str) -> Member:
-  path = folder / 'config.json'
-  if not path.exists():
+  if not holds_run(folder):
     return Member(-1, folder, None, {}, error or 'not trained yet')
-  record, config = artifacts.read_json(path), run_folder.load_config(folder)
-  if not error and not any((folder / 'checkpoints').glob('[0-9]*')):
+  record, config = artifacts.read_json(folder / File.CONFIG), run_folder.load_config(folder)
+  if not error and not any((folder / Folder.CHECKPOINTS).glob('[0-9]*')):
     error = 'no checkpoint yet'
   # An imported network has neither metrics nor a result: it was trained elsewhere.
-  begun = (folder / 'metrics.jsonl').exists()
-  if not error and begun and not (folder / 'result.json').exists():
+  begun = (folder / File.METRICS).exists()
+  if not error and begun and not (folder / File.RESULT).exists():
     error = 'not finished'
   return Member(config.seed, folder, config, record, error)
 
 
 def _runs_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The folder itself if it is one of a run, else its `seed*` folders and those of its variants."""
-  if (folder / 'config.json').exists():
+  if holds_run(folder):
     return [folder]
-  found = [*folder.glob('seed*/config.json'), *folder.glob('*/seed*/config.json')]
+  found = [*folder.glob(f'seed*/{File.CONFIG}'), *folder.glob(f'*/seed*/{File.CONFIG}')]
   return sorted(path.parent for path in found) or [folder]
 
 

@@ -42,7 +42,7 @@ def check(planned: Sequence[Planned]) -> Task:
     resolved = opened[run.variant].config.copy_and_resolve_references()
     resolved.seed = run.seed
     resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256
-    if (run.folder / 'config.json').exists():
+    if artifacts.holds_run(run.folder):
       dataset_file.follow(run.folder, opened[run.variant].describe_data(), resolved.data.dir)
       run_folder.check_same(run.folder, resolved)
   return next(iter(opened.values())).task
@@ -97,7 +97,7 @@ def finished(folder: pathlib.Path) -> bool:
   Raises:
     UserError: where the result is damaged.
   """
-  if not (folder / 'result.json').exists():
+  if not (folder / artifacts.File.RESULT).exists():
     return False
   run_folder.read_result(folder)
   return True
@@ -172,7 +172,7 @@ def best_validation(folder: pathlib.Path, task: Task) -> float:
   scores = [float(row[averaged] if averaged in row else row[name]) for row in rows if name in row]
   if not scores:
     raise UserError(
-      f'{folder}/metrics.jsonl holds no {name}; restore the file from a copy, or remove the folder '
-      'to train the run again'
+      f'{folder}/{artifacts.File.METRICS} holds no {name}; restore the file from a copy, or remove '
+      'the folder to train the run again'
     )
   return best(scores)

@@ -10,7 +10,7 @@ from attn_flax.models import Network
 from attn_flax.models.placement import field_names
 from attn_flax.models.zoo import find_network
 from attn_flax.training import run_folder
-from attn_flax.training.artifacts import Json
+from attn_flax.training.artifacts import Json, holds_run
 from attn_flax.training.config import Config
 
 _FIELDS = ('model.stem', 'train.batch_size', 'train.epochs')
@@ -63,7 +63,7 @@ def as_begun(config: Config, workdir: pathlib.Path) -> Config:
   Raises:
     UserError: where the stored config is damaged.
   """
-  if not (workdir / 'config.json').exists():
+  if not holds_run(workdir):
     return config
   stored, fields = run_folder.load_config(workdir).to_dict(), config.to_dict()
   for field in _FIELDS:
@@ -121,7 +121,7 @@ def with_stem(model: Network, config: Config, size: int) -> Network:
 def _stem_of_run(source: str, name: str) -> str | None:
   """The stem of the run in a folder; None if its network has another name, or there is no run."""
   folder = local_path(source, '--config.init_from')
-  if not (folder / 'config.json').is_file():
+  if not holds_run(folder):
     return None
   model = run_folder.load_config(folder).model
   return model.get('stem') if model.get('name') == name else None
