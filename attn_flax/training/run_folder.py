@@ -1,7 +1,6 @@
 """The folder of a run: its config and result, and the checks before a run writes there."""
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import shutil
@@ -37,8 +36,6 @@ _FREE = (
   'data.workers',
   'log_every',
 )
-# Fields of a study that select runs or affect only its report; they change no run.
-_OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
 # The sections of a config.
 _SECTIONS = ('augment', 'checkpoint', 'data', 'eval', 'model', 'optimizer', 'train')
 # Fields that older runs lack, with the values that describe what those runs did.
@@ -270,26 +267,3 @@ def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> No
       f'{workdir} holds the log of {last} updates and no checkpoint; restore '
       f'{workdir}/{Folder.CHECKPOINTS}, or begin again with --restart'
     )
-
-
-def default_workdir(
-  path: str, argument: str, overrides: Mapping[str, object], *, is_study: bool = False
-) -> pathlib.Path:
-  """The folder of a command without --workdir; commands with different configs get different ones.
-
-  Args:
-    path: path of the config file.
-    argument: the argument after its colon.
-    overrides: config fields that the command sets, {field: value}.
-    is_study: whether it is a study, which keeps its folder with other seeds or pictures.
-
-  Returns:
-    Such as `runs/eca-resnet18`, with a hash where there are overrides.
-  """
-  if is_study:
-    overrides = {k: v for k, v in overrides.items() if k.partition('.')[0] not in _OF_NO_RUN}
-  parts = [pathlib.Path(path).stem, *argument.replace('=', '-').replace(',', ' ').split()]
-  if overrides:
-    text = json.dumps(overrides, sort_keys=True, default=str)
-    parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
-  return pathlib.Path('runs') / '-'.join(parts)
