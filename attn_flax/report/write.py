@@ -13,8 +13,6 @@ from attn_flax.report.tables.results import state
 from attn_flax.study.findings import Findings
 from attn_flax.training.artifacts import replacing
 
-__all__ = ['write_report']
-
 
 def write_report(findings: Findings, folder: pathlib.Path) -> None:
   """Writes `report.html`, `report.md`, `results.csv`, `runs.csv` and `plots/*.png` into a folder.

@@ -67,7 +67,6 @@ def classification(label_smoothing: float = 0.0, weights: np.ndarray | None = No
     examples=lambda predictions: hits(predictions['logits'], predictions['labels']),
     further=_further,
     summary=_summary,
-    pages='classification',
     best_range=(0.0, 1.0),
     classes=Classes(
       probabilities=jax.nn.softmax,

@@ -63,7 +63,6 @@ class Task(NamedTuple):
     further: predictions of a split -> scores that a report shows in addition to `best`.
     summary: (predictions, class names) -> what a result holds in addition to the scores, and
       further arrays that are stored with the predictions.
-    pages: the kind of pages that show the task in a report.
     best_range: the smallest and the largest value that `best` can have.
     classes: how outputs become classes; None for a task without classes, for which commands neither
       print class probabilities nor explain a class.
@@ -81,7 +80,6 @@ class Task(NamedTuple):
   examples: Callable[[Predictions], np.ndarray]
   further: Callable[[Predictions], dict[str, float]]
   summary: Callable[[Predictions, Sequence[str]], tuple[dict[str, object], dict[str, np.ndarray]]]
-  pages: str
   best_range: tuple[float, float] = (-math.inf, math.inf)
   classes: Classes | None = None
 

@@ -18,7 +18,7 @@ from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Setting, Task
 from attn_flax.training import artifacts, left_open
-from attn_flax.training.config import Config, ModelConfig, Section
+from attn_flax.training.config import Config, ConfigSection, ModelConfig
 from attn_flax.training.optimizer import (
   MOST_STEPS,
   Schedule,
@@ -225,7 +225,7 @@ def resolve(config: Config, experiment: Experiment) -> Config:
   return ConfigDict(fields)
 
 
-def make_augmentation(config: Section, dataset: data.Dataset) -> Augmentation:
+def make_augmentation(config: ConfigSection, dataset: data.Dataset) -> Augmentation:
   """The augmentation of a config; fields that are None follow from the dataset.
 
   Args:

@@ -23,7 +23,7 @@ from attn_flax.training.artifacts import (
   read_metrics,
   write_json,
 )
-from attn_flax.training.config import Config, misfit
+from attn_flax.training.config import Config, misfit, sections
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
 
@@ -36,8 +36,6 @@ _FREE = (
   'data.workers',
   'log_every',
 )
-# The sections of a config.
-_SECTIONS = ('augment', 'checkpoint', 'data', 'eval', 'model', 'optimizer', 'train')
 # Fields that older runs lack, with the values that describe what those runs did.
 _NEWER: dict[str, Any] = {
   'task': FIRST,
@@ -90,16 +88,16 @@ def load_config(workdir: pathlib.Path) -> Config:
 
 def _stored_config(path: pathlib.Path) -> Json:
   config = read_json(path).get('config')
-  sections = config if isinstance(config, dict) else {}
-  for name in _SECTIONS:
-    if not isinstance(sections.get(name), dict):
+  fields = config if isinstance(config, dict) else {}
+  for name in sections():
+    if not isinstance(fields.get(name), dict):
       raise UserError(f'{path} lacks the config section {name!r}; {RESTORE}')
   for newer, value in _NEWER.items():
     section, _, name = newer.rpartition('.')
-    (sections[section] if section else sections).setdefault(name, value)
-  if field := misfit(sections):
+    (fields[section] if section else fields).setdefault(name, value)
+  if field := misfit(fields):
     raise UserError(f'{path} has a value of the wrong type in {field}; {RESTORE}')
-  return sections
+  return fields
 
 
 @contextlib.contextmanager

@@ -446,7 +446,7 @@ def test_another_task_has_words_and_columns_of_its_own(tmp_path, monkeypatch):
     )
     for v in found.variants
   ]
-  task = found.task._replace(best='miou', pages='segmentation')
+  task = found.task._replace(name='segmentation', best='miou')
   write_report(dataclasses.replace(found, task=task, variants=variants), tmp_path)
   text = (tmp_path / 'report.md').read_text()
   assert not re.search('top-?[15]|ccurac|onfusion', text)

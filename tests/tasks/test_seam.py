@@ -53,7 +53,6 @@ def brightness(setting=None):
     examples=examples,
     further=lambda predictions: {'bias': float((predictions['guess']).mean())},
     summary=lambda predictions, _: ({'worst': float(examples(predictions).max())}, {}),
-    pages='brightness',
   )
 
 
@@ -133,3 +132,8 @@ def test_only_classification_and_its_pages_speak_of_accuracy(word):
   for path in sorted((ROOT / 'attn_flax').rglob('*.py')):
     if path.name != 'classification.py':
       assert word not in path.read_text(), path
+
+
+@pytest.mark.parametrize('name', names.TASKS)
+def test_a_task_has_the_name_that_it_is_found_by(name):
+  assert names.find_task(name).name == name

@@ -156,10 +156,6 @@ class Checkpoints:
     """The steps of all checkpoints, in ascending order."""
     return list(self._manager.all_steps())
 
-  def latest(self) -> int | None:
-    """The step of the latest checkpoint; None without one."""
-    return self._manager.latest_step()
-
   def best(self) -> int | None:
     """The step of the checkpoint with the best validation score; None if none has scores."""
     return max(self._merits(self.steps()), default=(0.0, None))[1]
