@@ -66,7 +66,8 @@ def _scores(result: Mapping[str, object], task: Task) -> str:
     if not isinstance(value, int | float):
       continue
     text = f'{name} ' + (f'{100 * value:.1f} %' if name in shares else f'{value:.3g}')
-    if name == task.best and task.classes is not None and count:  # Each image is right or wrong.
+    # Each image is right or wrong.
+    if name == task.best and name in shares and task.classes is not None and count:
       low, high = (f'{100 * bound:.1f}' for bound in wilson(value, count))
       text += f' (95 % interval {low} to {high} %, {count:,} image{"" if count == 1 else "s"})'
     texts.append(text)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from attn_flax.report import formats
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.scores import beaten, find
+from attn_flax.report.wording import Title
 from attn_flax.study.findings import Findings, Variant
 
 
@@ -31,7 +32,7 @@ def answer(findings: Findings) -> list[str]:
   missing = [variant.name for variant in others if not variant.performance]
   if missing:
     sentences.append(f'No run of {formats.listing(missing)} has finished.')
-  return [*sentences, *_power(others), *_costs(others), *_looks(findings)]
+  return [*sentences, *_power(others, words.best), *_costs(others), *_looks(findings)]
 
 
 def _verdicts(variants: Sequence[Variant], baseline: str, score: str) -> list[str]:
@@ -61,7 +62,7 @@ def _verdicts(variants: Sequence[Variant], baseline: str, score: str) -> list[st
   return sentences
 
 
-def _power(variants: Sequence[Variant]) -> list[str]:
+def _power(variants: Sequence[Variant], best: Title) -> list[str]:
   """The smallest true differences that the study finds with 80 % power."""
   found = [
     (v.performance.detectable, v.name)
@@ -71,11 +72,13 @@ def _power(variants: Sequence[Variant]) -> list[str]:
   if not found:
     return []
   (least, first), (most, last) = min(found), max(found)
-  if formats.percent(least) == formats.percent(most):
-    points = formats.percent(most)
+  if best.number(least) == best.number(most):
+    size = best.number(most)
   else:
-    points = f'{formats.percent(least)} ({first}) to {formats.percent(most)} ({last})'
-  return [f'The smallest true difference that the study finds with 80 % power is {points} points.']
+    size = f'{best.number(least)} ({first}) to {best.number(most)} ({last})'
+  return [
+    f'The smallest true difference that the study finds with 80 % power is {size}{best.points}.'
+  ]
 
 
 def _mean(variant: Variant) -> float:

@@ -17,7 +17,7 @@ from attn_flax.study.findings import (
 )
 
 # A variant is called unsteady where the standard deviation between its seeds is more than four
-# times the median one of all variants, and more than two points.
+# times the median one of all variants and, for a score in percent, more than two points.
 _UNSTEADY, _UNSTEADY_LEAST = 4, 0.02
 # A variant is named where its times and its multiply-adds, as ratios to the baseline, differ by
 # more than this.
@@ -116,17 +116,19 @@ def _unsteady(findings: Findings) -> list[str]:
     if v.performance and v.performance.best.spread
   }
   usual = float(np.median(list(spreads.values()))) if spreads else 0.0
+  best = wording(findings).best
   wide = [
-    f'{name} (standard deviation {formats.percent(spread, 1)} points)'
+    f'{name} (standard deviation {best.number(spread, fewer=1)}{best.points})'
     for name, spread in spreads.items()
-    if spread > max(_UNSTEADY * usual, _UNSTEADY_LEAST)
+    if spread > max(_UNSTEADY * usual, _UNSTEADY_LEAST * best.is_share)
   ]
   if not wide:
     return []
   return [
     f'Scores vary widely between the seeds of {formats.listing(wide)}; the median standard'
-    f' deviation of all variants is {formats.percent(usual, 1)} points. Training is unsteady under'
-    ' this recipe: more epochs or a sweep of the learning rate may reduce the spread.'
+    f' deviation of all variants is {best.number(usual, fewer=1)}{best.points}. Training is'
+    ' unsteady under this recipe: more epochs or a sweep of the learning rate may reduce the'
+    ' spread.'
   ]
 
 

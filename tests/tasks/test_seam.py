@@ -1,6 +1,8 @@
 """A task other than classification is trained, saved and scored through its `Task` record only."""
 
+import ast
 import pathlib
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,23 @@ def test_only_classification_and_its_pages_speak_of_accuracy(word):
   for path in sorted((ROOT / 'attn_flax').rglob('*.py')):
     if path.name != 'classification.py':
       assert word not in path.read_text(), path
+
+
+def test_the_report_says_nothing_of_classification_elsewhere():
+  """Only the docstrings do, where they give examples."""
+  words = re.compile('accurac|confusion|top-?5|correctly classified', re.IGNORECASE)
+  for path in sorted((ROOT / 'attn_flax' / 'report').rglob('*.py')):
+    if path.name != 'classification.py':
+      tree = ast.parse(path.read_text())
+      documented = ast.Module | ast.FunctionDef | ast.ClassDef
+      docs = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+      }
+      for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs:
+          assert not words.search(node.value), (path, node.value)
 
 
 @pytest.mark.parametrize('name', names.TASKS)

@@ -36,7 +36,7 @@ def summary(findings: Findings) -> Table:
         Cell(variant.name),
         verdict,
         Cell(words.best.number(best), order=best),
-        Cell(formats.points(gain), formats.interval(difference, 2, 100), order=gain),
+        Cell(words.best.change(gain), words.best.interval(difference), order=gain),
         Cell(formats.times(step), order=step),
       ]
     )
@@ -44,7 +44,7 @@ def summary(findings: Findings) -> Table:
     Column('variant', numeric=False),
     Column('verdict', numeric=False),
     Column(words.best.heading),
-    Column('difference, points'),
+    Column(_in_points('difference', words.best)),
     Column('step time'),
   ]
   return Table('summary', 'Answer', columns, rows)
@@ -72,8 +72,8 @@ def performance(findings: Findings) -> Table:
         _score(words.best, found.best, name),
         *(cells[score] for score in words.beside),
         Cell(
-          formats.points(difference.mean if difference else None),
-          formats.interval(difference, 2, 100),
+          words.best.change(difference.mean if difference else None),
+          words.best.interval(difference),
           {
             'difference': difference.mean if difference else None,
             'difference_low': difference.low if difference else None,
@@ -82,7 +82,7 @@ def performance(findings: Findings) -> Table:
           },
           name,
         ),
-        Cell(formats.percent(found.detectable), '', {'detectable': found.detectable}, name),
+        Cell(words.best.number(found.detectable), '', {'detectable': found.detectable}, name),
         *(cells[score] for score in words.further),
         _mechanism(variant),
       ]
@@ -92,8 +92,8 @@ def performance(findings: Findings) -> Table:
     Column('verdict', numeric=False),
     Column('seeds'),
     *(Column(title.heading) for title in (words.best, *words.beside.values())),
-    Column('difference, points'),
-    Column('detectable, points'),
+    Column(_in_points('difference', words.best)),
+    Column(_in_points('detectable', words.best)),
     *(Column(title.heading) for title in words.further.values()),
     Column('mechanism', numeric=False),
   ]
@@ -106,6 +106,10 @@ def performance(findings: Findings) -> Table:
     f' {words.note}'
   )
   return Table(words.quality, words.quality.capitalize(), columns, rows, note)
+
+
+def _in_points(name: str, best: Title) -> str:
+  return f'{name},{best.points}' if best.points else name
 
 
 def _mechanism(variant: Variant) -> Cell:
