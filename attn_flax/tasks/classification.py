@@ -31,9 +31,9 @@ def make(setting: Setting | None = None) -> Task:
   if setting is None:
     return classification()
   options, weights = setting.options, None
-  if options['class_weights']:
+  if options.class_weights:
     weights = class_weights(setting.labels(), len(setting.class_names))
-  return classification(options['label_smoothing'], weights)
+  return classification(options.label_smoothing, weights)
 
 
 def classification(label_smoothing: float = 0.0, weights: np.ndarray | None = None) -> Task:

@@ -7,7 +7,7 @@ only by this record. To add a task, write a file like `classification.py` and li
 import collections
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -84,15 +84,22 @@ class Task(NamedTuple):
   classes: Classes | None = None
 
 
+class LossOptions(Protocol):
+  """The fields of `config.train` that losses depend on."""
+
+  label_smoothing: float
+  class_weights: bool
+
+
 class Setting(NamedTuple):
   """The config and dataset that a task is made for.
 
   Attributes:
-    options: `config.train`, what the config says about training.
+    options: `config.train`.
     class_names: the names of the dataset's classes.
     labels: () -> the labels of the training split, [N] integers; this may read the whole split.
   """
 
-  options: Mapping[str, Any]
+  options: LossOptions
   class_names: Sequence[str]
   labels: Callable[[], np.ndarray]

@@ -116,7 +116,7 @@ def sections() -> list[str]:
   return sorted(name for name, hint in hints.items() if _is_section(hint))
 
 
-def misfit(stored: Mapping[str, Any], protocol: type = Config, path: str = '') -> str | None:
+def misfit(stored: Mapping[str, object], protocol: type = Config, path: str = '') -> str | None:
   """Finds a field of a stored config whose value has the wrong type.
 
   Args:
@@ -145,11 +145,11 @@ def _is_section(hint: object) -> bool:
   return isinstance(hint, type) and ConfigSection in hint.__mro__
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
+def _kinds(hint: type | types.UnionType) -> tuple[type, ...]:
   return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _fits(value: object, kind: Any) -> bool:
+def _fits(value: object, kind: type) -> bool:
   if typing.get_origin(kind) is tuple:  # JSON stores tuples as lists.
     return isinstance(value, list | tuple) and all(
       _fits(v, typing.get_args(kind)[0]) for v in value

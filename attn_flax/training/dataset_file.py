@@ -4,7 +4,6 @@ import functools
 import operator
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from attn_flax.data.files import composed
 from attn_flax.errors import UserError
@@ -43,10 +42,13 @@ def _are_numbers(value: object, *, positive: bool = False) -> bool:
   )
 
 
-_FIELDS: dict[str, Callable[[Any], bool]] = {
+_FIELDS: dict[str, Callable[[object], bool]] = {
   'class_names': lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, str) for x in v),
   'image_shape': lambda v: (
-    _are_numbers(v, positive=True) and len(v) == 3 and all(isinstance(x, int) for x in v)
+    isinstance(v, list)
+    and len(v) == 3
+    and _are_numbers(v, positive=True)
+    and all(isinstance(x, int) for x in v)
   ),
   'mean': _are_numbers,
   'std': functools.partial(_are_numbers, positive=True),

@@ -5,7 +5,6 @@ import json
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -37,7 +36,7 @@ _FREE = (
   'log_every',
 )
 # Fields that older runs lack, with the values that describe what those runs did.
-_NEWER: dict[str, Any] = {
+_NEWER: Json = {
   'task': FIRST,
   'data.enlarge': False,
   'data.max_pixels': MAX_PIXELS,
@@ -63,7 +62,9 @@ def resolved(config: Config) -> Json:
   return json.loads(json.dumps(config.to_dict()))
 
 
-def difference(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
+def difference(
+  old: Mapping[str, object], new: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
   """The fields in which two resolved configs differ, {field: (old value, new value)}."""
   before, after = flatten(old), flatten(new)
   fields = sorted(before.keys() | after.keys())
@@ -211,7 +212,7 @@ def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] 
     if field not in free_fields(config) and field.partition('.')[0] not in may_differ
   }
   if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:
-    if all(old is not None and new is not None and new > old for old, new in conflicts.values()):
+    if all(_is_more(new, old) for old, new in conflicts.values()):
       return True
   if conflicts:
     pairs = [f'{field}: {old!r} there, {new!r} asked' for field, (old, new) in conflicts.items()]
@@ -222,6 +223,11 @@ def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] 
       f'the same config{moved}'
     )
   return False
+
+
+def _is_more(new: object, old: object) -> bool:
+  """Whether two lengths are given, and the first is the larger one."""
+  return isinstance(new, int | float) and isinstance(old, int | float) and new > old
 
 
 def remove_run(workdir: pathlib.Path) -> None:
