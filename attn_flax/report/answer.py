@@ -6,7 +6,9 @@ from attn_flax.report import formats
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.scores import beaten, find
 from attn_flax.report.wording import Title
+from attn_flax.study.explanations import Kind
 from attn_flax.study.findings import Findings, Variant
+from attn_flax.study.statistics import Verdict
 
 
 def answer(findings: Findings) -> list[str]:
@@ -42,19 +44,19 @@ def _verdicts(variants: Sequence[Variant], baseline: str, score: str) -> list[st
     if variant.performance:
       groups.setdefault(variant.performance.verdict, []).append(variant)
   clauses: list[str] = []
-  for verdict in ('better', 'worse'):
+  for verdict in (Verdict.BETTER, Verdict.WORSE):
     if named := groups.get(verdict):
       ranked = sorted(named, key=lambda v: -abs(_mean(v)))
       than = '' if clauses else f' than {baseline}'
       verb = 'is' if len(named) == 1 else 'are'
       clauses.append(f'{formats.listing([v.name for v in ranked])} {verb} {verdict}{than}')
-  if named := groups.get('no difference shown'):
+  if named := groups.get(Verdict.OPEN):
     base = '' if clauses else f' from {baseline}'
     clauses.append(f'no difference{base} is shown for {formats.listing([v.name for v in named])}')
   sentences = []
   if clauses:
     sentences.append(f'In {score}, {"; ".join(clauses)}.')
-  if named := groups.get('not enough seeds'):
+  if named := groups.get(Verdict.TOO_FEW):
     sentences.append(
       f'Not enough seeds for a verdict on {formats.listing([v.name for v in named])}: a verdict'
       ' takes three finished runs of the variant and three of the baseline.'
@@ -101,7 +103,7 @@ def _costs(variants: Sequence[Variant]) -> list[str]:
 def _looks(findings: Findings) -> list[str]:
   """Grad-CAM against its controls, by the energy inside the mask or else the pointing game."""
   for name, what in (('energy_mask', 'energy inside the mask'), ('pointing', 'pointing game')):
-    scores = [(v.name, find(v, 'Grad-CAM', name)) for v in findings.variants]
+    scores = [(v.name, find(v, Kind.GRAD_CAM, name)) for v in findings.variants]
     found = [(variant, score) for variant, score in scores if score is not None]
     tested = [variant for variant, score in found if any(beaten(score))]
     if not tested:
@@ -110,7 +112,7 @@ def _looks(findings: Findings) -> list[str]:
     every = len(above) == len(tested) > 1
     who = 'every network' if every else formats.listing(above) or 'none of the networks'
     text = f'Localization ({what}): Grad-CAM scores better than all its controls for {who}'
-    for verdict in ('better', 'worse'):
+    for verdict in (Verdict.BETTER, Verdict.WORSE):
       if named := [variant for variant, score in found if score.verdict == verdict]:
         text += f'; {verdict} than the baseline’s Grad-CAM for {formats.listing(named)}'
     return [f'{text}.']

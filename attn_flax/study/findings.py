@@ -126,7 +126,7 @@ class Performance:
     further: the task's other scores over the runs, by name.
     difference: `best` minus the baseline's, corrected for the number of variants; None for the
       baseline, and where there are too few runs.
-    verdict: 'better', 'worse', 'no difference shown', 'not enough seeds', or '' for the baseline.
+    verdict: a `statistics.Verdict`, or '' for the baseline.
     detectable: the smallest true difference that the study finds with 80 % power; None where no
       possible difference is large enough, and without a `difference`.
     arrays: summaries of the task, such as confusion matrices, by name: [seeds, ...].

@@ -642,7 +642,7 @@ def test_curves_are_means_between_validations(tmp_path):
   ]
   path = tmp_path / 'metrics.jsonl'
   path.write_text('\n'.join(map(json.dumps, rows)))
-  assert conditions._curves(path, ('loss', 'top1'), 10) == {
+  assert conditions._curves(tmp_path, ('loss', 'top1'), 10) == {
     'train': [(2.0, {'loss': 1.5, 'top1': 0.5})],
     'validation': [(2.0, {'loss': 1.5, 'top1': 0.5})],
   }

@@ -12,7 +12,7 @@ from attn_flax.report.figures import style
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.scores import CONTROLS, KINDS, find
 from attn_flax.report.wording import score_heading
-from attn_flax.study.explanations import SCORES
+from attn_flax.study.explanations import SCORES, Kind
 from attn_flax.study.findings import Findings, Run
 
 # Width in inches of a figure on a phone of 390 CSS pixels.
@@ -206,8 +206,8 @@ def _scores(findings: Findings, is_narrow: bool) -> style.Illustration | None:
     ax.grid(True, axis='x')
     for y, variant in enumerate(findings.variants):
       for kind, shift, marker, color in (
-        ('Grad-CAM', -0.16, 'o', style.COLORS[0]),
-        ('own map', 0.16, 's', style.COLORS[1]),
+        (Kind.GRAD_CAM, -0.16, 'o', style.COLORS[0]),
+        (Kind.OWN_MAP, 0.16, 's', style.COLORS[1]),
       ):
         score = find(variant, kind, name)
         if score is None:

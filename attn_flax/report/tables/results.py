@@ -16,6 +16,7 @@ from attn_flax.report.tables.cells import (
 )
 from attn_flax.report.wording import Title
 from attn_flax.study.findings import Cost, Findings, Mean, Ratio, Run, Variant
+from attn_flax.study.statistics import Verdict
 
 
 def summary(findings: Findings) -> Table:
@@ -217,7 +218,7 @@ def runs(findings: Findings) -> Table:
         Cell(title.number(run.scores.get(score)), order=run.scores.get(score))
         for score, title in titles.items()
       ),
-      Cell(state(run), run.error, tone='worse' if run.error else ''),
+      Cell(state(run), run.error, tone=Verdict.WORSE if run.error else ''),
       Cell(run.folder, code=True),
       Cell(run.command, code=True),
     ]
