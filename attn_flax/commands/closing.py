@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from attn_flax.commands.flags import program
 from attn_flax.tasks.task import Task
-from attn_flax.training.artifacts import File, Folder, Json
+from attn_flax.training.artifacts import File, Folder, Json, score_name
 
 _NORMAL_95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations.
 
@@ -56,13 +56,12 @@ def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | Non
 
 def _scores(result: Mapping[str, object], task: Task) -> str:
   """The scores on the test split, the task's `best` first; of the moving average if it was kept."""
-  averaged = f'test_ema_{task.best}' in result
-  prefix = 'test_ema_' if averaged else 'test_'
-  count = int(str(result.get('test_count', 0)))
+  averaged = score_name('test', task.best, averaged=True) in result
+  count = int(str(result.get(score_name('test', 'count'), 0)))
   shares = {task.best, *task.logged} if task.best_range == (0, 1) else set()
   texts = []
   for name in dict.fromkeys([task.best, *task.logged, 'loss']):
-    value = result.get(prefix + name)
+    value = result.get(score_name('test', name, averaged=averaged))
     if not isinstance(value, int | float):
       continue
     text = f'{name} ' + (f'{100 * value:.1f} %' if name in shares else f'{value:.3g}')

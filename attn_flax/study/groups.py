@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from attn_flax.errors import UserError
-from attn_flax.study.plan import Planned
+from attn_flax.study.plan import Planned, seed_folder
 from attn_flax.training import artifacts, run_folder
 from attn_flax.training.artifacts import File, Folder, holds_run
 from attn_flax.training.config import Config
@@ -153,11 +153,12 @@ def _runs_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The folder itself if it is one of a run, else its `seed*` folders and those of its variants."""
   if holds_run(folder):
     return [folder]
-  found = [*folder.glob(f'seed*/{File.CONFIG}'), *folder.glob(f'*/seed*/{File.CONFIG}')]
+  runs = seed_folder('*')
+  found = [*folder.glob(f'{runs}/{File.CONFIG}'), *folder.glob(f'*/{runs}/{File.CONFIG}')]
   return sorted(path.parent for path in found) or [folder]
 
 
 def _name(members: Sequence[Member]) -> str:
   folders = [(member.folder.absolute(), member.seed) for member in members]
-  names = [f.parent.name if f.name == f'seed{seed}' else f.name for f, seed in folders]
+  names = [f.parent.name if f.name == seed_folder(seed) else f.name for f, seed in folders]
   return min(names, key=lambda name: (len(name), name))

@@ -17,6 +17,7 @@ from attn_flax.study.config import StudyConfig
 from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
 from attn_flax.training import artifacts, dataset_file, left_open, run_folder
+from attn_flax.training.artifacts import score_name
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.lock import Locked
 from attn_flax.training.loop import train
@@ -167,7 +168,7 @@ def best_validation(folder: pathlib.Path, task: Task) -> float:
     UserError: where the log has no such score.
   """
   rows = artifacts.read_metrics(folder)
-  name, averaged = f'val_{task.best}', f'val_ema_{task.best}'
+  name, averaged = (score_name('val', task.best, averaged=kind) for kind in (False, True))
   best = max if task.higher_is_better else min
   scores = [float(row[averaged] if averaged in row else row[name]) for row in rows if name in row]
   if not scores:

@@ -42,6 +42,21 @@ class Folder(enum.StrEnum):
   EXPLANATIONS = 'explanations'
 
 
+# Begins the names of scores and predictions of the moving average of the weights.
+AVERAGED = 'ema_'
+
+
+def score_name(split: str, name: str, *, averaged: bool = False) -> str:
+  """The name of a score in the files of a run, such as 'val_top1' or 'test_ema_top1'.
+
+  Args:
+    split: 'val', 'train' or 'test'.
+    name: the name that the task gives the score.
+    averaged: whether it is that of the moving average of the weights.
+  """
+  return f'{split}_{AVERAGED * averaged}{name}'
+
+
 def holds_run(workdir: pathlib.Path) -> bool:
   """Whether a folder is that of a run."""
   return (workdir / File.CONFIG).exists()

@@ -231,7 +231,7 @@ def _reporting(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _has_scores(values: Mapping[str, float]) -> bool:
-  return any(name.startswith('val_') for name in values)
+  return any(name.startswith(artifacts.score_name('val', '')) for name in values)
 
 
 def _drop_later(path: pathlib.Path, start: int, unscored: bool) -> None:

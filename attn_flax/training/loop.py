@@ -120,7 +120,7 @@ def _score(
   images = experiment.updates * experiment.config.train.batch_size
   result: artifacts.Json = {
     **scores,
-    **{f'test_{name}': value for name, value in summary.items()},
+    **{artifacts.score_name('test', name): value for name, value in summary.items()},
     'best_step': best_step,
     'params': further['params'],
     'macs': further['macs'],

@@ -162,7 +162,7 @@ class Checkpoints:
 
   def _merits(self, steps: Sequence[int]) -> list[tuple[float, int]]:
     """(merit, step) of each scored checkpoint; the merit is the score, or minus it, to maximize."""
-    name, merits = f'val_{self._task.best}', []
+    name, merits = artifacts.score_name('val', self._task.best), []
     for step in steps:
       if step not in self._scores:
         self._scores[step] = self._read_scores(step)
