@@ -291,3 +291,8 @@ class Findings:
   def test_images(self) -> int:
     """Number of test images."""
     return self.conditions.examples['test']
+
+  @property
+  def trained(self) -> list[Environment]:
+    """The environment that each run was trained in, of the runs that have begun."""
+    return [run.trained for variant in self.variants for run in variant.runs if run.trained]

@@ -3,8 +3,8 @@
 import dataclasses
 
 from attn_flax.report import formats
-from attn_flax.report.notes import conditions as conditions_of
-from attn_flax.report.notes import mechanism
+from attn_flax.report.facts import conditions as conditions_of
+from attn_flax.report.facts import mechanism
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.cells import (
   NO_CELL,
@@ -242,7 +242,7 @@ def state(run: Run) -> str:
 
 
 def conditions(findings: Findings) -> Table:
-  """What the results depend on besides the attention, see `notes.conditions`."""
+  """What the results depend on besides the attention, see `facts.conditions`."""
   rows = [
     [Cell(name), Cell(formats.one_line(value), code=name == 'command')]
     for name, value in conditions_of(findings).items()

@@ -1,7 +1,7 @@
 """The tables of the explanation scores: an overview, and one table per score with its controls."""
 
 from attn_flax.report import formats
-from attn_flax.report.notes import own_map
+from attn_flax.report.facts import own_map
 from attn_flax.report.tables.cells import (
   NO_CELL,
   Cell,
