@@ -8,13 +8,11 @@ own count of temporaries. The table is printed and written to benchmarks/results
 name holds the conditions.
 """
 
-import jax
-import jax.numpy as jnp
+import attention_calls
 import numpy as np
 from absl import app, flags, logging
 from tables import write_csv
 
-from attn_flax.attention import products
 from attn_flax.costs.table import format_table
 from attn_flax.costs.timing import interleave, ratio
 
@@ -24,28 +22,6 @@ _ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed calls of each implementation
 _OUT = flags.DEFINE_string(
   'out', 'benchmarks/results', 'Folder of the CSV; empty: do not write it.'
 )
-_HEADS, _KEY_DIM, _VALUE_DIM = 8, 20, 4
-
-
-def _call(side, implementation):
-  """A call that computes a value and its gradient, compiled, and the bytes of its temporaries."""
-  rng = np.random.default_rng(0)
-
-  def normal(*shape):
-    return jnp.asarray(rng.normal(size=shape), jnp.float32)
-
-  shape = (_BATCH.value, _HEADS, side * side)
-  q, k, v = normal(*shape, _KEY_DIM), normal(*shape, _KEY_DIM), normal(*shape, _VALUE_DIM)
-  tables = products.Relative(*(normal(2 * side - 1, _KEY_DIM) for _ in range(2)))
-  weight = normal(*shape, _VALUE_DIM)
-
-  def loss(q, k, v, tables):
-    y = products.attend(q, k, v, (side, side), relative=tables, implementation=implementation)
-    return (y * weight).sum()
-
-  step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
-  compiled = step.lower(q, k, v, tables).compile()
-  return lambda: compiled(q, k, v, tables), compiled.memory_analysis().temp_size_in_bytes
 
 
 def main(argv):
@@ -56,7 +32,9 @@ def main(argv):
   for side in map(int, _SIDES.value):
     calls, temporary = {}, {}
     for implementation in ('direct', 'blocks', 'fused'):
-      calls[implementation], temporary[implementation] = _call(side, implementation)
+      calls[implementation], temporary[implementation] = attention_calls.gradient_call(
+        side, implementation, _BATCH.value
+      )
     seconds = interleave(calls, rounds=_ROUNDS.value)
     for implementation in calls:
       lower, median, upper = ratio(seconds[implementation], seconds['direct'])

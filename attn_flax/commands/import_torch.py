@@ -112,7 +112,7 @@ def import_run(
     accumulate=train.accumulate,
   )
   ema = None if train.ema_decay is None else jax.tree.map(jax.numpy.copy, variables)
-  opt_state = freeze(optimizer, model.frozen).init(variables['params'])
+  opt_state = freeze(optimizer, model.frozen, model.num_stages).init(variables['params'])
   state = TrainState(jax.numpy.int32(0), **variables, opt_state=opt_state, ema=ema)
 
   with locked(workdir):

@@ -172,7 +172,7 @@ class ResNet(nn.Module):
       if self.block == 'preact' and stage == self.num_stages:
         # Before the tap, so that only a mean and a dense layer lie between the last feature map and
         # the logits, as in the other networks.
-        x = nn.relu(layers.BatchNorm(train, dtype=dtype, name='last_norm')(x))
+        x = nn.relu(layers.BatchNorm(learns[stage], dtype=dtype, name='last_norm')(x))
       x = maps[f'stage{stage}'] = layers.tap(self, f'stage{stage}', x)
     if self.num_classes is None:
       return maps

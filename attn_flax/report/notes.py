@@ -104,7 +104,7 @@ def _disagreements(findings: Findings) -> list[str]:
     for name, macs, (least, _, most) in apart
   ]
   return [
-    f'Multiply-adds do not predict time. Relative to {findings.baseline}, {"; ".join(clauses)}'
+    f'Multiply-adds do not predict time here. Relative to {findings.baseline}, {"; ".join(clauses)}'
     ' (smallest to largest ratio among a training step, one image, and an evaluation batch).'
   ]
 

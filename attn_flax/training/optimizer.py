@@ -120,7 +120,7 @@ def make_optimizer(
 
 
 def freeze(
-  optimizer: optax.GradientTransformation, stages: Sequence[int]
+  optimizer: optax.GradientTransformation, stages: Sequence[int], num_stages: int
 ) -> optax.GradientTransformation:
   """An optimizer that does not change the parameters of some stages.
 
@@ -129,10 +129,12 @@ def freeze(
   Args:
     optimizer: the optimizer of the other parameters.
     stages: the frozen stages of the network, counted from 1; 0 is the stem.
+    num_stages: number of stages of the network; the norm after the last one belongs to it.
   """
   if not stages:
     return optimizer
   prefixes = tuple(f'stage{stage}_' if stage else 'stem_' for stage in stages)
+  prefixes += ('last_norm',) if num_stages in stages else ()
 
   def is_frozen(params):
     def of(path, _):

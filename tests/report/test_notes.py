@@ -74,7 +74,9 @@ def test_unsteady_training_is_noted(found):
 def test_it_is_noted_where_multiply_adds_and_time_disagree(found):
   for cost in (make_cost(1010, 1.4), make_cost(2000, 1.5)):
     (sentence,) = notes.notes(change(found, 2, cost=cost))
-    assert sentence.startswith('Multiply-adds do not predict time. Relative to plain, other has')
+    assert sentence.startswith(
+      'Multiply-adds do not predict time here. Relative to plain, other has'
+    )
     time = f'×{cost.step_ms.ratio:.2f}'
     assert f'×{cost.macs / 1000:.2f} the multiply-adds and takes {time} the' in sentence
   # Each of the three times is checked.

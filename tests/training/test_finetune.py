@@ -123,15 +123,23 @@ def test_weights_that_fit_nothing_are_refused():
 def test_frozen_stages_do_not_count_in_the_norm_that_is_clipped():
   params = {'stem_conv': jnp.zeros(2), 'stage1_block1': jnp.zeros(2), 'head': jnp.zeros(2)}
   grads = {'stem_conv': jnp.full(2, 1e3), 'stage1_block1': jnp.full(2, 1e3), 'head': jnp.ones(2)}
-  optimizer = freeze(optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(0.1)), (0, 1))
+  optimizer = freeze(optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(0.1)), (0, 1), 4)
   updates, _ = optimizer.update(grads, optimizer.init(params), params)
   np.testing.assert_allclose(updates['head'], [-0.1, -0.1])
   assert not updates['stem_conv'].any() and not updates['stage1_block1'].any()
 
 
-def test_frozen_stages_keep_weights_and_statistics():
-  model, _ = _state(frozen=(0, 1))
-  optimizer = freeze(optax.sgd(0.1), model.frozen)
+@pytest.mark.parametrize(
+  ('block', 'stages', 'prefixes'),
+  [
+    ('basic', (0, 1), ('stem_', 'stage1_')),
+    ('preact', (0, 1), ('stem_', 'stage1_')),
+    ('preact', (2,), ('stage2_', 'last_norm')),
+  ],
+)
+def test_frozen_stages_keep_weights_and_statistics(block, stages, prefixes):
+  model, _ = _state(block=block, frozen=stages)
+  optimizer = freeze(optax.sgd(0.1), model.frozen, model.num_stages)
   state = init_state(model, optimizer, jax.random.key(0), (8, 8, 3), ema=False)
   batch = {
     'image': jax.random.normal(jax.random.key(1), (4, 8, 8, 3)),
@@ -140,7 +148,7 @@ def test_frozen_stages_keep_weights_and_statistics():
   step = jax.jit(make_train_step(model, optimizer, lambda _: 0.1, find_task('classification')))
   after = _flat(step(state, batch, jax.random.key(2))[0])
   for path, before in _flat(state).items():
-    frozen = path.split('/')[1].startswith(('stem_', 'stage1_'))
+    frozen = path.split('/')[1].startswith(prefixes)
     assert np.array_equal(after[path], before) == frozen, path
 
 

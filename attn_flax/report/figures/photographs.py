@@ -222,7 +222,7 @@ def overlays(
   page = Page(columns * step_x + gap, -(-count // columns) * step_y + gap)
   lines = [f'explained: {told.explained}', f'probability {told.probability:.2f}', told.verdict]
   is_cut = not np.allclose(photo.box, (0, 0, width, height), atol=1)
-  title = 'photograph' + (', pale: cropped away' if is_cut else '')
+  title = 'photograph' + (', pale: unseen' if is_cut else '')
   for i, (name, values) in enumerate([(title, None), *maps.items()]):
     x, y = gap + i % columns * step_x, gap + i // columns * step_y
     page.write(name.replace('_', ' '), x, y, size, cell)

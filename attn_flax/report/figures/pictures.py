@@ -257,7 +257,7 @@ def _gate_grid(
     canvas,
     style.file_name('gates', index, variant.name, kind),
     f'{variant.name}: {what}',
-    'All maps in the grid share one scale, also with other variants that have such maps.'
+    'All maps of this kind share one scale, in every variant that has them.'
     f'{scales.clipped(outside, "the scale")}{marked}',
     f'{what[0].upper()}{what[1:]} of {variant.name} on {count} image{"" if count == 1 else "s"}, at'
     f' {len(maps)} place{"" if len(maps) == 1 else "s"} in the network.',

@@ -247,7 +247,7 @@ def test_tfrecords_name_the_command(tmp_path, name):
 
 def test_what_is_not_for_classification(tmp_path):
   write_metadata('wider_face', tmp_path)
-  with pytest.raises(UserError, match="'wider_face' cannot be used: .*its features are .*faces"):
+  with pytest.raises(UserError, match="'wider_face' lacks an image .*its features are .*faces"):
     data.load('wider_face', data_dir=str(tmp_path))
 
 
