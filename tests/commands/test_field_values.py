@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-import main
-from attn_flax.commands import configs
+from attn_flax.commands import command_line, configs
 from attn_flax.commands.flags import define
 from configs.presets.recipes import RECIPES
 
@@ -53,7 +52,7 @@ def test_none_switches_off_what_a_recipe_has_set(recipe):
   ['eval.batch_size', 'optimizer.momentum', 'data.workers', 'log_every', 'seed'],
 )
 def test_none_in_a_field_that_needs_a_value_names_its_default(path, capsys):
-  assert main.run(['main.py', '--config=eca', f'--config.{path}=none']) == 2
+  assert command_line.run(['main.py', '--config=eca', f'--config.{path}=none']) == 2
   (line,) = capsys.readouterr().err.splitlines()
   default = field(configs.load('base'), path)
   assert line == f'error: --config.{path} cannot be none; its default is {default}'
@@ -105,7 +104,7 @@ def test_numbers_are_read_in_every_form(path, word, value):
 )
 def test_other_numbers_are_refused_in_a_line(path, word, text, small_dataset, capsys, tmp_path):
   command = ['--config=eca:smoke', f'--config.{path}={word}', f'--workdir={tmp_path}/run']
-  assert main.run(['main.py', *command]) == 2
+  assert command_line.run(['main.py', *command]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert text in line and path in line
   assert not (tmp_path / 'run').exists()
