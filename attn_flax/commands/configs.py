@@ -20,8 +20,8 @@ from ml_collections.config_dict import placeholder
 
 from attn_flax.commands import field_values
 from attn_flax.commands.nearest import check_known
-from attn_flax.data.files import local_path
 from attn_flax.errors import UserError, shown
+from attn_flax.files import local_path
 
 # A word of a command line that sets a field.
 _FIELD = re.compile(r'--?(?:no)?config\.([^=]*)(=?)')

@@ -8,7 +8,6 @@ from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.examples import Split
 from attn_flax.data.loading import load
 from attn_flax.data.records import Records
-from attn_flax.tasks.classification import class_counts, class_weights
 
 __all__ = [
   'DATASETS',
@@ -19,7 +18,5 @@ __all__ = [
   'Part',
   'Records',
   'Split',
-  'class_counts',
-  'class_weights',
   'load',
 ]

@@ -11,7 +11,6 @@ from attn_flax.data.dataset import (
   DatasetSpec,
 )
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
-from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.normalization import check_normalize, normalized
 from attn_flax.data.progress import say
 from attn_flax.data.sources.cluttered_digits import generate
@@ -26,6 +25,7 @@ from attn_flax.errors import (
 )
 
 _LEAST_SIZE, _MOST_SIZE = 8, 2**14
+MAX_PIXELS = 178_956_970  # Of one image; Pillow refuses larger ones.
 
 
 def load(

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
+from attn_flax.files import local_path
 
 _ENDINGS = ('.pth', '.pth.tar', '.tar', '.pt', '.bin', '.ckpt')
 # The keys under which scripts keep their weights; averages first, which they evaluate.

@@ -12,11 +12,11 @@ import run_files
 from fake_catalog import encode
 from ml_collections import ConfigDict
 
-from attn_flax import data
 from attn_flax.commands import command_line
 from attn_flax.errors import UserError
 from attn_flax.study import train
 from attn_flax.study.plan import Planned
+from attn_flax.tasks.classification import class_weights
 from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.experiment import open_experiment
 from configs import base
@@ -145,7 +145,7 @@ def test_balanced_batches_reach_the_training(images):
       shares[balanced, size] = int((np.asarray(labels) == 1).sum())
       batches.close()
   assert shares == {(False, 32): 6, (False, 100): 6, (True, 32): 13, (True, 100): 13}
-  weights = data.class_weights(experiment.dataset.splits['train'].label, 2)
+  weights = class_weights(experiment.dataset.splits['train'].label, 2)
   np.testing.assert_allclose(weights, [26 / 40, 26 / 12], rtol=1e-6)
 
 

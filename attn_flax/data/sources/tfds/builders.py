@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from attn_flax.data.files import local_path
 from attn_flax.data.sources.tfds import storage
 from attn_flax.errors import UserError
+from attn_flax.files import local_path
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
