@@ -1,6 +1,7 @@
 """Datasets opened by name, and the input pipelines over their splits.
 
-Importing this package is cheap: slow imports happen where they are first needed.
+Importing this package is cheap: tensorflow-datasets, scikit-learn and Grain are imported where they
+are first needed.
 """
 
 from attn_flax.data.dataset import Dataset, DatasetSpec, Part

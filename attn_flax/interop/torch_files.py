@@ -82,7 +82,7 @@ def _read_file(path: pathlib.Path) -> object:
       with np.load(path) as file:
         return dict(file)
     if name.endswith('.safetensors'):
-      from safetensors.numpy import load_file
+      from safetensors.numpy import load_file  # Optional.
 
       return load_file(path)
     if name.endswith(_ENDINGS):
@@ -104,7 +104,7 @@ def _read_file(path: pathlib.Path) -> object:
 
 
 def _read_torch(path: pathlib.Path) -> object:
-  import torch
+  import torch  # Optional.
 
   with torch.serialization.safe_globals(list(_plain_values())):
     try:

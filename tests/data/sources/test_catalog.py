@@ -247,7 +247,7 @@ def test_tfrecords_name_the_command(tmp_path, name):
 
 def test_what_is_not_for_classification(tmp_path):
   write_metadata('wider_face', tmp_path)
-  with pytest.raises(UserError, match="'wider_face' cannot be used: .*its features are .*faces"):
+  with pytest.raises(UserError, match="'wider_face' lacks an image .*its features are .*faces"):
     data.load('wider_face', data_dir=str(tmp_path))
 
 
@@ -497,7 +497,7 @@ def test_help_and_missing_arguments(capsys):
 LIGHT = """
 import sys
 import attn_flax.data, attn_flax.data.pipeline
-heavy = {'tensorflow', 'tensorflow_datasets', 'grain', 'sklearn', 'PIL'} & set(sys.modules)
+heavy = {'tensorflow', 'tensorflow_datasets', 'grain', 'sklearn'} & set(sys.modules)
 assert not heavy, heavy
 from attn_flax import data
 data.load('shapes', data_dir=sys.argv[1], size=32)

@@ -27,7 +27,7 @@ def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   """
   folder = data_dir or os.environ.get('TFDS_DATA_DIR')
   if not folder:
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets as tfds  # Takes half a second.
 
     folder = tfds.core.constants.DATA_DIR
   return local_path(folder, '--config.data.dir')
