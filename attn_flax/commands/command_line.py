@@ -16,7 +16,7 @@ import jax
 from absl import flags, logging
 
 from attn_flax.attention.names import look_in_working_directory
-from attn_flax.commands import configs, streams
+from attn_flax.commands import config_help, configs, streams
 from attn_flax.commands.flags import (
   FLAGS,
   MODES,
@@ -163,7 +163,7 @@ def _about(values: flags.FlagValues) -> dict[str, object]:
 def _print_help(values: flags.FlagValues) -> None:
   print(help_text(values.mode if values['mode'].present else None))
   if values['mode'].present and values.config is not None:
-    print('\nThe fields of this config:\n\n' + configs.describe(values.config))
+    print('\nThe fields of this config:\n\n' + config_help.describe(values.config))
 
 
 def _fail(error: Exception) -> int:

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from attn_flax.commands import command_line, configs
+from attn_flax.commands import command_line, configs, field_values
 from attn_flax.commands.flags import define
+from attn_flax.training import left_open
 from configs.presets.recipes import RECIPES
 
 # Fields that are None by default, of each type and in each kind of section.
@@ -36,6 +37,13 @@ def field(config, path):
 @pytest.mark.parametrize('word', ['None', 'none'])
 def test_what_is_none_by_default_can_be_made_none(path, word):
   assert field(parsed(f'--config.{path}={word}'), path) is None
+
+
+def test_what_a_run_leaves_to_its_data_can_be_made_none():
+  for path in left_open._FIELDS:
+    assert field(parsed(f'--config.{path}=none'), path) is None
+  needs_a_value = {path for path in left_open._FIELDS if field(configs.load('base'), path)}
+  assert needs_a_value == set(field_values._OPEN)
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
