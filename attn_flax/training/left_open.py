@@ -5,7 +5,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
-from attn_flax.data.files import local_path
+from attn_flax.files import local_path
 from attn_flax.models import Network
 from attn_flax.models.placement import field_names
 from attn_flax.models.zoo import find_network
