@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from attn_flax.commands.flags import program
 from attn_flax.tasks.task import Task
-from attn_flax.training.artifacts import Json
+from attn_flax.training.artifacts import File, Folder, Json, score_name
 
 _NORMAL_95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations.
 
@@ -44,8 +44,8 @@ def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | Non
     'validation images',
     f'time: {_duration(seconds)} of training ({result.get("images_per_second", 0):,.0f} images/s), '
     f'{_duration(compiling)} of compilation',
-    f'files: {workdir} holds result.json (all scores), predictions.npz, metrics.jsonl, '
-    'tensorboard/ and checkpoints/',
+    f'files: {workdir} holds {File.RESULT} (all scores), {File.PREDICTIONS}, {File.METRICS}, '
+    f'{Folder.TENSORBOARD}/ and {Folder.CHECKPOINTS}/',
     f'next: {program()} --mode=compare --workdirs={folder},<another run>',
   ]
   if task.classes is not None:
@@ -56,17 +56,17 @@ def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | Non
 
 def _scores(result: Mapping[str, object], task: Task) -> str:
   """The scores on the test split, the task's `best` first; of the moving average if it was kept."""
-  averaged = f'test_ema_{task.best}' in result
-  prefix = 'test_ema_' if averaged else 'test_'
-  count = int(str(result.get('test_count', 0)))
+  averaged = score_name('test', task.best, averaged=True) in result
+  count = int(str(result.get(score_name('test', 'count'), 0)))
   shares = {task.best, *task.logged} if task.best_range == (0, 1) else set()
   texts = []
   for name in dict.fromkeys([task.best, *task.logged, 'loss']):
-    value = result.get(prefix + name)
+    value = result.get(score_name('test', name, averaged=averaged))
     if not isinstance(value, int | float):
       continue
     text = f'{name} ' + (f'{100 * value:.1f} %' if name in shares else f'{value:.3g}')
-    if name == task.best and task.classes is not None and count:  # Each image is right or wrong.
+    # Each image is right or wrong.
+    if name == task.best and name in shares and task.classes is not None and count:
       low, high = (f'{100 * bound:.1f}' for bound in wilson(value, count))
       text += f' (95 % interval {low} to {high} %, {count:,} image{"" if count == 1 else "s"})'
     texts.append(text)

@@ -17,6 +17,7 @@ from attn_flax.report import pages
 from attn_flax.report.write import write_report
 from attn_flax.study import groups, measure, plan, train
 from attn_flax.study.config import ReportConfig, StudyConfig
+from attn_flax.tasks.names import find_task
 from attn_flax.training.lock import locked
 
 
@@ -95,7 +96,8 @@ def compare_runs(
     folder: the folder of the report.
 
   Raises:
-    UserError: a folder holds no runs, or runs differ in more than attention and seed.
+    UserError: a folder holds no runs, runs differ in more than attention and seed, or the report
+      has no pages for their task.
   """
   plan.check_report(options)
   with locked(folder):
@@ -104,6 +106,7 @@ def compare_runs(
 
 def _report(folders: Sequence[pathlib.Path], options: ReportConfig, folder: pathlib.Path) -> None:
   found, baseline = groups.of_folders(folders)
-  groups.check_controlled(found, baseline)
+  config = groups.check_controlled(found, baseline)
+  pages.check(find_task(config.task))
   findings = measure.measure(found, baseline, options)
   write_report(findings, folder)

@@ -66,13 +66,15 @@ def evaluate_run(
     return experiment
 
   experiment = processes.together(open_checked)
-  processes.check_sees(folder / 'config.json')
+  processes.check_sees(folder / artifacts.File.CONFIG)
   processes.check_same('the dataset', experiment.describe_data())
   state, step = processes.together(lambda: restore_best(folder, experiment.abstract_state()))
   scores, _ = Scorer(experiment, split).score_state(state, split)
   result = {'step': step, **scores}
   if processes.is_first():
-    artifacts.write_json((output or folder) / 'evaluation.json', {**result, **environment()})
+    artifacts.write_json(
+      (output or folder) / artifacts.File.EVALUATION, {**result, **environment()}
+    )
   return result
 
 

@@ -18,6 +18,7 @@ from attn_flax.errors import UserError, check_choice
 from attn_flax.explain.perturbation import faithfulness
 from attn_flax.report.figures.pictures import is_blank
 from attn_flax.training import artifacts
+from attn_flax.training.artifacts import File, Folder
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
 # Methods by name: (model, variables, images, labels) -> maps [N, h, w], or None if there are none.
@@ -38,8 +39,6 @@ METHODS: dict[str, Callable[..., jax.Array | None]] = {
 
 
 _STAGED = ('grad_cam', 'grad_cam_plus_plus', 'hires_cam', 'layer_cam')
-_RESULT = 'explanations.json'
-_SHEET = 'explanations.png'
 
 
 def run(values: flags.FlagValues) -> None:
@@ -53,8 +52,8 @@ def run(values: flags.FlagValues) -> None:
     print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
   count = len(found['images'])
   images = '1 image' if count == 1 else f'{count} images'
-  print(f'{images} explained in {output}/explanations, with scores in')
-  print(f'{output}/explanations.json')
+  print(f'{images} explained in {output}/{Folder.EXPLANATIONS}, with scores in')
+  print(f'{output}/{File.EXPLANATIONS}')
   for line in found['notes']:
     print(line)
 
@@ -106,7 +105,7 @@ def explain_run(
   output = output or folder
   artifacts.check_writable(output, 'name another one with --output')  # Before the work.
   explainer = _Explainer(trained, methods, stage, batch_size(paths))
-  gallery = Gallery(trained, output / 'explanations', paths)
+  gallery = Gallery(trained, output / Folder.EXPLANATIONS, paths)
   rows: list[artifacts.Json] = []
   broken: dict[str, str] = {}
   for good, pixels, bad in read_batches(trained, paths):
@@ -116,16 +115,16 @@ def explain_run(
   if not rows:
     name, reason = next(iter(broken.items()))
     raise UserError(f'no image can be read, such as {name}: {reason}; name others in --images')
-  sheet = output / _SHEET if len(rows) > 1 else None
+  sheet = output / File.CONTACT_SHEET if len(rows) > 1 else None
   content = {
     'workdir': str(folder),
     'images': rows,
     'unreadable': broken,
     'contact_sheet': sheet and str(sheet),
-    'notes': gallery.finish(output / _SHEET),
+    'notes': gallery.finish(output / File.CONTACT_SHEET),
   }
   stale = _pictures_of_before(output) - {pathlib.Path(row['picture']) for row in rows} - {sheet}
-  artifacts.write_json(output / _RESULT, content)
+  artifacts.write_json(output / File.EXPLANATIONS, content)
   for picture in stale:
     picture.unlink(missing_ok=True)
   return content
@@ -134,12 +133,12 @@ def explain_run(
 def _pictures_of_before(folder: pathlib.Path) -> set[pathlib.Path]:
   """The pictures in a folder that its earlier result names; none if there is no result."""
   try:
-    content = artifacts.read_json(folder / _RESULT)
+    content = artifacts.read_json(folder / File.EXPLANATIONS)
     names = {pathlib.Path(row['picture']).name for row in content['images']}
-    sheet = {folder / _SHEET} if content.get('contact_sheet') else set()
+    sheet = {folder / File.CONTACT_SHEET} if content.get('contact_sheet') else set()
   except (UserError, KeyError, TypeError):
     return set()
-  return sheet | {folder / 'explanations' / name for name in names if name.endswith('.png')}
+  return sheet | {folder / Folder.EXPLANATIONS / name for name in names if name.endswith('.png')}
 
 
 class _Explainer:

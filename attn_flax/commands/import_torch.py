@@ -119,7 +119,7 @@ def import_run(
     _check_empty(workdir)
     run_folder.open_run(workdir, config)
     if described is not None:
-      artifacts.write_json(workdir / 'dataset.json', described)
+      artifacts.write_json(workdir / artifacts.File.DATASET, described)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(0, state, {'train_seconds': 0.0, 'compile_seconds': 0.0}, None)
     checkpoints.close()
@@ -140,7 +140,7 @@ def _channels(variables: Variables) -> int:
 
 
 def _check_empty(workdir: pathlib.Path) -> None:
-  if (workdir / 'config.json').exists():
+  if artifacts.holds_run(workdir):
     raise UserError(f'{workdir} already holds a run; choose another --workdir')
 
 

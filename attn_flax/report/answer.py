@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from attn_flax.report import formats
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.scores import beaten, find
+from attn_flax.report.wording import Title
+from attn_flax.study.explanations import Kind
 from attn_flax.study.findings import Findings, Variant
+from attn_flax.study.statistics import Verdict
 
 
 def answer(findings: Findings) -> list[str]:
@@ -31,7 +34,7 @@ def answer(findings: Findings) -> list[str]:
   missing = [variant.name for variant in others if not variant.performance]
   if missing:
     sentences.append(f'No run of {formats.listing(missing)} has finished.')
-  return [*sentences, *_power(others), *_costs(others), *_looks(findings)]
+  return [*sentences, *_power(others, words.best), *_costs(others), *_looks(findings)]
 
 
 def _verdicts(variants: Sequence[Variant], baseline: str, score: str) -> list[str]:
@@ -41,19 +44,19 @@ def _verdicts(variants: Sequence[Variant], baseline: str, score: str) -> list[st
     if variant.performance:
       groups.setdefault(variant.performance.verdict, []).append(variant)
   clauses: list[str] = []
-  for verdict in ('better', 'worse'):
+  for verdict in (Verdict.BETTER, Verdict.WORSE):
     if named := groups.get(verdict):
       ranked = sorted(named, key=lambda v: -abs(_mean(v)))
       than = '' if clauses else f' than {baseline}'
       verb = 'is' if len(named) == 1 else 'are'
       clauses.append(f'{formats.listing([v.name for v in ranked])} {verb} {verdict}{than}')
-  if named := groups.get('no difference shown'):
+  if named := groups.get(Verdict.OPEN):
     base = '' if clauses else f' from {baseline}'
     clauses.append(f'no difference{base} is shown for {formats.listing([v.name for v in named])}')
   sentences = []
   if clauses:
     sentences.append(f'In {score}, {"; ".join(clauses)}.')
-  if named := groups.get('not enough seeds'):
+  if named := groups.get(Verdict.TOO_FEW):
     sentences.append(
       f'Not enough seeds for a verdict on {formats.listing([v.name for v in named])}: a verdict'
       ' takes three finished runs of the variant and three of the baseline.'
@@ -61,7 +64,7 @@ def _verdicts(variants: Sequence[Variant], baseline: str, score: str) -> list[st
   return sentences
 
 
-def _power(variants: Sequence[Variant]) -> list[str]:
+def _power(variants: Sequence[Variant], best: Title) -> list[str]:
   """The smallest true differences that the study finds with 80 % power."""
   found = [
     (v.performance.detectable, v.name)
@@ -71,11 +74,13 @@ def _power(variants: Sequence[Variant]) -> list[str]:
   if not found:
     return []
   (least, first), (most, last) = min(found), max(found)
-  if formats.percent(least) == formats.percent(most):
-    points = formats.percent(most)
+  if best.number(least) == best.number(most):
+    size = best.number(most)
   else:
-    points = f'{formats.percent(least)} ({first}) to {formats.percent(most)} ({last})'
-  return [f'The smallest true difference that the study finds with 80 % power is {points} points.']
+    size = f'{best.number(least)} ({first}) to {best.number(most)} ({last})'
+  return [
+    f'The smallest true difference that the study finds with 80 % power is {size}{best.points}.'
+  ]
 
 
 def _mean(variant: Variant) -> float:
@@ -98,7 +103,7 @@ def _costs(variants: Sequence[Variant]) -> list[str]:
 def _looks(findings: Findings) -> list[str]:
   """Grad-CAM against its controls, by the energy inside the mask or else the pointing game."""
   for name, what in (('energy_mask', 'energy inside the mask'), ('pointing', 'pointing game')):
-    scores = [(v.name, find(v, 'Grad-CAM', name)) for v in findings.variants]
+    scores = [(v.name, find(v, Kind.GRAD_CAM, name)) for v in findings.variants]
     found = [(variant, score) for variant, score in scores if score is not None]
     tested = [variant for variant, score in found if any(beaten(score))]
     if not tested:
@@ -107,7 +112,7 @@ def _looks(findings: Findings) -> list[str]:
     every = len(above) == len(tested) > 1
     who = 'every network' if every else formats.listing(above) or 'none of the networks'
     text = f'Localization ({what}): Grad-CAM scores better than all its controls for {who}'
-    for verdict in ('better', 'worse'):
+    for verdict in (Verdict.BETTER, Verdict.WORSE):
       if named := [variant for variant, score in found if score.verdict == verdict]:
         text += f'; {verdict} than the baseline’s Grad-CAM for {formats.listing(named)}'
     return [f'{text}.']

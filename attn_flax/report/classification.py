@@ -1,9 +1,10 @@
 """The parts of the report that are specific to classification."""
 
 from attn_flax.report.figures import classification as figures
-from attn_flax.report.parts import Pages, fold, gallery
+from attn_flax.report.parts import Pages, Section, fold, gallery
 from attn_flax.report.tables import classification as tables
 from attn_flax.report.wording import Title, Wording
+from attn_flax.study.findings import Findings
 
 _WORDING = Wording(
   quality='accuracy',
@@ -22,15 +23,18 @@ _WORDING = Wording(
   note='Calibration error: expected calibration error (ECE); 0 is best.',
 )
 
+
+def _published(findings: Findings) -> list[Section]:
+  table = tables.published_accuracies(findings)
+  part = fold('Results that papers report for the same mechanisms', table)
+  return [Section('published-section', 'Published accuracies', parts=[part] if part else [])]
+
+
 PAGES = Pages(
   wording=_WORDING,
   scores=lambda findings: [
     tables.per_class(findings),
     fold('Confusion matrices', gallery(figures.confusions(findings))),
   ],
-  published=lambda findings: [
-    fold(
-      'Results that papers report for the same mechanisms', tables.published_accuracies(findings)
-    )
-  ],
+  further=_published,
 )

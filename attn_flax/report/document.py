@@ -53,7 +53,7 @@ def sections(findings: Findings) -> list[Section]:
           ]
         ),
       ),
-      Section('published-section', 'Published accuracies', parts=_there(own.published(findings))),
+      *own.further(findings),
       Section(
         'reproduction',
         'Conditions and runs',

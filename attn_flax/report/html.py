@@ -11,8 +11,10 @@ from PIL import Image
 
 from attn_flax.report.figures.style import Illustration
 from attn_flax.report.parts import Part, Section
+from attn_flax.study.statistics import Verdict
 
-_TONES = {'better': 'better', 'worse': 'worse', 'no difference shown': 'open'}
+# Classes of the style sheet by verdict.
+_TONES: dict[str, str] = {Verdict.BETTER: 'better', Verdict.WORSE: 'worse', Verdict.OPEN: 'open'}
 
 
 def render(title: str, document: Sequence[Section]) -> str:

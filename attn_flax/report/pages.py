@@ -1,4 +1,4 @@
-"""The pages that a report has for each task, by `Task.pages`."""
+"""The pages that a report has for each task, by its name."""
 
 import dataclasses
 
@@ -18,12 +18,12 @@ def check(task: Task) -> None:
   Raises:
     UserError: for a task without pages.
   """
-  check_choice('report pages', task.pages, _PAGES)
+  check_choice('report pages', task.name, _PAGES)
 
 
 def pages(findings: Findings) -> Pages:
   """The parts of the report that are specific to the study's task."""
-  return _PAGES[findings.task.pages]
+  return _PAGES[findings.task.name]
 
 
 def wording(findings: Findings) -> Wording:

@@ -59,12 +59,12 @@ class Pages:
     wording: the terms for its scores.
     scores: makes the parts that follow the table of scores and the learning curves; None stands for
       a part for which the study has no data.
-    published: makes the parts with results from papers; None as in `scores`.
+    further: makes sections that follow the pictures; those without parts are left out.
   """
 
   wording: Wording
   scores: Callable[[Findings], list[Part | None]]
-  published: Callable[[Findings], list[Part | None]]
+  further: Callable[[Findings], list[Section]]
 
 
 def gallery(illustrations: Sequence[Illustration]) -> Gallery | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from attn_flax.report import formats
 from attn_flax.study.explanations import SCORES
+from attn_flax.study.statistics import Estimate
 
 # Titles of the scores of explanations, by their names in `study.explanations.SCORES`.
 _SCORE_TITLES = {
@@ -49,9 +50,32 @@ class Title:
     """The name with the unit, for a column or an axis."""
     return f'{self.name}, %' if self.is_share else self.name
 
-  def number(self, value: float | None) -> str:
-    """A value of the score as text, without its unit; 'n/a' for None and NaN."""
-    return (formats.percent if self.is_share else formats.number)(value, self.digits)
+  def number(self, value: float | None, fewer: int = 0) -> str:
+    """A value of the score as text, without its unit; 'n/a' for None and NaN.
+
+    Args:
+      value: the value.
+      fewer: how many of the `digits` are left out.
+    """
+    return (formats.percent if self.is_share else formats.number)(value, self.digits - fewer)
+
+  @property
+  def scale(self) -> int:
+    """What a value is multiplied by where it is printed or drawn."""
+    return 100 if self.is_share else 1
+
+  @property
+  def points(self) -> str:
+    """The unit of a difference with a space before it: ' points' for a share, else ''."""
+    return ' points' if self.is_share else ''
+
+  def change(self, difference: float | None) -> str:
+    """A difference of two values as text, signed, without its unit; 'n/a' for None and NaN."""
+    return (formats.points if self.is_share else formats.signed)(difference, self.digits)
+
+  def interval(self, estimate: Estimate | None) -> str:
+    """The bounds of a difference, as in '[−0.1, +0.3]'; '' where they are not known."""
+    return formats.interval(estimate, self.digits, self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +84,11 @@ class Wording:
 
   Attributes:
     quality: what the best score measures, such as 'accuracy'.
-    best: the score that networks are compared by, a share in 0..1.
+    best: the score that networks are compared by.
     best_in_full: the name of that score in a sentence, such as 'mean IoU'.
     beside: further scores, {name: title}, in the columns after the best score.
     further: further scores, {name: title}, in the columns after the difference to the baseline.
-    achieves: what a network does, with the fields {value} (in percent) and {images}, such as
+    achieves: what a network does, with the fields {value} and {images}, such as
       'has a mean IoU of {value} % on {images} test images'.
     note: a sentence that explains the further scores.
   """

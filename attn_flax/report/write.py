@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from attn_flax.report import html, markdown
 from attn_flax.report.document import all_illustrations, all_tables, sections
-from attn_flax.report.notes import title
+from attn_flax.report.facts import title
 from attn_flax.report.tables import cells
 from attn_flax.report.tables.cells import Value
 from attn_flax.report.tables.results import state
 from attn_flax.study.findings import Findings
 from attn_flax.training.artifacts import replacing
-
-__all__ = ['write_report']
 
 
 def write_report(findings: Findings, folder: pathlib.Path) -> None:

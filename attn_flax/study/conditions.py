@@ -8,6 +8,7 @@ import numpy as np
 from attn_flax.study.findings import Conditions, Environment, Recipe, Run
 from attn_flax.study.groups import Member
 from attn_flax.study.performance import PredictionsOfRuns, run_scores
+from attn_flax.study.plan import run_name
 from attn_flax.training import artifacts
 from attn_flax.training.config import Config
 from attn_flax.training.environment import environment, without_home
@@ -41,7 +42,7 @@ def run_row(
   found = predictions.get(variant, {}).get(member.seed)
   command = str(member.record.get('command', ''))
   if 'compare' in command.replace('=', ' ').split() and '--config.only' not in command:
-    command += f' --config.only={variant}/seed{member.seed}'  # Trains this run alone.
+    command += f' --config.only={run_name(variant, member.seed)}'  # Trains this run alone.
   return Run(
     variant=variant,
     seed=member.seed,
@@ -49,33 +50,32 @@ def run_row(
     command=without_home(command),
     error=without_home(member.error),
     scores={} if found is None else run_scores(task, found),
-    curves=_curves(
-      member.folder / 'metrics.jsonl', ('loss', task.best), experiment.updates_per_epoch
-    ),
+    curves=_curves(member.folder, ('loss', task.best), experiment.updates_per_epoch),
     trained=_environment(member.record) if member.record else None,
   )
 
 
-def _curves(path: pathlib.Path, names: Sequence[str], updates_per_epoch: int) -> dict[str, list]:
+def _curves(workdir: pathlib.Path, names: Sequence[str], updates_per_epoch: int) -> dict[str, list]:
   """Metrics that a run logged, by split, see `Run.curves`; in training, means between validations.
 
   Args:
-    path: the run's `metrics.jsonl`.
+    workdir: the run folder.
     names: the metrics.
     updates_per_epoch: updates per pass over the training split.
   """
-  if not path.exists():
+  if not (workdir / artifacts.File.METRICS).exists():
     return {}
-  rows = artifacts.read_metrics(path.parent)
+  rows = artifacts.read_metrics(workdir)
   curves: dict[str, list] = {'train': [], 'validation': []}
   window: list[dict[str, float]] = []
+  keys = {name: artifacts.score_name('val', name) for name in names}
   for row in rows:
-    if not any(f'val_{name}' in row for name in names):
+    scored = {name: row[key] for name, key in keys.items() if key in row}
+    if not scored:
       window.append(row)
       continue
     epoch = row['step'] / updates_per_epoch
-    scores = {name: row[f'val_{name}'] for name in names if f'val_{name}' in row}
-    curves['validation'].append((epoch, scores))
+    curves['validation'].append((epoch, scored))
     if window:
       logged = [name for name in names if all(name in one for one in window)]
       means = {name: float(np.mean([one[name] for one in window])) for name in logged}

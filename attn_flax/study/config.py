@@ -5,17 +5,17 @@
 
 from typing import Protocol
 
-from attn_flax.training.config import Config, Section
+from attn_flax.training.config import Config, ConfigSection
 
 
-class SweepConfig(Section, Protocol):
+class SweepConfig(ConfigSection, Protocol):
   """`config.sweep`."""
 
   lr_per_256: tuple[float, ...] | None
   seed: int
 
 
-class ReportConfig(Section, Protocol):
+class ReportConfig(ConfigSection, Protocol):
   """`config.report`."""
 
   images: int | None
@@ -27,12 +27,12 @@ class ReportConfig(Section, Protocol):
   seed: int
 
 
-class StudyConfig(Section, Protocol):
+class StudyConfig(ConfigSection, Protocol):
   """A whole config; `variants` holds the `model.attention` of each variant, by its name."""
 
   baseline: str
   base: Config
-  variants: Section
+  variants: ConfigSection
   select: tuple[str, ...] | None
   seeds: tuple[int, ...]
   only: str | None

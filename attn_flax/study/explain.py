@@ -16,13 +16,16 @@ from attn_flax.explain.maps import points_nowhere
 from attn_flax.explain.perturbation import faithfulness
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
+from attn_flax.study.explanations import Control, Kind
 from attn_flax.training.experiment import options_to_run_once
 
 # Thresholds, as shares of a map's maximum, among which the best IoU is chosen.
 THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).round(2).tolist())
 BATCH = 50
 
-# {source: values [images]}; a source is 'map' or the name of a control.
+# The source of a map that is scored: one of `Control`, or this for the map itself.
+MAP = 'map'
+# {source: values [images]}
 BySource = dict[str, np.ndarray]
 
 
@@ -103,13 +106,13 @@ class Explainer:
     return faithfulness(self._model, variables, x, labels, maps, steps=self._steps)
 
   def maps(self, variables: Variables, images: Images) -> dict[str, np.ndarray]:
-    """Maps [n, h, w] by kind; 'own map' is missing where the network has none.
+    """Maps [n, h, w] by `Kind`; `OWN_MAP` is missing where the network has none.
 
     Args:
       variables: the weights.
       images: the images; Grad-CAM explains the class of their labels.
     """
-    methods = {'Grad-CAM': self._cam, 'own map': self._own}
+    methods = {Kind.GRAD_CAM: self._cam, Kind.OWN_MAP: self._own}
     found = {
       kind: in_batches(functools.partial(method, variables), *images[:2], batch_size=BATCH)
       for kind, method in methods.items()
@@ -136,10 +139,10 @@ class Explainer:
     numbers = image_numbers(images.image)
     kinds = {
       kind: {
-        'map': maps,
+        MAP: maps,
         # At the resolution of the map: finer noise would be spread over more of the image.
-        'random map': np.asarray(random_maps(key, *maps.shape, positions=numbers)),
-        'random weights': _filled(random[kind]),
+        Control.RANDOM_MAP: np.asarray(random_maps(key, *maps.shape, positions=numbers)),
+        Control.RANDOM_WEIGHTS: _filled(random[kind]),
       }
       for kind, maps in trained.items()
     }
@@ -152,7 +155,9 @@ class Explainer:
       localization[kind] = _join(_localize_all(sources, images), scores_of_shared)
       own_scores = self._perturb_all(sources, variables, few, perturbed)
       perturbation[kind] = _join(own_scores, perturbed_shared)
-    empty, empty_random = (np.asarray(points_nowhere(one['Grad-CAM'])) for one in (trained, random))
+    empty, empty_random = (
+      np.asarray(points_nowhere(one[Kind.GRAD_CAM])) for one in (trained, random)
+    )
     return Explained(localization, perturbation, empty, empty_random)
 
   def _perturb_all(self, sources, variables, few, perturbed):
@@ -177,9 +182,9 @@ def _filled(maps: np.ndarray) -> np.ndarray:
 def _shared_controls(images: Images) -> BySource:
   """Controls that depend neither on the network nor on the kind of map, by name."""
   n, height, width = len(images.image), *images.image.shape[1:3]
-  controls = {'centered Gaussian': _repeat(np.asarray(centered_gaussian(height, width)), n)}
+  controls: BySource = {Control.GAUSSIAN: _repeat(np.asarray(centered_gaussian(height, width)), n)}
   if images.fixed is not None:
-    controls['best fixed map'] = _repeat(images.fixed, n)
+    controls[Control.FIXED_MAP] = _repeat(images.fixed, n)
   return controls
 
 

@@ -1,11 +1,28 @@
 """The part of `Findings` about explanations: scores of maps, and gates for the pictures."""
 
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from attn_flax.study.statistics import Estimate
+
+
+class Kind(enum.StrEnum):
+  """The kinds of maps that are scored, as they are printed."""
+
+  GRAD_CAM = 'Grad-CAM'
+  OWN_MAP = 'own map'
+
+
+class Control(enum.StrEnum):
+  """The controls that a map is compared with, as they are printed."""
+
+  RANDOM_MAP = 'random map'
+  GAUSSIAN = 'centered Gaussian'
+  FIXED_MAP = 'best fixed map'
+  RANDOM_WEIGHTS = 'random weights'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +32,7 @@ class Score:
   Attributes:
     value: mean over the images of each run, then over the runs.
     images: number of (run, image) pairs.
-    controls: the mean of each control by name ('random map', 'centered Gaussian', 'best fixed map',
-      'random weights').
+    controls: the mean of each control by name, see `Control`.
     gains: the score minus each control's, paired by run and image, with the sign that makes a
       positive gain better than the control; None where there are too few runs.
     difference: the score minus the baseline's, corrected for the number of variants; None for the
@@ -38,8 +54,8 @@ class Explanations:
   """Scores of a variant's maps.
 
   Attributes:
-    scores: {kind of map: {score: Score}}; kinds are 'Grad-CAM' and 'own map'; scores are keys of
-      `SCORES`. A purely channel-wise mechanism has no own map.
+    scores: {kind of map: {score: Score}}, see `Kind` and `SCORES`. A purely channel-wise mechanism
+      has no own map.
     empty: share of the Grad-CAM maps that are all zero.
     empty_random: the same for the networks with random weights.
     own_map: what the own map may show, of 'gate' (a spatial gate) and 'received' (attention

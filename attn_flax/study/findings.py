@@ -126,7 +126,7 @@ class Performance:
     further: the task's other scores over the runs, by name.
     difference: `best` minus the baseline's, corrected for the number of variants; None for the
       baseline, and where there are too few runs.
-    verdict: 'better', 'worse', 'no difference shown', 'not enough seeds', or '' for the baseline.
+    verdict: a `statistics.Verdict`, or '' for the baseline.
     detectable: the smallest true difference that the study finds with 80 % power; None where no
       possible difference is large enough, and without a `difference`.
     arrays: summaries of the task, such as confusion matrices, by name: [seeds, ...].
@@ -291,3 +291,8 @@ class Findings:
   def test_images(self) -> int:
     """Number of test images."""
     return self.conditions.examples['test']
+
+  @property
+  def trained(self) -> list[Environment]:
+    """The environment that each run was trained in, of the runs that have begun."""
+    return [run.trained for variant in self.variants for run in variant.runs if run.trained]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from attn_flax.errors import UserError
-from attn_flax.study.plan import Planned
+from attn_flax.study.plan import Planned, seed_folder
 from attn_flax.training import artifacts, run_folder
+from attn_flax.training.artifacts import File, Folder, holds_run
 from attn_flax.training.config import Config
 
 # The variants differ in attention, and the runs of a variant in seed.
@@ -64,7 +65,7 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
     member = _read(folder, '')
     if member.config is None:
       raise UserError(
-        f'{folder} holds no run (no config.json, and no seed<k>); name the folders of runs, '
+        f'{folder} holds no run (no {File.CONFIG}, and no seed<k>); name the folders of runs, '
         'variants or studies in --workdirs'
       )
     key = json.dumps(_stripped(member.config, ('seed',)), sort_keys=True)
@@ -88,13 +89,16 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
   return {baseline: groups.pop(baseline), **groups}, baseline
 
 
-def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) -> None:
+def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) -> Config:
   """Checks that all runs differ from those of the baseline in attention and seed alone.
 
   Args:
     groups: the runs by variant.
     baseline: the variant that the others are compared with.
     also: further fields that may differ, such as a learning rate that was swept.
+
+  Returns:
+    The config of the baseline's first run.
 
   Raises:
     UserError: for a run with other differences, and where the baseline has no run.
@@ -106,9 +110,10 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
     for member in members
     if member.config is not None
   }
-  reference = next((m.folder for m in groups[baseline] if m.config is not None), None)
-  if reference is None:
+  begun = [(m.folder, m.config) for m in groups[baseline] if m.config is not None]
+  if not begun:
     raise UserError(f'no run of the baseline {baseline} has begun; train one to compare with')
+  reference, config = begun[0]
   for folder in fields:
     found = run_folder.difference(fields[reference], fields[folder])
     if found:
@@ -117,6 +122,7 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
         f'{folder} and {reference} differ in more than model.attention and cannot '
         f'be compared ({"; ".join(pairs[:6])}); train them alike, or report on them separately'
       )
+  return config
 
 
 def _stripped(config: Config, fields: Sequence[str]) -> dict[str, object]:
@@ -131,28 +137,28 @@ def _stripped(config: Config, fields: Sequence[str]) -> dict[str, object]:
 
 
 def _read(folder: pathlib.Path, error: str) -> Member:
-  path = folder / 'config.json'
-  if not path.exists():
+  if not holds_run(folder):
     return Member(-1, folder, None, {}, error or 'not trained yet')
-  record, config = artifacts.read_json(path), run_folder.load_config(folder)
-  if not error and not any((folder / 'checkpoints').glob('[0-9]*')):
+  record, config = artifacts.read_json(folder / File.CONFIG), run_folder.load_config(folder)
+  if not error and not any((folder / Folder.CHECKPOINTS).glob('[0-9]*')):
     error = 'no checkpoint yet'
   # An imported network has neither metrics nor a result: it was trained elsewhere.
-  begun = (folder / 'metrics.jsonl').exists()
-  if not error and begun and not (folder / 'result.json').exists():
+  begun = (folder / File.METRICS).exists()
+  if not error and begun and not (folder / File.RESULT).exists():
     error = 'not finished'
   return Member(config.seed, folder, config, record, error)
 
 
 def _runs_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The folder itself if it is one of a run, else its `seed*` folders and those of its variants."""
-  if (folder / 'config.json').exists():
+  if holds_run(folder):
     return [folder]
-  found = [*folder.glob('seed*/config.json'), *folder.glob('*/seed*/config.json')]
+  runs = seed_folder('*')
+  found = [*folder.glob(f'{runs}/{File.CONFIG}'), *folder.glob(f'*/{runs}/{File.CONFIG}')]
   return sorted(path.parent for path in found) or [folder]
 
 
 def _name(members: Sequence[Member]) -> str:
   folders = [(member.folder.absolute(), member.seed) for member in members]
-  names = [f.parent.name if f.name == f'seed{seed}' else f.name for f, seed in folders]
+  names = [f.parent.name if f.name == seed_folder(seed) else f.name for f, seed in folders]
   return min(names, key=lambda name: (len(name), name))

@@ -40,9 +40,10 @@ def compare(
   most = task.best_range[1] - task.best_range[0]  # No difference is larger.
   found = {}
   for name, runs in predictions.items():
-    difference, verdict, detectable = None, '', None
+    verdict: str = ''
+    difference, detectable = None, None
     if name != baseline and baseline not in examples:
-      verdict = 'not enough seeds'
+      verdict = statistics.Verdict.TOO_FEW
     elif name != baseline:
       estimate = statistics.difference(
         examples[name], examples[baseline], seeds=seeds, comparisons=comparisons

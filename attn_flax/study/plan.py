@@ -12,6 +12,16 @@ from attn_flax.training.run_folder import check_name
 _MOST_PICTURES = 40
 
 
+def run_name(variant: str, seed: int) -> str:
+  """The name of a run, and its folder in that of the study, such as 'eca/seed1'."""
+  return f'{variant}/{seed_folder(seed)}'
+
+
+def seed_folder(seed: int | str) -> str:
+  """The folder of a run in that of its variant; of all runs for '*', as a pattern."""
+  return f'seed{seed}'
+
+
 class Planned(NamedTuple):
   """One run of a study.
 
@@ -29,8 +39,8 @@ class Planned(NamedTuple):
 
   @property
   def name(self) -> str:
-    """The name of the run, such as 'eca/seed1'."""
-    return f'{self.variant}/seed{self.seed}'
+    """The name of the run, see `run_name`."""
+    return run_name(self.variant, self.seed)
 
 
 def variants(study: StudyConfig) -> list[str]:
@@ -77,7 +87,7 @@ def plan(
       name,
       seed,
       run_config(study, name, seed, None if rates is None else rates.get(name)),
-      workdir / name / f'seed{seed}',
+      workdir / run_name(name, seed),
     )
     for seed in seeds
     for name in names

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from attn_flax.study import statistics
-from attn_flax.study.explain import Explained
-from attn_flax.study.explanations import SCORES, Explanations, Score
+from attn_flax.study.explain import MAP, Explained
+from attn_flax.study.explanations import SCORES, Control, Explanations, Score
 
 
 class SeedImages(NamedTuple):
@@ -25,7 +25,7 @@ class SeedImages(NamedTuple):
 # Scores that depend on how confident a network is, so that they do not compare two networks.
 OF_CONFIDENCE = ('insertion', 'deletion', 'road')
 
-# {source: [S, n]}, NaN where an image was not scored; a source is 'map' or a control.
+# {source: [S, n]}, NaN where an image was not scored; a source is `MAP` or a control.
 Table = dict[str, np.ndarray]
 
 
@@ -72,22 +72,23 @@ def summarize(
 
 def _comparable(score: str, table: Table) -> np.ndarray:
   """The values that networks are compared by, [S, n]; for `OF_CONFIDENCE`, gains over chance."""
-  return table['map'] - table['random map'] if score in OF_CONFIDENCE else table['map']
+  return table[MAP] - table[Control.RANDOM_MAP] if score in OF_CONFIDENCE else table[MAP]
 
 
 def _score(
   score: str, table: Table, pair: tuple[np.ndarray, np.ndarray] | None, others: list
 ) -> Score:
   """A score; `pair` has the values of the variant and the baseline for the seeds that both have."""
-  values = table['map']
+  values = table[MAP]
   upwards = SCORES[score]
   enough = len(values) >= statistics.FEWEST_SEEDS
   gains = {
     source: statistics.paired(values - other if upwards else other - values) if enough else None
     for source, other in table.items()
-    if source != 'map'
+    if source != MAP
   }
-  difference, verdict = None, ''
+  difference = None
+  verdict: str = ''
   if pair is not None and len(pair[0]):
     estimate = statistics.difference(
       *pair,
@@ -99,7 +100,7 @@ def _score(
   return Score(
     value=_mean(values),
     images=int(np.isfinite(values).sum()),
-    controls={source: _mean(other) for source, other in table.items() if source != 'map'},
+    controls={source: _mean(other) for source, other in table.items() if source != MAP},
     gains=gains,
     difference=difference,
     verdict=verdict,
@@ -131,7 +132,7 @@ def _tables(
     key: {source: np.stack(rows) for source, rows in sources.items()}
     for key, sources in parts.items()
   }
-  tables = {key: table for key, table in tables.items() if not np.isnan(table['map']).all()}
+  tables = {key: table for key, table in tables.items() if not np.isnan(table[MAP]).all()}
   for (_, score), table in tables.items():
     if score == 'iou':
       table.update({source: _best_threshold(values) for source, values in table.items()})

@@ -38,6 +38,7 @@ Sources:
     https://arxiv.org/abs/2103.03098: one seed, or the variance of images alone, is not enough.
 """
 
+import enum
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -53,6 +54,15 @@ FEWEST_SEEDS = 3
 # still 7 % of such studies raise a false alarm; at 75 % these, and all other simulated studies,
 # stay at about 5 % or below.
 _UNLIKE = 0.75
+
+
+class Verdict(enum.StrEnum):
+  """The verdict on a variant's difference to the baseline, as it is printed and stored."""
+
+  BETTER = 'better'
+  WORSE = 'worse'
+  OPEN = 'no difference shown'  # This does not mean equal, see `detectable`.
+  TOO_FEW = 'not enough seeds'
 
 
 class SeedVariance(NamedTuple):
@@ -177,7 +187,7 @@ def paired(
   return _estimate((_arm(values),), seeds, comparisons, confidence)
 
 
-def verdict(estimate: Estimate, *, lower_is_better: bool = False) -> str:
+def verdict(estimate: Estimate, *, lower_is_better: bool = False) -> Verdict:
   """The verdict on a difference; it follows from the interval alone, so that the two agree.
 
   Args:
@@ -185,14 +195,14 @@ def verdict(estimate: Estimate, *, lower_is_better: bool = False) -> str:
     lower_is_better: whether a negative difference is an improvement.
 
   Returns:
-    'better'; 'worse'; 'no difference shown', which does not mean equal, see `detectable`; or
-    'not enough seeds' where an arm has fewer than three runs.
+    The verdict: `TOO_FEW` where an arm has fewer than three runs, `OPEN` where the interval
+    contains 0.
   """
   if estimate.seeds < FEWEST_SEEDS:
-    return 'not enough seeds'
+    return Verdict.TOO_FEW
   if estimate.low <= 0 <= estimate.high:
-    return 'no difference shown'
-  return 'better' if (estimate.mean > 0) != lower_is_better else 'worse'
+    return Verdict.OPEN
+  return Verdict.BETTER if (estimate.mean > 0) != lower_is_better else Verdict.WORSE
 
 
 def detectable(
@@ -205,7 +215,7 @@ def detectable(
 ) -> float:
   """The smallest true difference that a study with this error finds with a given power.
 
-  By the non-central t distribution. A study with the verdict 'no difference shown' cannot exclude a
+  By the non-central t distribution. A study with the verdict `OPEN` cannot exclude a
   difference of up to about this size.
 
   Args:

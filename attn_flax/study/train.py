@@ -17,6 +17,7 @@ from attn_flax.study.config import StudyConfig
 from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
 from attn_flax.training import artifacts, dataset_file, left_open, run_folder
+from attn_flax.training.artifacts import score_name
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.lock import Locked
 from attn_flax.training.loop import train
@@ -42,7 +43,7 @@ def check(planned: Sequence[Planned]) -> Task:
     resolved = opened[run.variant].config.copy_and_resolve_references()
     resolved.seed = run.seed
     resolved.optimizer.lr_per_256 = run.config.optimizer.lr_per_256
-    if (run.folder / 'config.json').exists():
+    if artifacts.holds_run(run.folder):
       dataset_file.follow(run.folder, opened[run.variant].describe_data(), resolved.data.dir)
       run_folder.check_same(run.folder, resolved)
   return next(iter(opened.values())).task
@@ -97,7 +98,7 @@ def finished(folder: pathlib.Path) -> bool:
   Raises:
     UserError: where the result is damaged.
   """
-  if not (folder / 'result.json').exists():
+  if not (folder / artifacts.File.RESULT).exists():
     return False
   run_folder.read_result(folder)
   return True
@@ -167,12 +168,12 @@ def best_validation(folder: pathlib.Path, task: Task) -> float:
     UserError: where the log has no such score.
   """
   rows = artifacts.read_metrics(folder)
-  name, averaged = f'val_{task.best}', f'val_ema_{task.best}'
+  name, averaged = (score_name('val', task.best, averaged=kind) for kind in (False, True))
   best = max if task.higher_is_better else min
   scores = [float(row[averaged] if averaged in row else row[name]) for row in rows if name in row]
   if not scores:
     raise UserError(
-      f'{folder}/metrics.jsonl holds no {name}; restore the file from a copy, or remove the folder '
-      'to train the run again'
+      f'{folder}/{artifacts.File.METRICS} holds no {name}; restore the file from a copy, or remove '
+      'the folder to train the run again'
     )
   return best(scores)

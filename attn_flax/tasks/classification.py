@@ -31,9 +31,9 @@ def make(setting: Setting | None = None) -> Task:
   if setting is None:
     return classification()
   options, weights = setting.options, None
-  if options['class_weights']:
+  if options.class_weights:
     weights = class_weights(setting.labels(), len(setting.class_names))
-  return classification(options['label_smoothing'], weights)
+  return classification(options.label_smoothing, weights)
 
 
 def classification(label_smoothing: float = 0.0, weights: np.ndarray | None = None) -> Task:
@@ -67,7 +67,6 @@ def classification(label_smoothing: float = 0.0, weights: np.ndarray | None = No
     examples=lambda predictions: hits(predictions['logits'], predictions['labels']),
     further=_further,
     summary=_summary,
-    pages='classification',
     best_range=(0.0, 1.0),
     classes=Classes(
       probabilities=jax.nn.softmax,

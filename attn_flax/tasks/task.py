@@ -7,7 +7,7 @@ only by this record. To add a task, write a file like `classification.py` and li
 import collections
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -63,7 +63,6 @@ class Task(NamedTuple):
     further: predictions of a split -> scores that a report shows in addition to `best`.
     summary: (predictions, class names) -> what a result holds in addition to the scores, and
       further arrays that are stored with the predictions.
-    pages: the kind of pages that show the task in a report.
     best_range: the smallest and the largest value that `best` can have.
     classes: how outputs become classes; None for a task without classes, for which commands neither
       print class probabilities nor explain a class.
@@ -81,20 +80,26 @@ class Task(NamedTuple):
   examples: Callable[[Predictions], np.ndarray]
   further: Callable[[Predictions], dict[str, float]]
   summary: Callable[[Predictions, Sequence[str]], tuple[dict[str, object], dict[str, np.ndarray]]]
-  pages: str
   best_range: tuple[float, float] = (-math.inf, math.inf)
   classes: Classes | None = None
+
+
+class LossOptions(Protocol):
+  """The fields of `config.train` that losses depend on."""
+
+  label_smoothing: float
+  class_weights: bool
 
 
 class Setting(NamedTuple):
   """The config and dataset that a task is made for.
 
   Attributes:
-    options: `config.train`, what the config says about training.
+    options: `config.train`.
     class_names: the names of the dataset's classes.
     labels: () -> the labels of the training split, [N] integers; this may read the whole split.
   """
 
-  options: Mapping[str, Any]
+  options: LossOptions
   class_names: Sequence[str]
   labels: Callable[[], np.ndarray]

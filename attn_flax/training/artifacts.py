@@ -1,6 +1,7 @@
-"""Reads and writes the files of a run folder; a file is written completely or not at all."""
+"""The files of a run folder: their names, reading and writing, completely or not at all."""
 
 import contextlib
+import enum
 import json
 import pathlib
 import tempfile
@@ -15,6 +16,50 @@ from attn_flax.files import read_file
 RESTORE = 'restore it from a copy, or choose another folder'
 # The content of a JSON file of a run folder.
 Json = dict[str, Any]
+
+
+class File(enum.StrEnum):
+  """The files that a run, and the modes that read it, write into its folder."""
+
+  CONFIG = 'config.json'
+  DATASET = 'dataset.json'
+  SOURCE = 'init_from.json'
+  METRICS = 'metrics.jsonl'
+  RESULT = 'result.json'
+  PREDICTIONS = 'predictions.npz'
+  EVALUATION = 'evaluation.json'
+  EXPLANATIONS = 'explanations.json'
+  CONTACT_SHEET = 'explanations.png'
+  # Empty, written with the first checkpoint: where checkpoints are missing, they were lost.
+  SAVED = '.saved'
+
+
+class Folder(enum.StrEnum):
+  """The folders that a run, and the modes that read it, make in its folder."""
+
+  CHECKPOINTS = 'checkpoints'
+  TENSORBOARD = 'tensorboard'
+  EXPLANATIONS = 'explanations'
+
+
+# Begins the names of scores and predictions of the moving average of the weights.
+AVERAGED = 'ema_'
+
+
+def score_name(split: str, name: str, *, averaged: bool = False) -> str:
+  """The name of a score in the files of a run, such as 'val_top1' or 'test_ema_top1'.
+
+  Args:
+    split: 'val', 'train' or 'test'.
+    name: the name that the task gives the score.
+    averaged: whether it is that of the moving average of the weights.
+  """
+  return f'{split}_{AVERAGED * averaged}{name}'
+
+
+def holds_run(workdir: pathlib.Path) -> bool:
+  """Whether a folder is that of a run."""
+  return (workdir / File.CONFIG).exists()
 
 
 def read_json(path: pathlib.Path, fix: str = RESTORE) -> Json:
@@ -46,7 +91,7 @@ def read_metrics(workdir: pathlib.Path) -> list[Json]:
   Raises:
     UserError: where the file cannot be read.
   """
-  path, rows = workdir / 'metrics.jsonl', []
+  path, rows = workdir / File.METRICS, []
   try:
     lines = read_file(path).decode(errors='replace').splitlines()
   except FileNotFoundError:

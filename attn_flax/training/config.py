@@ -11,7 +11,7 @@ from collections.abc import Collection, ItemsView, Mapping
 from typing import Any, Protocol, Self
 
 
-class Section(Collection[str], Protocol):
+class ConfigSection(Collection[str], Protocol):
   """A section of a config, as a mapping from field names to values."""
 
   def get(self, name: str, /) -> Any: ...  # noqa: D102
@@ -27,16 +27,16 @@ class Section(Collection[str], Protocol):
   def __getitem__(self, name: str) -> Any: ...  # noqa: D105
 
 
-class ModelConfig(Section, Protocol):
+class ModelConfig(ConfigSection, Protocol):
   """`config.model`; it also has the fields of the networks."""
 
   name: str
-  attention: Section
+  attention: ConfigSection
   dtype: str
   num_classes: int | None
 
 
-class DataConfig(Section, Protocol):
+class DataConfig(ConfigSection, Protocol):
   """`config.data`."""
 
   name: str
@@ -52,7 +52,7 @@ class DataConfig(Section, Protocol):
   normalize: str
 
 
-class TrainConfig(Section, Protocol):
+class TrainConfig(ConfigSection, Protocol):
   """`config.train`."""
 
   batch_size: int
@@ -66,7 +66,7 @@ class TrainConfig(Section, Protocol):
   batch_norm: str
 
 
-class OptimizerConfig(Section, Protocol):
+class OptimizerConfig(ConfigSection, Protocol):
   """`config.optimizer`."""
 
   name: str
@@ -81,20 +81,20 @@ class OptimizerConfig(Section, Protocol):
   step_factor: float
 
 
-class EvalConfig(Section, Protocol):
+class EvalConfig(ConfigSection, Protocol):
   """`config.eval`."""
 
   batch_size: int
   every_epochs: int
 
 
-class CheckpointConfig(Section, Protocol):
+class CheckpointConfig(ConfigSection, Protocol):
   """`config.checkpoint`."""
 
   every_steps: int | None
 
 
-class Config(Section, Protocol):
+class Config(ConfigSection, Protocol):
   """A whole config; `augment` has the fields of `Augmentation` that users set."""
 
   seed: int
@@ -102,7 +102,7 @@ class Config(Section, Protocol):
   task: str
   model: ModelConfig
   data: DataConfig
-  augment: Section
+  augment: ConfigSection
   train: TrainConfig
   optimizer: OptimizerConfig
   eval: EvalConfig
@@ -110,7 +110,13 @@ class Config(Section, Protocol):
   log_every: int
 
 
-def misfit(stored: Mapping[str, Any], protocol: type = Config, path: str = '') -> str | None:
+def sections() -> list[str]:
+  """The names of a config's sections."""
+  hints = typing.get_type_hints(Config)
+  return sorted(name for name, hint in hints.items() if _is_section(hint))
+
+
+def misfit(stored: Mapping[str, object], protocol: type = Config, path: str = '') -> str | None:
   """Finds a field of a stored config whose value has the wrong type.
 
   Args:
@@ -125,7 +131,7 @@ def misfit(stored: Mapping[str, Any], protocol: type = Config, path: str = '') -
     if name not in stored:
       continue
     value, field = stored[name], f'{path}{name}'
-    if Section in getattr(hint, '__mro__', ()):
+    if _is_section(hint):
       if not isinstance(value, Mapping):
         return field
       if inner := misfit(value, hint, f'{field}.'):
@@ -135,11 +141,15 @@ def misfit(stored: Mapping[str, Any], protocol: type = Config, path: str = '') -
   return None
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
+def _is_section(hint: object) -> bool:
+  return isinstance(hint, type) and ConfigSection in hint.__mro__
+
+
+def _kinds(hint: type | types.UnionType) -> tuple[type, ...]:
   return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _fits(value: object, kind: Any) -> bool:
+def _fits(value: object, kind: type) -> bool:
   if typing.get_origin(kind) is tuple:  # JSON stores tuples as lists.
     return isinstance(value, list | tuple) and all(
       _fits(v, typing.get_args(kind)[0]) for v in value

@@ -4,11 +4,10 @@ import functools
 import operator
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from attn_flax.errors import UserError
 from attn_flax.files import composed
-from attn_flax.training.artifacts import Json, read_json, write_json
+from attn_flax.training.artifacts import File, Json, read_json, write_json
 from attn_flax.training.run_folder import move_data
 
 _MOST = 1e30  # Numbers in the file are smaller; this excludes infinities and huge integers.
@@ -20,7 +19,7 @@ def load(workdir: pathlib.Path) -> Json:
   Raises:
     UserError: where it is missing or damaged.
   """
-  path = workdir / 'dataset.json'
+  path = workdir / File.DATASET
   content = read_json(path)
   for name, is_right in _FIELDS.items():
     value = content.get(name)
@@ -43,10 +42,13 @@ def _are_numbers(value: object, *, positive: bool = False) -> bool:
   )
 
 
-_FIELDS: dict[str, Callable[[Any], bool]] = {
+_FIELDS: dict[str, Callable[[object], bool]] = {
   'class_names': lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, str) for x in v),
   'image_shape': lambda v: (
-    _are_numbers(v, positive=True) and len(v) == 3 and all(isinstance(x, int) for x in v)
+    isinstance(v, list)
+    and len(v) == 3
+    and _are_numbers(v, positive=True)
+    and all(isinstance(x, int) for x in v)
   ),
   'mean': _are_numbers,
   'std': functools.partial(_are_numbers, positive=True),
@@ -64,7 +66,7 @@ def write(workdir: pathlib.Path, found: Json) -> None:
   Raises:
     UserError: where the file cannot be written, or exists and describes another dataset.
   """
-  path = workdir / 'dataset.json'
+  path = workdir / File.DATASET
   before = read_json(path) if path.exists() else {}
   for what, name, same in (
     ('classes', 'class_names', same_names),
@@ -90,7 +92,7 @@ def follow(workdir: pathlib.Path, found: Json, data_dir: str | None) -> None:
   Raises:
     UserError: where a file of the run folder cannot be read or written.
   """
-  path = workdir / 'dataset.json'
+  path = workdir / File.DATASET
   if 'content' not in found or not path.exists():
     return
   before = read_json(path)

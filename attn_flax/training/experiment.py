@@ -1,6 +1,8 @@
 """Builds and checks everything that a config describes, before training begins."""
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import optax
@@ -18,7 +20,7 @@ from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Setting, Task
 from attn_flax.training import artifacts, left_open
-from attn_flax.training.config import Config, ModelConfig, Section
+from attn_flax.training.config import Config, ConfigSection, ModelConfig
 from attn_flax.training.optimizer import (
   MOST_STEPS,
   Schedule,
@@ -28,19 +30,19 @@ from attn_flax.training.optimizer import (
 )
 from attn_flax.training.steps import TrainState, init_state
 
-_COUNT = {'least': 1, 'most': MOST_STEPS, 'whole': True}
-# Bounds of config fields that no other module checks, as arguments of `check_range`.
-_BOUNDS: dict[str, dict[str, Any]] = {
-  'seed': {'least': 0, 'most': MOST_SEED, 'whole': True},
-  'train.ema_decay': {'least': 0, 'below': 1},
-  'train.batch_size': _COUNT,
-  'train.epochs': _COUNT,
-  'train.steps': _COUNT,
-  'train.accumulate': _COUNT,
-  'eval.batch_size': _COUNT,
-  'eval.every_epochs': _COUNT,
-  'checkpoint.every_steps': _COUNT,
-  'log_every': _COUNT,
+_check_count = functools.partial(check_range, least=1, most=MOST_STEPS, whole=True)
+# Checks of config fields that no other module checks.
+_CHECKS: dict[str, Callable[[str, object], None]] = {
+  'seed': functools.partial(check_range, least=0, most=MOST_SEED, whole=True),
+  'train.ema_decay': functools.partial(check_range, least=0, below=1),
+  'train.batch_size': _check_count,
+  'train.epochs': _check_count,
+  'train.steps': _check_count,
+  'train.accumulate': _check_count,
+  'eval.batch_size': _check_count,
+  'eval.every_epochs': _check_count,
+  'checkpoint.every_steps': _check_count,
+  'log_every': _check_count,
 }
 
 
@@ -225,7 +227,7 @@ def resolve(config: Config, experiment: Experiment) -> Config:
   return ConfigDict(fields)
 
 
-def make_augmentation(config: Section, dataset: data.Dataset) -> Augmentation:
+def make_augmentation(config: ConfigSection, dataset: data.Dataset) -> Augmentation:
   """The augmentation of a config; fields that are None follow from the dataset.
 
   Args:
@@ -254,9 +256,7 @@ def make_task(config: Config, dataset: data.Dataset) -> Task:
   Raises:
     UserError: for an unknown task, or a setting that it refuses.
   """
-  setting = Setting(
-    config.train.to_dict(), dataset.class_names, lambda: dataset.splits['train'].label
-  )
+  setting = Setting(config.train, dataset.class_names, lambda: dataset.splits['train'].label)
   return find_task(config.task, setting)
 
 
@@ -295,13 +295,13 @@ def make_model(config: ModelConfig, num_classes: int) -> Network:
 
 
 def _check_numbers(config: Config) -> None:
-  """Checks the fields in `_BOUNDS` that are not None."""
-  for field, bounds in _BOUNDS.items():
+  """Checks the fields in `_CHECKS` that are not None."""
+  for field, check in _CHECKS.items():
     section, _, name = field.rpartition('.')
     fields = config[section] if section else config
     value = fields[name]
     if value is not None:
-      check_range(field, value, **bounds)
+      check(field, value)
 
 
 def _check_batch(train: ConfigDict, mesh: Mesh | None) -> None:

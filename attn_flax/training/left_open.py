@@ -1,16 +1,16 @@
 """Chooses what a config leaves open by the dataset: batch size, epochs and stem."""
 
 import pathlib
+from typing import Protocol, runtime_checkable
 
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
 from attn_flax.files import local_path
 from attn_flax.models import Network
-from attn_flax.models.placement import field_names
 from attn_flax.models.zoo import find_network
 from attn_flax.training import run_folder
-from attn_flax.training.artifacts import Json
+from attn_flax.training.artifacts import Json, holds_run
 from attn_flax.training.config import Config
 
 _FIELDS = ('model.stem', 'train.batch_size', 'train.epochs')
@@ -23,6 +23,13 @@ _FRESH, _TRAINED = (4000, 30, 200), (800, 10, 50)
 _LEAST_MAP, _COARSE_MAP = 3, 4
 # With fewer training images than this, trained weights are suggested.
 _FEW = 5000
+
+
+@runtime_checkable
+class _Stemmed(Protocol):
+  """A network with a choice of stems."""
+
+  stem: str
 
 
 def batch_size(images: int, parts: int = 1) -> int:
@@ -63,7 +70,7 @@ def as_begun(config: Config, workdir: pathlib.Path) -> Config:
   Raises:
     UserError: where the stored config is damaged.
   """
-  if not (workdir / 'config.json').exists():
+  if not holds_run(workdir):
     return config
   stored, fields = run_folder.load_config(workdir).to_dict(), config.to_dict()
   for field in _FIELDS:
@@ -108,7 +115,7 @@ def with_stem(model: Network, config: Config, size: int) -> Network:
   Returns:
     The network with that stem.
   """
-  if config.model.get('stem') is not None or 'stem' not in field_names(type(model)):
+  if config.model.get('stem') is not None or not isinstance(model, _Stemmed):
     return model
   if config.init_from is not None:
     found = _stem_of_run(config.init_from, config.model.name)
@@ -121,7 +128,7 @@ def with_stem(model: Network, config: Config, size: int) -> Network:
 def _stem_of_run(source: str, name: str) -> str | None:
   """The stem of the run in a folder; None if its network has another name, or there is no run."""
   folder = local_path(source, '--config.init_from')
-  if not (folder / 'config.json').is_file():
+  if not holds_run(folder):
     return None
   model = run_folder.load_config(folder).model
   return model.get('stem') if model.get('name') == name else None
@@ -147,23 +154,26 @@ def notes(asked: Config, config: Config, model: Network, images: int) -> list[st
       f'{images:,} training image{"s are" if images > 1 else " is"} few for training from random '
       'weights; --config.init_from=<run folder or PyTorch file> starts from trained ones'
     )
-  if 'stem' in field_names(type(model)):
-    lines += _of_stem(asked, config, model)
+  own = find_network(config.model.name)
+  if isinstance(own, _Stemmed):
+    lines += _of_stem(asked, config, model, own.stem)
   return lines
 
 
-def _of_stem(asked: Config, config: Config, model: Network) -> list[str]:
-  """The line about the stem, if it was chosen by the images' size or makes the last map coarse."""
+def _of_stem(asked: Config, config: Config, model: Network, usual: str) -> list[str]:
+  """The line about the stem, if it was chosen by the images' size or makes the last map coarse.
+
+  `usual` is the stem that a network of this name has by itself.
+  """
   size = config.data.size
   if size is None:
     return []
   side, small = size // model.stride, size // model.clone(stem='cifar').stride
-  own = find_network(config.model.name)
-  large = size // model.clone(stem=getattr(own, 'stem', None)).stride
+  large = size // model.clone(stem=usual).stride
   if asked.model.get('stem') is None and config.init_from is None and side > large:
     return [
       f"images of {size} pixels: the stem 'cifar' is taken, so the last feature map has "
-      f'{side}x{side} pixels; with --config.model.stem={getattr(own, "stem", None)} it has '
+      f'{side}x{side} pixels; with --config.model.stem={usual} it has '
       f'{large}x{large}'
     ]
   if side < _COARSE_MAP and small > side:

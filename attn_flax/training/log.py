@@ -74,10 +74,10 @@ class Log:
     self._bar.notes = self._notes
     if write:
       with _reporting(workdir):
-        path = workdir / 'metrics.jsonl'
+        path = workdir / artifacts.File.METRICS
         _drop_later(path, start, unscored)
         self._file = path.open('a')
-        self._events = _Events(workdir / 'tensorboard', start)
+        self._events = _Events(workdir / artifacts.Folder.TENSORBOARD, start)
 
   def advance(self, done: int) -> None:
     """Moves the bar to an update, the last one that the device has finished."""
@@ -231,7 +231,7 @@ def _reporting(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _has_scores(values: Mapping[str, float]) -> bool:
-  return any(name.startswith('val_') for name in values)
+  return any(name.startswith(artifacts.score_name('val', '')) for name in values)
 
 
 def _drop_later(path: pathlib.Path, start: int, unscored: bool) -> None:

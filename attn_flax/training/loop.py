@@ -36,7 +36,7 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ar
       by another process, or a loss that is not finite.
     Stopped: after a signal, see `stopping`; the run is saved, and the same call continues it.
   """
-  is_stored = (workdir / 'config.json').exists()
+  is_stored = artifacts.holds_run(workdir)
 
   def open_as_begun() -> Experiment:
     return open_experiment(config if restart else left_open.as_begun(config, workdir))
@@ -61,8 +61,8 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ar
     weights = processes.together(lambda: read_source(source))
   with contextlib.ExitStack() as stack:
     processes.together(lambda: _open_folder(experiment, workdir, restart, stack))
-    processes.check_sees(workdir / 'config.json')
-    if processes.as_first((workdir / 'result.json').exists):  # Another process was faster.
+    processes.check_sees(workdir / artifacts.File.CONFIG)
+    if processes.as_first((workdir / artifacts.File.RESULT).exists):  # Another process was faster.
       return _finished(workdir)
     checkpoints = Checkpoints(workdir, experiment.task, is_regular=saving_steps(experiment))
     try:
@@ -88,7 +88,7 @@ def _follow_data(experiment: Experiment, workdir: pathlib.Path) -> None:
 
 def _finished(workdir: pathlib.Path) -> artifacts.Json:
   result = run_folder.read_result(workdir)
-  path = workdir / 'result.json'
+  path = workdir / artifacts.File.RESULT
   if processes.is_first():
     print(f'{workdir} holds a finished run, nothing to do; its result is in {path}')
   return result
@@ -104,7 +104,7 @@ def _open_folder(
   if restart:
     run_folder.remove_run(workdir)
   run_folder.open_run(workdir, experiment.config)
-  if not (workdir / 'result.json').exists():
+  if not (workdir / artifacts.File.RESULT).exists():
     dataset_file.write(workdir, experiment.describe_data())
 
 
@@ -120,7 +120,7 @@ def _score(
   images = experiment.updates * experiment.config.train.batch_size
   result: artifacts.Json = {
     **scores,
-    **{f'test_{name}': value for name, value in summary.items()},
+    **{artifacts.score_name('test', name): value for name, value in summary.items()},
     'best_step': best_step,
     'params': further['params'],
     'macs': further['macs'],
@@ -129,6 +129,6 @@ def _score(
     'images_per_second': images / further['train_seconds'],
   }
   if processes.is_first():
-    artifacts.write_arrays(workdir / 'predictions.npz', predictions | arrays)
-    artifacts.write_json(workdir / 'result.json', result)
+    artifacts.write_arrays(workdir / artifacts.File.PREDICTIONS, predictions | arrays)
+    artifacts.write_json(workdir / artifacts.File.RESULT, result)
   return result

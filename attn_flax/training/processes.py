@@ -15,13 +15,13 @@ import pathlib
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 
 from attn_flax.errors import UserError
-from attn_flax.training.shared_stop import SharedStop
+from attn_flax.training.shared_stop import CoordinationClient, SharedStop
 from attn_flax.training.stopping import Stop
 
 _Result = TypeVar('_Result')
@@ -204,8 +204,10 @@ def any_asked_to_stop(stop: Stop) -> bool:
   return True
 
 
-def client() -> Any:
+def client() -> CoordinationClient:
   """The client of JAX's coordination service."""
   from jax._src import distributed
 
-  return distributed.global_state.client
+  found = distributed.global_state.client
+  assert found is not None  # There are several processes, so JAX has joined them.
+  return found

@@ -15,9 +15,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from attn_flax.errors import UserError, shown
+from attn_flax.training.artifacts import Json
 
 _MOST_BYTES = 2**20  # The longest line.
 _READ_SECONDS = 5  # How long to wait for the line of a process that has connected.
@@ -197,11 +197,14 @@ def _send(connection: socket.socket, content: Mapping[str, object]) -> None:
   connection.sendall(json.dumps(content).encode() + b'\n')
 
 
-def _receive(connection: socket.socket, seconds: float) -> Any:
-  """The next line as JSON; what follows it stays unread."""
+def _receive(connection: socket.socket, seconds: float) -> Json:
+  """The next line, a JSON object; what follows it stays unread."""
   connection.settimeout(seconds)
   with connection.makefile('rb', buffering=0) as file:
-    return json.loads(file.readline(_MOST_BYTES))
+    content = json.loads(file.readline(_MOST_BYTES))
+  if not isinstance(content, dict):
+    raise ValueError('not a JSON object')
+  return content
 
 
 def _missing(processes: set[int], address: str, seconds: float) -> str:

@@ -1,12 +1,10 @@
 """The folder of a run: its config and result, and the checks before a run writes there."""
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,8 +12,17 @@ from attn_flax.data import FOLDER
 from attn_flax.data.loading import MAX_PIXELS
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import FIRST
-from attn_flax.training.artifacts import RESTORE, Json, read_json, read_metrics, write_json
-from attn_flax.training.config import Config, misfit
+from attn_flax.training.artifacts import (
+  RESTORE,
+  File,
+  Folder,
+  Json,
+  holds_run,
+  read_json,
+  read_metrics,
+  write_json,
+)
+from attn_flax.training.config import Config, misfit, sections
 from attn_flax.training.environment import environment
 from attn_flax.training.optimizer import OPEN_ENDED
 
@@ -28,28 +35,8 @@ _FREE = (
   'data.workers',
   'log_every',
 )
-# Fields of a study that select runs or affect only its report; they change no run.
-_OF_NO_RUN = ('baseline', 'only', 'report', 'seeds', 'select')
-# An empty file, written with the first checkpoint: where checkpoints are missing, they were lost.
-SAVED = '.saved'
-# The files that a run and the modes that read it write into its folder.
-_WRITTEN = (
-  'config.json',
-  'dataset.json',
-  'init_from.json',
-  'metrics.jsonl',
-  'result.json',
-  'predictions.npz',
-  'evaluation.json',
-  'explanations.json',
-  'explanations.png',
-  SAVED,
-)
-_WRITTEN_FOLDERS = ('checkpoints', 'tensorboard', 'explanations')
-# The sections of a config.
-_SECTIONS = ('augment', 'checkpoint', 'data', 'eval', 'model', 'optimizer', 'train')
 # Fields that older runs lack, with the values that describe what those runs did.
-_NEWER: dict[str, Any] = {
+_NEWER: Json = {
   'task': FIRST,
   'data.enlarge': False,
   'data.max_pixels': MAX_PIXELS,
@@ -75,7 +62,9 @@ def resolved(config: Config) -> Json:
   return json.loads(json.dumps(config.to_dict()))
 
 
-def difference(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
+def difference(
+  old: Mapping[str, object], new: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
   """The fields in which two resolved configs differ, {field: (old value, new value)}."""
   before, after = flatten(old), flatten(new)
   fields = sorted(before.keys() | after.keys())
@@ -95,21 +84,21 @@ def load_config(workdir: pathlib.Path) -> Config:
   Raises:
     UserError: where it is missing or damaged.
   """
-  return ConfigDict(_stored_config(workdir / 'config.json'))
+  return ConfigDict(_stored_config(workdir / File.CONFIG))
 
 
 def _stored_config(path: pathlib.Path) -> Json:
   config = read_json(path).get('config')
-  sections = config if isinstance(config, dict) else {}
-  for name in _SECTIONS:
-    if not isinstance(sections.get(name), dict):
+  fields = config if isinstance(config, dict) else {}
+  for name in sections():
+    if not isinstance(fields.get(name), dict):
       raise UserError(f'{path} lacks the config section {name!r}; {RESTORE}')
   for newer, value in _NEWER.items():
     section, _, name = newer.rpartition('.')
-    (sections[section] if section else sections).setdefault(name, value)
-  if field := misfit(sections):
+    (fields[section] if section else fields).setdefault(name, value)
+  if field := misfit(fields):
     raise UserError(f'{path} has a value of the wrong type in {field}; {RESTORE}')
-  return sections
+  return fields
 
 
 @contextlib.contextmanager
@@ -123,7 +112,7 @@ def reading_config(workdir: pathlib.Path) -> Iterator[None]:
     yield
   except (AttributeError, KeyError) as error:
     text = ' '.join(str(error).split())
-    path = workdir / 'config.json'
+    path = workdir / File.CONFIG
     raise UserError(f'{path} lacks a config field ({text}); {RESTORE}') from None
 
 
@@ -133,15 +122,14 @@ def read_result(workdir: pathlib.Path) -> Json:
   Raises:
     UserError: where it is missing or damaged.
   """
-  return read_json(workdir / 'result.json', 'remove it: the run is then scored again')
+  return read_json(workdir / File.RESULT, 'remove it: the run is then scored again')
 
 
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:
   """Whether a folder holds the result of a run of this config."""
-  path = workdir / 'config.json'
-  if not path.exists() or not (workdir / 'result.json').exists():
+  if not holds_run(workdir) or not (workdir / File.RESULT).exists():
     return False
-  found = difference(_stored_config(path), resolved(config))
+  found = difference(_stored_config(workdir / File.CONFIG), resolved(config))
   return not set(found) - set(free_fields(config))
 
 
@@ -178,12 +166,11 @@ def open_run(workdir: pathlib.Path, config: Config) -> None:
     UserError: where the folder cannot be written, or holds a run of another config.
   """
   check_name(workdir)
-  path = workdir / 'config.json'
-  if not path.exists():
-    write_json(path, {'config': resolved(config), **environment()})
+  if not holds_run(workdir):
+    write_json(workdir / File.CONFIG, {'config': resolved(config), **environment()})
   elif check_same(workdir, config):
-    write_json(path, {'config': resolved(config), **environment()})
-    (workdir / 'result.json').unlink(missing_ok=True)
+    write_json(workdir / File.CONFIG, {'config': resolved(config), **environment()})
+    (workdir / File.RESULT).unlink(missing_ok=True)
 
 
 def move_data(workdir: pathlib.Path, data_dir: str | None) -> None:
@@ -196,7 +183,7 @@ def move_data(workdir: pathlib.Path, data_dir: str | None) -> None:
   Raises:
     UserError: where the config is damaged or cannot be written.
   """
-  path = workdir / 'config.json'
+  path = workdir / File.CONFIG
   config = _stored_config(path)
   if config['data'].get('dir') != data_dir:
     config['data']['dir'] = data_dir
@@ -218,14 +205,14 @@ def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] 
   Raises:
     UserError: where the folder holds a run of another config.
   """
-  found = difference(_stored_config(workdir / 'config.json'), resolved(config))
+  found = difference(_stored_config(workdir / File.CONFIG), resolved(config))
   conflicts = {
     field: pair
     for field, pair in found.items()
     if field not in free_fields(config) and field.partition('.')[0] not in may_differ
   }
   if conflicts and set(conflicts) <= set(_LENGTH) and config.optimizer.schedule in OPEN_ENDED:
-    if all(old is not None and new is not None and new > old for old, new in conflicts.values()):
+    if all(_is_more(new, old) for old, new in conflicts.values()):
       return True
   if conflicts:
     pairs = [f'{field}: {old!r} there, {new!r} asked' for field, (old, new) in conflicts.items()]
@@ -238,13 +225,18 @@ def check_same(workdir: pathlib.Path, config: Config, may_differ: Sequence[str] 
   return False
 
 
+def _is_more(new: object, old: object) -> bool:
+  """Whether two lengths are given, and the first is the larger one."""
+  return isinstance(new, int | float) and isinstance(old, int | float) and new > old
+
+
 def remove_run(workdir: pathlib.Path) -> None:
   """Removes what a run has written, so that it can begin again; other files stay.
 
   Raises:
     UserError: where a folder cannot be removed.
   """
-  for name in _WRITTEN_FOLDERS:
+  for name in Folder:
     folder, removed = workdir / name, workdir / f'{name}.removed'
     try:
       if folder.exists():
@@ -256,14 +248,14 @@ def remove_run(workdir: pathlib.Path) -> None:
         f'{error.filename or folder} cannot be removed ({error.strerror}); remove it, or choose '
         'another --workdir'
       ) from None
-  for name in _WRITTEN:
-    (workdir / name).unlink(missing_ok=True)
+  for file in File:
+    (workdir / file).unlink(missing_ok=True)
 
 
 def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> None:
   """Checks that a run without checkpoints never had one, so that no training is lost silently.
 
-  The file `SAVED` shows that it had. Runs older than that file have had none if their log ends
+  `File.SAVED` shows that it had. Runs older than that file have had none if their log ends
   before the second save, which waits until the first is on disk.
 
   Args:
@@ -274,31 +266,8 @@ def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> No
     UserError: where there must have been a checkpoint.
   """
   last = max((row['step'] for row in read_metrics(workdir)), default=0)
-  if (workdir / SAVED).exists() or sum(saves(update) for update in range(1, last)) >= 2:
+  if (workdir / File.SAVED).exists() or sum(saves(update) for update in range(1, last)) >= 2:
     raise UserError(
       f'{workdir} holds the log of {last} updates and no checkpoint; restore '
-      f'{workdir}/checkpoints, or begin again with --restart'
+      f'{workdir}/{Folder.CHECKPOINTS}, or begin again with --restart'
     )
-
-
-def default_workdir(
-  path: str, argument: str, overrides: Mapping[str, object], *, is_study: bool = False
-) -> pathlib.Path:
-  """The folder of a command without --workdir; commands with different configs get different ones.
-
-  Args:
-    path: path of the config file.
-    argument: the argument after its colon.
-    overrides: config fields that the command sets, {field: value}.
-    is_study: whether it is a study, which keeps its folder with other seeds or pictures.
-
-  Returns:
-    Such as `runs/eca-resnet18`, with a hash where there are overrides.
-  """
-  if is_study:
-    overrides = {k: v for k, v in overrides.items() if k.partition('.')[0] not in _OF_NO_RUN}
-  parts = [pathlib.Path(path).stem, *argument.replace('=', '-').replace(',', ' ').split()]
-  if overrides:
-    text = json.dumps(overrides, sort_keys=True, default=str)
-    parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
-  return pathlib.Path('runs') / '-'.join(parts)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from attn_flax.layers.types import Variables
+from attn_flax.training.artifacts import AVERAGED, score_name
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.steps import TrainState, make_eval_step
 
@@ -86,14 +87,14 @@ class Scorer:
     """
     weights: dict[str, Variables] = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
     if state.ema is not None:
-      weights['ema_'] = state.ema
+      weights[AVERAGED] = state.ema
     scores: dict[str, float] = {}
     predictions: dict[str, np.ndarray] = {}
     for kind, variables in weights.items():
       found, made = self.score(variables, until)
-      scores.update({f'{prefix}_{kind}{name}': value for name, value in found.items()})
+      scores.update({score_name(prefix, kind + name): value for name, value in found.items()})
       predictions.update(
         {name if name in self._task.targets else f'{kind}{name}': a for name, a in made.items()}
       )
-    scores.pop(f'{prefix}_ema_count', None)
+    scores.pop(score_name(prefix, 'count', averaged=True), None)
     return scores, predictions

@@ -9,8 +9,8 @@ all end at once.
 import json
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 
@@ -23,11 +23,28 @@ _FOLDER = 'attn_flax/stop'  # Of the keys in the service.
 _NOTHING = 'nothing'  # The value of a process that has nothing unsaved, as it is not training.
 
 
+class CoordinationClient(Protocol):
+  """The client of JAX's coordination service, as far as it is used here."""
+
+  def key_value_set(self, key: str, value: str) -> None: ...  # noqa: D102
+
+  def key_value_dir_get(self, key: str) -> Sequence[tuple[str, str]]: ...  # noqa: D102
+
+  def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...  # noqa: D102
+
+  def wait_at_barrier(self, barrier_id: str, timeout_in_ms: int) -> object: ...  # noqa: D102
+
+
 class SharedStop:
   """The part of one process in the common stop of a run."""
 
   def __init__(
-    self, client: Any, process: int, count: int, stop: Stop, end: Callable[[str, int], object]
+    self,
+    client: CoordinationClient,
+    process: int,
+    count: int,
+    stop: Stop,
+    end: Callable[[str, int], object],
   ):
     """Starts the thread.
 

@@ -22,6 +22,7 @@ from attn_flax.models.network import Network
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Classes, distinct
 from attn_flax.training import dataset_file, run_folder
+from attn_flax.training.artifacts import File
 from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.experiment import make_model
 
@@ -130,8 +131,8 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
   )
   if wrong := _misfits(expected, variables):
     raise UserError(
-      f'config.json and dataset.json in {workdir} describe another network than its checkpoints '
-      f'hold ({wrong}); restore these files from a copy'
+      f'{File.CONFIG} and {File.DATASET} in {workdir} describe another network than its '
+      f'checkpoints hold ({wrong}); restore these files from a copy'
     )
   return TrainedRun(
     model=model,

@@ -228,7 +228,7 @@ def _fresh_state(
   state, loaded = start_from(state, weights or read_source(source))
   if processes.is_first():
     print(f'starting from {source}: {loaded.describe()}')
-    artifacts.write_json(workdir / 'init_from.json', loaded._asdict())
+    artifacts.write_json(workdir / artifacts.File.SOURCE, loaded._asdict())
   return state
 
 

@@ -108,6 +108,10 @@ def test_other_tasks_have_an_end_too():
   )
   lines = closing({'test_error': 0.123456, 'steps': 3}, task, pathlib.Path('run'), None)
   assert lines.splitlines()[0] == 'test: error 0.123' and 'explain' not in lines
+  with_classes = task._replace(classes=classification.classification().classes)
+  result = {'test_error': 1.7, 'test_count': 5, 'steps': 3}  # No share, so it has no such interval.
+  lines = closing(result, with_classes, pathlib.Path('run'), None)
+  assert lines.splitlines()[0] == 'test: error 1.7'
 
 
 @pytest.mark.parametrize(

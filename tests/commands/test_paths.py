@@ -101,7 +101,7 @@ def test_checkpoints_in_a_folder_of_any_name_can_be_read(name, tmp_path):
   written.save(1, state, {'train_seconds': 0.0}, None)
   written.close()
   read = Checkpoints(tmp_path / name, read_only=True)
-  assert read.read_weights(read.latest())['params']['w'].tolist() == [0, 1, 2]
+  assert read.read_weights(read.steps()[-1])['params']['w'].tolist() == [0, 1, 2]
   read.close()
 
 

@@ -11,7 +11,7 @@ from configs import base, compare
 
 
 def is_section(kind):
-  return of_run.Section in getattr(kind, '__mro__', ())
+  return of_run.ConfigSection in getattr(kind, '__mro__', ())
 
 
 def sections(protocol):
@@ -46,7 +46,7 @@ def test_a_section_has_the_fields_of_its_type(make, path, protocol, word):
   section, hints = at(make(word), path), typing.get_type_hints(protocol)
   if protocol is of_run.ModelConfig:  # It also has the fields of each network.
     assert hints.keys() <= set(section)
-  elif protocol is not of_run.Section:
+  elif protocol is not of_run.ConfigSection:
     assert hints.keys() == set(section)
   for name, hint in hints.items():
     if not is_section(kinds(hint)[0]):

@@ -13,7 +13,10 @@ from PIL import Image
 
 from attn_flax.report import formats, pages, parts
 from attn_flax.report.answer import answer
-from attn_flax.report.figures import style
+from attn_flax.report.figures import pareto, style
+from attn_flax.report.figures.fonts import lettering
+from attn_flax.report.notes import notes
+from attn_flax.report.tables import results
 from attn_flax.report.wording import Title, Wording
 from attn_flax.report.write import write_report
 from attn_flax.study.explanations import SCORES
@@ -435,7 +438,7 @@ def test_another_task_has_words_and_columns_of_its_own(tmp_path, monkeypatch):
     achieves='has a mean IoU of {value} % on {images} test images',
     note='Pixels: share of the pixels that are classified correctly.',
   )
-  own = parts.Pages(words, scores=lambda _: [], published=lambda _: [])
+  own = parts.Pages(words, scores=lambda _: [], further=lambda _: [])
   monkeypatch.setitem(pages._PAGES, 'segmentation', own)
   found = fake_findings.findings(('none', 'se'), pictures=1)
   variants = [
@@ -446,7 +449,7 @@ def test_another_task_has_words_and_columns_of_its_own(tmp_path, monkeypatch):
     )
     for v in found.variants
   ]
-  task = found.task._replace(best='miou', pages='segmentation')
+  task = found.task._replace(name='segmentation', best='miou')
   write_report(dataclasses.replace(found, task=task, variants=variants), tmp_path)
   text = (tmp_path / 'report.md').read_text()
   assert not re.search('top-?[15]|ccurac|onfusion', text)
@@ -456,3 +459,31 @@ def test_another_task_has_words_and_columns_of_its_own(tmp_path, monkeypatch):
     (row, _) = csv.DictReader(file)
   assert list(row)[:4] == ['variant', 'seeds', 'miou_mean', 'miou_spread']
   assert float(row['pixels']) == 0.7
+
+
+def test_a_score_that_is_no_share_is_printed_without_percent(monkeypatch):
+  words = Wording(
+    quality='error',
+    best=Title('mean error', ('error_mean', 'error_spread'), is_share=False, digits=3),
+    best_in_full='mean error',
+    beside={},
+    further={},
+    achieves='has a mean error of {value} on {images} test images',
+    note='',
+  )
+  own = parts.Pages(words, scores=lambda _: [], further=lambda _: [])
+  monkeypatch.setitem(pages._PAGES, 'regression', own)
+  found = fake_findings.findings(('none', 'se'), pictures=1)
+  task = found.task._replace(name='regression', best='error', higher_is_better=False)
+  found = dataclasses.replace(found, task=task)
+  said = [*answer(found), *notes(found)]
+  assert (
+    'The baseline, none, has a mean error of 0.901 on 2\u202f000 test images (3 seeds).' in said
+  )
+  assert not any('point' in line for line in said if '80 % power' in line)
+  for table in (results.summary(found), results.performance(found)):
+    assert 'difference' in [column.title for column in table.columns]
+  with style.drawing(lettering(found.class_names).families):
+    (drawn, *_) = pareto.plots(found)
+  lowest = min(found.variants, key=lambda v: v.performance.best.value)
+  assert lowest.name in drawn.alt.partition('On the Pareto front:')[2]

@@ -10,7 +10,7 @@ import pytest
 
 from attn_flax import UserError, create_model
 from attn_flax.commands.compare import compare as compare_study
-from attn_flax.report import notes
+from attn_flax.report import facts
 from attn_flax.report.tables.classification import class_shares
 from attn_flax.study import (
   conditions,
@@ -642,7 +642,7 @@ def test_curves_are_means_between_validations(tmp_path):
   ]
   path = tmp_path / 'metrics.jsonl'
   path.write_text('\n'.join(map(json.dumps, rows)))
-  assert conditions._curves(path, ('loss', 'top1'), 10) == {
+  assert conditions._curves(tmp_path, ('loss', 'top1'), 10) == {
     'train': [(2.0, {'loss': 1.5, 'top1': 0.5})],
     'validation': [(2.0, {'loss': 1.5, 'top1': 0.5})],
   }
@@ -650,7 +650,7 @@ def test_curves_are_means_between_validations(tmp_path):
 
 def describe(model):
   shares = mechanisms.augmented_shares(model, (32, 32, 3))
-  return notes.mechanism(Variant('', (), mechanisms.mechanisms(model), shares))
+  return facts.mechanism(Variant('', (), mechanisms.mechanisms(model), shares))
 
 
 def test_mechanisms_are_described_by_what_is_unusual_in_them():

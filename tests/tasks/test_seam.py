@@ -1,6 +1,8 @@
 """A task other than classification is trained, saved and scored through its `Task` record only."""
 
+import ast
 import pathlib
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,6 @@ def brightness(setting=None):
     examples=examples,
     further=lambda predictions: {'bias': float((predictions['guess']).mean())},
     summary=lambda predictions, _: ({'worst': float(examples(predictions).max())}, {}),
-    pages='brightness',
   )
 
 
@@ -112,6 +113,16 @@ def test_without_classes_there_is_none_to_predict_or_explain(finished, tmp_path,
   assert f'{finished} was trained for the task brightness, which predicts no class' in line
 
 
+def test_without_pages_there_is_no_report(finished, tmp_path, capsys):
+  folder = tmp_path / 'report'
+  assert (
+    command_line.run(['main.py', '--mode=compare', f'--workdirs={finished}', f'--workdir={folder}'])
+    == 2
+  )
+  (line,) = capsys.readouterr().err.splitlines()  # Nothing is measured before.
+  assert "unknown report pages 'brightness'" in line
+
+
 def test_an_unknown_task_is_refused(small_dataset, tmp_path):
   config = base.get_config('smoke')
   config.task = 'clasification'
@@ -124,3 +135,25 @@ def test_only_classification_and_its_pages_speak_of_accuracy(word):
   for path in sorted((ROOT / 'attn_flax').rglob('*.py')):
     if path.name != 'classification.py':
       assert word not in path.read_text(), path
+
+
+def test_the_report_says_nothing_of_classification_elsewhere():
+  """Only the docstrings do, where they give examples."""
+  words = re.compile('accurac|confusion|top-?5|correctly classified', re.IGNORECASE)
+  for path in sorted((ROOT / 'attn_flax' / 'report').rglob('*.py')):
+    if path.name != 'classification.py':
+      tree = ast.parse(path.read_text())
+      documented = ast.Module | ast.FunctionDef | ast.ClassDef
+      docs = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+      }
+      for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs:
+          assert not words.search(node.value), (path, node.value)
+
+
+@pytest.mark.parametrize('name', names.TASKS)
+def test_a_task_has_the_name_that_it_is_found_by(name):
+  assert names.find_task(name).name == name

@@ -61,7 +61,7 @@ def test_the_latest_two_and_the_best_are_kept(scores, kept, best, tmp_path):
   assert run_files.steps(tmp_path) == kept
   for read_only in (True, False):
     checkpoints = Checkpoints(tmp_path, read_only=read_only)
-    assert checkpoints.latest() == len(scores)
+    assert checkpoints.steps()[-1] == len(scores)
     assert checkpoints.best() == best
     checkpoints.close()
   assert run_files.steps(tmp_path) == kept
@@ -76,7 +76,7 @@ def test_the_best_may_be_the_lowest(tmp_path):
   checkpoints.close()
   assert run_files.steps(tmp_path) == [4, 5, 6]
   reader = Checkpoints(tmp_path, task, read_only=True)
-  assert (reader.latest(), reader.best()) == (6, 4)
+  assert (reader.steps()[-1], reader.best()) == (6, 4)
   reader.close()
 
 
@@ -111,7 +111,7 @@ def test_a_relative_folder_works(tmp_path, monkeypatch):
 
 def test_an_empty_folder_has_no_checkpoints(tmp_path):
   checkpoints = Checkpoints(tmp_path)
-  assert checkpoints.latest() is None and checkpoints.best() is None
+  assert not checkpoints.steps() and checkpoints.best() is None
   checkpoints.close()
   with pytest.raises(UserError, match='holds no checkpoints; name the folder of a run'):
     Checkpoints(tmp_path / 'elsewhere', read_only=True)
@@ -209,7 +209,7 @@ def test_a_save_that_fails_in_the_background_is_reported(ends_with, tmp_path, mo
       checkpoints.close()
   monkeypatch.undo()
   reader = Checkpoints(tmp_path, read_only=True)
-  assert (reader.latest(), reader.best()) == (1, 1)
+  assert (reader.steps()[-1], reader.best()) == (1, 1)
   restored, _ = reader.restore(1, abstract(state(0)))
   jax.tree.map(np.testing.assert_array_equal, restored, state(1))
   reader.close()

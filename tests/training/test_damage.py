@@ -214,6 +214,11 @@ def test_restart_needs_the_checkpoints_out_of_the_way(damaged, capsys, monkeypat
   assert after.keys() == before.keys() and (damaged / 'checkpoints').is_dir()
 
 
+def test_restart_removes_all_that_a_run_writes(finished):
+  left = {path.name for path in finished.iterdir()} - {*artifacts.File, *artifacts.Folder}
+  assert left <= {'.lock'}
+
+
 def test_restart_leaves_no_result_of_the_run_before(damaged):
   for name in ('evaluation.json', 'explanations.json', 'explanations.png', 'predictions.npz'):
     (damaged / name).write_text('old')
@@ -228,7 +233,7 @@ def test_restart_leaves_no_result_of_the_run_before(damaged):
 
 
 def test_a_run_that_has_saved_once_does_not_begin_again_without_a_word(tmp_path, capsys):
-  """The log is too short to show the save; the file `run_folder.SAVED` shows it."""
+  """The log is too short to show the save; the file `File.SAVED` shows it."""
   command = [word for word in TINY if 'every_steps' not in word]
   run = tmp_path / 'run'
   assert command_line.run(['main.py', *command, f'--workdir={run}']) == 0

@@ -1,4 +1,4 @@
-"""Plots of accuracy against cost, with the Pareto front."""
+"""Plots of the best score against cost, with the Pareto front."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -84,8 +84,9 @@ def _plot(findings: Findings, axis: _Axis) -> style.Illustration:
   ]
   base = next((cost for _, name, _, cost in known if name == findings.baseline), None)
   costs = [axis.read(cost, base) for *_, cost in known]
-  scores = [100 * best.value for _, _, best, _ in known]
-  best = front([cost.value for cost in costs], scores)
+  scale, sign = words.best.scale, 1 if findings.task.higher_is_better else -1
+  scores = [scale * best.value for _, _, best, _ in known]
+  best = front([cost.value for cost in costs], [sign * score for score in scores])
   rows = -(-len(known) // 3)
   canvas = Canvas(figsize=(3.2, 2.8 + 0.17 * rows), layout='constrained')
   ax = canvas.subplots()
@@ -105,7 +106,7 @@ def _plot(findings: Findings, axis: _Axis) -> style.Illustration:
     ax.errorbar(
       value,
       scores[i],
-      yerr=100 * (spread or 0),
+      yerr=scale * (spread or 0),
       xerr=[[value - low], [high - value]],
       color=color,
       marker=look['marker'],

@@ -12,7 +12,7 @@ from attn_flax.report.figures import style
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.scores import CONTROLS, KINDS, find
 from attn_flax.report.wording import score_heading
-from attn_flax.study.explanations import SCORES
+from attn_flax.study.explanations import SCORES, Kind
 from attn_flax.study.findings import Findings, Run
 
 # Width in inches of a figure on a phone of 390 CSS pixels.
@@ -45,7 +45,7 @@ def _curves(findings: Findings, is_narrow: bool) -> style.Illustration | None:
   if not any(drawn.values()):
     return None
   words = wording(findings)
-  metrics = (('loss', 'loss', 1), (findings.task.best, words.best.heading, 100))
+  metrics = (('loss', 'loss', 1), (findings.task.best, words.best.heading, words.best.scale))
   # On a phone the four plots are stacked.
   canvas = Canvas(figsize=(NARROW, 9) if is_narrow else (9, 6.2), layout='constrained')
   if is_narrow:
@@ -148,7 +148,7 @@ def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | No
   ]
   if not known:
     return None
-  best = wording(findings).best.name
+  best = wording(findings).best
   width, row = (NARROW, 0.45) if is_narrow else (6.2, 0.36)
   canvas = Canvas(figsize=(width, 1.1 + row * len(known)), layout='constrained')
   ax = canvas.subplots()
@@ -156,8 +156,9 @@ def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | No
   ax.axvline(0, color=style.GRAY, lw=1.2)
   for y, (_, estimate, _, index) in enumerate(known):
     look = style.line_style(index)
-    ax.plot([100 * estimate.low, 100 * estimate.high], [y, y], color=look['color'], lw=2)
-    ax.plot(100 * estimate.mean, y, color=look['color'], marker=look['marker'], ms=7)
+    ends = [best.scale * estimate.low, best.scale * estimate.high]
+    ax.plot(ends, [y, y], color=look['color'], lw=2)
+    ax.plot(best.scale * estimate.mean, y, color=look['color'], marker=look['marker'], ms=7)
   # The verdict is printed below the name.
   ax.set_yticks(
     range(len(known)), [f'{style.plain(name, 20)}\n{verdict}' for name, _, verdict, _ in known]
@@ -165,7 +166,9 @@ def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | No
   ax.set_ylim(len(known) - 0.4, -0.6)
   ax.yaxis.set_tick_params(length=0)
   ax.spines['left'].set_visible(False)
-  label = [f'{best} minus that of {style.plain(findings.baseline, 20)},', 'percentage points']
+  label = [f'{best.name} minus that of {style.plain(findings.baseline, 20)}']
+  if best.is_share:
+    label = [f'{label[0]},', 'percentage points']
   ax.set_xlabel(('\n' if is_narrow else ' ').join(label))
   return style.finish(
     canvas,
@@ -174,10 +177,8 @@ def _differences(findings: Findings, is_narrow: bool) -> style.Illustration | No
     'Points are mean differences; bars are their 95 % intervals, corrected for the number of'
     ' variants. Where a bar crosses the line at zero, no difference is shown, which does not mean'
     ' that there is none.',
-    f'Difference in {best} of each variant to the baseline: '
-    + '; '.join(
-      f'{name} {formats.points(e.mean)} {formats.interval(e, 2, 100)}' for name, e, _, _ in known
-    ),
+    f'Difference in {best.name} of each variant to the baseline: '
+    + '; '.join(f'{name} {best.change(e.mean)} {best.interval(e)}' for name, e, _, _ in known),
   )
 
 
@@ -205,8 +206,8 @@ def _scores(findings: Findings, is_narrow: bool) -> style.Illustration | None:
     ax.grid(True, axis='x')
     for y, variant in enumerate(findings.variants):
       for kind, shift, marker, color in (
-        ('Grad-CAM', -0.16, 'o', style.COLORS[0]),
-        ('own map', 0.16, 's', style.COLORS[1]),
+        (Kind.GRAD_CAM, -0.16, 'o', style.COLORS[0]),
+        (Kind.OWN_MAP, 0.16, 's', style.COLORS[1]),
       ):
         score = find(variant, kind, name)
         if score is None:

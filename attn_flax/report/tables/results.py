@@ -3,8 +3,8 @@
 import dataclasses
 
 from attn_flax.report import formats
-from attn_flax.report.notes import conditions as conditions_of
-from attn_flax.report.notes import mechanism
+from attn_flax.report.facts import conditions as conditions_of
+from attn_flax.report.facts import mechanism
 from attn_flax.report.pages import wording
 from attn_flax.report.tables.cells import (
   NO_CELL,
@@ -16,6 +16,7 @@ from attn_flax.report.tables.cells import (
 )
 from attn_flax.report.wording import Title
 from attn_flax.study.findings import Cost, Findings, Mean, Ratio, Run, Variant
+from attn_flax.study.statistics import Verdict
 
 
 def summary(findings: Findings) -> Table:
@@ -36,7 +37,7 @@ def summary(findings: Findings) -> Table:
         Cell(variant.name),
         verdict,
         Cell(words.best.number(best), order=best),
-        Cell(formats.points(gain), formats.interval(difference, 2, 100), order=gain),
+        Cell(words.best.change(gain), words.best.interval(difference), order=gain),
         Cell(formats.times(step), order=step),
       ]
     )
@@ -44,7 +45,7 @@ def summary(findings: Findings) -> Table:
     Column('variant', numeric=False),
     Column('verdict', numeric=False),
     Column(words.best.heading),
-    Column('difference, points'),
+    Column(_in_points('difference', words.best)),
     Column('step time'),
   ]
   return Table('summary', 'Answer', columns, rows)
@@ -72,8 +73,8 @@ def performance(findings: Findings) -> Table:
         _score(words.best, found.best, name),
         *(cells[score] for score in words.beside),
         Cell(
-          formats.points(difference.mean if difference else None),
-          formats.interval(difference, 2, 100),
+          words.best.change(difference.mean if difference else None),
+          words.best.interval(difference),
           {
             'difference': difference.mean if difference else None,
             'difference_low': difference.low if difference else None,
@@ -82,7 +83,7 @@ def performance(findings: Findings) -> Table:
           },
           name,
         ),
-        Cell(formats.percent(found.detectable), '', {'detectable': found.detectable}, name),
+        Cell(words.best.number(found.detectable), '', {'detectable': found.detectable}, name),
         *(cells[score] for score in words.further),
         _mechanism(variant),
       ]
@@ -92,8 +93,8 @@ def performance(findings: Findings) -> Table:
     Column('verdict', numeric=False),
     Column('seeds'),
     *(Column(title.heading) for title in (words.best, *words.beside.values())),
-    Column('difference, points'),
-    Column('detectable, points'),
+    Column(_in_points('difference', words.best)),
+    Column(_in_points('detectable', words.best)),
     *(Column(title.heading) for title in words.further.values()),
     Column('mechanism', numeric=False),
   ]
@@ -106,6 +107,10 @@ def performance(findings: Findings) -> Table:
     f' {words.note}'
   )
   return Table(words.quality, words.quality.capitalize(), columns, rows, note)
+
+
+def _in_points(name: str, best: Title) -> str:
+  return f'{name},{best.points}' if best.points else name
 
 
 def _mechanism(variant: Variant) -> Cell:
@@ -213,7 +218,7 @@ def runs(findings: Findings) -> Table:
         Cell(title.number(run.scores.get(score)), order=run.scores.get(score))
         for score, title in titles.items()
       ),
-      Cell(state(run), run.error, tone='worse' if run.error else ''),
+      Cell(state(run), run.error, tone=Verdict.WORSE if run.error else ''),
       Cell(run.folder, code=True),
       Cell(run.command, code=True),
     ]
@@ -237,7 +242,7 @@ def state(run: Run) -> str:
 
 
 def conditions(findings: Findings) -> Table:
-  """What the results depend on besides the attention, see `notes.conditions`."""
+  """What the results depend on besides the attention, see `facts.conditions`."""
   rows = [
     [Cell(name), Cell(formats.one_line(value), code=name == 'command')]
     for name, value in conditions_of(findings).items()

@@ -1,7 +1,7 @@
 """The tables of the explanation scores: an overview, and one table per score with its controls."""
 
 from attn_flax.report import formats
-from attn_flax.report.notes import own_map
+from attn_flax.report.facts import own_map
 from attn_flax.report.tables.cells import (
   NO_CELL,
   Cell,
@@ -12,16 +12,17 @@ from attn_flax.report.tables.cells import (
   verdict_cell,
 )
 from attn_flax.report.wording import score_heading, score_title
-from attn_flax.study.explanations import SCORES, Score
+from attn_flax.study.explanations import SCORES, Control, Kind, Score
 from attn_flax.study.findings import Findings, Variant
+from attn_flax.study.statistics import Verdict
 
 # Kinds of maps and controls by their names in the columns of `results.csv`.
-KINDS = {'Grad-CAM': 'gradcam', 'own map': 'own'}
-CONTROLS = {
-  'random map': 'random',
-  'centered Gaussian': 'gaussian',
-  'best fixed map': 'fixed',
-  'random weights': 'random_weights',
+KINDS: dict[str, str] = {Kind.GRAD_CAM: 'gradcam', Kind.OWN_MAP: 'own'}
+CONTROLS: dict[str, str] = {
+  Control.RANDOM_MAP: 'random',
+  Control.GAUSSIAN: 'gaussian',
+  Control.FIXED_MAP: 'fixed',
+  Control.RANDOM_WEIGHTS: 'random_weights',
 }
 DIGITS = 3
 
@@ -48,12 +49,12 @@ def overview(findings: Findings) -> Table:
   for variant in findings.variants:
     found = variant.explanations
     for kind in KINDS:
-      what = own_map(found.own_map) if found and kind == 'own map' else ''
+      what = own_map(found.own_map) if found and kind == Kind.OWN_MAP else ''
       cells = [name_cell(variant), Cell(kind, what)]
       for name in SCORES:
         score = find(variant, kind, name)
         cells.append(NO_CELL if score is None else _summary(score))
-      if kind == 'Grad-CAM' and found:
+      if kind == Kind.GRAD_CAM and found:
         cells.append(
           Cell(
             formats.percent(found.empty, 1),
@@ -88,12 +89,13 @@ def _summary(score: Score) -> Cell:
   above, not_above = beaten(score)
   tested = len(above) + len(not_above)
   if not tested:
-    detail, tone = '', ''
+    detail = ''
   elif not_above:
-    detail, tone = f'beats {len(above)} of {tested} controls', 'no difference shown'
+    detail = f'beats {len(above)} of {tested} controls'
   else:
     every = tested == len(CONTROLS)
-    detail, tone = 'beats all controls' if every else f'beats {tested} of {tested} tested', 'better'
+    detail = 'beats all controls' if every else f'beats {tested} of {tested} tested'
+  tone = '' if not tested else Verdict.OPEN if not_above else Verdict.BETTER
   return Cell(formats.number(score.value, DIGITS), detail, order=score.value, tone=tone)
 
 
@@ -105,7 +107,7 @@ def score_table(findings: Findings, name: str) -> Table:
   for variant in findings.variants:
     for kind, prefix in KINDS.items():
       score = find(variant, kind, name)
-      if kind == 'own map' and not (variant.explanations and variant.explanations.own_map):
+      if kind == Kind.OWN_MAP and not (variant.explanations and variant.explanations.own_map):
         continue  # The overview has a row that says so.
       if score is None:
         rows.append([name_cell(variant), NO_CELL, Cell(kind), *[NO_CELL] * (len(controls) + 3)])

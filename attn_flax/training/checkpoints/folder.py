@@ -62,7 +62,9 @@ class Checkpoints:
     self._read_only = read_only
     self._is_regular = is_regular
     self._scores: dict[int, dict[str, float] | None] = {}
-    self.folder = (workdir / 'checkpoints').absolute()  # Orbax refuses relative paths.
+    self.folder = (
+      workdir / artifacts.Folder.CHECKPOINTS
+    ).absolute()  # Orbax refuses relative paths.
     run_folder.check_name(workdir, read_only=read_only)
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints; name the folder of a run with --workdir')
@@ -113,7 +115,7 @@ class Checkpoints:
 
   def _mark_saved(self) -> None:
     with contextlib.suppress(OSError):  # On a full disk, the next file that is written reports it.
-      (self.folder.parent / run_folder.SAVED).touch()
+      (self.folder.parent / artifacts.File.SAVED).touch()
 
   def add_scores(self, step: int, scores: dict[str, float]) -> None:
     """Adds validation scores to a checkpoint on disk that was saved without them.
@@ -154,17 +156,13 @@ class Checkpoints:
     """The steps of all checkpoints, in ascending order."""
     return list(self._manager.all_steps())
 
-  def latest(self) -> int | None:
-    """The step of the latest checkpoint; None without one."""
-    return self._manager.latest_step()
-
   def best(self) -> int | None:
     """The step of the checkpoint with the best validation score; None if none has scores."""
     return max(self._merits(self.steps()), default=(0.0, None))[1]
 
   def _merits(self, steps: Sequence[int]) -> list[tuple[float, int]]:
     """(merit, step) of each scored checkpoint; the merit is the score, or minus it, to maximize."""
-    name, merits = f'val_{self._task.best}', []
+    name, merits = artifacts.score_name('val', self._task.best), []
     for step in steps:
       if step not in self._scores:
         self._scores[step] = self._read_scores(step)
@@ -320,5 +318,4 @@ class Checkpoints:
 
 def _task_of(workdir: pathlib.Path) -> Task:
   """The task of a run folder; the default one for a folder with checkpoints but no config."""
-  is_run = (workdir / 'config.json').exists()
-  return find_task(run_folder.load_config(workdir).task if is_run else FIRST)
+  return find_task(run_folder.load_config(workdir).task if artifacts.holds_run(workdir) else FIRST)
