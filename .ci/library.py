@@ -20,5 +20,6 @@ network, _ = attn_flax.from_torch(weights.state(classes=5))
 assert network.num_classes == 5
 
 apart = {'PIL', 'grain', 'matplotlib', 'ml_collections', 'tensorflow_datasets', 'torch', 'tqdm'}
+apart |= {'attn_flax.data', 'optax', 'scipy'}
 assert not apart & set(sys.modules), apart & set(sys.modules)
 print(f'attn_flax {attn_flax.__version__} works with jax {jax.__version__} alone')

@@ -20,15 +20,15 @@ import pytest
 import run_files
 from PIL import Image
 
-import main
 from attn_flax import data
+from attn_flax.commands import command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 FROZEN = ROOT / 'tests' / 'frozen'
 
 
 def run(*arguments):
-  return main.run(['main.py', *map(str, arguments)])
+  return command_line.run(['main.py', *map(str, arguments)])
 
 
 def unpack(name, folder):

@@ -72,7 +72,7 @@ STACK = (
   ('explain', 'costs'),
   ('models',),
   ('data', 'attention'),
-  ('tasks', 'layers', 'batching'),
+  ('tasks', 'layers', 'batching', 'files'),
   ('errors',),
 )
 LEVEL = {part: level for level, parts in enumerate(STACK) for part in parts}
@@ -158,8 +158,9 @@ def test_the_report_touches_no_device():
 
 
 def test_importing_the_library_is_light():
-  """It imports neither TensorFlow nor torch, nor slow packages that may not be needed."""
+  """It imports neither TensorFlow nor torch, nor what only training needs."""
   heavy = 'tensorflow torch tensorflow_datasets sklearn orbax tensorboardX PIL grain matplotlib'
+  heavy += ' optax scipy attn_flax.data'
   code = f'import sys, attn_flax; print(*{set(heavy.split())!r} & set(sys.modules))'
   done = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, check=True, capture_output=True, text=True

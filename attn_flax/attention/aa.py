@@ -86,14 +86,14 @@ class AugmentedConv(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('aa', features=self.features, heads=self.heads, min_key_dim=self.min_key_dim)
-    check_counts('aa', MOST_STRIDE, stride=self.stride)
-    check_flags('aa', relative=self.relative, pool=self.pool)
-    check_range('aa kernel', self.kernel, 1, MOST_KERNEL, odd=True)
-    check_range('aa kappa', self.kappa, 0, 1)
-    check_range('aa upsilon', self.upsilon, 0, 1)
-    check_choice('aa implementation', self.implementation, IMPLEMENTATIONS)
-    layers.check_dtype('aa dtype', self.dtype)
+    check_counts(features=self.features, heads=self.heads, min_key_dim=self.min_key_dim)
+    check_counts(most=MOST_STRIDE, stride=self.stride)
+    check_flags(relative=self.relative, pool=self.pool)
+    check_range('kernel', self.kernel, 1, MOST_KERNEL, odd=True)
+    check_range('kappa', self.kappa, 0, 1)
+    check_range('upsilon', self.upsilon, 0, 1)
+    check_choice('implementation', self.implementation, IMPLEMENTATIONS)
+    layers.check_dtype('dtype', self.dtype)
     super().__post_init__()
 
   @nn.compact

@@ -5,7 +5,7 @@ Bahdanau, Cho, Bengio, "Neural Machine Translation by Jointly Learning to Align 
 There the query is the state of a decoder; here it is the mean pixel, or the mean channel.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,11 @@ class AdditiveSpatial(nn.Module):
 
   ratio: int = 16
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_counts(ratio=self.ratio)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -53,6 +58,11 @@ class AdditiveChannel(nn.Module):
 
   hidden: int = 8
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_counts(hidden=self.hidden)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -85,12 +95,13 @@ class Additive(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('additive', ratio=self.ratio)
-    layers.check_dtype('additive dtype', self.dtype)
+    self._spatial(parent=None)
     super().__post_init__()
+
+  def _spatial(self, **place: Any) -> AdditiveSpatial:
+    return AdditiveSpatial(self.ratio, self.dtype, **place)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    spatial = AdditiveSpatial(self.ratio, self.dtype, name='spatial')
-    return compose(self, x, spatial=spatial, train=train)
+    return compose(self, x, spatial=self._spatial(name='spatial'), train=train)

@@ -3,7 +3,7 @@
 Park et al., "BAM: Bottleneck Attention Module" (BMVC 2018, https://arxiv.org/abs/1807.06514).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,10 +11,10 @@ import jax
 from attn_flax import layers
 from attn_flax.attention.compose import compose, hidden_channels
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice, check_counts, check_flags, check_range
+from attn_flax.errors import check_choice, check_counts, check_flags
 from attn_flax.layers.types import Dtype
 
-MOST_DILATION = 1000
+_MOST_DILATION = 1000
 _MOST_DEPTH = 32
 
 
@@ -34,6 +34,14 @@ class SpatialDilated(nn.Module):
   depth: int = 2
   end_norm: bool = False
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_counts(ratio=self.ratio)
+    check_counts(most=_MOST_DILATION, dilation=self.dilation)
+    check_counts(most=_MOST_DEPTH, depth=self.depth)
+    check_flags(end_norm=self.end_norm)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -86,22 +94,20 @@ class BAM(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('bam', ratio=self.ratio)
-    check_range('bam dilation', self.dilation, 1, MOST_DILATION, whole=True)
-    check_range('bam depth', self.depth, 1, _MOST_DEPTH, whole=True)
-    check_choice('bam combine', self.combine, ('product', 'sum'))
-    check_flags('bam', end_norm=self.end_norm)
-    layers.check_dtype('bam dtype', self.dtype)
+    check_choice('combine', self.combine, ('product', 'sum'))
+    self._channel(parent=None)
+    self._spatial(parent=None)
     super().__post_init__()
+
+  def _channel(self, **place: Any) -> ChannelMLP:
+    return ChannelMLP(self.ratio, norm=True, end_norm=self.end_norm, dtype=self.dtype, **place)
+
+  def _spatial(self, **place: Any) -> SpatialDilated:
+    return SpatialDilated(self.ratio, self.dilation, self.depth, self.end_norm, self.dtype, **place)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    channel = ChannelMLP(
-      self.ratio, norm=True, end_norm=self.end_norm, dtype=self.dtype, name='channel'
-    )
-    spatial = SpatialDilated(
-      self.ratio, self.dilation, self.depth, self.end_norm, self.dtype, name='spatial'
-    )
+    channel, spatial = self._channel(name='channel'), self._spatial(name='spatial')
     order = f'parallel_{self.combine}'
     return compose(self, x, channel, spatial, order=order, residual=True, train=train)

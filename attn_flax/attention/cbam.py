@@ -4,7 +4,7 @@ Woo et al., "CBAM: Convolutional Block Attention Module" (ECCV 2018,
 https://arxiv.org/abs/1807.06521).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,12 +12,11 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.compose import ORDERS, compose
-from attn_flax.attention.pools import check_pools
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import check_choice, check_counts, check_flags, check_range
+from attn_flax.errors import check_choice, check_flags, check_range
 from attn_flax.layers.types import Dtype
 
-MOST_KERNEL = 63  # On a CPU the program grows with each row and column of the kernel.
+_MOST_KERNEL = 63  # On a CPU the program grows with each row and column of the kernel.
 
 
 class SpatialConv(nn.Module):
@@ -32,6 +31,12 @@ class SpatialConv(nn.Module):
   kernel_size: int = 7
   zero_init: bool = True
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_range('kernel_size', self.kernel_size, 1, _MOST_KERNEL, odd=True)
+    check_flags(zero_init=self.zero_init)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -79,17 +84,20 @@ class CBAM(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('cbam', ratio=self.ratio)
-    check_range('cbam kernel_size', self.kernel_size, 1, MOST_KERNEL, odd=True)
-    check_flags('cbam', bias=self.bias, zero_init_spatial=self.zero_init_spatial)
-    layers.check_dtype('cbam dtype', self.dtype)
-    check_pools('cbam pools', self.pools)
-    check_choice('cbam order', self.order, ORDERS)
+    check_choice('order', self.order, ORDERS)
+    check_flags(zero_init_spatial=self.zero_init_spatial)
+    self._channel(parent=None)
+    self._spatial(parent=None)
     super().__post_init__()
+
+  def _channel(self, **place: Any) -> ChannelMLP:
+    return ChannelMLP(self.ratio, self.pools, self.bias, dtype=self.dtype, **place)
+
+  def _spatial(self, **place: Any) -> SpatialConv:
+    return SpatialConv(self.kernel_size, self.zero_init_spatial, self.dtype, **place)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    channel = ChannelMLP(self.ratio, self.pools, self.bias, dtype=self.dtype, name='channel')
-    spatial = SpatialConv(self.kernel_size, self.zero_init_spatial, self.dtype, name='spatial')
+    channel, spatial = self._channel(name='channel'), self._spatial(name='spatial')
     return compose(self, x, channel, spatial, order=self.order, train=train)

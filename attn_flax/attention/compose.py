@@ -101,7 +101,7 @@ def compose(
       'spatial gate'
     )
   if len(present) == 2 and order.startswith('parallel'):
-    check_joined(type(module).__name__, order, activation)
+    check_joined(order, activation)
     y = _parallel(module, x, present, order, activation, train)
   else:
     y = x
@@ -115,11 +115,11 @@ def compose(
   return x + y if residual else y
 
 
-def check_joined(what: str, order: str, activation: str) -> None:
+def check_joined(order: str, activation: str) -> None:
   """Raises `UserError` for softmax gates in a parallel order."""
   if activation == 'softmax' and order.startswith('parallel'):
     raise UserError(
-      f'{what} activation={activation!r} needs gates that act one after the other, which '
+      f'activation={activation!r} needs gates that act one after the other, which '
       f"order={order!r} does not have; take channel_first, spatial_first or activation='sigmoid'"
     )
 

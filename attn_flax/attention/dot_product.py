@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.attention.pools import describe_channels
+from attn_flax.errors import check_counts
 from attn_flax.layers.marks import ATTENTION_SCOPE
 from attn_flax.layers.types import Dtype
 
@@ -27,6 +28,11 @@ class DotProductChannel(nn.Module):
 
   hidden: int = 8
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_counts(hidden=self.hidden)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

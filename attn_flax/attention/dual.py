@@ -4,7 +4,7 @@ Fu et al., "Dual Attention Network for Scene Segmentation" (CVPR 2019,
 https://arxiv.org/abs/1809.02983).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -34,6 +34,11 @@ class PositionAttention(nn.Module):
 
   ratio: int = 8
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    check_counts(ratio=self.ratio)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
 
   @nn.compact
   def __call__(
@@ -74,11 +79,15 @@ class ChannelAttention(nn.Module):
   energy: str = 'released'
   dtype: Dtype | None = None
 
+  def __post_init__(self) -> None:
+    check_choice('energy', self.energy, ENERGIES)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C], to be added to x."""
     del train
-    check_choice('energy of channel attention', self.energy, ENERGIES)
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     with jax.named_scope(ATTENTION_SCOPE):
       energy = jnp.einsum('npc,npd->ncd', flat, flat, preferred_element_type=jnp.float32)
@@ -115,10 +124,15 @@ class Dual(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('dual', ratio=self.ratio)
-    check_choice('dual energy', self.energy, ENERGIES)
-    layers.check_dtype('dual dtype', self.dtype)
+    self._position(parent=None)
+    self._channel(parent=None)
     super().__post_init__()
+
+  def _position(self, **place: Any) -> PositionAttention:
+    return PositionAttention(self.ratio, self.dtype, **place)
+
+  def _channel(self, **place: Any) -> ChannelAttention:
+    return ChannelAttention(self.energy, self.dtype, **place)
 
   @property
   def starts_as_identity(self) -> bool:
@@ -129,6 +143,6 @@ class Dual(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
     layers.check_map('dual attention', x)
-    position = PositionAttention(self.ratio, self.dtype, name='position')(x, train=train)
-    channel = ChannelAttention(self.energy, self.dtype, name='channel')(x, train=train)
+    position = self._position(name='position')(x, train=train)
+    channel = self._channel(name='channel')(x, train=train)
     return x + position + channel

@@ -5,7 +5,7 @@ Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -44,6 +44,15 @@ class ChannelConv(nn.Module):
   b: float = 1.0
   circular: bool = False
   dtype: Dtype | None = None
+
+  def __post_init__(self) -> None:
+    if self.kernel_size is not None:
+      check_range('kernel_size', self.kernel_size, 1, _MOST_KERNEL, odd=True)
+    check_range('gamma', self.gamma, 1e-3, 1e3)
+    check_range('b', self.b, -1e3, 1e3)
+    check_flags(circular=self.circular)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -93,18 +102,13 @@ class ECA(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_flags('eca', circular=self.circular)
-    layers.check_dtype('eca dtype', self.dtype)
-    if self.kernel_size is not None:
-      check_range('eca kernel_size', self.kernel_size, 1, _MOST_KERNEL, odd=True)
-    check_range('eca gamma', self.gamma, 1e-3, 1e3)
-    check_range('eca b', self.b, -1e3, 1e3)
+    self._channel(parent=None)
     super().__post_init__()
+
+  def _channel(self, **place: Any) -> ChannelConv:
+    return ChannelConv(self.kernel_size, self.gamma, self.b, self.circular, self.dtype, **place)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    channel = ChannelConv(
-      self.kernel_size, self.gamma, self.b, self.circular, self.dtype, name='channel'
-    )
-    return compose(self, x, channel, train=train)
+    return compose(self, x, self._channel(name='channel'), train=train)

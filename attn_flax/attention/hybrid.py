@@ -5,21 +5,22 @@ https://arxiv.org/abs/1807.06521), section 4.1, compares the orders of two gates
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
-from attn_flax.attention.bam import MOST_DILATION, SpatialDilated
-from attn_flax.attention.cbam import MOST_KERNEL, SpatialConv
+from attn_flax.attention.bam import SpatialDilated
+from attn_flax.attention.cbam import SpatialConv
 from attn_flax.attention.compose import ACTIVATIONS, ORDERS, Part, check_joined, compose
 from attn_flax.attention.dot_product import DotProductChannel
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
 from attn_flax.attention.eca import ChannelConv
 from attn_flax.attention.se import ChannelMLP
-from attn_flax.errors import UserError, check_choice, check_counts, check_flags, check_range
-from attn_flax.layers.types import Dtype, check_dtype
+from attn_flax.errors import UserError, check_choice, check_counts, check_flags
+from attn_flax.layers.types import Dtype
 
 MIXERS = ('dual', 'position')  # Parts that return a feature map to be added.
 
@@ -62,17 +63,16 @@ class Hybrid(nn.Module):
   def __post_init__(self) -> None:
     check_choice('channel gate', self.channel, (*CHANNEL, 'none'))
     check_choice('spatial gate', self.spatial, (*SPATIAL, 'none'))
-    check_counts('hybrid', ratio=self.ratio, position_ratio=self.position_ratio, hidden=self.hidden)
-    check_range('hybrid dilation', self.dilation, 1, MOST_DILATION, whole=True)
-    check_range('hybrid kernel_size', self.kernel_size, 1, MOST_KERNEL, odd=True)
-    check_flags('hybrid', residual=self.residual)
-    check_choice('hybrid order', self.order, ORDERS)
-    check_choice('hybrid activation', self.activation, ACTIVATIONS)
-    check_dtype('hybrid dtype', self.dtype)
-    self._check_parts()
+    check_choice('order', self.order, ORDERS)
+    check_choice('activation', self.activation, ACTIVATIONS)
+    check_counts(position_ratio=self.position_ratio)
+    check_flags(residual=self.residual)
+    for make in (*CHANNEL.values(), *SPATIAL.values()):  # Also parts that are not chosen.
+      make(self)(parent=None)
+    self._check_acting()
     super().__post_init__()
 
-  def _check_parts(self) -> None:
+  def _check_acting(self) -> None:
     """Raises `UserError` where no part acts, or the order cannot join the parts that act."""
     only = self.order.removesuffix('_only')
     parts = {'channel': self.channel, 'spatial': self.spatial}
@@ -80,15 +80,15 @@ class Hybrid(nn.Module):
     present = [name for name in acting.values() if name != 'none']
     if not present:
       raise UserError(
-        f'hybrid channel={self.channel!r}, spatial={self.spatial!r} and order={self.order!r} leave '
+        f'channel={self.channel!r}, spatial={self.spatial!r} and order={self.order!r} leave '
         'no part that acts; name a channel or a spatial gate'
       )
     if len(present) < 2 or not self.order.startswith('parallel'):
       return
-    check_joined('hybrid', self.order, self.activation)
+    check_joined(self.order, self.activation)
     if self.order == 'parallel_product' and set(present) & set(MIXERS):
       raise UserError(
-        f'hybrid order={self.order!r} multiplies gates, but one of {" and ".join(present)} returns '
+        f'order={self.order!r} multiplies gates, but one of {" and ".join(present)} returns '
         'a feature map to be added; take channel_first, spatial_first or parallel_sum'
       )
 
@@ -106,8 +106,8 @@ class Hybrid(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    channel = CHANNEL[self.channel](self) if self.channel != 'none' else None
-    spatial = SPATIAL[self.spatial](self) if self.spatial != 'none' else None
+    channel = CHANNEL[self.channel](self)(name='channel') if self.channel != 'none' else None
+    spatial = SPATIAL[self.spatial](self)(name='spatial') if self.spatial != 'none' else None
     return compose(
       self,
       x,
@@ -120,20 +120,21 @@ class Hybrid(nn.Module):
     )
 
 
-Maker = Callable[[Hybrid], Part]
+# Takes a part's fields from those of a hybrid; parent and name of the part are still open.
+Maker = Callable[[Hybrid], Callable[..., Part]]
 
 CHANNEL: dict[str, Maker] = {
-  'se': lambda h: ChannelMLP(h.ratio, dtype=h.dtype, name='channel'),
-  'eca': lambda h: ChannelConv(dtype=h.dtype, name='channel'),
-  'cbam': lambda h: ChannelMLP(h.ratio, ('avg', 'max'), dtype=h.dtype, name='channel'),
-  'bam': lambda h: ChannelMLP(h.ratio, norm=True, dtype=h.dtype, name='channel'),
-  'dual': lambda h: ChannelAttention(dtype=h.dtype, name='channel'),
-  'dot_product': lambda h: DotProductChannel(h.hidden, h.dtype, name='channel'),
-  'additive': lambda h: AdditiveChannel(h.hidden, h.dtype, name='channel'),
+  'se': lambda h: partial(ChannelMLP, h.ratio, dtype=h.dtype),
+  'eca': lambda h: partial(ChannelConv, dtype=h.dtype),
+  'cbam': lambda h: partial(ChannelMLP, h.ratio, ('avg', 'max'), dtype=h.dtype),
+  'bam': lambda h: partial(ChannelMLP, h.ratio, norm=True, dtype=h.dtype),
+  'dual': lambda h: partial(ChannelAttention, dtype=h.dtype),
+  'dot_product': lambda h: partial(DotProductChannel, h.hidden, h.dtype),
+  'additive': lambda h: partial(AdditiveChannel, h.hidden, h.dtype),
 }
 SPATIAL: dict[str, Maker] = {
-  'cbam': lambda h: SpatialConv(h.kernel_size, dtype=h.dtype, name='spatial'),
-  'bam': lambda h: SpatialDilated(h.ratio, h.dilation, dtype=h.dtype, name='spatial'),
-  'additive': lambda h: AdditiveSpatial(h.ratio, h.dtype, name='spatial'),
-  'position': lambda h: PositionAttention(h.position_ratio, h.dtype, name='spatial'),
+  'cbam': lambda h: partial(SpatialConv, h.kernel_size, dtype=h.dtype),
+  'bam': lambda h: partial(SpatialDilated, h.ratio, h.dilation, dtype=h.dtype),
+  'additive': lambda h: partial(AdditiveSpatial, h.ratio, h.dtype),
+  'position': lambda h: partial(PositionAttention, h.position_ratio, h.dtype),
 }

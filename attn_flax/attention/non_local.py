@@ -62,11 +62,11 @@ class NonLocal(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('non_local', ratio=self.ratio)
-    check_flags('non_local', scale=self.scale, zero_init=self.zero_init)
-    layers.check_dtype('non_local dtype', self.dtype)
-    check_choice('non_local kernel', self.kernel, KERNELS)
-    check_choice('non_local subsample', self.subsample, SUBSAMPLES)
+    check_counts(ratio=self.ratio)
+    check_flags(scale=self.scale, zero_init=self.zero_init)
+    layers.check_dtype('dtype', self.dtype)
+    check_choice('kernel', self.kernel, KERNELS)
+    check_choice('subsample', self.subsample, SUBSAMPLES)
     super().__post_init__()
 
   @property

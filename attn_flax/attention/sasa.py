@@ -45,10 +45,10 @@ class StandAlone(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('sasa', features=self.features, heads=self.heads)
-    layers.check_dtype('sasa dtype', self.dtype)
-    check_range('sasa kernel_size', self.kernel_size, 1, 31, odd=True)  # The window is unrolled.
-    check_range('sasa stride', self.stride, 1, 2, whole=True)
+    check_counts(features=self.features, heads=self.heads)
+    layers.check_dtype('dtype', self.dtype)
+    check_range('kernel_size', self.kernel_size, 1, 31, odd=True)  # The window is unrolled.
+    check_range('stride', self.stride, 1, 2, whole=True)
     super().__post_init__()
 
   @nn.compact

@@ -4,15 +4,15 @@ Chen et al., "SCA-CNN: Spatial and Channel-wise Attention in Convolutional Netwo
 Captioning" (CVPR 2017, https://arxiv.org/abs/1611.05594).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
 from attn_flax.attention.additive import AdditiveChannel, AdditiveSpatial
 from attn_flax.attention.compose import ACTIVATIONS, ORDERS, check_joined, compose
-from attn_flax.errors import check_choice, check_counts
-from attn_flax.layers.types import Dtype, check_dtype
+from attn_flax.errors import check_choice
+from attn_flax.layers.types import Dtype
 
 
 class SCA(nn.Module):
@@ -43,18 +43,23 @@ class SCA(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('sca', ratio=self.ratio, hidden=self.hidden)
-    check_choice('sca order', self.order, ORDERS)
-    check_choice('sca activation', self.activation, ACTIVATIONS)
-    check_dtype('sca dtype', self.dtype)
-    check_joined('sca', self.order, self.activation)
+    check_choice('order', self.order, ORDERS)
+    check_choice('activation', self.activation, ACTIVATIONS)
+    check_joined(self.order, self.activation)
+    self._channel(parent=None)
+    self._spatial(parent=None)
     super().__post_init__()
+
+  def _channel(self, **place: Any) -> AdditiveChannel:
+    return AdditiveChannel(self.hidden, self.dtype, **place)
+
+  def _spatial(self, **place: Any) -> AdditiveSpatial:
+    return AdditiveSpatial(self.ratio, self.dtype, **place)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    channel = AdditiveChannel(self.hidden, self.dtype, name='channel')
-    spatial = AdditiveSpatial(self.ratio, self.dtype, name='spatial')
+    channel, spatial = self._channel(name='channel'), self._spatial(name='spatial')
     return compose(
       self, x, channel, spatial, order=self.order, activation=self.activation, train=train
     )

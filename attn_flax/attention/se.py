@@ -3,7 +3,7 @@
 Hu, Shen, Sun, "Squeeze-and-Excitation Networks" (CVPR 2018, https://arxiv.org/abs/1709.01507).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -39,10 +39,16 @@ class ChannelMLP(nn.Module):
   divisor: int = 1
   dtype: Dtype | None = None
 
+  def __post_init__(self) -> None:
+    check_counts(ratio=self.ratio, divisor=self.divisor)
+    check_pools('pools', self.pools)
+    check_flags(bias=self.bias, norm=self.norm, end_norm=self.end_norm)
+    layers.check_dtype('dtype', self.dtype)
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> logits [N, 1, 1, C]."""
-    check_pools('pools', self.pools)
     channels = x.shape[-1]
     hidden = hidden_channels(channels, self.ratio, self.divisor)
     y = jnp.stack([POOLS[pool](x) for pool in self.pools], axis=1)
@@ -79,15 +85,13 @@ class SE(nn.Module):
   dtype: Dtype | None = None
 
   def __post_init__(self) -> None:
-    check_counts('se', ratio=self.ratio, divisor=self.divisor)
-    check_flags('se', bias=self.bias)
-    layers.check_dtype('se dtype', self.dtype)
+    self._channel(parent=None)
     super().__post_init__()
+
+  def _channel(self, **place: Any) -> ChannelMLP:
+    return ChannelMLP(self.ratio, bias=self.bias, divisor=self.divisor, dtype=self.dtype, **place)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
-    channel = ChannelMLP(
-      self.ratio, bias=self.bias, divisor=self.divisor, dtype=self.dtype, name='channel'
-    )
-    return compose(self, x, channel, train=train)
+    return compose(self, x, self._channel(name='channel'), train=train)

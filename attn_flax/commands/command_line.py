@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from absl import flags, logging
 
 from attn_flax.attention.names import look_in_working_directory
-from attn_flax.commands import configs, streams
+from attn_flax.commands import config_help, configs, streams
 from attn_flax.commands.flags import (
   FLAGS,
   MODES,
@@ -27,6 +28,8 @@ from attn_flax.commands.flags import (
 )
 from attn_flax.commands.typed import plain
 from attn_flax.errors import UserError
+from attn_flax.training import joining
+from attn_flax.training.stopping import Stopped
 
 # The module of each mode; its function `run` takes the flags.
 _MODULES = {mode: mode for mode in MODES} | {'import': 'import_torch'}
@@ -69,8 +72,6 @@ def run(argv: Sequence[str]) -> int:
   warnings.filterwarnings('ignore', module=r'PIL\.')
   # A save that fails raises an error; coroutines that Orbax then leaves behind only cause warnings.
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
-  from attn_flax.training.stopping import Stopped
-
   try:
     with _other_processes(values), _naming_memory():
       _check_devices()
@@ -92,8 +93,6 @@ def run(argv: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _naming_memory() -> Iterator[None]:
   """Turns errors of memory that has run out into a `UserError` that says what to do."""
-  import jax
-
   try:
     yield
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -113,8 +112,6 @@ def _other_processes(values: flags.FlagValues) -> contextlib.AbstractContextMana
     if values['join_seconds'].present:
       raise UserError('--join_seconds does nothing in a run of one process; leave it out')
     return contextlib.nullcontext()
-  from attn_flax.training import joining
-
   return joining.joined(joining.Place(**given), _about(values))
 
 
@@ -123,8 +120,6 @@ def _check_devices() -> None:
   asked = os.environ.get('JAX_PLATFORMS')
   if not asked:
     return
-  import jax
-
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:  # JAX raises either.
@@ -143,8 +138,6 @@ def _tell_others(argv: Sequence[str], text: str) -> None:
   given: dict[str, Any] = dict(found)
   if len(given) != len(_JOINING) - 1:
     return
-  from attn_flax.training import joining
-
   for name in ('num_processes', 'process_id'):
     if not given[name].isdecimal():
       return
@@ -154,6 +147,7 @@ def _tell_others(argv: Sequence[str], text: str) -> None:
 
 def _about(values: flags.FlagValues) -> dict[str, object]:
   """The flags and fields, by name, that must be the same in all processes of a run."""
+  # They load Optax and SciPy, for which `--help` need not wait another 0.8 s.
   from attn_flax.commands.workdir import workdir
   from attn_flax.training.run_folder import flatten
 
@@ -169,7 +163,7 @@ def _about(values: flags.FlagValues) -> dict[str, object]:
 def _print_help(values: flags.FlagValues) -> None:
   print(help_text(values.mode if values['mode'].present else None))
   if values['mode'].present and values.config is not None:
-    print('\nThe fields of this config:\n\n' + configs.describe(values.config))
+    print('\nThe fields of this config:\n\n' + config_help.describe(values.config))
 
 
 def _fail(error: Exception) -> int:

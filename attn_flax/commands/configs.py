@@ -1,4 +1,4 @@
-"""Finds and loads the config that a command line names, and describes the fields of configs.
+"""Finds and loads the config that a command line names.
 
 In a checkout the built-in configs are in `configs/` next to the package, in a wheel inside it.
 Config files import each other as `configs.<name>`; a user's own files may import them, too.
@@ -7,7 +7,6 @@ Config files import each other as `configs.<name>`; a user's own files may impor
 import difflib
 import importlib
 import importlib.util
-import inspect
 import pathlib
 import re
 import sys
@@ -19,23 +18,14 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from attn_flax.commands import field_values
+from attn_flax.commands.field_paths import OF_ENTRY, value_at
 from attn_flax.commands.nearest import check_known
-from attn_flax.data.files import local_path
 from attn_flax.errors import UserError, shown
+from attn_flax.files import local_path
+from attn_flax.models.create import PLACEMENT_FIELDS
 
 # A word of a command line that sets a field.
 _FIELD = re.compile(r'--?(?:no)?config\.([^=]*)(=?)')
-# A field of an entry of the attention mapping: of a run's config, or of a study's.
-_OF_ENTRY = re.compile(
-  r'((?:base\.)?model\.attention|variants\.[^.]+)\.(conv|branch|block|stage)\.(\w+)'
-)
-# Fields of every entry, which it keeps when the command line sets another mechanism.
-_OF_EVERY_ENTRY = {
-  'name': 'The mechanism.',
-  'stages': "Stages where it is applied, from 1; none: the mechanism's default.",
-  'every': 'It is applied in every n-th block of a stage.',
-  'start': "'paper', as the mechanism starts, or 'identity', as the network without it.",
-}
 
 
 def folder() -> pathlib.Path:
@@ -157,7 +147,7 @@ def settle(values: flags.FlagValues) -> None:
       values.config,
       config_flags.get_override_values(values['config']),
       load('compare' if is_study else 'base'),
-      _built_in('presets.mechanisms').ATTENTION,
+      _built_in('base').attention,
     )
 
 
@@ -188,29 +178,20 @@ def _make_room(config: ConfigDict, fields: dict[str, str]) -> None:
   set; whether the class has them is checked when the network is built.
   """
   built_in = _built_in('presets.mechanisms').ATTENTION
-  for match in filter(None, map(_OF_ENTRY.fullmatch, fields)):
+  for match in filter(None, map(OF_ENTRY.fullmatch, fields)):
     where, place, field = match.groups()
-    places = _at(config, where)
-    entry = _at(places, place)
-    if places is None or entry is None:
+    places, entry = value_at(config, where), value_at(config, f'{where}.{place}')
+    if not isinstance(places, ConfigDict) or not isinstance(entry, ConfigDict):
       continue  # `check_known` raises the error.
     name = fields.get(f'{where}.{place}.name', entry.get('name'))
     if name != entry.get('name'):
-      kept = {key: entry[key] for key in _OF_EVERY_ENTRY if key in entry and key != 'name'}
+      kept = {key: entry[key] for key in PLACEMENT_FIELDS if key in entry and key != 'name'}
       entry = _built_in('base').attention(name, **kept)
       with places.unlocked():
         places[place] = entry
     if name not in built_in and field not in entry:
       with entry.unlocked():
         entry[field] = placeholder(object)
-
-
-def _at(config: ConfigDict | None, path: str) -> ConfigDict | None:
-  """The section at a dotted path; None where there is none."""
-  for part in path.split('.'):
-    found = None if config is None else config.get(part)
-    config = found if isinstance(found, ConfigDict) else None
-  return config
 
 
 def _built_in(name: str) -> types.ModuleType:
@@ -248,72 +229,3 @@ def _provide(path: pathlib.Path) -> None:
   else:
     sys.modules['configs'] = package = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
-
-
-def describe(config: ConfigDict) -> str:
-  """The fields of a config, each with its value and the comment above it in the config files.
-
-  They are in the order of these files, fields of a study before the fields that its runs share.
-  """
-  comments = {**_comments(folder() / 'presets' / 'study.py'), **_comments(folder() / 'base.py')}
-  places = {field: place for place, field in enumerate(comments)}
-
-  def place(path: str) -> tuple[int, str, int]:
-    """A sort key: fields of a section stay together, fields of every entry come first."""
-    holder, _, name = path.rpartition('.')
-    field = path.removeprefix('base.')
-    while field and field not in places:
-      field = field.rpartition('.')[0]
-    usual = [*_OF_EVERY_ENTRY, name].index(name)
-    return places.get(field, len(places)), holder, usual
-
-  lines = []
-  for path, value in sorted(_flat(config), key=lambda field: place(field[0])):
-    comment = comments.get(path.removeprefix('base.')) or _of_mechanism(path, config)
-    lines.append(f'--config.{path}={value}')
-    lines += [f'    {comment}'] if comment else []
-  return '\n'.join(lines)
-
-
-def _flat(config: ConfigDict, prefix: str = '') -> list[tuple[str, object]]:
-  """Dotted paths of all fields, with their values."""
-  found: list[tuple[str, object]] = []
-  for name in config:
-    value = config[name]
-    if isinstance(value, ConfigDict):
-      found += _flat(value, f'{prefix}{name}.')
-    else:
-      found.append((f'{prefix}{name}', value))
-  return found
-
-
-def _comments(path: pathlib.Path) -> dict[str, str]:
-  """The comments above the lines `config.<field> = ...` of a file, by field."""
-  found: dict[str, str] = {}
-  comment: list[str] = []
-  for line in path.read_text(encoding='utf-8').splitlines():
-    if text := re.fullmatch(r'\s*# (.*)', line):
-      comment.append(text[1])
-      continue
-    if field := re.match(r'\s*config\.([\w.]+) = ', line):
-      found.setdefault(field[1], ' '.join(comment))  # A field may be set again without a comment.
-    comment = []
-  return found
-
-
-def _of_mechanism(path: str, config: ConfigDict) -> str:
-  """The meaning of a field of an attention entry, from the docstring of its class."""
-  entry, _, field = path.rpartition('.')
-  if '.attention.' not in f'.{path}' or 'variants.' in path:
-    return ''
-  if field in _OF_EVERY_ENTRY:
-    return _OF_EVERY_ENTRY[field]
-  from attn_flax.attention.names import find_attention
-
-  holder: ConfigDict = config
-  for part in entry.split('.'):
-    holder = holder[part]
-  text = inspect.getdoc(find_attention(holder.name)) or ''
-  if about := re.search(rf'^  {field}: (.*(?:\n    .*)*)', text, re.M):
-    return ' '.join(about[1].split())
-  return ''

@@ -9,8 +9,8 @@ from absl import flags
 
 from attn_flax.commands import configs, nearest
 from attn_flax.commands.typed import Choice
-from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
+from attn_flax.files import local_path
 
 
 class Mode(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from attn_flax.commands.predict import Answer
-from attn_flax.data.files import composed
+from attn_flax.files import composed
 from attn_flax.report.figures.contact_sheet import MOST_IMAGES, ContactSheet
 from attn_flax.report.figures.fonts import lettering
 from attn_flax.report.figures.photographs import MOST_PIXELS, Photograph, Told, overlays

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from attn_flax.data.decode import BadImage
-from attn_flax.data.files import describe, is_regular
 from attn_flax.data.sources.folder.listing import in_words, list_files, natural_key
 from attn_flax.errors import UserError
+from attn_flax.files import describe, is_regular
 from attn_flax.training.trained_run import TrainedRun, batch_size
 
 

@@ -1,11 +1,11 @@
 """Errors of mistyped command lines, which suggest what to type instead."""
 
 import difflib
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from attn_flax.commands.field_paths import MAPPING, flat
 from attn_flax.errors import UserError
 from attn_flax.models.placement import PLACES
 
@@ -93,7 +93,7 @@ def check_known(config: ConfigDict, fields: Mapping[str, str], mechanisms: Mecha
         return
     if isinstance(holder, ConfigDict) and not value.lstrip().startswith('{'):
       inside = f'set a field of it: {", ".join(map(str, holder))}'
-      if _maps_places(path):
+      if MAPPING.fullmatch(path):
         inside = 'choose a config with the attention that you want, such as --config=se'
       fix = f'did you mean --config.{path}.name{given}?' if 'name' in holder else inside
       raise UserError(f'--config.{path} is a section of fields; {fix}')
@@ -117,12 +117,12 @@ def _about_unknown(
   is_last = path.rpartition('.')[2] == name
   alike = [key for key in holder if is_last or isinstance(holder[key], ConfigDict)]
   near = difflib.get_close_matches(name, alike, 1)
-  if _maps_places(section) and name in PLACES:
+  if MAPPING.fullmatch(section) and name in PLACES:
     text = f'--config.{path}: this config has no attention at {name}'
     paths = [instead(place) for place in holder]
     if not paths:
       return f'{text}; choose one that has, such as --config=se'
-  elif _maps_places(section.rpartition('.')[0]) and not near:
+  elif MAPPING.fullmatch(section.rpartition('.')[0]) and not near:
     mechanism = str(holder.get('name'))
     place = section.rpartition('.')[2]
     return f'--config.{path}: {_about_other(mechanism, place, name, mechanisms)}'
@@ -132,11 +132,6 @@ def _about_unknown(
   likely = [f'--config.{found}{given}' for found in paths]
   all_fields = '--mode=train --help --config=<config> lists all fields'
   return f'{text}; ' + (f'did you mean {_either(likely)}?' if likely else all_fields)
-
-
-def _maps_places(section: str) -> bool:
-  """Whether a section maps places of the network to attention: of a run's config, or a study's."""
-  return bool(re.fullmatch(r'(base\.)?model\.attention|variants\.[^.]+', section))
 
 
 def _about_other(mechanism: str, place: str, field: str, mechanisms: Mechanisms) -> str:
@@ -151,7 +146,7 @@ def _about_other(mechanism: str, place: str, field: str, mechanisms: Mechanisms)
 def _fields_like(config: ConfigDict, typed: str) -> list[str]:
   """The fields of a config that a path or a name most likely means."""
   paths: dict[str, list[str]] = {}  # By the names that a user may call them by.
-  for path in _paths(config):
+  for path in flat(config):
     section, _, name = path.rpartition('.')
     paths.setdefault(name, []).append(path)
     if name == 'name':  # A user may write `model` for `model.name`.
@@ -166,16 +161,6 @@ def _fields_like(config: ConfigDict, typed: str) -> list[str]:
   found.sort(key=lambda path: (path.count('.'), section not in path.split('.')))
   whole = [path for path in found if f'.{path}'.endswith(f'.{typed}')]
   return [typed] if typed in whole else (whole or found)[:_MOST_HINTS]
-
-
-def _paths(config: ConfigDict, prefix: str = '') -> list[str]:
-  """Dotted paths of all fields."""
-  found = []
-  for name in config:
-    value = config[name]
-    inside = isinstance(value, ConfigDict)
-    found += _paths(value, f'{prefix}{name}.') if inside else [f'{prefix}{name}']
-  return found
 
 
 def _either(commands: Sequence[str]) -> str:

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 
 from attn_flax import layers
 from attn_flax.costs.count import abstract_variables, count_operations, count_params, macs
-from attn_flax.data.files import read_file
 from attn_flax.errors import UserError, check_choice, check_counts, check_type, shown
+from attn_flax.files import read_file
 from attn_flax.layers.types import Model, Variables
 from attn_flax.models import create_model
 

@@ -1,6 +1,7 @@
 """Datasets opened by name, and the input pipelines over their splits.
 
-Importing this package is cheap: slow imports happen where they are first needed.
+Importing this package is cheap: tensorflow-datasets, scikit-learn and Grain are imported where they
+are first needed.
 """
 
 from attn_flax.data.dataset import Dataset, DatasetSpec, Part
@@ -8,7 +9,6 @@ from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.examples import Split
 from attn_flax.data.loading import load
 from attn_flax.data.records import Records
-from attn_flax.tasks.classification import class_counts, class_weights
 
 __all__ = [
   'DATASETS',
@@ -19,7 +19,5 @@ __all__ = [
   'Part',
   'Records',
   'Split',
-  'class_counts',
-  'class_weights',
   'load',
 ]

@@ -18,7 +18,7 @@ SPLITS = ('train', 'validation', 'test')
 def _open_cluttered_digits(
   data_dir: str | None, size: int, seed: int
 ) -> 'tfds.core.DatasetBuilder':
-  from attn_flax.data.sources.cluttered_digits import build
+  from attn_flax.data.sources.cluttered_digits import build  # Imports tensorflow-datasets.
 
   return build.prepare(data_dir, size, seed)
 

@@ -11,10 +11,10 @@ from attn_flax.data.dataset import (
   DatasetSpec,
 )
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
-from attn_flax.data.files import MAX_PIXELS
 from attn_flax.data.normalization import check_normalize, normalized
 from attn_flax.data.progress import say
 from attn_flax.data.sources.cluttered_digits import generate
+from attn_flax.data.sources.folder import read
 from attn_flax.errors import (
   MOST_SEED,
   UserError,
@@ -26,6 +26,7 @@ from attn_flax.errors import (
 )
 
 _LEAST_SIZE, _MOST_SIZE = 8, 2**14
+MAX_PIXELS = 178_956_970  # Of one image; Pillow refuses larger ones.
 
 
 def load(
@@ -97,8 +98,6 @@ def load(
     )
 
   if name == FOLDER:
-    from attn_flax.data.sources.folder import read
-
     dataset = read.load(
       data_dir,
       size=size,
@@ -128,12 +127,10 @@ def _load_known(
   """Opens a dataset other than a user's folder of images, see `load`."""
   spec = DATASETS.get(name)
   if name == 'imagenet2012' and spec is not None:
-    from attn_flax.data.sources.folder import read
-
     if data_dir is not None and read.holds_imagenet(data_dir):
       return read.load_imagenet(data_dir, spec, size=size, seed=seed, splits=splits)
 
-  from attn_flax.data.sources.tfds import builders, catalog
+  from attn_flax.data.sources.tfds import builders, catalog  # Need fcntl, which Windows lacks.
 
   if spec is not None and spec.open is not None:
     builder = spec.open(data_dir, size or spec.image_size, seed)

@@ -47,7 +47,7 @@ def prepare(
   builder = builders.find_prepared(name, root, tuple(DATASETS))
   if builder is None:
     if name in builders.WITHOUT_TENSORFLOW:
-      from attn_flax.data.sources.tfds import cifar
+      from attn_flax.data.sources.tfds import cifar  # Imports tensorflow-datasets.
 
       cifar.prepare(name, root)
     else:
@@ -65,7 +65,7 @@ def _prepare_with_tensorflow(
       f'preparing {name!r} needs TensorFlow: pip install -e ".[prepare]", then run this command '
       'again'
     )
-  import requests
+  import requests  # With the next, takes a second: errors above come at once.
   import tensorflow_datasets as tfds
 
   try:

@@ -35,7 +35,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
     A function that takes the number of files that were done since its last call.
   """
   if sys.stderr.isatty():
-    import tqdm
+    import tqdm  # A terminal alone needs it.
 
     with tqdm.tqdm(total=total, desc=what, unit=' files', leave=False) as bar:
       yield bar.update

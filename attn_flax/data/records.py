@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from attn_flax.data import decode
 from attn_flax.data.examples import Split
 from attn_flax.data.threads import default_threads, in_threads
 from attn_flax.errors import UserError
@@ -90,8 +91,6 @@ class Records:
     Raises:
       UserError: an example cannot be read or decoded.
     """
-    from attn_flax.data import decode
-
     size, resize = self.image_size, self.resize
     out = self._empty(len(indices))
     has_mask = self.annotated and 'mask' in self.source.keys
@@ -122,8 +121,6 @@ class Records:
     Raises:
       UserError: an example cannot be read or decoded.
     """
-    from attn_flax.data import decode
-
     out = self._empty(len(indices))
 
     def fill(i: int, row: Row) -> None:
@@ -155,8 +152,6 @@ class Records:
     Raises:
       UserError: an example cannot be read or decoded.
     """
-    from attn_flax.data import decode
-
     if self.one_size:
       return self.eval_batch(indices, threads=threads)
     out = self._empty(len(indices))
@@ -181,8 +176,6 @@ class Records:
     threads: int,
   ) -> None:
     """Reads examples and calls `fill(i, row)` for the i-th of them."""
-    from attn_flax.data import decode
-
     wanted = [int(index) for index in indices]
 
     def read(chunk: range) -> None:

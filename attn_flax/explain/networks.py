@@ -14,14 +14,15 @@ it is found out as follows:
 
 import inspect
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import flax.traverse_util
 import jax
 
-from attn_flax.errors import UserError, check_range, shown
+from attn_flax.errors import MOST_UNITS, UserError, check_range, shown
 from attn_flax.layers.types import Model, Variables
+from attn_flax.models.network import Network, Output
 
 _MODES = {
   'train': False,
@@ -71,14 +72,14 @@ def count_classes(model: Model, variables: Variables, images: jax.Array) -> int:
   Raises:
     UserError: for a network that does not return logits [N, classes].
   """
-  told = getattr(model, 'num_classes', ())
-  if told is None:
-    raise UserError('a network without a head has no logits to explain; give it num_classes')
-  if isinstance(told, int):
-    return told
+  if isinstance(model, Network):
+    if model.num_classes is None:
+      raise UserError('a network without a head has no logits to explain; give it num_classes')
+    return model.num_classes
   found = jax.eval_shape(lambda v, x: evaluate(model, v, x), variables, images)
   if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:-1] != images.shape[:1]:
-    what = f'an array of shape {found.shape}' if hasattr(found, 'shape') else shown(type(found))
+    is_array = isinstance(found, jax.ShapeDtypeStruct)
+    what = f'an array of shape {found.shape}' if is_array else shown(type(found))
     raise UserError(
       f'{type(model).__name__} returns {what}, but an explanation needs logits [N, classes]; wrap '
       'it in a module that returns only these'
@@ -89,14 +90,15 @@ def count_classes(model: Model, variables: Variables, images: jax.Array) -> int:
 def check_stage(model: Model, stage: object) -> None:
   """Raises `UserError` unless `stage` may be a stage of the network, or None for the last."""
   if stage is not None:
-    check_range('stage', stage, 1, getattr(model, 'num_stages', 2**16), whole=True)
+    most = model.num_stages if isinstance(model, Network) else MOST_UNITS
+    check_range('stage', stage, 1, most, whole=True)
 
 
-class Place(NamedTuple):
-  """Where a feature map is read, by one of two ways.
+class TargetLayer(NamedTuple):
+  """The layer whose feature map is read, found by one of two ways.
 
   Attributes:
-    tap: the path in `intermediates` under which the network names it; () where it does not.
+    tap: the path in `intermediates` under which the network names the map; () where it does not.
     call: how many calls of submodules end before the call that returns it; -1 where `tap` holds.
   """
 
@@ -104,15 +106,16 @@ class Place(NamedTuple):
   call: int = -1
 
 
-def find_place(model: Model, variables: Variables, images: jax.Array, stage: int | None) -> Place:
-  """The place of a stage's feature map; of the last stage where `stage` is None.
+def find_layer(
+  model: Model, variables: Variables, images: jax.Array, stage: int | None
+) -> TargetLayer:
+  """The layer that returns a stage's feature map; that of the last stage where `stage` is None.
 
   Raises:
     UserError: for a stage that the network does not name, or a network without feature maps.
   """
-  stages = getattr(model, 'num_stages', None)
-  if isinstance(stages, int):
-    return Place((f'stage{stage or stages}',))
+  if isinstance(model, Network):
+    return TargetLayer((f'stage{stage or model.num_stages}',))
   depths: list[tuple[int, int]] = []  # Of submodules that return feature maps, with their numbers.
   ended = 0
 
@@ -121,7 +124,7 @@ def find_place(model: Model, variables: Variables, images: jax.Array, stage: int
     y = call(*args, **kwargs)
     if context.method_name == '__call__':
       depth = len(context.module.path)
-      if depth and getattr(y, 'ndim', 0) == 4 and y.shape[1] * y.shape[2] > 1:
+      if depth and isinstance(y, jax.Array) and y.ndim == 4 and y.shape[1] * y.shape[2] > 1:
         depths.append((depth, ended))
       ended += 1
     return y
@@ -139,14 +142,14 @@ def find_place(model: Model, variables: Variables, images: jax.Array, stage: int
     if number not in taps:
       known = ', '.join(map(str, sorted(taps)))
       raise UserError(f'stage={stage} is not named by {name}; choose one of {known}')
-    return Place(taps[number])
+    return TargetLayer(taps[number])
   if stage is not None:
     raise UserError(f'{name} names no stages, so stage={stage} is unknown; leave it out or {_TAP}')
   if not depths:
     raise UserError(f'no submodule of {name} returns a feature map [N, H, W, C]; {_TAP}')
   # The outermost ones: the network does not go on with what a block computes inside.
   least = min(depth for depth, _ in depths)
-  return Place(call=[number for depth, number in depths if depth == least][-1])
+  return TargetLayer(call=[number for depth, number in depths if depth == least][-1])
 
 
 def named_stages(state: Variables) -> dict[int, tuple[str, ...]]:
@@ -162,27 +165,30 @@ def read(
   model: Model,
   variables: Variables,
   images: jax.Array,
-  place: Place,
+  layer: TargetLayer,
   added: jax.Array | None = None,
-) -> tuple[Any, jax.Array]:
+) -> tuple[Output, jax.Array]:
   """Runs a network in evaluation mode.
 
   Args:
     model: the network.
     variables: its variables.
     images: [N, H, W, 3], normalized.
-    place: the place of a feature map.
+    layer: the layer whose feature map is read.
     added: an array that is added to this feature map, of its shape; None for nothing.
 
   Returns:
     The output of the network, and the feature map.
   """
   state, mode = network_state(variables), evaluation_mode(model)
-  if place.tap:
+  if layer.tap:
     if added is not None:
-      state = {**state, 'perturbations': flax.traverse_util.unflatten_dict({place.tap: added})}
+      state = {
+        **state,
+        'perturbations': flax.traverse_util.unflatten_dict({layer.tap: added}),
+      }
     y, recorded = model.apply(state, images, **mode, mutable=['intermediates'])
-    return y, flax.traverse_util.flatten_dict(recorded['intermediates'])[place.tap][0]
+    return y, flax.traverse_util.flatten_dict(recorded['intermediates'])[layer.tap][0]
   found: list[jax.Array] = []
   ended = 0
 
@@ -190,7 +196,7 @@ def read(
     nonlocal ended
     y = call(*args, **kwargs)
     if context.method_name == '__call__':
-      if ended == place.call:
+      if ended == layer.call:
         y = y if added is None else y + added
         found.append(y)
       ended += 1

@@ -51,7 +51,7 @@ class Attention(NamedTuple):
   grid: tuple[int, int] | None
 
 
-class Records(NamedTuple):
+class Recording(NamedTuple):
   """What one pass recorded, each by the path of its module.
 
   Attributes:
@@ -66,7 +66,7 @@ class Records(NamedTuple):
   order: list[Path]
 
 
-def record(model: Model, variables: Variables, images: jax.Array) -> Records:
+def record(model: Model, variables: Variables, images: jax.Array) -> Recording:
   """Runs a network in evaluation mode and notes its gates and its attention.
 
   Raises:
@@ -95,7 +95,7 @@ def record(model: Model, variables: Variables, images: jax.Array) -> Records:
   attention = {
     path: _attention(module, state, x, patches) for path, (module, state, x) in seen.items()
   }
-  return Records(
+  return Recording(
     {p: v[-1].astype(jnp.float32) for p, v in recorded.items() if p[-1] in GATES},
     {path: a for path, a in attention.items() if a is not None},
     order,

@@ -172,8 +172,8 @@ def activations(
 
 @functools.partial(jax.jit, static_argnames=('model', 'stage'))
 def _activations(model, variables, images, stage):
-  place = networks.find_place(model, variables, images, stage)
-  return networks.read(model, variables, images, place)[1].astype(jnp.float32)
+  layer = networks.find_layer(model, variables, images, stage)
+  return networks.read(model, variables, images, layer)[1].astype(jnp.float32)
 
 
 def activations_and_gradients(
@@ -206,10 +206,11 @@ def activations_and_gradients(
 
 @functools.partial(jax.jit, static_argnames=('model', 'stage'))
 def _activations_and_gradients(model, variables, images, labels, stage):
-  place = networks.find_place(model, variables, images, stage)
+  layer = networks.find_layer(model, variables, images, stage)
 
   def run(added):
-    logits, value = networks.read(model, variables, images, place, added)
+    logits, value = networks.read(model, variables, images, layer, added)
+    assert isinstance(logits, jax.Array)  # `check` refuses any other output.
     return at_labels(logits, labels).sum(), value
 
   # In the dtype of the feature map, so that adding it changes no dtype.

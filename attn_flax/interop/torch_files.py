@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
+from attn_flax.files import local_path
 
 _ENDINGS = ('.pth', '.pth.tar', '.tar', '.pt', '.bin', '.ckpt')
 # The keys under which scripts keep their weights; averages first, which they evaluate.
@@ -82,7 +82,7 @@ def _read_file(path: pathlib.Path) -> object:
       with np.load(path) as file:
         return dict(file)
     if name.endswith('.safetensors'):
-      from safetensors.numpy import load_file
+      from safetensors.numpy import load_file  # Optional.
 
       return load_file(path)
     if name.endswith(_ENDINGS):
@@ -104,7 +104,7 @@ def _read_file(path: pathlib.Path) -> object:
 
 
 def _read_torch(path: pathlib.Path) -> object:
-  import torch
+  import torch  # Optional.
 
   with torch.serialization.safe_globals(list(_plain_values())):
     try:

@@ -139,7 +139,10 @@ def _placement(model: Network, where: str, entry: Fields) -> Placement:
   placement = Placement(
     where, module, tuple(sorted(fields.items())), stages, every, start, jnp.dtype(model.dtype)
   )
-  placement.check()
+  try:
+    placement.check()
+  except UserError as error:
+    raise UserError(f'{label}: {error}') from error
   return placement
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from attn_flax.data.files import read_file
 from attn_flax.errors import UserError
+from attn_flax.files import read_file
 
 RESTORE = 'restore it from a copy, or choose another folder'
 # The content of a JSON file of a run folder.

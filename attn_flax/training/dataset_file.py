@@ -5,8 +5,8 @@ import operator
 import pathlib
 from collections.abc import Callable, Sequence
 
-from attn_flax.data.files import composed
 from attn_flax.errors import UserError
+from attn_flax.files import composed
 from attn_flax.training.artifacts import File, Json, read_json, write_json
 from attn_flax.training.run_folder import move_data
 

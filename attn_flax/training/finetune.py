@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
+from attn_flax.files import local_path
 from attn_flax.interop.torch_weights import from_torch
 from attn_flax.training.checkpoints import read_weights
 from attn_flax.training.steps import TrainState

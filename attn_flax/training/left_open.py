@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
-from attn_flax.data.files import local_path
+from attn_flax.files import local_path
 from attn_flax.models import Network
 from attn_flax.models.zoo import find_network
 from attn_flax.training import run_folder

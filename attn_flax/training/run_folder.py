@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
-from attn_flax.data.files import MAX_PIXELS
+from attn_flax.data.loading import MAX_PIXELS
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import FIRST
 from attn_flax.training.artifacts import (

@@ -15,8 +15,8 @@ from attn_flax.batching import in_batches
 from attn_flax.data import crops, decode
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.decode import BadImage, central_crop
-from attn_flax.data.files import read_file
 from attn_flax.errors import UserError
+from attn_flax.files import read_file
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 from attn_flax.tasks.names import find_task

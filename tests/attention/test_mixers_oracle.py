@@ -310,7 +310,7 @@ def test_stand_alone_attention(randomized, size, stride, height, width):
   ('features', 'fields', 'text'),
   [
     (20, {'heads': 4}, 'multiple of 2 \\* heads'),
-    (32, {'kernel_size': 4}, 'sasa kernel_size=4 is impossible; choose an odd number'),
+    (32, {'kernel_size': 4}, 'kernel_size=4 is impossible; choose an odd number'),
     (32, {'kernel_size': -1}, 'kernel_size=-1 is impossible'),
     (
       32,

@@ -8,7 +8,7 @@ import sys
 import pytest
 import run_files
 
-import main
+from attn_flax.commands import command_line
 from attn_flax.commands.closing import closing, wilson
 from attn_flax.tasks import classification
 
@@ -43,7 +43,7 @@ def elsewhere(small_dataset, quick_compilation, monkeypatch, tmp_path):
 
 
 def printed(capsys, *words):
-  assert main.run(['main.py', *COMMAND, *words]) == 0
+  assert command_line.run(['main.py', *COMMAND, *words]) == 0
   captured = capsys.readouterr()
   assert captured.err == '' and not re.search(r'[\x00-\x09\x0b-\x1f]', captured.out)
   return captured.out.splitlines()
@@ -65,7 +65,7 @@ def test_three_lines_come_before_the_first_step(elsewhere, capsys):
 
 def test_a_run_that_goes_on_says_from_where(elsewhere, capsys, stop_after):
   stop_after(2)
-  assert main.run(['main.py', *COMMAND, '--workdir=run']) == 143
+  assert command_line.run(['main.py', *COMMAND, '--workdir=run']) == 143
   capsys.readouterr()
   (line,) = [line for line in printed(capsys, '--workdir=run') if line.startswith('run: ')]
   assert line.startswith('run: from update 2, 4 updates of 64 images')

@@ -1,11 +1,12 @@
 """Flags, help and configs by name; each mode has a test file of its own."""
 
 import pathlib
+import runpy
+import signal
 import sys
 
 import pytest
 
-import main
 from attn_flax.commands import command_line, configs, entry
 from attn_flax.commands.flags import FLAGS, MODES, define
 from attn_flax.training import allocator, stopping
@@ -14,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(*arguments):
-  return main.run(['main.py', *map(str, arguments)])
+  return command_line.run(['main.py', *map(str, arguments)])
 
 
 def given(flag):
@@ -110,10 +111,22 @@ def test_configs_are_found_where_no_checkout_is(monkeypatch, tmp_path):
   assert sys.modules['configs'].__path__ == [str(configs.folder())]
 
 
-def test_the_installed_command_names_the_extra_that_is_missing(monkeypatch, capsys):
+def main_file():
+  """Runs main.py as a program; returns its exit code."""
+  handler = signal.getsignal(signal.SIGINT)
+  try:
+    with pytest.raises(SystemExit) as ended:
+      runpy.run_path(str(ROOT / 'main.py'), run_name='__main__')
+  finally:
+    signal.signal(signal.SIGINT, handler)
+  return ended.value.code
+
+
+@pytest.mark.parametrize('start', [entry.main, main_file])
+def test_the_command_names_the_extra_that_is_missing(start, monkeypatch, capsys):
   monkeypatch.delitem(sys.modules, 'attn_flax.commands.command_line')
   monkeypatch.setitem(sys.modules, 'absl', None)
-  assert entry.main() == 2
+  assert start() == 2
   err = capsys.readouterr().err
   assert err.count('\n') == 1 and "pip install 'attn_flax[train]'" in err
 

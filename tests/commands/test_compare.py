@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import run_files
 
-import main
+from attn_flax.commands import command_line
 from attn_flax.training import artifacts
 from configs import compare
 
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def run(*arguments):
-  return main.run(['main.py', *map(str, arguments)])
+  return command_line.run(['main.py', *map(str, arguments)])
 
 
 @pytest.fixture(scope='module')

@@ -7,9 +7,8 @@ import sys
 import pytest
 import run_files
 
-import main
 from attn_flax import UserError
-from attn_flax.commands import configs
+from attn_flax.commands import command_line, configs
 from attn_flax.commands.flags import define
 from attn_flax.training.experiment import make_model
 
@@ -63,7 +62,7 @@ def read(*arguments):
 
 
 def run(*arguments):
-  return main.run(['main.py', *arguments])
+  return command_line.run(['main.py', *arguments])
 
 
 def error_of(capsys):

@@ -18,8 +18,8 @@ import tiny_torch
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-import main
 from attn_flax.attention import ATTENTION
+from attn_flax.commands import command_line
 from attn_flax.models import create_model
 from attn_flax.models.placement import field_names
 
@@ -259,7 +259,7 @@ def fault(command, named, folder, capsys):
   before = set(folder.iterdir())
   try:
     with drawn.deadline(SECONDS):
-      code = main.run(['main.py', *command])
+      code = command_line.run(['main.py', *command])
   except Started:
     code = 0
   except drawn.Overdue as overdue:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import main
+from attn_flax.commands import command_line
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(*words):
-  return main.run(['main.py', *map(str, words)])
+  return command_line.run(['main.py', *map(str, words)])
 
 
 def paint(folder, seed):

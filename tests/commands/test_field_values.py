@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-import main
-from attn_flax.commands import configs
+from attn_flax.commands import command_line, configs, field_values
 from attn_flax.commands.flags import define
+from attn_flax.training import left_open
 from configs.presets.recipes import RECIPES
 
 # Fields that are None by default, of each type and in each kind of section.
@@ -39,6 +39,13 @@ def test_what_is_none_by_default_can_be_made_none(path, word):
   assert field(parsed(f'--config.{path}={word}'), path) is None
 
 
+def test_what_a_run_leaves_to_its_data_can_be_made_none():
+  for path in left_open._FIELDS:
+    assert field(parsed(f'--config.{path}=none'), path) is None
+  needs_a_value = {path for path in left_open._FIELDS if field(configs.load('base'), path)}
+  assert needs_a_value == set(field_values._OPEN)
+
+
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_none_switches_off_what_a_recipe_has_set(recipe):
   """Every field that a recipe sets and that is None by default can be set to none again."""
@@ -53,7 +60,7 @@ def test_none_switches_off_what_a_recipe_has_set(recipe):
   ['eval.batch_size', 'optimizer.momentum', 'data.workers', 'log_every', 'seed'],
 )
 def test_none_in_a_field_that_needs_a_value_names_its_default(path, capsys):
-  assert main.run(['main.py', '--config=eca', f'--config.{path}=none']) == 2
+  assert command_line.run(['main.py', '--config=eca', f'--config.{path}=none']) == 2
   (line,) = capsys.readouterr().err.splitlines()
   default = field(configs.load('base'), path)
   assert line == f'error: --config.{path} cannot be none; its default is {default}'
@@ -105,7 +112,7 @@ def test_numbers_are_read_in_every_form(path, word, value):
 )
 def test_other_numbers_are_refused_in_a_line(path, word, text, small_dataset, capsys, tmp_path):
   command = ['--config=eca:smoke', f'--config.{path}={word}', f'--workdir={tmp_path}/run']
-  assert main.run(['main.py', *command]) == 2
+  assert command_line.run(['main.py', *command]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert text in line and path in line
   assert not (tmp_path / 'run').exists()

@@ -5,8 +5,7 @@ import pathlib
 import answers
 import pytest
 
-import main
-from attn_flax.commands import flags
+from attn_flax.commands import command_line, flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUN = '--workdir=runs/x'
@@ -97,7 +96,7 @@ def test_costs_of_what_nobody_knows_are_refused(words, message, capsys):
 
 def test_a_mechanism_that_a_network_does_not_take_is_a_row(capsys):
   words = ['--models=vit_tiny32,resnet20', '--attentions=none,eca', '--image_size=32']
-  assert main.run(['main.py', '--mode=cost', *words]) == 0
+  assert command_line.run(['main.py', '--mode=cost', *words]) == 0
   rows = capsys.readouterr().out.splitlines()
   assert len(rows) == 5 and 'takes no attention' in rows[-1]
 

@@ -9,9 +9,9 @@ import pytest
 import rule
 import run_files
 
-import main
 from attn_flax import from_torch
 from attn_flax.attention import ATTENTION
+from attn_flax.commands import command_line
 from attn_flax.commands.import_torch import model_config
 from attn_flax.training import run_folder
 from attn_flax.training.experiment import make_model
@@ -51,12 +51,12 @@ def imported(tmp_path_factory, small_dataset):
   np.savez(folder / 'weights.npz', **rule.load(NAME)[0])
   flags = ['--mode=import', f'--torch={folder}/weights.npz', f'--workdir={folder}/run']
   config = f'--config={ROOT}/configs/resnet.py:smoke'
-  assert main.run(['main.py', *flags, config, '--config.eval.batch_size=50']) == 0
+  assert command_line.run(['main.py', *flags, config, '--config.eval.batch_size=50']) == 0
   return folder
 
 
 def test_it_is_evaluated(imported, capsys):
-  assert main.run(['main.py', '--mode=evaluate', f'--workdir={imported}/run']) == 0
+  assert command_line.run(['main.py', '--mode=evaluate', f'--workdir={imported}/run']) == 0
   result = json.loads(capsys.readouterr().out)
   assert result['step'] == 0 and result['test_count'] > 0
   assert run_files.read(imported / 'run', 'dataset.json')['class_names']
@@ -80,7 +80,7 @@ def test_the_checkpoint_holds_the_weights(imported):
 )
 def test_mistakes(imported, capsys, flags, message):
   flags = [flag.format(folder=imported) for flag in flags]
-  assert main.run(['main.py', '--mode=import', *flags]) == 2
+  assert command_line.run(['main.py', '--mode=import', *flags]) == 2
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1
 
@@ -89,7 +89,7 @@ def test_weights_without_a_head_are_sent_to_init_from(tmp_path, capsys):
   state = {k: v for k, v in rule.load(NAME)[0].items() if not k.startswith('fc.')}
   np.savez(tmp_path / 'weights.npz', **state)
   flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
-  assert main.run(['main.py', *flags]) == 2
+  assert command_line.run(['main.py', *flags]) == 2
   assert f'--config.init_from={tmp_path}/weights.npz' in capsys.readouterr().err
   assert not (tmp_path / 'run').exists()
 
@@ -99,7 +99,7 @@ def test_a_stem_for_images_of_one_channel_is_refused(tmp_path, capsys):
   state['conv1.weight'] = state['conv1.weight'][:, :1]
   np.savez(tmp_path / 'weights.npz', **state)
   flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
-  assert main.run(['main.py', *flags]) == 2
+  assert command_line.run(['main.py', *flags]) == 2
   assert 'images of 1 channel' in capsys.readouterr().err
   assert not (tmp_path / 'run').exists()
 
@@ -107,7 +107,7 @@ def test_a_stem_for_images_of_one_channel_is_refused(tmp_path, capsys):
 def test_another_number_of_classes_is_refused(tmp_path, capsys):
   np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar100-resnet18-CBAM')[0])
   flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
-  assert main.run(['main.py', *flags]) == 2
+  assert command_line.run(['main.py', *flags]) == 2
   assert 'model.num_classes=100 differs from the 10 of the dataset' in capsys.readouterr().err
   assert not (tmp_path / 'run').exists()
 
@@ -116,7 +116,7 @@ def test_a_network_is_imported_before_its_dataset_is_there(tmp_path, capsys):
   np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar100-resnet18-CBAM')[0])
   flags = [f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
   config = [f'--config={ROOT}/configs/resnet.py:cifar100', f'--config.data.dir={tmp_path}/none']
-  assert main.run(['main.py', '--mode=import', *flags, *config]) == 0
+  assert command_line.run(['main.py', '--mode=import', *flags, *config]) == 0
   assert json.loads(capsys.readouterr().out)['dataset'].startswith('not opened')
   assert run_files.steps(tmp_path / 'run') == [0]
 
@@ -129,7 +129,7 @@ def test_it_is_trained_further_by_its_folder_alone(imported, tmp_path, capsys):
   content['config']['optimizer']['lr_per_256'] = 1e-9
   content['config']['optimizer']['warmup_epochs'] = 0.0
   (tmp_path / 'run' / 'config.json').write_text(json.dumps(content))
-  assert main.run(['main.py', f'--workdir={tmp_path}/run']) == 0
+  assert command_line.run(['main.py', f'--workdir={tmp_path}/run']) == 0
   before, after = (
     run_files.state(folder, step) for folder, step in ((imported / 'run', 0), (tmp_path / 'run', 1))
   )

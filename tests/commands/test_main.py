@@ -15,9 +15,8 @@ import run_files
 import small_data
 from config_files import FILES
 
-import main
 from attn_flax import data
-from attn_flax.commands import flags
+from attn_flax.commands import command_line, flags
 from attn_flax.commands.workdir import workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,7 +33,7 @@ pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
 
 def run(*arguments):
   """The exit code of a command line."""
-  return main.run(['main.py', *map(str, arguments)])
+  return command_line.run(['main.py', *map(str, arguments)])
 
 
 def config_flag(name):

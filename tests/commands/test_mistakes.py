@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import run_files
 
-import main
+from attn_flax.commands import command_line
 
 ROOT = pathlib.Path(__file__).parents[2]
 # A network of one block, for tests that do not depend on the network.
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
 
 def run(*arguments):
   """The exit code of a command line."""
-  return main.run(['main.py', *map(str, arguments)])
+  return command_line.run(['main.py', *map(str, arguments)])
 
 
 def config_flag(name):

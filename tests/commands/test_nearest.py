@@ -8,7 +8,7 @@ import sys
 import answers
 import pytest
 
-import main
+from attn_flax.commands import command_line
 from attn_flax.commands.flags import define
 from attn_flax.errors import UserError, check_choice
 from attn_flax.models import list_models
@@ -110,7 +110,7 @@ def test_a_field_of_another_mechanism_is_told_from_a_typing_error(capsys):
 
 @pytest.mark.parametrize('flag', ['--help', '--helpfull', '--helpshort', '-h', '-help'])
 def test_every_call_for_help_is_heard(flag, capsys):
-  assert main.run(['main.py', flag]) == 0
+  assert command_line.run(['main.py', flag]) == 0
   assert '--mode=train' in capsys.readouterr().out
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-import main
+from attn_flax.commands import command_line
 
 ECA = '--config=configs/eca.py:smoke'
 STUDY = '--config=configs/compare.py:smoke'
@@ -54,7 +54,7 @@ WITHOUT_FOLDER = [
 
 
 def assert_refused(words, capsys):
-  assert main.run(['main.py', *words]) == 2
+  assert command_line.run(['main.py', *words]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('error: ')
   return line

@@ -1,6 +1,5 @@
 """Unusual paths, in every flag and field that takes one."""
 
-import pathlib
 import pwd
 import unicodedata
 
@@ -9,9 +8,8 @@ import pytest
 import tiny_torch
 from PIL import Image
 
-import main
 from attn_flax import UserError
-from attn_flax.commands import flags
+from attn_flax.commands import command_line, configs, flags
 from attn_flax.data.sources.folder import check
 from attn_flax.training import artifacts, run_folder
 from attn_flax.training.checkpoints import Checkpoints
@@ -42,13 +40,13 @@ NAMES += (unicodedata.normalize('NFC', 'é'), unicodedata.normalize('NFD', 'é')
 
 
 def run(*arguments):
-  return main.run(['main.py', *map(str, arguments)])
+  return command_line.run(['main.py', *map(str, arguments)])
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
   """An empty working directory."""
-  (tmp_path / 'configs').symlink_to(pathlib.Path(main.__file__).parent / 'configs')
+  (tmp_path / 'configs').symlink_to(configs.folder())
   monkeypatch.chdir(tmp_path)
   return tmp_path
 

@@ -14,10 +14,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-import main
 from attn_flax import UserError, explain
+from attn_flax.commands import command_line, gallery, predict
 from attn_flax.commands import explain as explain_run
-from attn_flax.commands import gallery, predict
 from attn_flax.commands.explain import METHODS
 from attn_flax.data.decode import central_crop
 from attn_flax.explain import perturbation
@@ -57,7 +56,7 @@ def photos(tmp_path_factory):
 
 
 def run(*arguments):
-  return main.run(['main.py', *map(str, arguments)])
+  return command_line.run(['main.py', *map(str, arguments)])
 
 
 def expected_probabilities(workdir, path):

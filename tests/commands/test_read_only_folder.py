@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import main
+from attn_flax.commands import command_line
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Runs command lines as a user who is bound by permissions, and prints how each ended. Root remains
@@ -25,13 +25,13 @@ if os.getuid() == 0 and sys.argv[1] == 'first':
   os.execv(sys.executable, [sys.executable, '-c', sys.argv[2], 'then', *sys.argv[2:]])
 if os.access(sys.argv[3], os.W_OK):
   sys.exit('permissions do not bind this user')
-import main
+from attn_flax.commands import command_line
 
 ended = []
 for arguments in json.loads(sys.argv[4]):
   out, err = io.StringIO(), io.StringIO()
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    code = main.run(['main.py', *arguments])
+    code = command_line.run(['main.py', *arguments])
   ended.append([code, out.getvalue(), err.getvalue()])
 print(json.dumps(ended))
 """
@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
     '--config.train.steps=2',
     f'--workdir={folder}/run',
   )
-  assert main.run(['main.py', *arguments]) == 0
+  assert command_line.run(['main.py', *arguments]) == 0
   run = [folder / 'run', *(folder / 'run').rglob('*')]
   for path in run:
     path.chmod(0o555 if path.is_dir() else 0o444)

@@ -9,8 +9,7 @@ import jax
 import pytest
 import run_files
 
-import main
-from attn_flax.commands import cost
+from attn_flax.commands import command_line, cost
 
 ROOT = pathlib.Path(__file__).parents[2]
 COST = '--mode=cost --models=resnet20 --image_size=32 --attentions=none'
@@ -70,7 +69,7 @@ def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
     raise error
 
   monkeypatch.setattr(cost, 'run', run)
-  assert main.run(['main.py', *COST.split()]) == 2
+  assert command_line.run(['main.py', *COST.split()]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert 'there is not enough memory' in line and 'train.batch_size' in line
 
@@ -81,4 +80,4 @@ def test_other_errors_of_a_device_keep_their_traceback(monkeypatch):
 
   monkeypatch.setattr(cost, 'run', run)
   with pytest.raises(jax.errors.JaxRuntimeError, match='a fault'):
-    main.run(['main.py', *COST.split()])
+    command_line.run(['main.py', *COST.split()])

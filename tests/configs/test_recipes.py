@@ -5,7 +5,7 @@ import pathlib
 import pytest
 import run_files
 
-import main
+from attn_flax.commands import command_line
 from attn_flax.data import DATASETS
 from attn_flax.training.experiment import make_augmentation
 from attn_flax.training.optimizer import make_optimizer, make_schedule
@@ -92,7 +92,7 @@ def test_two_words_of_a_kind_are_refused(words):
 def test_the_modern_recipe_trains(tmp_path):
   command = [f'--config={ROOT}/configs/se.py:modern,smoke', '--config.train.steps=2']
   flags = ['--config.train.batch_size=16', f'--workdir={tmp_path}']
-  assert main.run(['main.py', *command, *flags]) == 0
+  assert command_line.run(['main.py', *command, *flags]) == 0
   result = run_files.read(tmp_path)
   assert result['test_ema_top1'] >= 0
   assert len(result['test_per_class']) == 10

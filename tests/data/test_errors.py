@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fake_catalog import catalog, encode
 
-import main
 from attn_flax import data
+from attn_flax.commands import command_line
 from attn_flax.data.sources.cluttered_digits import build
 from attn_flax.data.sources.tfds import cifar, storage
 from attn_flax.errors import UserError
@@ -304,7 +304,9 @@ def test_an_image_smaller_than_the_crop_ends_the_command(tmp_path, monkeypatch, 
 
 def answer(capsys, *arguments):
   """The one-line error of a command, whose exit code must be that of a mistake."""
-  assert main.run(['main.py', f'--config={ROOT}/configs/eca.py:folder,smoke', *arguments]) == 2
+  assert (
+    command_line.run(['main.py', f'--config={ROOT}/configs/eca.py:folder,smoke', *arguments]) == 2
+  )
   err = capsys.readouterr().err
   assert re.fullmatch(r'error: [^\n]+\n', err), err
   return err
@@ -359,7 +361,7 @@ def test_a_disk_that_takes_nothing_ends_the_command(tmp_path, monkeypatch, capsy
     flags = [f'--config.data.name={name}', f'--config.data.dir={tmp_path}/sets']
     # The lines before the error say that a dataset is prepared.
     assert (
-      main.run(
+      command_line.run(
         ['main.py', f'--config={ROOT}/configs/eca.py:smoke', *flags, '--config.data.download=True']
       )
       == 2

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attn_flax import files
 from attn_flax.commands.images import find_images
-from attn_flax.data import decode, files
+from attn_flax.data import decode
+from attn_flax.data.loading import MAX_PIXELS
 from attn_flax.data.sources.folder import check
 from attn_flax.errors import UserError
 
@@ -64,7 +66,7 @@ def test_what_is_no_file_is_never_read(name, special):
   if name != '.':
     with pytest.raises(UserError, match='(not a regular file|does not exist); name image files'):
       find_images([str(special / name)])
-    reason = check.check(special, [name], files.MAX_PIXELS)[name].reason
+    reason = check.check(special, [name], MAX_PIXELS)[name].reason
     assert reason.startswith('it cannot be read')
   assert time.monotonic() - began < 2
 

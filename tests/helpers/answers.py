@@ -4,12 +4,12 @@ import contextlib
 import os
 import pathlib
 
-import main
+from attn_flax.commands import command_line
 
 
 def error_of(capsys, *words):
   """The one-line error of a command."""
-  assert main.run(['main.py', *words]) == 2
+  assert command_line.run(['main.py', *words]) == 2
   out, err = capsys.readouterr()
   (line,) = err.splitlines()
   assert line.startswith('error: ') and not out

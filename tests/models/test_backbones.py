@@ -8,8 +8,8 @@ import pathlib
 import pytest
 import run_files
 
-import main
 from attn_flax import UserError, create_model, list_models
+from attn_flax.commands import command_line
 
 ROOT = pathlib.Path(__file__).parents[2]
 # One network of each family; `smoke` makes it small.
@@ -39,7 +39,9 @@ pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
 
 def _train(workdir, config, family):
   flags = ('--config.train.steps=2', '--config.train.batch_size=8', '--config.eval.batch_size=50')
-  return main.run(['main.py', f'--config={config}:{family},smoke', *flags, f'--workdir={workdir}'])
+  return command_line.run(
+    ['main.py', f'--config={config}:{family},smoke', *flags, f'--workdir={workdir}']
+  )
 
 
 def _quick(family):

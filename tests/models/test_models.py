@@ -602,6 +602,11 @@ MISTAKES = {
     {'attention': 'se', 'attention_kwargs': {'every': 0}},
     'se every=0 meets no block',
   ),
+  'impossible value of the mechanism': (
+    ('resnet50',),
+    {'attention': 'cbam', 'attention_kwargs': {'kernel_size': 6}},
+    'cbam: kernel_size=6 is impossible; choose an odd number from 1 to 63',
+  ),
   'values per stage': (
     ('resnet50',),
     {'attention': 'eca', 'attention_kwargs': {'kernel_size': (3, 5, 7)}},

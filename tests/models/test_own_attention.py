@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import pytest
 import run_files
 
-import main
 from attn_flax import UserError, create_model, list_attention
 from attn_flax.attention import ATTENTION, SE
 from attn_flax.attention.names import attention_name, find_attention
+from attn_flax.commands import command_line
 from attn_flax.models.create import add_attention
 from attn_flax.study.mechanisms import mechanisms
 from configs import base
@@ -206,9 +206,9 @@ def test_a_run_with_a_mechanism_of_its_own(folder, capsys):
   schedule = ['--config.optimizer.schedule=constant']
   for steps in (2, 3):
     flags = [*run, *command, *tiny, *schedule, f'--config.train.steps={steps}']
-    assert main.run(flags) == 0, capsys.readouterr().err
+    assert command_line.run(flags) == 0, capsys.readouterr().err
   stored = run_files.read(folder / 'run', 'config.json')['config']['model']['attention']['branch']
   assert (stored['name'], stored['scale']) == ('own_gates:MyGate', 0.5)
   assert run_files.read(folder / 'run')['steps'] == 3
   assert any('factors' in name for name in run_files.state(folder / 'run', 3))
-  assert main.run([*run, '--mode=evaluate']) == 0, capsys.readouterr().err
+  assert command_line.run([*run, '--mode=evaluate']) == 0, capsys.readouterr().err

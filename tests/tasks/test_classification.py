@@ -52,6 +52,16 @@ def test_cross_entropy_of_probabilities(batch, smoothing):
   np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
+def test_classes_weigh_the_inverse_of_their_frequency():
+  labels = np.repeat([0, 1, 2, 4], [70, 20, 7, 3])  # No example of class 3.
+  np.testing.assert_array_equal(classification.class_counts(labels, 6), [70, 20, 7, 0, 3, 0])
+  weights = classification.class_weights(labels, 6)
+  assert weights.dtype == np.float32 and weights.shape == (6,)
+  np.testing.assert_allclose(weights[labels].mean(), 1, rtol=1e-6)
+  np.testing.assert_allclose(weights, [100 / 280, 100 / 80, 100 / 28, 0, 100 / 12, 0], rtol=1e-6)
+  np.testing.assert_array_equal(classification.class_weights(np.arange(4).repeat(3)), np.ones(4))
+
+
 def test_cross_entropy_of_large_logits_is_finite():
   logits = jnp.asarray([[1e4, 0.0], [0.0, 1e4]])
   np.testing.assert_allclose(cross_entropy(logits, jnp.asarray([0, 0])), [0, 1e4])

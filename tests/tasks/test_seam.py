@@ -10,7 +10,7 @@ import pytest
 import run_files
 from PIL import Image
 
-import main
+from attn_flax.commands import command_line
 from attn_flax.tasks import names
 from attn_flax.tasks.task import Task
 from attn_flax.training.checkpoints import Checkpoints, read_weights
@@ -99,7 +99,7 @@ def test_the_lowest_error_is_the_best(finished):
 
 
 def test_it_is_scored_again(finished, capsys):
-  assert main.run(['main.py', '--mode=evaluate', f'--workdir={finished}']) == 0
+  assert command_line.run(['main.py', '--mode=evaluate', f'--workdir={finished}']) == 0
   again = run_files.read(finished, 'evaluation.json')
   assert again['test_error'] == pytest.approx(run_files.read(finished)['test_error'], rel=1e-5)
 
@@ -108,7 +108,7 @@ def test_it_is_scored_again(finished, capsys):
 def test_without_classes_there_is_none_to_predict_or_explain(finished, tmp_path, capsys, mode):
   Image.new('RGB', (32, 32)).save(tmp_path / 'one.png')
   words = [f'--mode={mode}', f'--workdir={finished}', f'--images={tmp_path}/one.png']
-  assert main.run(['main.py', *words]) == 2
+  assert command_line.run(['main.py', *words]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert f'{finished} was trained for the task brightness, which predicts no class' in line
 
@@ -116,7 +116,8 @@ def test_without_classes_there_is_none_to_predict_or_explain(finished, tmp_path,
 def test_without_pages_there_is_no_report(finished, tmp_path, capsys):
   folder = tmp_path / 'report'
   assert (
-    main.run(['main.py', '--mode=compare', f'--workdirs={finished}', f'--workdir={folder}']) == 2
+    command_line.run(['main.py', '--mode=compare', f'--workdirs={finished}', f'--workdir={folder}'])
+    == 2
   )
   (line,) = capsys.readouterr().err.splitlines()  # Nothing is measured before.
   assert "unknown report pages 'brightness'" in line

@@ -11,7 +11,7 @@ import pytest
 import run_files
 from PIL import Image
 
-import main
+from attn_flax.commands import command_line
 from attn_flax.training import artifacts
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,7 +28,7 @@ TINY = (
 @pytest.fixture(scope='module')
 def finished(small_dataset, quick_compilation, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('finished') / 'run'
-  assert main.run(['main.py', *TINY, f'--workdir={workdir}']) == 0
+  assert command_line.run(['main.py', *TINY, f'--workdir={workdir}']) == 0
   return workdir
 
 
@@ -168,21 +168,21 @@ CASES = [
 def test_damage_is_one_line(command, change, text, damaged, capsys):
   change(damaged)
   words = [word.format(folder=damaged.parent) for word in command]
-  assert main.run(['main.py', *words, f'--workdir={damaged}']) == 2
+  assert command_line.run(['main.py', *words, f'--workdir={damaged}']) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('error: ') and text in line and str(damaged) in line
 
 
 def test_what_no_config_may_hold_is_named(damaged, capsys):
   field('augment.randaugment', -1)(damaged)
-  assert main.run(['main.py', *EVALUATE, f'--workdir={damaged}']) == 2
+  assert command_line.run(['main.py', *EVALUATE, f'--workdir={damaged}']) == 2
   assert capsys.readouterr().err.startswith('error: augment.randaugment=-1 is impossible')
 
 
 def test_a_checkpoint_of_pipes_is_damaged(damaged, capsys):
   """Reading a pipe would wait forever."""
   is_pipe('checkpoints/*/progress/metadata')(damaged)
-  assert main.run(['main.py', *EVALUATE, f'--workdir={damaged}']) == 2
+  assert command_line.run(['main.py', *EVALUATE, f'--workdir={damaged}']) == 2
   *warnings, line = capsys.readouterr().err.splitlines()
   assert all('it is not a regular file' in warning for warning in warnings)
   assert line.startswith('error: ') and 'no checkpoint is whole' in line
@@ -192,7 +192,7 @@ def test_a_log_of_anything_is_read_for_what_it_holds(damaged, capsys):
   (damaged / 'result.json').unlink()
   with open(damaged / 'metrics.jsonl', 'ab') as file:
     file.write(b'{"step": Infinity}\n{"step": 7, "loss": "x"}\n[1]\n\xff\n' + b'[' * 100_000)
-  assert main.run(['main.py', *TINY, f'--workdir={damaged}']) == 0
+  assert command_line.run(['main.py', *TINY, f'--workdir={damaged}']) == 0
   assert artifacts.read_metrics(damaged)[-1]['step'] == 6
 
 
@@ -207,7 +207,7 @@ def test_restart_needs_the_checkpoints_out_of_the_way(damaged, capsys, monkeypat
 
   monkeypatch.setattr(pathlib.Path, 'rename', refuse)
   before = {path: path.read_bytes() for path in damaged.rglob('*') if path.is_file()}
-  assert main.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 2
+  assert command_line.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert 'checkpoints cannot be removed (Operation not permitted)' in line
   after = {path: path.read_bytes() for path in before if path.exists()}
@@ -224,7 +224,7 @@ def test_restart_leaves_no_result_of_the_run_before(damaged):
     (damaged / name).write_text('old')
   (damaged / 'explanations').mkdir()
   (damaged / 'notes.txt').write_text('mine')
-  assert main.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 0
+  assert command_line.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 0
   left = {path.name for path in damaged.iterdir()}
   assert 'notes.txt' in left and not left & {
     *('evaluation.json', 'explanations.json', 'explanations.png', 'explanations'),
@@ -236,21 +236,21 @@ def test_a_run_that_has_saved_once_does_not_begin_again_without_a_word(tmp_path,
   """The log is too short to show the save; the file `File.SAVED` shows it."""
   command = [word for word in TINY if 'every_steps' not in word]
   run = tmp_path / 'run'
-  assert main.run(['main.py', *command, f'--workdir={run}']) == 0
+  assert command_line.run(['main.py', *command, f'--workdir={run}']) == 0
   (run / 'result.json').unlink()
   shutil.rmtree(run / 'checkpoints')
   capsys.readouterr()
-  assert main.run(['main.py', *command, f'--workdir={run}']) == 2
+  assert command_line.run(['main.py', *command, f'--workdir={run}']) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert 'no checkpoint' in line and '--restart' in line
-  assert main.run(['main.py', *command, '--restart', f'--workdir={run}']) == 0
+  assert command_line.run(['main.py', *command, '--restart', f'--workdir={run}']) == 0
 
 
 def test_restart_begins_again(damaged, finished):
   """With the same result; files that are not of the run stay."""
   shutil.rmtree(damaged / 'checkpoints')
   (damaged / 'notes.txt').write_text('mine')
-  assert main.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 0
+  assert command_line.run(['main.py', *TINY, '--restart', f'--workdir={damaged}']) == 0
   assert run_files.scores(damaged) == run_files.scores(finished)
   assert (damaged / 'notes.txt').read_text() == 'mine'
 
@@ -264,7 +264,7 @@ def test_a_damaged_latest_checkpoint_costs_its_updates_alone(damaged, finished, 
   content = bytearray(array.read_bytes())
   content[len(content) // 2] ^= 1
   array.write_bytes(bytes(content))
-  assert main.run(['main.py', *TINY, f'--workdir={damaged}']) == 0
+  assert command_line.run(['main.py', *TINY, f'--workdir={damaged}']) == 0
   captured = capsys.readouterr()
   assert 'step 6/6' in captured.out and 'step 5/6' not in captured.out
   assert 'checkpoints/6' in captured.err and 'checkpoint 5 is used instead' in captured.err
@@ -277,7 +277,7 @@ def test_results_may_go_elsewhere(damaged, tmp_path):
   before = sorted(p for p in damaged.rglob('*'))
   output = tmp_path / 'output'
   for words in (EVALUATE, ('--mode=explain', f'--images={tmp_path}/image.png')):
-    assert main.run(['main.py', *words, f'--workdir={damaged}', f'--output={output}']) == 0
+    assert command_line.run(['main.py', *words, f'--workdir={damaged}', f'--output={output}']) == 0
   assert {p.name for p in output.iterdir()} == {
     'evaluation.json',
     'explanations',
@@ -291,7 +291,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(mode, damaged, tmp_pat
   (tmp_path / 'file').write_text('')
   words = [f'--mode={mode}', f'--workdir={damaged}', f'--output={tmp_path}/file/output']
   words += [f'--images={tmp_path}/image.png'] if mode == 'explain' else []
-  assert main.run(['main.py', *words]) == 2
+  assert command_line.run(['main.py', *words]) == 2
   captured = capsys.readouterr()
   assert captured.out == '' and 'name another one with --output' in captured.err
 

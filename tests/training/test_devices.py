@@ -17,8 +17,8 @@ import run_files
 import small_data
 from jax.sharding import NamedSharding, PartitionSpec
 
-import main
 from attn_flax import data
+from attn_flax.commands import command_line
 from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.resident import Resident
 from attn_flax.models import create_model
@@ -129,10 +129,12 @@ def on_eight_devices(folder):
   for function in (train, evaluate, per_device_step):
     np.savez(folder / f'{function.__name__}.npz', **function(mesh))
   data.DATASETS['cluttered_digits'] = small_data.spec()
-  codes = [main.run([*command(folder / 'run')])]
-  codes.append(main.run([*command(folder / 'run'), '--mode=evaluate']))
-  codes.append(main.run([*command(folder / 'other'), '--config.train.batch_size=12']))
-  codes.append(main.run([*command(folder / 'local'), '--config.train.batch_norm=per_device']))
+  codes = [command_line.run([*command(folder / 'run')])]
+  codes.append(command_line.run([*command(folder / 'run'), '--mode=evaluate']))
+  codes.append(command_line.run([*command(folder / 'other'), '--config.train.batch_size=12']))
+  codes.append(
+    command_line.run([*command(folder / 'local'), '--config.train.batch_norm=per_device'])
+  )
   (folder / 'codes.json').write_text(json.dumps(codes))
 
 
@@ -222,7 +224,7 @@ def test_a_run_on_eight_devices_agrees_with_one(eight, small_dataset, tmp_path):
   """From the command line: training, result, and evaluation of the finished folder."""
   folder, done = eight
   assert json.loads((folder / 'codes.json').read_text()) == [0, 0, 2, 0]
-  assert main.run(command(tmp_path / 'run')) == 0
+  assert command_line.run(command(tmp_path / 'run')) == 0
   actual, expected = (run_files.scores(path / 'run') for path in (folder, tmp_path))
   assert actual == pytest.approx(expected, rel=1e-5)
   again = run_files.read(folder / 'run', 'evaluation.json')

@@ -12,9 +12,9 @@ import rule
 import run_files
 import tiny_torch
 
-import main
 from attn_flax import UserError, create_model
 from attn_flax.attention import ATTENTION
+from attn_flax.commands import command_line
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
 from attn_flax.training.finetune import read_source, start_from
@@ -154,16 +154,16 @@ def test_frozen_stages_keep_weights_and_statistics(block, stages, prefixes):
 
 def test_a_run_starts_from_a_run_and_from_a_pytorch_file(tmp_path, capsys):
   command = ['main.py', f'--config={ROOT}/configs/resnet.py:smoke', '--config.train.steps=1']
-  assert main.run([*command, f'--workdir={tmp_path}/first']) == 0
+  assert command_line.run([*command, f'--workdir={tmp_path}/first']) == 0
   start = f'--config.init_from={tmp_path}/first'
-  assert main.run([*command, start, f'--workdir={tmp_path}/second']) == 0
+  assert command_line.run([*command, start, f'--workdir={tmp_path}/second']) == 0
   assert 'arrays loaded' in capsys.readouterr().out
   listed = run_files.read(tmp_path / 'second', 'init_from.json')
   assert listed['loaded'] and not listed['new'] and not listed['left']
 
   # A mistake leaves no folder behind, so that a corrected command finds none.
   wrong = f'--config.init_from={tmp_path}/nowhere'
-  assert main.run([*command, wrong, f'--workdir={tmp_path}/third']) == 2
+  assert command_line.run([*command, wrong, f'--workdir={tmp_path}/third']) == 2
   assert 'does not exist' in capsys.readouterr().err and not (tmp_path / 'third').exists()
 
   np.savez(tmp_path / 'weights.npz', **rule.load('cbam_repo-cifar10-resnet18')[0])

@@ -12,11 +12,11 @@ import run_files
 from fake_catalog import encode
 from ml_collections import ConfigDict
 
-import main
-from attn_flax import data
+from attn_flax.commands import command_line
 from attn_flax.errors import UserError
 from attn_flax.study import train
 from attn_flax.study.plan import Planned
+from attn_flax.tasks.classification import class_weights
 from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.experiment import open_experiment
 from configs import base
@@ -84,10 +84,10 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   against = ['--config.train.class_weights=True', '--config.data.balanced=True']
   asked = command(images, tmp_path / 'run', '--config.train.steps=2', *against)
   (images / 'train/class9/broken.png').write_bytes(b'')
-  assert main.run(asked) == 2
+  assert command_line.run(asked) == 2
   assert 'train/class9/broken.png: it is empty' in capsys.readouterr().err
   asked += ['--config.data.max_bad=1']
-  assert main.run(asked) == 0
+  assert command_line.run(asked) == 0
   *err, found = capsys.readouterr().err.splitlines()
   assert [line for line in err if 'skipped' in line] == [
     f'warning: skipped {images}/train/class9/broken.png: it is empty',
@@ -113,7 +113,7 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
   (tmp_path / 'run/result.json').unlink()
   added = images / 'train/class9/added.png'
   added.write_bytes((images / 'val/class9/0.png').read_bytes())
-  assert main.run(asked) == 2
+  assert command_line.run(asked) == 2
   assert 'the numbers of images of folder have changed' in capsys.readouterr().err
   added.unlink()
 
@@ -126,7 +126,7 @@ def test_an_unbalanced_folder_is_scored_by_class(images, tmp_path, capsys):
     3  # Otherwise the head of the network would be refused first.
   )
   (tmp_path / 'run/config.json').write_text(json.dumps(before))
-  assert main.run(asked) == 2
+  assert command_line.run(asked) == 2
   err = capsys.readouterr().err.splitlines()
   assert re.search('the classes of folder have changed since .*; restore them, or', err[-1])
 
@@ -147,7 +147,7 @@ def test_balanced_batches_reach_the_training(images):
       shares[balanced, size] = int((np.asarray(labels) == 1).sum())
       batches.close()
   assert shares == {(False, 32): 6, (False, 100): 6, (True, 32): 13, (True, 100): 13}
-  weights = data.class_weights(experiment.dataset.splits['train'].label, 2)
+  weights = class_weights(experiment.dataset.splits['train'].label, 2)
   np.testing.assert_allclose(weights, [26 / 40, 26 / 12], rtol=1e-6)
 
 
@@ -156,22 +156,22 @@ def test_a_run_whose_images_have_moved_goes_on_to_the_same_end(
 ):
   """Also where the files are linked, or the folders of the splits have other names."""
   steps = '--config.train.steps=3'
-  assert main.run(command(images, tmp_path / 'whole', steps)) == 0
+  assert command_line.run(command(images, tmp_path / 'whole', steps)) == 0
   stop_after(2)
-  assert main.run(command(images, tmp_path / 'parts', steps)) == 143
+  assert command_line.run(command(images, tmp_path / 'parts', steps)) == 143
   moved = tmp_path / 'moved'
   images.rename(moved)
   (moved / 'val').rename(moved / 'Valid')
-  assert main.run(command(moved, tmp_path / 'parts', steps)) == 0
+  assert command_line.run(command(moved, tmp_path / 'parts', steps)) == 0
   actual, expected = (run_files.state(tmp_path / name, 3) for name in ('parts', 'whole'))
   run_files.assert_same_arrays(actual, expected)
   assert run_files.read(tmp_path / 'parts', 'config.json')['config']['data']['dir'] == str(moved)
 
   # A finished run stores the new folder, too.
   capsys.readouterr()
-  assert main.run(command(moved, tmp_path / 'whole', steps)) == 0
+  assert command_line.run(command(moved, tmp_path / 'whole', steps)) == 0
   assert 'holds a finished run, nothing to do' in capsys.readouterr().out
-  assert main.run(['main.py', '--mode=evaluate', f'--workdir={tmp_path}/whole']) == 0
+  assert command_line.run(['main.py', '--mode=evaluate', f'--workdir={tmp_path}/whole']) == 0
   scores = json.loads(capsys.readouterr().out)
   assert {name: scores[name] for name in run_files.scores(tmp_path / 'whole')} == pytest.approx(
     run_files.scores(tmp_path / 'whole'), rel=1e-5
@@ -197,7 +197,7 @@ def test_the_runs_of_a_study_know_where_their_images_have_moved(images, tmp_path
 
 def test_other_images_are_not_those_of_the_run(images, tmp_path, capsys):
   steps = '--config.train.steps=1'
-  assert main.run(command(images, tmp_path / 'run', steps)) == 0
+  assert command_line.run(command(images, tmp_path / 'run', steps)) == 0
   (tmp_path / 'run/result.json').unlink()
   config = run_files.read(tmp_path / 'run', 'config.json')
   first, second = sorted((images / 'train/class9').iterdir())[:2]
@@ -210,7 +210,7 @@ def test_other_images_are_not_those_of_the_run(images, tmp_path, capsys):
     (other, f"data.dir: '{images}' there, '{other}' asked.*must hold the same images"),
     (images, 'the images of folder have changed since .*dataset.json was written; restore them'),
   ):
-    assert main.run(command(folder, tmp_path / 'run', steps)) == 2
+    assert command_line.run(command(folder, tmp_path / 'run', steps)) == 2
     assert re.search(message, capsys.readouterr().err.splitlines()[-1])
   assert run_files.read(tmp_path / 'run', 'config.json') == config
 
@@ -218,14 +218,14 @@ def test_other_images_are_not_those_of_the_run(images, tmp_path, capsys):
   described = run_files.read(tmp_path / 'run', 'dataset.json')
   del described['content']
   (tmp_path / 'run/dataset.json').write_text(json.dumps(described))
-  assert main.run(command(other, tmp_path / 'run', steps)) == 2
-  assert main.run(command(images, tmp_path / 'run', steps)) == 0
+  assert command_line.run(command(other, tmp_path / 'run', steps)) == 2
+  assert command_line.run(command(images, tmp_path / 'run', steps)) == 0
 
 
 def test_measured_values_are_those_of_the_run_and_its_predictions(images, tmp_path):
   steps = '--config.train.steps=1'
   asked = command(images, tmp_path / 'run', steps, '--config.data.normalize=measured')
-  assert main.run(asked) == 0
+  assert command_line.run(asked) == 0
   described = run_files.read(tmp_path / 'run', 'dataset.json')
   np.testing.assert_allclose(described['mean'], [0.5] * 3, atol=0.01)
   np.testing.assert_allclose(described['std'], [0.29] * 3, atol=0.01)
@@ -238,7 +238,7 @@ def test_measured_values_are_those_of_the_run_and_its_predictions(images, tmp_pa
 
 def test_a_test_set_without_a_class_is_scored(images, tmp_path, capsys):
   shutil.rmtree(images / 'test/class10')
-  assert main.run(command(images, tmp_path / 'run', '--config.train.steps=1')) == 0
+  assert command_line.run(command(images, tmp_path / 'run', '--config.train.steps=1')) == 0
   warning = f"the test split, in {images}/test, has no images of 1 of 2 classes ('class10')"
   assert warning in capsys.readouterr().err
   result = run_files.read(tmp_path / 'run')
@@ -251,11 +251,11 @@ def test_a_test_set_without_a_class_is_scored(images, tmp_path, capsys):
 def test_a_streamed_run_resumes_exactly_with_other_workers(images, tmp_path, stop_after):
   """Uninterrupted with threads, or stopped and continued with worker processes."""
   streamed = ['--config.train.steps=5', '--config.data.size=100', '--config.data.enlarge=True']
-  assert main.run(command(images, tmp_path / 'whole', *streamed)) == 0
+  assert command_line.run(command(images, tmp_path / 'whole', *streamed)) == 0
   stop_after(3)
   again = command(images, tmp_path / 'parts', *streamed)
-  assert main.run([*again, '--config.data.workers=1']) == 143
-  assert main.run([*again, '--config.data.workers=2']) == 0
+  assert command_line.run([*again, '--config.data.workers=1']) == 143
+  assert command_line.run([*again, '--config.data.workers=2']) == 0
   actual, expected = (run_files.state(tmp_path / name, 5) for name in ('parts', 'whole'))
   run_files.assert_same_arrays(actual, expected)
   assert run_files.scores(tmp_path / 'parts') == run_files.scores(tmp_path / 'whole')

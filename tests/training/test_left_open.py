@@ -7,7 +7,7 @@ import pytest
 import run_files
 from PIL import Image
 
-import main
+from attn_flax.commands import command_line
 from attn_flax.commands.import_torch import model_config
 from attn_flax.errors import UserError
 from attn_flax.models import create_model
@@ -148,7 +148,7 @@ def test_a_run_goes_on_as_it_began_and_scores_other_data(tmp_path, capsys):
     '--config.train.steps=2',
     f'--workdir={tmp_path}/run',
   ]
-  assert main.run([*command, f'--config.data.dir={images}']) == 0
+  assert command_line.run([*command, f'--config.data.dir={images}']) == 0
   told = capsys.readouterr().out
   assert '32 training images: batches of 16 for 200 epochs' in told
   assert "the stem 'cifar' is taken" in told
@@ -166,11 +166,11 @@ def test_a_run_goes_on_as_it_began_and_scores_other_data(tmp_path, capsys):
   assert content['config']['model']['stem'] == 'cifar'
   content['config']['train']['epochs'] = 123  # As another version might have chosen.
   artifacts.write_json(tmp_path / 'run/config.json', content)
-  assert main.run([*command, f'--config.data.dir={images}']) == 0
+  assert command_line.run([*command, f'--config.data.dir={images}']) == 0
   assert 'nothing to do' in capsys.readouterr().out
 
   other = photographs(tmp_path / 'other', 2, 16)
-  assert main.run([*command, '--mode=evaluate', f'--config.data.dir={other}']) == 0
+  assert command_line.run([*command, '--mode=evaluate', f'--config.data.dir={other}']) == 0
   assert run_files.read(tmp_path / 'run', 'evaluation.json')['test_count'] == 4
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 import run_files
 
-import main
+from attn_flax.commands import command_line
 from attn_flax.data.sources.cluttered_digits import build
 from attn_flax.training import last_words
 
@@ -46,7 +46,7 @@ def test_what_is_missing_is_one_line(flags, text, tmp_path, capfd, monkeypatch):
   from attn_flax.training import joining
 
   monkeypatch.setattr(joining, '_filter_outputs', lambda: None)
-  assert main.run(['main.py', *TINY, *flags, f'--workdir={tmp_path}/run']) == 2
+  assert command_line.run(['main.py', *TINY, *flags, f'--workdir={tmp_path}/run']) == 2
   (line,) = capfd.readouterr().err.splitlines()
 
   assert re.search(text, line), line
@@ -64,7 +64,7 @@ def test_what_is_missing_is_one_line(flags, text, tmp_path, capfd, monkeypatch):
   ],
 )
 def test_modes_of_one_process_say_what_to_do(mode, text, tmp_path, capfd):
-  assert main.run(['main.py', f'--mode={mode}', '--distributed']) == 2
+  assert command_line.run(['main.py', f'--mode={mode}', '--distributed']) == 2
   (line,) = capfd.readouterr().err.splitlines()
   assert f'does nothing in --mode={mode}; it belongs to --mode=train and --mode=evaluate' in line
   assert text in line
@@ -367,7 +367,7 @@ def test_two_processes_evaluate_as_one_does(two, tmp_path):
   assert run_files.read(tmp_path, 'evaluation.json')['test_loss'] == scores['test_loss']
   alone = tmp_path / 'alone'
   arguments = ['--mode=evaluate', f'--workdir={workdir}', f'--output={alone}']
-  assert main.run(['main.py', *arguments]) == 0
+  assert command_line.run(['main.py', *arguments]) == 0
   one = run_files.read(alone, 'evaluation.json')
   assert one['test_loss'] == pytest.approx(scores['test_loss'], rel=1e-5)
   assert (one['test_top1'], one['test_count']) == (scores['test_top1'], scores['test_count'])

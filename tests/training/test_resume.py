@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import run_files
 
-import main
 from attn_flax import data
+from attn_flax.commands import command_line
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Ten updates over two epochs of the reduced dataset; checkpoints within the epochs, too.
@@ -29,7 +29,7 @@ AVERAGED_PARTS = ('--config.train.ema_decay=0.9', '--config.train.accumulate=2')
 
 def run(*arguments):
   """The exit code of a command line."""
-  return main.run(['main.py', *map(str, arguments)])
+  return command_line.run(['main.py', *map(str, arguments)])
 
 
 def assert_same_run(actual, expected):

@@ -12,6 +12,7 @@ from collections.abc import Generator
 import numpy as np
 from absl import flags
 
+from attn_flax.data.crops import TRIES
 from attn_flax.data.pipeline.order import Order
 from attn_flax.data.records import Records
 
@@ -50,8 +51,6 @@ class TrainBatches:
     return _ENDLESS
 
   def __getitem__(self, step: int) -> Batch:
-    from attn_flax.data.crops import TRIES
-
     index = self.order.batch(step, self.batch_size)[self.rows]
     # Drawn for the whole batch, so that a row's crop does not depend on the process that makes it.
     rng = np.random.default_rng([self.seed, step, 0, _DRAWS])
@@ -106,7 +105,7 @@ def read_ahead(
     start: the first batch.
     workers: number of processes that make batches; 0: two threads.
   """
-  import grain
+  import grain  # Takes a second; data that stays on the device does not need it.
 
   # Two threads, so that one begins the next batch while the other waits for the last images of its
   # own; they share the threads that decode.

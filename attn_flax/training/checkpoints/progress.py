@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from attn_flax.data.files import read_file
+from attn_flax.files import read_file
 from attn_flax.training import artifacts
 from attn_flax.training.checkpoints import digests
 

@@ -1,9 +1,8 @@
-"""Order of the examples, balanced or not, and class weights."""
+"""Order of the examples, balanced or not."""
 
 import numpy as np
 import pytest
 
-from attn_flax import data
 from attn_flax.data.pipeline.order import Order
 from attn_flax.errors import UserError
 
@@ -60,12 +59,3 @@ def test_balanced_classes_that_do_not_divide_the_epoch():
     assert sorted(counts) == [2, 3, 3]
     extra += counts == 3
   assert extra.min() > 20  # No class is favored.
-
-
-def test_class_counts_and_weights():
-  np.testing.assert_array_equal(data.class_counts(LABELS, 6), [70, 20, 7, 0, 3, 0])
-  weights = data.class_weights(LABELS, 6)
-  assert weights.dtype == np.float32 and weights.shape == (6,)
-  np.testing.assert_allclose(weights[LABELS].mean(), 1, rtol=1e-6)
-  np.testing.assert_allclose(weights, [100 / 280, 100 / 80, 100 / 28, 0, 100 / 12, 0], rtol=1e-6)
-  np.testing.assert_array_equal(data.class_weights(np.arange(4).repeat(3)), np.ones(4))

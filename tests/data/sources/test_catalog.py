@@ -497,7 +497,7 @@ def test_help_and_missing_arguments(capsys):
 LIGHT = """
 import sys
 import attn_flax.data, attn_flax.data.pipeline
-heavy = {'tensorflow', 'tensorflow_datasets', 'grain', 'sklearn', 'PIL'} & set(sys.modules)
+heavy = {'tensorflow', 'tensorflow_datasets', 'grain', 'sklearn'} & set(sys.modules)
 assert not heavy, heavy
 from attn_flax import data
 data.load('shapes', data_dir=sys.argv[1], size=32)

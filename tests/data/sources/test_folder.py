@@ -13,6 +13,7 @@ from attn_flax import data
 from attn_flax.data import crops, decode
 from attn_flax.data.sources.folder import check, layout
 from attn_flax.errors import UserError
+from attn_flax.tasks.classification import class_counts
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def test_folders_of_all_splits(tmp_path):
   assert train.label.tolist() == [0] * 5 + [1] * 4 and train.label.dtype == np.int32
   assert files_of(test) == ['a/0.png', 'b/0.png', 'b/1.png', 'b/2.png']
   assert dataset.image_shape == (128, 128, 3)
-  np.testing.assert_array_equal(data.class_counts(train.label), [5, 4])
+  np.testing.assert_array_equal(class_counts(train.label), [5, 4])
 
 
 def test_only_what_is_asked_for(tmp_path):

@@ -210,7 +210,7 @@ def _tight_boxes(mask: np.ndarray) -> np.ndarray:
 @functools.cache
 def _photos() -> list[np.ndarray]:
   """The two sample photos of scikit-learn, [427, 640, 3] float32 in 0..1."""
-  from sklearn import datasets
+  from sklearn import datasets  # As in `glyphs`.
 
   return [np.asarray(photo, np.float32) / 255 for photo in datasets.load_sample_images().images]
 

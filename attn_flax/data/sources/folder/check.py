@@ -9,9 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from attn_flax.data.files import read_file
+from attn_flax.data import decode
 from attn_flax.data.progress import progress
 from attn_flax.data.threads import default_threads, in_threads
+from attn_flax.files import read_file
 
 _CHUNK = 256
 _WORTH_KEEPING_S = 3.0  # A check that took longer than this is stored.
@@ -76,8 +77,6 @@ def _limited(checked: Checked, max_pixels: int) -> Checked:
 
 
 def _check_files(root: pathlib.Path, names: Sequence[str]) -> list[Checked]:
-  from attn_flax.data import decode
-
   def check_file(name: str) -> Checked:
     try:
       content = read_file(root / name)

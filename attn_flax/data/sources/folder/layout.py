@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from attn_flax.data.files import composed, local_path
 from attn_flax.data.progress import progress
 from attn_flax.data.sources.folder.listing import (
   SYSTEM,
@@ -21,6 +20,7 @@ from attn_flax.data.sources.folder.listing import (
   scan,
 )
 from attn_flax.errors import UserError
+from attn_flax.files import composed, local_path
 
 # For each split that may be cut off from the training images, its range of the hash in 0..1.
 HELD_OUT = {'validation': (0.0, 0.1), 'test': (0.1, 0.2)}

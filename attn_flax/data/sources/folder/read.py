@@ -21,7 +21,6 @@ from attn_flax.data.dataset import (
   fits_memory,
   unlisted,
 )
-from attn_flax.data.files import local_path, read_file
 from attn_flax.data.progress import say
 from attn_flax.data.records import Row, Source
 from attn_flax.data.sources.folder import check
@@ -34,6 +33,7 @@ from attn_flax.data.sources.folder.layout import (
   select,
 )
 from attn_flax.errors import UserError
+from attn_flax.files import local_path, read_file
 
 _IMAGENET_HELD_OUT = {'validation': (0.0, 0.01)}
 _IMAGENET_FOLDERS = {'train': ('train',), 'test': ('val',)}

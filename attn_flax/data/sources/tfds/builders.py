@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from attn_flax.data.files import local_path
 from attn_flax.data.sources.tfds import storage
 from attn_flax.errors import UserError
+from attn_flax.files import local_path
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # In functions, as it takes half a second, and folders of images do not need it.
   import tensorflow_datasets as tfds
 
 # `cifar` prepares these without TensorFlow.
@@ -45,7 +45,7 @@ def open_builder(
     builder = find_prepared(name, root, known)
     if builder is None:
       _require_download(name, root, download)
-      from attn_flax.data.sources.tfds import cifar
+      from attn_flax.data.sources.tfds import cifar  # Imports tensorflow-datasets.
 
       cifar.prepare(name, root)
       builder = open_name(name, root)

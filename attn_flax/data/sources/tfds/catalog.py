@@ -20,7 +20,7 @@ from attn_flax.data.dataset import (
 from attn_flax.data.records import Row, Source
 from attn_flax.errors import UserError, check_choice
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # In functions, as it takes half a second, and folders of images do not need it.
   import tensorflow_datasets as tfds
 
 # Datasets of characters and the like, whose mirror images have another meaning.

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from attn_flax.data.files import local_path
 from attn_flax.errors import UserError
+from attn_flax.files import local_path
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
@@ -27,7 +27,7 @@ def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   """
   folder = data_dir or os.environ.get('TFDS_DATA_DIR')
   if not folder:
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets as tfds  # Takes half a second.
 
     folder = tfds.core.constants.DATA_DIR
   return local_path(folder, '--config.data.dir')

@@ -11,7 +11,6 @@ from attn_flax.errors import UserError
 
 _SCHEME = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')  # URLs of buckets, such as gs:// and s3://.
 MOST_BYTES = 2**30  # Of one file.
-MAX_PIXELS = 178_956_970  # Of one image; Pillow refuses larger ones.
 
 
 def is_regular(path: str | os.PathLike[str]) -> bool:
