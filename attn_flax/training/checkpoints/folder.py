@@ -204,7 +204,7 @@ class Checkpoints:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
     with reading(self.folder / str(step)):
       state = self._manager.restore(step, args=args)['state']
-    self._check_arrays(step, state, progress)
+    digests.check_arrays(self.folder / str(step), state, progress['digests'])
     return state, {k: v for k, v in progress.items() if k not in ('scores', 'digests')}
 
   def restore_together(self, step: int, like: State) -> tuple[State, artifacts.Json]:
@@ -289,7 +289,7 @@ class Checkpoints:
     average = {'ema': state['ema']} if state.get('ema') else {}
     names = ('params', 'batch_stats')
     used = average or {name: state[name] for name in names if state.get(name)}
-    self._check_arrays(step, used, progress)
+    digests.check_arrays(self.folder / str(step), used, progress['digests'])
     source = average.get('ema') or state
     return {name: source[name] for name in names if source.get(name)}
 
@@ -299,21 +299,6 @@ class Checkpoints:
       return progress_file.read(self.folder / str(step))
     except (OSError, ValueError) as error:
       raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {error}') from None
-
-  def _check_arrays(self, step: int, tree: object, progress: artifacts.Json) -> None:
-    if progress['digests'] is None:  # Saved by a version without digests.
-      if processes.is_first():
-        print(
-          f'warning: the checkpoint {self.folder / str(step)} was saved before there were digests; '
-          'damage to it would not be noticed',
-          file=sys.stderr,
-        )
-      return
-    if names := digests.damaged(tree, progress['digests']):
-      what = f'{names[0]} differs from its digest'
-      if len(names) > 1:
-        what = f'{names[0]} and {len(names) - 1} more differ from their digests'
-      raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {what}')
 
 
 def _task_of(workdir: pathlib.Path) -> Task:
