@@ -8,9 +8,10 @@ from absl import flags
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.data.normalization import in_text
 from attn_flax.errors import UserError, check_choice
-from attn_flax.training import artifacts, dataset_file, left_open, processes, run_folder
+from attn_flax.training import artifacts, dataset_file, left_open, run_folder
 from attn_flax.training.checkpoints import restore_best
 from attn_flax.training.config import Config
+from attn_flax.training.distributed import processes
 from attn_flax.training.environment import environment
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.scoring import Scorer

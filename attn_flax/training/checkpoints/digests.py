@@ -8,9 +8,9 @@ import sys
 import jax
 import numpy as np
 
-from attn_flax.training import processes
 from attn_flax.training.artifacts import Json
 from attn_flax.training.checkpoints.whole import Damaged
+from attn_flax.training.distributed import processes
 
 
 def of_array(array: jax.typing.ArrayLike) -> str:

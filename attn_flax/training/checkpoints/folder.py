@@ -15,12 +15,13 @@ from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
 from attn_flax.tasks.names import FIRST, find_task
 from attn_flax.tasks.task import Task
-from attn_flax.training import artifacts, processes, run_folder
+from attn_flax.training import artifacts, run_folder
 from attn_flax.training.checkpoints import digests
 from attn_flax.training.checkpoints import progress as progress_file
 from attn_flax.training.checkpoints.failures import reading, reason, saving
 from attn_flax.training.checkpoints.upstream import Preserved
 from attn_flax.training.checkpoints.whole import Damaged, Gone, first_whole, is_gone
+from attn_flax.training.distributed import processes
 
 # A pytree of arrays, or of what stands for them.
 State = TypeVar('State')
