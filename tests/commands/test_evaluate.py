@@ -104,7 +104,7 @@ def test_images_of_other_classes_are_refused(trained, tmp_path, capsys):
   assert run('--mode=evaluate', *command, f'--config.data.dir={tmp_path}/wild') == 2
   found, line = capsys.readouterr().err.splitlines()
   assert found.startswith(f'{tmp_path}/wild: 2 classes')
-  assert f'other classes than those that {folder}/run was trained on' in line
+  assert f'other classes than the data that {folder}/run was trained on' in line
 
 
 def test_the_config_of_another_run_is_refused(trained, capsys):
