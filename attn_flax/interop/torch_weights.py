@@ -174,7 +174,7 @@ def convert(weights: Weights, model: ResNet) -> Variables:
 
 def _hint(head: Head) -> str:
   """What to do about weights behind the network that are not those of one layer."""
-  fresh = 'num_classes=<number> starts a fresh head, and num_classes=None leaves it out'
+  fresh = 'from_torch(..., num_classes=<number>) starts a fresh one, and num_classes=None has none'
   if len(head.candidates) > 1:
     listed = ' and '.join(head.candidates)
     return f'; each of {listed} may be the head, so give only the one that is; {fresh}'
