@@ -8,7 +8,7 @@ from typing import NamedTuple
 from absl import flags
 
 from attn_flax.commands import configs, nearest
-from attn_flax.commands.typed import Choice
+from attn_flax.commands.typed import Choice, Paths
 from attn_flax.errors import UserError
 from attn_flax.files import local_path
 
@@ -182,7 +182,8 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
       _define_choice(values, name, None, flag.choices, text)
     elif kind is tuple:
       listed = list(default) if isinstance(default, tuple) else None
-      flags.DEFINE_list(name, listed, text, flag_values=values)
+      parser = Paths() if flag.is_path else flags.ListParser()
+      flags.DEFINE(parser, name, listed, text, values, flags.ListSerializer(','))
     elif kind is bool:
       flags.DEFINE_bool(name, bool(default), text, flag_values=values)
     elif kind is int:
@@ -205,19 +206,23 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
   Raises:
     UserError: an unknown flag or word; the message says what was most likely meant.
   """
+  unknown: flags.UnrecognizedFlagError | None = None
+  words: list[str] = []
   try:
     words = values(list(argv))[1:]
   except flags.UnrecognizedFlagError as error:
-    mode, config = values['mode'].value, values['config'].value
-    own = ['mode', 'help', 'config', *(flag.name for flag in FLAGS if mode in flag.modes)]
-    word = str(error.flagvalue)  # All of the word.
-    after = argv[argv.index(word) + 1 :] if '=' not in word and word in argv else []
-    value = word.partition('=')[2] or next((text for text in after[:1] if text[:1] != '-'), '')
-    raise nearest.of_flag(
-      error.flagname, value, own, config or configs.load('base'), configs.built_in_names()
-    ) from None
-  if words:
-    raise nearest.of_word(words[0], MODES, configs.built_in_names())
+    unknown = error
+  if not words and unknown is None:
+    return
+  mode, config = values['mode'].value, values['config'].value or configs.load('base')
+  own = ['mode', 'help', 'config', *(flag.name for flag in FLAGS if mode in flag.modes)]
+  names = configs.built_in_names()
+  if unknown is None:
+    raise nearest.of_word(words[0], MODES, own, config, names)
+  word = str(unknown.flagvalue)  # All of the word.
+  after = argv[argv.index(word) + 1 :] if '=' not in word and word in argv else []
+  value = word.partition('=')[2] or next((text for text in after[:1] if text[:1] != '-'), '')
+  raise nearest.of_flag(unknown.flagname, value, own, config, names)
 
 
 def check_mode(values: flags.FlagValues) -> None:
