@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from attn_flax.data.crops import Box, central_box, crop_box
+from attn_flax.data.crops import RATIO, SCALE, Box, central_box, crop_box
 from attn_flax.errors import UserError
 
 # The decoders of Pillow that are used: some others run programs (PostScript) or read more files.
@@ -45,8 +45,8 @@ def random_crop(
   draws: np.ndarray,
   *,
   upright: bool = False,
-  scale: tuple[float, float] = (0.08, 1.0),
-  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  scale: tuple[float, float] = SCALE,
+  ratio: tuple[float, float] = RATIO,
 ) -> np.ndarray:
   """Cuts a random box out of an image and resizes it.
 

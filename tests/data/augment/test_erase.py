@@ -118,6 +118,6 @@ def test_the_key_decides():
 def test_what_cannot_be_is_refused():
   with pytest.raises(UserError, match="'zero'; did you mean 'zeros'"):
     erase.random_erasing(jax.random.key(0), _images(1), 0.5, fill='zero')
-  with pytest.raises(UserError, match='not uint8: normalize'):
+  with pytest.raises(UserError, match='uint8: normalize'):
     pixels = _images(1).astype(np.uint8)
     erase.random_erasing(jax.random.key(0), pixels, 0.5, fill='noise')
