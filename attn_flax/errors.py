@@ -3,7 +3,6 @@
 import difflib
 import math
 import numbers
-import re
 import types
 from collections.abc import Collection, Iterable
 
@@ -51,24 +50,24 @@ def nearest(word: str, names: Iterable[str], count: int = 1, cutoff: float = 0.6
     count: the most names to return.
     cutoff: the least similarity of letters, from 0 to 1, see `difflib.get_close_matches`.
   """
-  typed, plain = _letters(word), {name: _letters(name) for name in names}
+  typed, plain = _plain_name(word), {name: _plain_name(name) for name in names}
   begun = [name for name in plain if len(typed) > 1 and plain[name].startswith(typed)]
   # A name that is only a small part of the word, such as 'se' of 'section', is not meant.
   begin = [name for name in plain if typed.startswith(plain[name]) and 2 * len(name) >= len(word)]
   found = (
-    [name for name in plain if plain[name] == typed]
+    [name for name in plain if plain[name].replace('_', '') == typed.replace('_', '')]
     or sorted(begun, key=lambda name: (len(name), name))
     or sorted(begin, key=len, reverse=True)
   )
   if not found:
     alike = difflib.get_close_matches(typed, dict.fromkeys(plain.values()), count, cutoff)
-    found = [next(name for name in plain if plain[name] == letters) for letters in alike]
+    found = [next(name for name in plain if plain[name] == other) for other in alike]
   return found[:count]
 
 
-def _letters(name: str) -> str:
-  """A name without what people often type differently."""
-  return re.sub('[-_]', '', name).casefold()
+def _plain_name(name: str) -> str:
+  """A name in lower case, with '_' for '-'."""
+  return name.casefold().replace('-', '_')
 
 
 def listed(names: Collection[str]) -> str:

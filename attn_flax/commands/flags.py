@@ -90,11 +90,8 @@ _DECIDING = (
 )
 # The modes that several processes can share, and what to do instead in another one.
 _SHARED = ('train', 'evaluate')
-_INSTEAD = {
-  'compare': (
-    'a study is spread over machines by its runs, such as --config.only=eca/seed1 on one of them'
-  ),
-}
+_ONE_PROCESS = 'leave it out, and start one process'
+_SPREAD = 'a study is spread over machines by its runs, such as --config.only=eca/seed1 on one'
 
 FLAGS = (
   Flag(
@@ -162,8 +159,8 @@ FLAGS = (
   Flag('published', None, 'CSV file of published costs to compare.', ('cost',), is_path=True),
 )
 _CONFIG_TEXT = (
-  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words after '
-  'a colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
+  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words after a '
+  'colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
 )
 
 
@@ -196,8 +193,7 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
 def _define_choice(
   values: flags.FlagValues, name: str, default: str | None, choices: tuple[str, ...], text: str
 ) -> None:
-  serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
-  flags.DEFINE(Choice(name, choices), name, default, text, values, serializer)
+  flags.DEFINE(Choice(name, choices), name, default, text, values, flags.ArgumentSerializer())
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -206,20 +202,19 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
   Raises:
     UserError: an unknown flag or word; the message says what was most likely meant.
   """
-  unknown: flags.UnrecognizedFlagError | None = None
-  words: list[str] = []
+  unknown = None
   try:
     words = values(list(argv))[1:]
   except flags.UnrecognizedFlagError as error:
-    unknown = error
-  if not words and unknown is None:
+    unknown, words = error, [str(error.flagvalue)]  # All of the word.
+  if not words:
     return
+  word = words[0]
   mode, config = values['mode'].value, values['config'].value or configs.load('base')
   own = ['mode', 'help', 'config', *(flag.name for flag in FLAGS if mode in flag.modes)]
   names = configs.built_in_names()
   if unknown is None:
-    raise nearest.of_word(words[0], MODES, own, config, names)
-  word = str(unknown.flagvalue)  # All of the word.
+    raise nearest.of_word(word, MODES, own, config, names)
   after = argv[argv.index(word) + 1 :] if '=' not in word and word in argv else []
   value = word.partition('=')[2] or next((text for text in after[:1] if text[:1] != '-'), '')
   raise nearest.of_flag(unknown.flagname, value, own, config, names)
@@ -235,8 +230,7 @@ def check_mode(values: flags.FlagValues) -> None:
     raise UserError(f'--config does nothing in --mode={mode}; it belongs to the other modes')
   for flag in FLAGS:
     if values[flag.name].present and mode not in flag.modes:
-      instead = 'leave it out, and start one process'
-      fix = f'; {_INSTEAD.get(mode, instead)}' if flag.modes is _SHARED else ''
+      fix = f'; {_SPREAD if mode == "compare" else _ONE_PROCESS}' if flag.modes is _SHARED else ''
       raise UserError(
         f'--{flag.name} does nothing in --mode={mode}; it belongs to {_modes(flag.modes)}{fix}'
       )

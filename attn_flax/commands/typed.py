@@ -16,7 +16,7 @@ _KINDS = {
   r'(invalid literal for int\(\)|.* is not a whole number).*': 'a whole number',
   r'(could not convert string to float|.* is not a number).*': 'a number',
   r'.*Non-boolean argument.*': 'True or False',
-  r'Failed to parse .* as a ConfigDict: .*': 'fields by name, {"name": "eca"}',
+  r'Failed to parse .* as a ConfigDict: .*': 'fields by name, in braces',
 }
 
 
