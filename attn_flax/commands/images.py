@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from attn_flax.data.decode import BadImage
+from attn_flax.data.image_file import BadImage, TooLarge
 from attn_flax.data.sources.folder.listing import in_words, list_files, natural_key
 from attn_flax.errors import UserError
 from attn_flax.files import describe, is_regular
+from attn_flax.training.artifacts import File
 from attn_flax.training.trained_run import TrainedRun, batch_size
 
 
@@ -59,6 +60,8 @@ def read_images(
   for path in paths:
     try:
       images.append(run.read(path))
+    except TooLarge as error:
+      broken[str(path)] = f"{error}; make it smaller, or raise that in the run's {File.CONFIG}"
     except BadImage as error:
       broken[str(path)] = str(error)
     else:

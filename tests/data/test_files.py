@@ -13,7 +13,7 @@ from PIL import Image
 from attn_flax import files
 from attn_flax.commands.images import find_images
 from attn_flax.data import decode
-from attn_flax.data.loading import MAX_PIXELS
+from attn_flax.data.image_file import FORMATS, MAX_PIXELS, BadImage
 from attn_flax.data.sources.folder import check
 from attn_flax.errors import UserError
 
@@ -32,7 +32,7 @@ def test_the_readme_names_the_formats():
   text = ' '.join((ROOT / 'README.md').read_text().split())
   (named,) = re.findall(r'A folder may hold (.*?) images', text)
   known = {name.upper() for name in re.split(r', | and ', named)}
-  assert known == set(decode.FORMATS)
+  assert known == set(FORMATS)
 
 
 def test_no_program_is_run_for_postscript(tmp_path, monkeypatch):
@@ -42,7 +42,7 @@ def test_no_program_is_run_for_postscript(tmp_path, monkeypatch):
   gs.chmod(0o755)
   monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
   for read in (decode.probe, lambda content: decode.central_crop(content, 8)):
-    with pytest.raises(decode.BadImage, match='not an image of a known format'):
+    with pytest.raises(BadImage, match='not an image of a known format'):
       read(EPS)
   assert not (tmp_path / 'ran').exists()
 
@@ -126,7 +126,7 @@ def test_two_hundred_malformed_images_are_decoded_or_named():
       pixels = decode.central_crop(content, 16, upright=True)
       assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
       outcomes['decoded'] += 1
-    except decode.BadImage as error:
+    except BadImage as error:
       assert str(error) and '\n' not in str(error)
       outcomes['named'] += 1
     assert time.monotonic() - began < 2, (trial, forms[trial % len(forms)])
