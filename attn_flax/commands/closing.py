@@ -34,9 +34,12 @@ def scored(result: Json, task: Task, split: str, file: pathlib.Path) -> str:
     split: the split that was scored.
     file: the file that holds all scores.
   """
-  return (
-    f'{split}: {_scores(result, task, split)}\n'
-    f'checkpoint: that of update {result["step"]:,}\nfiles: {file} holds all scores'
+  return '\n'.join(
+    (
+      f'{split}: {_scores(result, task, split)}',
+      f'checkpoint: that of update {result["step"]:,}, the best of the run',
+      f'files: {file} holds all scores',
+    )
   )
 
 

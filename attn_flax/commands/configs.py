@@ -23,8 +23,8 @@ from attn_flax.commands.nearest import check_known
 from attn_flax.errors import UserError, shown
 from attn_flax.files import local_path
 from attn_flax.models.create import PLACEMENT_FIELDS
+from attn_flax.training.artifacts import holds_run
 
-_STORED = 'config.json'  # The config of a run, as `training.artifacts.File` names it.
 # A word of a command line that sets a field.
 _FIELD = re.compile(r'--?(?:no)?config\.([^=]*)(=?)')
 
@@ -131,7 +131,7 @@ def _run_folder(argv: Sequence[str]) -> pathlib.Path | None:
   if given.get('mode', 'train') not in ('train', 'evaluate') or not given.get('workdir'):
     return None
   folder = local_path(given['workdir'], '--workdir')
-  return folder if (folder / _STORED).is_file() else None
+  return folder if holds_run(folder) else None
 
 
 def _of_run(argv: Sequence[str]) -> ConfigDict | None:

@@ -13,6 +13,7 @@ from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.data import SPLITS
 from attn_flax.data.normalization import in_text
 from attn_flax.errors import UserError, check_choice
+from attn_flax.files import composed
 from attn_flax.tasks.names import find_task
 from attn_flax.training import artifacts, dataset_file, left_open, processes, run_folder
 from attn_flax.training.checkpoints import restore_best
@@ -113,10 +114,12 @@ def _check_classes(experiment: Experiment, folder: pathlib.Path) -> None:
   found = experiment.dataset.class_names
   if not dataset_file.same_names(found, names):
     place = experiment.config.data.dir or experiment.config.data.name
+    lacks = set(map(composed, found)) < set(map(composed, names))
     raise UserError(
       f'{place} has other classes than the data that {folder} was trained on ({_listed(found)} '
-      f'there, {_listed(names)} in the run); choose data of the same classes; a class without '
-      'images has an empty folder'
+      f'there, {_listed(names)} in the run); choose data of the same classes'
+      + ', with an empty folder for a class without images'
+      * lacks
     )
 
 

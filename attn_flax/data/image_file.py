@@ -87,10 +87,10 @@ def guarded(encoded: bytes, decode: Callable[[], _Result]) -> _Result:
     raise
   except Image.UnidentifiedImageError:
     raise BadImage(f'it is not an image of a known format ({", ".join(FORMATS)})') from None
-  except Image.DecompressionBombError:  # Some decoders have Pillow's limit within.
+  except Image.DecompressionBombError:  # In decoders: of WebP, and of TIFF with large tiles.
     raise BadImage(
-      f'Pillow reads at most {MAX_PIXELS} pixels of an image of this format; make it smaller, or '
-      'convert it to PNG or JPEG'
+      f'Pillow reads at most {MAX_PIXELS} pixels of such a file; make it smaller, or convert it to '
+      'PNG or JPEG'
     ) from None
   except Exception as error:  # Pillow's decoders raise errors of many types.
     raise BadImage(' '.join(f'{error}'.split()) or type(error).__name__) from error
