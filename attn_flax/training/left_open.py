@@ -146,16 +146,16 @@ def notes(asked: Config, config: Config, model: Network, images: int) -> list[st
     images: number of training images.
   """
   lines, train = [], config.train
-  # The number of updates, where it is set, is the length of the run.
-  is_long = 'epochs' if train.steps is None else 'steps'
-  chosen = [name for name in ('batch_size', is_long) if asked.train[name] is None]
+  # Where `steps` is set, it is the length of the run, and the number of epochs does nothing.
+  open_fields = ('batch_size', 'epochs') if train.steps is None else ('batch_size',)
+  chosen = [name for name in open_fields if asked.train[name] is None]
   if chosen:
     length = f'{train.epochs} epochs' if train.steps is None else f'{train.steps:,} updates'
     fields = ' and '.join(f'--config.train.{name}' for name in chosen)
     lines.append(
       f'{images:,} training image{"" if images == 1 else "s"}: batches of {train.batch_size} for '
-      f'{length}; {fields} choose{"s" if len(chosen) == 1 else ""} '
-      f'{"another" if len(chosen) == 1 else "others"}'
+      f'{length}; {fields} '
+      f'{"choose others" if len(chosen) > 1 else "chooses another"}'
     )
   if asked.data.name == FOLDER and images < _FEW and config.init_from is None:
     lines.append(
