@@ -157,7 +157,8 @@ def get_config(arg=''):
   config.data.seed = 2014
   # How many broken images of a folder may be left out; if there are more, training does not start.
   config.data.max_bad = 0
-  # Most pixels of an image of a folder, at most 178,956,970; larger images count as broken.
+  # Most pixels of an image of a folder, up to 2,000,000,000: decoding takes 4 bytes of memory for
+  # each. Larger images count as broken.
   config.data.max_pixels = 178_956_970
   # Whether images of a folder that are smaller than `size` are enlarged. If not, they are an error.
   config.data.enlarge = False

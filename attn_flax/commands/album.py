@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from attn_flax.commands.images import class_folder
 from attn_flax.commands.predict import Answer
 from attn_flax.files import composed
 from attn_flax.report.figures.contact_sheet import MOST_IMAGES, ContactSheet
@@ -21,14 +22,22 @@ _USUAL_LIMIT = 255  # Bytes of a file's name, where the file system does not say
 class Album:
   """Draws explained photographs into a folder, one after the other."""
 
-  def __init__(self, run: TrainedRun, folder: pathlib.Path, paths: Sequence[pathlib.Path]):
+  def __init__(
+    self,
+    run: TrainedRun,
+    folder: pathlib.Path,
+    paths: Sequence[pathlib.Path],
+    named: Sequence[str] = (),
+  ):
     """Warns on stderr if no installed font has the letters of some names of classes or files.
 
     Args:
       run: the run whose network explains the photographs.
       folder: folder of the pictures; it is made with the first one.
       paths: the files of all photographs.
+      named: the files and folders by which the user named them.
     """
+    self._named = named
     self._run = run
     self._folder = folder
     self._lettering = lettering([*run.class_names, *(path.name for path in paths)])
@@ -56,7 +65,7 @@ class Album:
     """Draws a photograph with maps over the part of it that the network saw.
 
     Args:
-      path: the file; if its folder has the name of a class, that is its true class.
+      path: the file; its true class is that of `images.class_folder`.
       maps: [h, w] each, by the name of its method.
       answer: the class that is explained.
 
@@ -74,7 +83,8 @@ class Album:
     self._smaller += pixels.shape[:2] != size
     left, top, right, bottom = (side * share for side in crop)
     photo = Photograph(pixels, (left, top, right, bottom))
-    label = self._numbers.get(composed(path.absolute().parent.name))
+    own = class_folder(path, self._named, self._numbers)
+    label = None if own is None else self._numbers[own]
     told = Told(
       self._names[answer.label], answer.probability, None if label is None else self._names[label]
     )

@@ -25,6 +25,24 @@ def wilson(share: float, count: int) -> tuple[float, float]:
   return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
+def scored(result: Json, task: Task, split: str, file: pathlib.Path) -> str:
+  """The last lines of an evaluation.
+
+  Args:
+    result: the content of `evaluation.json`.
+    task: the run's task.
+    split: the split that was scored.
+    file: the file that holds all scores.
+  """
+  return '\n'.join(
+    (
+      f'{split}: {_scores(result, task, split)}',
+      f'checkpoint: that of update {result["step"]:,}, the best of the run',
+      f'files: {file} holds all scores',
+    )
+  )
+
+
 def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | None) -> str:
   """The last lines that a run prints.
 
@@ -35,15 +53,12 @@ def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | Non
     data_dir: the folder of its images; None if its dataset is not a folder of images.
   """
   folder = shlex.quote(str(workdir))
-  steps, seconds, compiling = (
-    result.get(name, 0) for name in ('steps', 'train_seconds', 'compile_seconds')
-  )
+  steps = result.get('steps', 0)
   lines = [
-    f'test: {_scores(result, task)}',
+    f'test: {_scores(result, task, "test")}',
     f'checkpoint: that of update {result.get("best_step", steps):,} of {steps:,}, the best on the '
     'validation images',
-    f'time: {_duration(seconds)} of training ({result.get("images_per_second", 0):,.0f} images/s), '
-    f'{_duration(compiling)} of compilation',
+    *_times(result),
     f'files: {workdir} holds {File.RESULT} (all scores), {File.PREDICTIONS}, {File.METRICS}, '
     f'{Folder.TENSORBOARD}/ and {Folder.CHECKPOINTS}/',
     f'next: {program()} --mode=compare --workdirs={folder},<another run>',
@@ -54,14 +69,26 @@ def closing(result: Json, task: Task, workdir: pathlib.Path, data_dir: str | Non
   return '\n'.join(lines)
 
 
-def _scores(result: Mapping[str, object], task: Task) -> str:
-  """The scores on the test split, the task's `best` first; of the moving average if it was kept."""
-  averaged = score_name('test', task.best, averaged=True) in result
-  count = int(str(result.get(score_name('test', 'count'), 0)))
+def _times(result: Json) -> list[str]:
+  """The line of the times and the speed that a result holds; [] for one without times."""
+  parts = []
+  if 'train_seconds' in result:
+    rate = result.get('images_per_second')
+    speed = '' if rate is None else f' ({rate:,.0f} images/s)'
+    parts.append(f'{_duration(result["train_seconds"])} of training{speed}')
+  if 'compile_seconds' in result:
+    parts.append(f'{_duration(result["compile_seconds"])} of compilation')
+  return [f'time: {", ".join(parts)}'] if parts else []
+
+
+def _scores(result: Mapping[str, object], task: Task, split: str) -> str:
+  """The scores on a split, the task's `best` first; of the moving average if it was kept."""
+  averaged = score_name(split, task.best, averaged=True) in result
+  count = int(str(result.get(score_name(split, 'count'), 0)))
   shares = {task.best, *task.logged} if task.best_range == (0, 1) else set()
   texts = []
   for name in dict.fromkeys([task.best, *task.logged, 'loss']):
-    value = result.get(score_name('test', name, averaged=averaged))
+    value = result.get(score_name(split, name, averaged=averaged))
     if not isinstance(value, int | float):
       continue
     text = f'{name} ' + (f'{100 * value:.1f} %' if name in shares else f'{value:.3g}')

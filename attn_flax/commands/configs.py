@@ -24,6 +24,7 @@ from attn_flax.errors import UserError, listed, nearest, shown
 from attn_flax.files import local_path
 from attn_flax.models.create import PLACEMENT_FIELDS
 from attn_flax.models.zoo import list_models
+from attn_flax.training.artifacts import holds_run
 
 # A word of a command line that sets a field.
 _FIELD = re.compile(r'--?(?:no)?config\.([^=]*)(=?)')
@@ -100,16 +101,55 @@ def without_repeats(argv: Sequence[str]) -> list[str]:
 
 
 def check_given(argv: Sequence[str]) -> None:
-  """Raises `UserError` if a command line sets fields of a config that it does not name before."""
+  """Raises `UserError` if a command line sets fields of a config that it does not name before.
+
+  Fields of `data` may be set for a run that exists, whose own config is then used.
+  """
   words = [word for word in argv if _FIELD.match(word) or re.match(r'--?config(=|$)', word)]
   if not words or not (first := _FIELD.match(words[0])):
     return
   if not all(map(_FIELD.match, words)):
     raise UserError(f'{words[0]} stands before --config; name the config first, then its fields')
-  raise UserError(
-    f'--config.{first[1]} needs a config whose field it sets, such as --config=eca; without one, a '
-    "run folder's own config is used unchanged"
-  )
+  if (folder := _run_folder(argv)) is None:
+    raise UserError(
+      f'--config.{first[1]} needs a config whose field it sets, such as --config=eca; without one, '
+      'only --mode=train and --mode=evaluate of a run that exists take fields, those of its data'
+    )
+  for field in overrides(words):
+    if not field.startswith('data.'):
+      raise UserError(
+        f'--config.{field} needs a config whose field it sets, such as --config=eca; without one, '
+        f'the config of the run in {folder} is used, of which only --config.data.<field> can be set'
+      )
+
+
+def _run_folder(argv: Sequence[str]) -> pathlib.Path | None:
+  """The run folder of a command line whose mode can use the run's own config with other data."""
+  given: dict[str, str] = {}
+  for word, after in zip(argv, [*argv[1:], ''], strict=True):
+    if match := re.fullmatch(r'--?(workdir|mode)(?:=(.*))?', word, re.DOTALL):
+      given[match[1]] = after if match[2] is None else match[2]
+  if given.get('mode', 'train') not in ('train', 'evaluate') or not given.get('workdir'):
+    return None
+  folder = local_path(given['workdir'], '--workdir')
+  return folder if holds_run(folder) else None
+
+
+def _of_run(argv: Sequence[str]) -> ConfigDict | None:
+  """The config of the run whose data a command line sets without a config; None for others."""
+  words = [word for word in argv if re.match(r'--?(no)?config[.=]|--?config$', word)]
+  folder = _run_folder(argv) if words and all(map(_FIELD.match, words)) else None
+  if folder is None:
+    return None
+  # Loads Optax and SciPy, for which other command lines need not wait.
+  from attn_flax.training.run_folder import load_config
+
+  config, typed = load_config(folder), load('base').data
+  with typed.unlocked():  # Newer versions may have further fields.
+    typed.update(config.data)
+  config.data = typed
+  check_known(config, overrides(argv), {})
+  return config
 
 
 def check_fields(values: flags.FlagValues, kept: str, why: str) -> None:
@@ -135,6 +175,9 @@ def define(values: flags.FlagValues, text: str, argv: Sequence[str]) -> None:
     argv: the command line.
   """
   field_values.register()
+  if (own := _of_run(argv)) is not None:
+    config_flags.DEFINE_config_dict('config', own, text, flag_values=values, sys_argv=list(argv))
+    return
   config_flags.DEFINE_config_file('config', None, text, flag_values=values, sys_argv=list(argv))
   flag = values['config']
   flag.parser = _Parser(inner=flag.parser, fields=overrides(argv))

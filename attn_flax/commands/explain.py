@@ -110,7 +110,7 @@ def explain_run(
   output = output or folder
   artifacts.check_writable(output, 'name another one with --output')  # Before the work.
   explainer = _Explainer(trained, methods, stage, batch_size(paths))
-  album = Album(trained, output / Folder.EXPLANATIONS, paths)
+  album = Album(trained, output / Folder.EXPLANATIONS, paths, images)
   rows: list[artifacts.Json] = []
   broken: dict[str, str] = {}
   for good, pixels, bad in read_batches(trained, paths):

@@ -2,14 +2,15 @@
 
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import numpy as np
 
-from attn_flax.data.decode import BadImage
+from attn_flax.data.image_file import BadImage, TooLarge
 from attn_flax.data.sources.folder.listing import in_words, list_files, natural_key
 from attn_flax.errors import UserError
-from attn_flax.files import describe, is_regular
+from attn_flax.files import composed, describe, is_regular
+from attn_flax.training.artifacts import File
 from attn_flax.training.trained_run import TrainedRun, batch_size
 
 
@@ -33,6 +34,24 @@ def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
   if not found:
     raise UserError(f'there are no images in {", ".join(paths) or "--images"}; name one')
   return found
+
+
+def class_folder(path: pathlib.Path, named: Sequence[str], classes: Container[str]) -> str | None:
+  """The folder of an image that has the name of a class; None if there is none.
+
+  As in a folder of training images, images may lie in folders below that of their class.
+
+  Args:
+    path: the image's file.
+    named: what was named on the command line: folders above these do not count.
+    classes: the names of the classes, see `files.composed`.
+  """
+  tops = {pathlib.Path(name).absolute() for name in named}
+  inside = [path.absolute().parent]
+  while inside[-1] not in tops and tops & set(inside[-1].parents):
+    inside.append(inside[-1].parent)
+  names = [composed(folder.name) for folder in reversed(inside)]
+  return next((name for name in names if name in classes), None)
 
 
 def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -59,6 +78,8 @@ def read_images(
   for path in paths:
     try:
       images.append(run.read(path))
+    except TooLarge as error:
+      broken[str(path)] = f"{error}; make it smaller, or raise that in the run's {File.CONFIG}"
     except BadImage as error:
       broken[str(path)] = str(error)
     else:

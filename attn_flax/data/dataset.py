@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from attn_flax.data.examples import Split
+from attn_flax.data.image_file import MAX_PIXELS
 from attn_flax.data.progress import progress
 from attn_flax.data.records import Records, Source
 
@@ -166,6 +167,7 @@ def assemble(
   one_size: bool = False,
   upright: bool = False,
   annotated: bool = False,
+  max_pixels: int = MAX_PIXELS,
 ) -> Dataset:
   """Makes a dataset of splits that are read into memory, or left as records to be decoded.
 
@@ -177,6 +179,7 @@ def assemble(
     one_size: whether all images are stored at `spec.image_size`.
     upright: whether to follow EXIF orientations.
     annotated: whether to read masks and boxes.
+    max_pixels: the most pixels that an encoded image may have.
 
   Raises:
     UserError: an example cannot be read.
@@ -185,7 +188,7 @@ def assemble(
   resize = size if in_memory or one_size else eval_resize(size)
   opened: dict[str, Split | Records] = {}
   for split, source in sources.items():
-    records = Records(source, size, resize, one_size, upright, annotated)
+    records = Records(source, size, resize, one_size, upright, annotated, max_pixels)
     opened[split] = _read_all(records, f'reading {split} images') if in_memory else records
   counts = {split: len(source) for split, source in sources.items()}
   spec = dataclasses.replace(spec, splits={**spec.splits, **counts})
@@ -196,7 +199,7 @@ def assemble(
 def _read_all(records: Records, what: str) -> Split:
   """Reads all examples, a chunk at a time; `what` names the work in the progress reports."""
   whole: dict[str, np.ndarray] = {}
-  with progress(what, len(records)) as advance:
+  with progress(what, len(records), 'images') as advance:
     for start in range(0, max(len(records), 1), _CHUNK):
       part = records.take(range(start, min(start + _CHUNK, len(records))))
       for name, values in vars(part).items():

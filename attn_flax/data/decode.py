@@ -3,23 +3,15 @@
 Uses NumPy and Pillow only, so that worker processes need no more. `crops` draws the boxes.
 """
 
-import importlib
-import io
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from attn_flax.data.crops import RATIO, SCALE, Box, central_box, crop_box
-from attn_flax.errors import UserError
+from attn_flax.data.image_file import MAX_PIXELS, BadImage, guarded, open_image
 
-# The decoders of Pillow that are used: some others run programs (PostScript) or read more files.
-_PLUGINS = ('Bmp', 'Gif', 'Jpeg', 'Png', 'Ppm', 'Tiff', 'WebP')
-FORMATS = tuple(name.upper() for name in _PLUGINS)
-for _name in _PLUGINS:
-  importlib.import_module(f'PIL.{_name}ImagePlugin')
 _ORIENTATION = 0x0112  # The EXIF tag.
 _UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,12 +24,6 @@ _UPRIGHT = {
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
 
-_Result = TypeVar('_Result')
-
-
-class BadImage(UserError):  # noqa: N818
-  """An image that cannot be decoded; the text gives the reason, without the image's name."""
-
 
 def random_crop(
   encoded: bytes,
@@ -47,6 +33,7 @@ def random_crop(
   upright: bool = False,
   scale: tuple[float, float] = SCALE,
   ratio: tuple[float, float] = RATIO,
+  max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
   """Cuts a random box out of an image and resizes it.
 
@@ -60,6 +47,7 @@ def random_crop(
     upright: whether to turn the image as its EXIF orientation says.
     scale: smallest and largest share of the image's area that the box covers.
     ratio: smallest and largest width / height of the box.
+    max_pixels: the most pixels that the image may have.
 
   Returns:
     [size, size, 3] uint8.
@@ -71,11 +59,16 @@ def random_crop(
   def box_of(width: int, height: int) -> Box:
     return crop_box(width, height, draws, scale, ratio)
 
-  return _render(encoded, box_of, size, upright, reduce=True)
+  return _render(encoded, box_of, size, upright, max_pixels, reduce=True)
 
 
 def central_crop(
-  encoded: bytes, size: int, *, resize: int | None = None, upright: bool = False
+  encoded: bytes,
+  size: int,
+  *,
+  resize: int | None = None,
+  upright: bool = False,
+  max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
   """Resizes an image so that its shorter side is `resize`, and cuts the center out.
 
@@ -87,6 +80,7 @@ def central_crop(
     size: height and width of the result in pixels.
     resize: length of the shorter side in pixels, at least `size`; None: `size`.
     upright: whether to turn the image as its EXIF orientation says.
+    max_pixels: the most pixels that the image may have.
 
   Returns:
     [size, size, 3] uint8.
@@ -98,11 +92,11 @@ def central_crop(
   def box_of(width: int, height: int) -> Box:
     return central_box(width, height, size, resize)
 
-  return _render(encoded, box_of, size, upright)
+  return _render(encoded, box_of, size, upright, max_pixels)
 
 
 def whole(
-  encoded: bytes, most: int, *, upright: bool = False
+  encoded: bytes, most: int, *, upright: bool = False, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """A whole image, made smaller where a side is longer than `most` pixels.
 
@@ -110,6 +104,7 @@ def whole(
     encoded: the image file's content.
     most: longest side of the result in pixels.
     upright: whether to turn the image as its EXIF orientation says.
+    max_pixels: the most pixels that the image may have.
 
   Returns:
     [h, w, 3] uint8, and the (height, width) of the original in pixels.
@@ -119,7 +114,7 @@ def whole(
   """
 
   def render() -> tuple[np.ndarray, tuple[int, int]]:
-    with _open(encoded) as image:
+    with open_image(encoded, max_pixels) as image:
       turn = _turn(image, upright)
       width, height = _upright_size(image, turn)
       share = min(most / max(width, height), 1)
@@ -133,7 +128,7 @@ def whole(
       pixels = pixels.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(pixels), (height, width)
 
-  return _guarded(encoded, render)
+  return guarded(encoded, render)
 
 
 def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.ndarray:
@@ -152,7 +147,7 @@ def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.
   """
 
   def render() -> np.ndarray:
-    with _open(encoded) as image:
+    with open_image(encoded) as image:
       box = central_box(*image.size, size, resize)
       box = box[0], box[1], min(box[2], image.width), min(box[3], image.height)
       # Palette indices are treated as gray levels: resizing would otherwise map them to colors.
@@ -160,29 +155,33 @@ def central_mask(encoded: bytes, size: int, *, resize: int | None = None) -> np.
       gray = Image.fromarray(values)
       return np.asarray(gray.resize((size, size), Image.Resampling.NEAREST, box=box))
 
-  return _guarded(encoded, render)
+  return guarded(encoded, render)
 
 
-def probe(encoded: bytes, *, upright: bool = False) -> tuple[int, int]:
+def probe(
+  encoded: bytes, *, upright: bool = False, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
   """Checks that an image can be decoded; returns its (height, width) in pixels.
 
   Args:
     encoded: the image file's content.
     upright: whether to turn the image as its EXIF orientation says.
+    max_pixels: the most pixels that the image may have.
 
   Raises:
+    TooLarge: the image has more pixels.
     BadImage: the image cannot be decoded.
   """
 
   def load() -> tuple[int, int]:
-    with _open(encoded) as image:
+    with open_image(encoded, max_pixels) as image:
       turn = _turn(image, upright)
       width, height = _upright_size(image, turn)
       image.draft(None, (max(image.width // 8, 1), max(image.height // 8, 1)))
       _to_rgb(image)
     return height, width
 
-  return _guarded(encoded, load)
+  return guarded(encoded, load)
 
 
 def central_bbox(
@@ -199,7 +198,7 @@ def central_bbox(
   Returns:
     [4] float32, in 0..1 of the crop and cut off at its edges.
   """
-  with _open(encoded) as image:
+  with open_image(encoded) as image:
     width, height = image.size
   left, top, right, bottom = central_box(width, height, size, resize)
   corners = np.asarray(bbox, np.float64) * [height, width, height, width] - [top, left, top, left]
@@ -212,13 +211,14 @@ def _render(
   box_of: Callable[[int, int], Box],
   size: int,
   upright: bool,
+  max_pixels: int,
   *,
   reduce: bool = False,
 ) -> np.ndarray:
   """Decodes an image and resizes the box that `box_of` gives for its width and height."""
 
   def render() -> np.ndarray:
-    with _open(encoded) as image:
+    with open_image(encoded, max_pixels) as image:
       turn = _turn(image, upright)
       width, height = _upright_size(image, turn)
       box = box_of(width, height)
@@ -236,7 +236,7 @@ def _render(
     box = box[0] * across, box[1] * down, right, bottom
     return np.asarray(pixels.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
-  return _guarded(encoded, render)
+  return guarded(encoded, render)
 
 
 def _turn(image: Image.Image, upright: bool) -> int:
@@ -273,21 +273,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert('RGB')
   image.load()
   return image
-
-
-def _open(encoded: bytes) -> Image.Image:
-  return Image.open(io.BytesIO(encoded), formats=FORMATS)
-
-
-def _guarded(encoded: bytes, decode: Callable[[], _Result]) -> _Result:
-  """Calls `decode`; any error there becomes `BadImage`."""
-  if not encoded:
-    raise BadImage('it is empty')
-  try:
-    return decode()
-  except (BadImage, MemoryError):
-    raise
-  except Image.UnidentifiedImageError:
-    raise BadImage(f'it is not an image of a known format ({", ".join(FORMATS)})') from None
-  except Exception as error:  # Pillow's decoders raise errors of many types.
-    raise BadImage(' '.join(f'{error}'.split()) or type(error).__name__) from error

@@ -11,6 +11,7 @@ from attn_flax.data.dataset import (
   DatasetSpec,
 )
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
+from attn_flax.data.image_file import MAX_PIXELS, MOST_PIXELS
 from attn_flax.data.normalization import check_normalize, normalized
 from attn_flax.data.progress import say
 from attn_flax.data.sources.cluttered_digits import generate
@@ -26,7 +27,6 @@ from attn_flax.errors import (
 )
 
 _LEAST_SIZE, _MOST_SIZE = 8, 2**14
-MAX_PIXELS = 178_956_970  # Of one image; Pillow refuses larger ones.
 
 
 def load(
@@ -42,6 +42,7 @@ def load(
   max_pixels: int = MAX_PIXELS,
   enlarge: bool = False,
   normalize: str = 'dataset',
+  alone: str | None = None,
 ) -> Dataset:
   """Opens splits of a dataset; cluttered digits are generated on first use.
 
@@ -64,10 +65,13 @@ def load(
     annotations: whether to read masks and boxes, too.
     download: whether to download a dataset that is missing.
     max_bad: number of broken images of a folder that may be skipped.
-    max_pixels: the most pixels that an image of a folder may have.
+    max_pixels: the most pixels that an image of a folder may have, up to 2e9: Pillow takes 4 bytes
+      of memory for each while it decodes the image.
     enlarge: whether images of a folder that are smaller than `size` are enlarged instead of being
       an error.
     normalize: mean and deviation of the channels, see `normalization.normalized`.
+    alone: the one of `splits` that is opened alone where a folder of images has no training images,
+      for a trained network to be scored; None: such a folder is an error.
 
   Returns:
     The dataset with these splits.
@@ -81,7 +85,7 @@ def load(
     check_type('data_dir', data_dir, str | os.PathLike, 'the path of a folder')
   check_range('data.seed', seed, 0, MOST_SEED, whole=True)
   check_range('data.max_bad', max_bad, 0, whole=True)
-  check_range('data.max_pixels', max_pixels, 1, MAX_PIXELS, whole=True)
+  check_range('data.max_pixels', max_pixels, 1, MOST_PIXELS, whole=True)
   check_flags(annotations=annotations, download=download, enlarge=enlarge)
   check_normalize(normalize)
   if isinstance(splits, str | bytes) or not isinstance(splits, Iterable):
@@ -106,6 +110,7 @@ def load(
       max_bad=max_bad,
       max_pixels=max_pixels,
       enlarge=enlarge,
+      alone=alone,
     )
   else:
     dataset = _load_known(name, data_dir, size, seed, splits, annotations, download)

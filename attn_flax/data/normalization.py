@@ -94,7 +94,7 @@ def _measure(dataset: Dataset) -> _Pair:
   split = dataset.splits['train']
   chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), _MOST)).round().astype(int))
   first, second = np.zeros(3, np.int64), np.zeros(3, np.int64)
-  with progress('measuring the training images', len(chosen)) as advance:
+  with progress('measuring the training images', len(chosen), 'images') as advance:
     for start in range(0, len(chosen), _CHUNK):
       part = chosen[start : start + _CHUNK]
       images = split.take(part).image

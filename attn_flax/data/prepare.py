@@ -3,8 +3,8 @@
     python -m attn_flax.data.prepare oxford_iiit_pet --data_dir=/data
     python -m attn_flax.data.prepare imagenet2012 --data_dir=/data --manual_dir=/folder/of/archives
 
-Most datasets need TensorFlow for this one step: pip install -e ".[prepare]". CIFAR-10 and CIFAR-100
-do not. Prepared datasets are read without TensorFlow.
+Most datasets need TensorFlow for this one step: pip install 'attn_flax[prepare]'. CIFAR-10 and
+CIFAR-100 do not. Prepared datasets are read without TensorFlow.
 """
 
 import argparse
@@ -62,8 +62,8 @@ def _prepare_with_tensorflow(
 ) -> None:
   if importlib.util.find_spec('tensorflow') is None:
     raise UserError(
-      f'preparing {name!r} needs TensorFlow: pip install -e ".[prepare]", then run this command '
-      'again'
+      f"preparing {name!r} needs TensorFlow: pip install 'attn_flax[prepare]', then run this "
+      'command again'
     )
   import requests  # With the next, takes a second: errors above come at once.
   import tensorflow_datasets as tfds

@@ -1,4 +1,4 @@
-"""Messages about a dataset on stderr: single lines, and the progress of long work on many files."""
+"""Messages about a dataset on stderr: single lines, and the progress of long work."""
 
 import contextlib
 import functools
@@ -24,20 +24,23 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def progress(
+  what: str, total: int | None = None, unit: str = 'files'
+) -> Iterator[Callable[[int], None]]:
   """Reports the progress of long work: a bar in a terminal, elsewhere a line every ten seconds.
 
   Args:
     what: the work, such as 'checking /images'.
-    total: number of files in all; None: unknown.
+    total: number of units in all; None: unknown.
+    unit: what is counted, in the plural.
 
   Yields:
-    A function that takes the number of files that were done since its last call.
+    A function that takes the number of units that were done since its last call.
   """
   if sys.stderr.isatty():
     import tqdm  # A terminal alone needs it.
 
-    with tqdm.tqdm(total=total, desc=what, unit=' files', leave=False) as bar:
+    with tqdm.tqdm(total=total, desc=what, unit=f' {unit}', leave=False) as bar:
       yield bar.update
     return
   done, said = 0, time.monotonic()
@@ -47,7 +50,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
     done += count
     if time.monotonic() - said >= _QUIET_S:
       of_total = '' if total is None else f' of {total:,}'
-      print(f'{what}: {done:,}{of_total} files', file=sys.stderr, flush=True)
+      print(f'{what}: {done:,}{of_total} {unit}', file=sys.stderr, flush=True)
       said = time.monotonic()
 
   yield advance

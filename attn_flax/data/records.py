@@ -10,6 +10,7 @@ import numpy as np
 from attn_flax.data import decode
 from attn_flax.data.crops import RATIO, SCALE
 from attn_flax.data.examples import Split
+from attn_flax.data.image_file import MAX_PIXELS, BadImage
 from attn_flax.data.threads import default_threads, in_threads
 from attn_flax.errors import UserError
 
@@ -69,6 +70,7 @@ class Records:
       of random crops.
     upright: whether to follow EXIF orientations.
     annotated: whether `take` reads masks and boxes, too.
+    max_pixels: the most pixels that an encoded image may have.
   """
 
   source: Source
@@ -77,6 +79,7 @@ class Records:
   one_size: bool = False
   upright: bool = False
   annotated: bool = False
+  max_pixels: int = MAX_PIXELS
 
   def __len__(self) -> int:
     return len(self.source)
@@ -100,7 +103,7 @@ class Records:
     boxes = np.zeros((len(indices), 4), np.float32) if has_box else None
 
     def fill(i: int, row: Row) -> None:
-      out.image[i] = decode.central_crop(row['image'], size, resize=resize, upright=self.upright)
+      out.image[i] = self._central_crop(row)
       if masks is not None:
         mask = decode.central_mask(row['mask'], size, resize=resize)
         masks[i, ..., 0] = self.source.foreground(mask)
@@ -125,9 +128,7 @@ class Records:
     out = self._empty(len(indices))
 
     def fill(i: int, row: Row) -> None:
-      out.image[i] = decode.central_crop(
-        row['image'], self.image_size, resize=self.resize, upright=self.upright
-      )
+      out.image[i] = self._central_crop(row)
 
     self._read(indices, out.label, fill, threads)
     return out
@@ -159,11 +160,26 @@ class Records:
 
     def fill(i: int, row: Row) -> None:
       out.image[i] = decode.random_crop(
-        row['image'], self.image_size, draws[i], upright=self.upright, scale=scale, ratio=ratio
+        row['image'],
+        self.image_size,
+        draws[i],
+        upright=self.upright,
+        scale=scale,
+        ratio=ratio,
+        max_pixels=self.max_pixels,
       )
 
     self._read(indices, out.label, fill, threads)
     return out
+
+  def _central_crop(self, row: Row) -> np.ndarray:
+    return decode.central_crop(
+      row['image'],
+      self.image_size,
+      resize=self.resize,
+      upright=self.upright,
+      max_pixels=self.max_pixels,
+    )
 
   def _empty(self, count: int) -> Split:
     shape = (count, self.image_size, self.image_size, 3)
@@ -184,7 +200,7 @@ class Records:
         label[i] = row['label']
         try:
           fill(i, row)
-        except decode.BadImage as error:
+        except BadImage as error:
           raise UserError(
             f'{self.source.name(wanted[i])} cannot be used: {error}; fix it or leave it out'
           ) from error

@@ -66,20 +66,22 @@ def _verdicts(variants: Sequence[Variant], baseline: str, score: str) -> list[st
 
 def _power(variants: Sequence[Variant], best: Title) -> list[str]:
   """The smallest true differences that the study finds with 80 % power."""
-  found = [
-    (v.performance.detectable, v.name)
-    for v in variants
-    if v.performance and v.performance.detectable
+  compared = [
+    (v.performance, v.name) for v in variants if v.performance and v.performance.difference
   ]
+  found = [(p.detectable, name) for p, name in compared if p.detectable is not None]
+  unseen = formats.listing([name for p, name in compared if p.detectable is None])
   if not found:
-    return []
+    return [f'With 80 % power, the study finds no difference of {unseen}.'] if unseen else []
   (least, first), (most, last) = min(found), max(found)
   if best.number(least) == best.number(most):
     size = best.number(most)
   else:
     size = f'{best.number(least)} ({first}) to {best.number(most)} ({last})'
+  none = f'; for {unseen} it finds none, however large' if unseen else ''
   return [
-    f'The smallest true difference that the study finds with 80 % power is {size}{best.points}.'
+    'The smallest true difference that the study finds with 80 % power is '
+    f'{size}{best.points}{none}.'
   ]
 
 
@@ -109,7 +111,7 @@ def _looks(findings: Findings) -> list[str]:
     if not tested:
       continue
     above = [variant for variant, score in found if beaten(score)[0] and not beaten(score)[1]]
-    every = len(above) == len(tested) > 1
+    every = len(above) == len(findings.variants) > 1
     who = 'every network' if every else formats.listing(above) or 'none of the networks'
     text = f'Localization ({what}): Grad-CAM scores better than all its controls for {who}'
     for verdict in (Verdict.BETTER, Verdict.WORSE):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from attn_flax.errors import UserError
+from attn_flax.files import local_path
 from attn_flax.study.plan import Planned, seed_folder
 from attn_flax.training import artifacts, run_folder
 from attn_flax.training.artifacts import File, Folder, holds_run
@@ -24,6 +25,7 @@ class Member(NamedTuple):
     config: its resolved config; None where the folder has none.
     record: the content of its `config.json`, with command, versions and device; {} without one.
     error: why there is nothing to evaluate; '' for a usable run.
+    content: the digest of its images, where they are a folder and `dataset.json` has one.
   """
 
   seed: int
@@ -31,6 +33,7 @@ class Member(NamedTuple):
   config: Config | None
   record: artifacts.Json
   error: str = ''
+  content: str | None = None
 
 
 Groups = dict[str, list[Member]]
@@ -61,8 +64,9 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
     UserError: for a folder without a run, two variants of one name, or a variant with a seed twice.
   """
   found: dict[str, list[Member]] = {}
-  for folder in [run for named in folders for run in _runs_in(named)]:
-    member = _read(folder, '')
+  runs = [run for named in folders for run in _runs_in(named)]
+  for member in _of_one_place([_read(run, '') for run in runs]):
+    folder = member.folder
     if member.config is None:
       raise UserError(
         f'{folder} holds no run (no {File.CONFIG}, and no seed<k>); name the folders of runs, '
@@ -92,6 +96,8 @@ def of_folders(folders: Sequence[pathlib.Path]) -> tuple[Groups, str]:
 def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) -> Config:
   """Checks that all runs differ from those of the baseline in attention and seed alone.
 
+  Folders of images are the same if their digests are, wherever they are.
+
   Args:
     groups: the runs by variant.
     baseline: the variant that the others are compared with.
@@ -104,18 +110,19 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
     UserError: for a run with other differences, and where the baseline has no run.
   """
   allowed = (*_MAY_DIFFER, *also)
+  runs = _of_one_place([member for members in groups.values() for member in members])
   fields = {
-    member.folder: _stripped(member.config, allowed)
-    for members in groups.values()
-    for member in members
-    if member.config is not None
+    member.folder: _stripped(member.config, allowed) for member in runs if member.config is not None
   }
+  contents = {member.folder: member.content for member in runs}
   begun = [(m.folder, m.config) for m in groups[baseline] if m.config is not None]
   if not begun:
     raise UserError(f'no run of the baseline {baseline} has begun; train one to compare with')
   reference, config = begun[0]
   for folder in fields:
     found = run_folder.difference(fields[reference], fields[folder])
+    if None not in (pair := (contents[reference], contents[folder])) and pair[0] != pair[1]:
+      found['digest of the images'] = pair
     if found:
       pairs = [f'{field}: {new!r} and {old!r}' for field, (old, new) in found.items()]
       raise UserError(
@@ -123,6 +130,24 @@ def check_controlled(groups: Groups, baseline: str, also: Sequence[str] = ()) ->
         f'be compared ({"; ".join(pairs[:6])}); train them alike, or report on them separately'
       )
   return config
+
+
+def _of_one_place(members: Sequence[Member]) -> list[Member]:
+  """Runs on the same images, with one `data.dir` for all: one that exists, or else the first."""
+  places: dict[str, list[str]] = {}
+  for member in members:
+    if member.content is not None and member.config is not None:
+      places.setdefault(member.content, []).append(str(member.config.data.dir))
+  for folders in places.values():
+    folders.sort(key=lambda folder: not local_path(folder).is_dir())
+  moved = []
+  for member in members:
+    if member.content in places and member.config is not None:
+      config = member.config.copy_and_resolve_references()
+      config.data.dir = places[member.content][0]
+      member = member._replace(config=config)
+    moved.append(member)
+  return moved
 
 
 def _stripped(config: Config, fields: Sequence[str]) -> dict[str, object]:
@@ -146,7 +171,9 @@ def _read(folder: pathlib.Path, error: str) -> Member:
   begun = (folder / File.METRICS).exists()
   if not error and begun and not (folder / File.RESULT).exists():
     error = 'not finished'
-  return Member(config.seed, folder, config, record, error)
+  path = folder / File.DATASET
+  content = artifacts.read_json(path).get('content') if path.exists() else None
+  return Member(config.seed, folder, config, record, error, content)
 
 
 def _runs_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -127,12 +127,13 @@ class Experiment(NamedTuple):
     )
 
 
-def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
+def open_experiment(config: Config, *, trains: bool = True, alone: str | None = None) -> Experiment:
   """Builds and checks everything that a config describes; writes nothing but the dataset.
 
   Args:
     config: the config of a run.
     trains: False to use the network only: batches for training are then not checked.
+    alone: a split to score, which may be the only one of its data; see `data.load`.
 
   Raises:
     UserError: for anything in the config that cannot be run.
@@ -155,8 +156,9 @@ def open_experiment(config: Config, *, trains: bool = True) -> Experiment:
     max_pixels=config.data.max_pixels,
     enlarge=config.data.enlarge,
     normalize=config.data.normalize,
+    alone=alone,
   )
-  num_examples = len(dataset.splits['train'])
+  num_examples = dataset.spec.splits.get('train', 1)  # Without training images, nothing trains.
   config = left_open.with_batches(config, num_examples, mesh.size * train.accumulate)
   train = config.train
   updates_per_epoch = num_examples // train.batch_size
@@ -240,7 +242,10 @@ def make_task(config: Config, dataset: data.Dataset) -> Task:
   Raises:
     UserError: for an unknown task, or a setting that it refuses.
   """
-  setting = Setting(config.train, dataset.class_names, lambda: dataset.splits['train'].label)
+  options = config.train
+  if 'train' not in dataset.splits:  # Weights of classes act in training alone.
+    options = ConfigDict({**options.to_dict(), 'class_weights': False})
+  setting = Setting(options, dataset.class_names, lambda: dataset.splits['train'].label)
   return find_task(config.task, setting)
 
 

@@ -18,9 +18,11 @@ _FIELDS = ('model.stem', 'train.batch_size', 'train.epochs')
 _BATCH, _UPDATES_PER_EPOCH = (16, 64), 16
 # (updates, fewest epochs, most epochs) of a run from random weights, and of one from trained ones.
 _FRESH, _TRAINED = (4000, 30, 200), (800, 10, 50)
-# Pixels along a side of the last feature map: below the first number the stem for small images is
-# used, below the second it is suggested.
-_LEAST_MAP, _COARSE_MAP = 3, 4
+# The stem for small images is used where a side has fewer pixels than this many strides of the
+# network.
+_LEAST_STRIDES = 3
+# The stem for small images is suggested where the last feature map has fewer pixels along a side.
+_COARSE_MAP = 4
 # With fewer training images than this, trained weights are suggested.
 _FEW = 5000
 
@@ -121,7 +123,7 @@ def with_stem(model: Network, config: Config, size: int) -> Network:
     found = _stem_of_run(config.init_from, config.model.name)
     return model if found is None else model.clone(stem=found)
   small = model.clone(stem='cifar')
-  is_better = size // model.stride < _LEAST_MAP and small.stride < model.stride
+  is_better = size < _LEAST_STRIDES * model.stride and small.stride < model.stride
   return small if is_better else model
 
 
@@ -144,10 +146,16 @@ def notes(asked: Config, config: Config, model: Network, images: int) -> list[st
     images: number of training images.
   """
   lines, train = [], config.train
-  if asked.train.batch_size is None or asked.train.epochs is None:
+  # Where `steps` is set, it is the length of the run, and the number of epochs does nothing.
+  open_fields = ('batch_size', 'epochs') if train.steps is None else ('batch_size',)
+  chosen = [name for name in open_fields if asked.train[name] is None]
+  if chosen:
+    length = f'{train.epochs} epochs' if train.steps is None else f'{train.steps:,} updates'
+    fields = ' and '.join(f'--config.train.{name}' for name in chosen)
     lines.append(
-      f'{images:,} training images: batches of {train.batch_size} for {train.epochs} epochs; '
-      '--config.train.batch_size and --config.train.epochs choose others'
+      f'{images:,} training image{"" if images == 1 else "s"}: batches of {train.batch_size} for '
+      f'{length}; {fields} '
+      f'{"choose others" if len(chosen) > 1 else "chooses another"}'
     )
   if asked.data.name == FOLDER and images < _FEW and config.init_from is None:
     lines.append(
@@ -168,13 +176,16 @@ def _of_stem(asked: Config, config: Config, model: Network, usual: str) -> list[
   size = config.data.size
   if size is None:
     return []
-  side, small = size // model.stride, size // model.clone(stem='cifar').stride
-  large = size // model.clone(stem=usual).stride
+  stride = model.clone(stem=usual).stride
+  # Each layer with a stride rounds up.
+  side, small, large = (
+    -(-size // each) for each in (model.stride, model.clone(stem='cifar').stride, stride)
+  )
   if asked.model.get('stem') is None and config.init_from is None and side > large:
+    other = f'it has {large}x{large}' if size >= stride else f'images need {stride} pixels or more'
     return [
       f"images of {size} pixels: the stem 'cifar' is taken, so the last feature map has "
-      f'{side}x{side} pixels; with --config.model.stem={usual} it has '
-      f'{large}x{large}'
+      f'{side}x{side} pixels; with --config.model.stem={usual} {other}'
     ]
   if side < _COARSE_MAP and small > side:
     return [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
-from attn_flax.data.loading import MAX_PIXELS
+from attn_flax.data.image_file import MAX_PIXELS
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import FIRST
 from attn_flax.training.artifacts import (
@@ -170,7 +170,8 @@ def open_run(workdir: pathlib.Path, config: Config) -> None:
     write_json(workdir / File.CONFIG, {'config': resolved(config), **environment()})
   elif check_same(workdir, config):
     write_json(workdir / File.CONFIG, {'config': resolved(config), **environment()})
-    (workdir / File.RESULT).unlink(missing_ok=True)
+    with _removing(workdir / File.RESULT) as path:
+      path.unlink(missing_ok=True)
 
 
 def move_data(workdir: pathlib.Path, data_dir: str | None) -> None:
@@ -234,22 +235,30 @@ def remove_run(workdir: pathlib.Path) -> None:
   """Removes what a run has written, so that it can begin again; other files stay.
 
   Raises:
-    UserError: where a folder cannot be removed.
+    UserError: where a folder or a file cannot be removed.
   """
   for name in Folder:
-    folder, removed = workdir / name, workdir / f'{name}.removed'
-    try:
+    removed = workdir / f'{name}.removed'
+    with _removing(workdir / name) as folder:
       if folder.exists():
         folder.rename(removed)  # Atomic: a run that is killed here leaves no part of a folder.
       if removed.exists():
         shutil.rmtree(removed)
-    except OSError as error:
-      raise UserError(
-        f'{error.filename or folder} cannot be removed ({error.strerror}); remove it, or choose '
-        'another --workdir'
-      ) from None
   for file in File:
-    (workdir / file).unlink(missing_ok=True)
+    with _removing(workdir / file) as path:
+      path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _removing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a path that the body removes, whose errors become `UserError`."""
+  try:
+    yield path
+  except OSError as error:
+    raise UserError(
+      f'{error.filename or path} cannot be removed ({error.strerror}); remove it, or choose '
+      'another --workdir'
+    ) from None
 
 
 def check_never_saved(workdir: pathlib.Path, saves: Callable[[int], bool]) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 from attn_flax.batching import in_batches
 from attn_flax.data import crops, decode
 from attn_flax.data.augment.augmentation import Augmentation
-from attn_flax.data.decode import BadImage, central_crop
+from attn_flax.data.decode import central_crop
+from attn_flax.data.image_file import MAX_PIXELS, BadImage
 from attn_flax.errors import UserError
 from attn_flax.files import read_file
 from attn_flax.layers.types import Variables
@@ -42,6 +43,7 @@ class TrainedRun:
     augmentation: `augmentation.evaluate` normalizes images [N, H, W, 3] uint8.
     size: height and width of the network's input in pixels.
     resize: length in pixels of an image's shorter side before the center crop.
+    max_pixels: the most pixels that an image file may have, the run's `data.max_pixels`.
   """
 
   model: Network
@@ -51,6 +53,7 @@ class TrainedRun:
   augmentation: Augmentation
   size: int
   resize: int
+  max_pixels: int = MAX_PIXELS
 
   def read(self, path: pathlib.Path) -> np.ndarray:
     """Reads an image file as the network sees it: upright, resized, and cropped at the center.
@@ -61,7 +64,9 @@ class TrainedRun:
     Raises:
       BadImage: where the file cannot be read or decoded.
     """
-    return central_crop(_content(path), self.size, resize=self.resize, upright=True)
+    return central_crop(
+      _content(path), self.size, resize=self.resize, upright=True, max_pixels=self.max_pixels
+    )
 
   def read_whole(
     self, path: pathlib.Path, most: int
@@ -75,7 +80,9 @@ class TrainedRun:
     Raises:
       BadImage: where the file cannot be read or decoded.
     """
-    pixels, (height, width) = decode.whole(_content(path), most, upright=True)
+    pixels, (height, width) = decode.whole(
+      _content(path), most, upright=True, max_pixels=self.max_pixels
+    )
     return pixels, (height, width), crops.central_box(width, height, self.size, self.resize)
 
   def probabilities(self, images: np.ndarray, batch: int | None = None) -> np.ndarray:
@@ -142,6 +149,7 @@ def open_trained(workdir: pathlib.Path) -> TrainedRun:
     augmentation=Augmentation(mean=tuple(described['mean']), std=tuple(described['std'])),
     size=size,
     resize=described['resize'],
+    max_pixels=config.data.max_pixels,
   )
 
 

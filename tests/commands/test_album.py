@@ -9,6 +9,7 @@ from PIL import Image
 from attn_flax import UserError
 from attn_flax.commands import album
 from attn_flax.commands.album import Album
+from attn_flax.commands.images import class_folder
 from attn_flax.commands.predict import Answer
 from attn_flax.data import decode
 from attn_flax.report.figures.fonts import Lettering
@@ -156,3 +157,14 @@ def test_images_of_every_mode_are_read_whole(mode, tmp_path):
   Image.fromarray(noise(20, 30)).convert(mode).save(path)
   pixels, size = decode.whole(path.read_bytes(), 15, upright=True)
   assert pixels.shape == (10, 15, 3) and pixels.dtype == np.uint8 and size == (20, 30)
+
+
+def test_the_class_of_an_image_may_be_the_name_of_a_folder_above(tmp_path):
+  """Of the folders up to the one that was named, as in a folder of training images."""
+  path = tmp_path / 'cat' / 'test' / 'dog' / 'day1' / '1.png'
+  classes = {'cat': 0, 'dog': 1}
+  assert class_folder(path, [str(path.parents[2])], classes) == 'dog'
+  assert class_folder(path, [str(path.parents[1])], classes) == 'dog'
+  assert class_folder(path, [str(path.parent)], classes) is None
+  assert class_folder(path, [str(path)], classes) is None
+  assert class_folder(path.parents[1] / '1.png', [], classes) == 'dog'

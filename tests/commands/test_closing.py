@@ -114,6 +114,15 @@ def test_other_tasks_have_an_end_too():
   assert lines.splitlines()[0] == 'test: error 1.7'
 
 
+def test_times_that_a_result_lacks_are_not_said():
+  task = classification.classification()
+  untimed = {name: value for name, value in RESULT.items() if 'second' not in name}
+  text = closing(untimed, task, pathlib.Path('run'), None)
+  assert 'time:' not in text and '0 images/s' not in text and '0.0 s' not in text
+  lines = closing(untimed | {'train_seconds': 3.0}, task, pathlib.Path('run'), None).splitlines()
+  assert lines[2] == 'time: 3.0 s of training'
+
+
 @pytest.mark.parametrize(
   ('share', 'count', 'low', 'high'),
   [

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rule
 import run_files
+from PIL import Image
 
 from attn_flax import from_torch
 from attn_flax.attention import ATTENTION
@@ -60,6 +61,27 @@ def test_it_is_evaluated(imported, capsys):
   result = json.loads(capsys.readouterr().out)
   assert result['step'] == 0 and result['test_count'] > 0
   assert run_files.read(imported / 'run', 'dataset.json')['class_names']
+
+
+def test_it_is_evaluated_on_images_that_have_moved(tmp_path, capsys):
+  rng = np.random.default_rng(0)
+  state = rule.load(NAME)[0]
+  np.savez(tmp_path / 'weights.npz', **state)
+  classes = len(state['fc.weight'])
+  for split in ('train', 'val', 'test'):
+    for label in range(classes):
+      (tmp_path / 'images' / split / f'{label:03}').mkdir(parents=True)
+      pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+      Image.fromarray(pixels).save(tmp_path / 'images' / split / f'{label:03}/0.png')
+  flags = ['--mode=import', f'--torch={tmp_path}/weights.npz', f'--workdir={tmp_path}/run']
+  config = [f'--config={ROOT}/configs/resnet.py:folder', f'--config.data.dir={tmp_path}/images']
+  assert command_line.run(['main.py', *flags, *config]) == 0
+  (tmp_path / 'images').rename(tmp_path / 'moved')
+  evaluate = ['main.py', '--mode=evaluate', f'--workdir={tmp_path}/run']
+  assert command_line.run(evaluate) == 2
+  capsys.readouterr()
+  assert command_line.run([*evaluate, f'--config.data.dir={tmp_path}/moved']) == 0
+  assert json.loads(capsys.readouterr().out)['test_count'] == classes
 
 
 def test_the_checkpoint_holds_the_weights(imported):

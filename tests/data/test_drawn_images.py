@@ -16,6 +16,7 @@ from PIL import Image
 
 from attn_flax import UserError
 from attn_flax.data import crops, decode, load
+from attn_flax.data.image_file import BadImage
 from attn_flax.data.records import Records
 from attn_flax.data.sources.folder.listing import is_system
 
@@ -117,7 +118,7 @@ def fault(content, rng):
     try:
       with drawn.deadline(SECONDS):
         found = call()
-    except decode.BadImage as error:
+    except BadImage as error:
       answer = 'refused'
       if not str(error) or '\n' in str(error):
         return repr(str(error)), answer

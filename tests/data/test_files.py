@@ -3,8 +3,12 @@
 import io
 import os
 import pathlib
+import pickle
 import re
+import resource
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from PIL import Image
 from attn_flax import files
 from attn_flax.commands.images import find_images
 from attn_flax.data import decode
-from attn_flax.data.loading import MAX_PIXELS
+from attn_flax.data.image_file import FORMATS, MAX_PIXELS, MOST_PIXELS, BadImage, TooLarge
 from attn_flax.data.sources.folder import check
 from attn_flax.errors import UserError
 
@@ -32,7 +36,7 @@ def test_the_readme_names_the_formats():
   text = ' '.join((ROOT / 'README.md').read_text().split())
   (named,) = re.findall(r'A folder may hold (.*?) images', text)
   known = {name.upper() for name in re.split(r', | and ', named)}
-  assert known == set(decode.FORMATS)
+  assert known == set(FORMATS)
 
 
 def test_no_program_is_run_for_postscript(tmp_path, monkeypatch):
@@ -42,7 +46,7 @@ def test_no_program_is_run_for_postscript(tmp_path, monkeypatch):
   gs.chmod(0o755)
   monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
   for read in (decode.probe, lambda content: decode.central_crop(content, 8)):
-    with pytest.raises(decode.BadImage, match='not an image of a known format'):
+    with pytest.raises(BadImage, match='not an image of a known format'):
       read(EPS)
   assert not (tmp_path / 'ran').exists()
 
@@ -90,7 +94,75 @@ def test_an_image_has_up_to_so_many_pixels(tmp_path):
   (tmp_path / 'a.png').write_bytes(encoded('PNG', 24))
   assert check.check(tmp_path, ['a.png'], 24 * 24)['a.png'][:3] == (24, 24, '')
   found = check.check(tmp_path, ['a.png'], 24 * 24 - 1)['a.png']
-  assert found.reason == 'it has 24 x 24 pixels, more than data.max_pixels'
+  assert found.reason == 'it has 24 x 24 pixels, more than data.max_pixels=575 allows'
+
+
+def test_a_higher_limit_is_asked_for_again(tmp_path, monkeypatch):
+  """What is remembered of an image that was too large is its size."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(check, '_WORTH_KEEPING_S', -1)
+  (tmp_path / 'a.png').write_bytes(encoded('PNG', 24))
+  whole = check.check(tmp_path, ['a.png'], 24 * 24)['a.png']
+  for _ in range(2):
+    assert 'more than' in check.check(tmp_path, ['a.png'], 9)['a.png'].reason
+    assert check.check(tmp_path, ['a.png'], 24 * 24)['a.png'] == whole
+
+
+@pytest.mark.parametrize('form', ['JPEG', 'PNG', 'BMP', 'PPM', 'GIF'])
+def test_the_limit_is_that_of_the_data_and_not_of_pillow(form, monkeypatch):
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+  content = encoded(form, 24)
+  assert decode.probe(content, max_pixels=24 * 24) == (24, 24)
+  assert decode.central_crop(content, 8, max_pixels=24 * 24).shape == (8, 8, 3)
+  assert decode.whole(content, 12, max_pixels=24 * 24)[1] == (24, 24)
+  with pytest.raises(
+    TooLarge, match='24 x 24 pixels, more than data.max_pixels=575 allows'
+  ) as found:
+    decode.central_crop(content, 8, max_pixels=24 * 24 - 1)
+  assert str(pickle.loads(pickle.dumps(found.value))) == str(found.value)
+
+
+@pytest.mark.parametrize('form', ['WEBP', 'TIFF'])
+def test_a_decoder_with_a_limit_of_its_own_is_named(form, monkeypatch):
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+  with pytest.raises(
+    BadImage, match='pixels of such a file; make it smaller, or convert it to PNG'
+  ):
+    decode.probe(encoded(form, 24))
+
+
+def chunk(kind, content):
+  crc = struct.pack('>I', zlib.crc32(kind + content))
+  return struct.pack('>I', len(content)) + kind + content + crc
+
+
+def headers():
+  """Files whose headers tell of 10^10 pixels, or of as many as their format can have."""
+  side = 100_000
+  png = chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0)) + chunk(b'IDAT', b'x')
+  gif = bytearray(encoded('GIF', 24))
+  gif[6:10] = b'\xff' * 4
+  jpeg = bytearray(encoded('JPEG', 24))
+  start = jpeg.index(b'\xff\xc0') + 5
+  jpeg[start : start + 4] = struct.pack('>HH', 65_500, 65_500)
+  bmp = bytearray(encoded('BMP', 24))
+  bmp[18:26] = struct.pack('<ii', side, side)
+  return {
+    'PNG': b'\x89PNG\r\n\x1a\n' + png,
+    'GIF': bytes(gif),
+    'JPEG': bytes(jpeg),
+    'BMP': bytes(bmp),
+    'PPM': f'P6 {side} {side} 255\n'.encode() + b'x' * 99,
+  }
+
+
+@pytest.mark.parametrize('form', headers())
+def test_pixels_that_a_header_promises_take_no_memory(form):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  for read in (decode.probe, lambda content, **limit: decode.central_crop(content, 8, **limit)):
+    with pytest.raises(TooLarge, match=f'more than data.max_pixels={MOST_PIXELS} allows'):
+      read(headers()[form], max_pixels=MOST_PIXELS)
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # In KiB.
 
 
 def broken(content, rng):
@@ -126,7 +198,7 @@ def test_two_hundred_malformed_images_are_decoded_or_named():
       pixels = decode.central_crop(content, 16, upright=True)
       assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
       outcomes['decoded'] += 1
-    except decode.BadImage as error:
+    except BadImage as error:
       assert str(error) and '\n' not in str(error)
       outcomes['named'] += 1
     assert time.monotonic() - began < 2, (trial, forms[trial % len(forms)])

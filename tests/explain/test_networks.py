@@ -1,6 +1,7 @@
 """Explanations of a user's own Flax network, with mechanisms of the library inside."""
 
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn

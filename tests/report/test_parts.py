@@ -8,6 +8,7 @@ import numpy as np
 from fake_findings import PIPE, SCRIPT
 from PIL import Image
 
+from attn_flax.report import answer as answers
 from attn_flax.report import formats, html, markdown, parts, published
 from attn_flax.report.answer import answer
 from attn_flax.report.figures import channels, pareto, pictures, plots, scales, style
@@ -31,6 +32,29 @@ def test_too_few_seeds_are_said():
   found = fake_findings.findings(('none', 'se'), seeds=2, pictures=1)
   assert 'Not enough seeds for a verdict on se' in ' '.join(answer(found))
   assert results.performance(found).rows[1][1].text == 'not enough seeds'
+
+
+def test_variants_whose_differences_the_study_cannot_find_are_said():
+  found = fake_findings.findings(('none', 'se', 'eca'), pictures=1)
+  se = next(v for v in found.variants if v.name == 'se')
+  blind = dataclasses.replace(se.performance, detectable=None)
+  variants = [dataclasses.replace(v, performance=blind) if v is se else v for v in found.variants]
+  text = ' '.join(answer(dataclasses.replace(found, variants=variants)))
+  assert 'with 80 % power is 1.23 points; for se it finds none, however large.' in text
+  variants = [v for v in variants if v.name != 'eca']
+  text = ' '.join(answer(dataclasses.replace(found, variants=variants)))
+  assert 'With 80 % power, the study finds no difference of se.' in text
+
+
+def test_every_network_is_said_only_of_all_of_them(monkeypatch):
+  found = fake_findings.findings(('none', 'se', 'eca'), pictures=1)
+  monkeypatch.setattr(answers, 'beaten', lambda score: (['random map'], []))
+  assert 'better than all its controls for every network' in ' '.join(answer(found))
+  variants = [
+    dataclasses.replace(v, explanations=None) if v.name == 'eca' else v for v in found.variants
+  ]
+  text = ' '.join(answer(dataclasses.replace(found, variants=variants)))
+  assert 'better than all its controls for none and se' in text
 
 
 def test_an_empty_map_is_flagged(monkeypatch):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from attn_flax.commands import command_line
 from attn_flax.errors import UserError
-from attn_flax.study import train
+from attn_flax.study import groups, train
 from attn_flax.study.plan import Planned
 from attn_flax.tasks.classification import class_weights
 from attn_flax.training import dataset_file, run_folder
@@ -193,6 +193,36 @@ def test_the_runs_of_a_study_know_where_their_images_have_moved(images, tmp_path
   config.data.dir = str(images)
   with pytest.raises(UserError, match='another data.dir must hold the same images'):
     train.check([run])
+
+
+def test_runs_on_the_same_images_are_compared_wherever_these_are(images, tmp_path):
+  config = base.get_config('folder,quick,smoke')
+  config.train.batch_size = 8
+  places = {'plain': images, 'moved': tmp_path / 'moved', 'other': tmp_path / 'other'}
+  for place in list(places.values())[1:]:
+    shutil.copytree(images, place)
+  (places['other'] / 'train/class9/0.png').write_bytes(
+    (places['other'] / 'train/class9/1.png').read_bytes()
+  )
+  for seed, (name, place) in enumerate(places.items()):
+    config.seed, config.data.dir = seed, str(place)
+    experiment = open_experiment(config)
+    folder = tmp_path / name / f'seed{seed}'
+    run_folder.open_run(folder, experiment.config)
+    dataset_file.write(folder, experiment.describe_data())
+  shutil.rmtree(images)
+  found, baseline = groups.of_folders([tmp_path / 'plain', tmp_path / 'moved'])
+  assert len(found[baseline]) == 2
+  assert groups.check_controlled(found, baseline).data.dir == str(tmp_path / 'moved')
+  found, baseline = groups.of_folders([tmp_path / 'plain', tmp_path / 'other'])
+  with pytest.raises(UserError, match='digest of the images: '):
+    groups.check_controlled(found, baseline)
+
+
+def test_a_file_that_cannot_be_removed_is_named(tmp_path):
+  (tmp_path / 'result.json' / 'inside').mkdir(parents=True)
+  with pytest.raises(UserError, match='result.json cannot be removed .*; remove it, or choose'):
+    run_folder.remove_run(tmp_path)
 
 
 def test_other_images_are_not_those_of_the_run(images, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """What a config leaves open is chosen by the data, and stays the same once a run has begun."""
 
+import functools
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import run_files
@@ -129,6 +131,53 @@ def test_a_few_hundred_photographs_are_opened_by_the_plain_command(tmp_path):
   assert 'end in a feature map of 2x2' in line and '--config.model.stem=cifar makes it 8x8' in line
 
 
+def test_notes_say_what_the_run_does():
+  """The number of updates counts before that of epochs, and what was asked for is no choice."""
+
+  def told(**fields):
+    asked = base.get_config('resnet20')
+    asked.train.batch_size = asked.train.epochs = None
+    for name, value in fields.items():
+      asked.train[name] = value
+    config = left_open.with_batches(asked, 60, 1)
+    return left_open.notes(asked, config, create_model('resnet20'), 60)
+
+  start = '60 training images: batches of'
+  assert told()[0].startswith(f'{start} 16 for 200 epochs; --config.train.batch_size and --config')
+  assert told(steps=60)[0] == (
+    f'{start} 16 for 60 updates; --config.train.batch_size chooses another'
+  )
+  assert told(batch_size=4)[0] == f'{start} 4 for 200 epochs; --config.train.epochs chooses another'
+  assert not told(steps=60, batch_size=4)
+
+
+@pytest.mark.parametrize('network', ['resnet18', 'mnasnet_a1'])
+@pytest.mark.parametrize('size', [33, 64, 70, 95, 100])
+@pytest.mark.parametrize('stem', ['imagenet', 'cifar'])
+def test_the_side_that_is_said_is_that_of_the_map(network, size, stem):
+  config = base.get_config(network)
+  config.model.stem, config.data.size = stem, size
+  config.init_from = 'weights.pth'
+  model = create_model(network, stem=stem)
+  without_head = model.clone(num_classes=None)
+  image = jax.ShapeDtypeStruct((1, size, size, 3), 'float32')
+  maps, _ = jax.eval_shape(
+    functools.partial(without_head.init_with_output, train=False), jax.random.key(0), image
+  )
+  side = list(maps.values())[-1].shape[1]
+  lines = [line for line in left_open.notes(config, config, model, 9000) if 'feature map' in line]
+  assert len(lines) == (side < 4 and stem != 'cifar')
+  assert all(f'in a feature map of {side}x{side},' in line for line in lines)
+
+
+def test_images_that_the_usual_stem_cannot_take_are_said():
+  config = base.get_config('resnet18')
+  config.data.size = 16
+  model = left_open.with_stem(create_model('resnet18'), config, 16)
+  (line,) = [x for x in left_open.notes(config, config, model, 9000) if 'stem' in x]
+  assert line.endswith('with --config.model.stem=imagenet images need 32 pixels or more')
+
+
 def test_a_recipe_for_many_images_says_what_suits_few(tmp_path):
   config = cbam.get_config('folder,resnet18,modern')
   config.data.dir = str(photographs(tmp_path / 'images', 10, 32))
@@ -150,7 +199,9 @@ def test_a_run_goes_on_as_it_began_and_scores_other_data(tmp_path, capsys):
   ]
   assert command_line.run([*command, f'--config.data.dir={images}']) == 0
   told = capsys.readouterr().out
-  assert '32 training images: batches of 16 for 200 epochs' in told
+  assert (
+    '32 training images: batches of 16 for 2 updates; --config.train.batch_size chooses' in told
+  )
   assert "the stem 'cifar' is taken" in told
   lines = run_files.metrics(tmp_path / 'run')
   assert not any('top5' in name for line in lines for name in line)

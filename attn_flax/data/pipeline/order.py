@@ -14,8 +14,8 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   check_counts('', MOST_SEED, batch_size=batch_size)
   if batch_size > num_examples:
     raise UserError(
-      f'a batch of {batch_size} exceeds the {num_examples} training examples: choose '
-      f'{num_examples} at most'
+      f'a batch of {batch_size} exceeds the {num_examples} training '
+      f'example{"" if num_examples == 1 else "s"}: choose {num_examples} at most'
     )
   return num_examples // batch_size
 

@@ -33,6 +33,8 @@ def test_batches_are_slices_of_epochs():
   np.testing.assert_array_equal(order.batch(9, 5), order.epoch(2)[5:10])
   with pytest.raises(UserError, match='24 exceeds the 23.*choose 23'):
     order.batch(0, 24)
+  with pytest.raises(UserError, match='2 exceeds the 1 training example: choose 1 at most'):
+    Order(0, 1).batch(0, 2)
 
 
 def test_a_balanced_epoch_draws_every_class_alike():

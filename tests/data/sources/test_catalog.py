@@ -231,7 +231,7 @@ def test_a_missing_dataset_names_the_command(tmp_path, name, download):
     data.load(name, data_dir=str(tmp_path), download=download)
   text = str(caught.value)
   assert f'`python -m attn_flax.data.prepare {name} --data_dir={tmp_path}`' in text
-  assert 'pip install -e ".[prepare]"' in text and '\n' not in text
+  assert "pip install 'attn_flax[prepare]'" in text and '\n' not in text
   assert not list(tmp_path.iterdir())
 
 
@@ -420,8 +420,8 @@ def test_preparing_names_what_is_missing(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(prepare.importlib.util, 'find_spec', lambda name: None)
   assert prepare.main(['oxford_iiit_pet', f'--data_dir={tmp_path}']) == 2
   assert capsys.readouterr().err == (
-    'error: preparing \'oxford_iiit_pet\' needs TensorFlow: pip install -e ".[prepare]", then run '
-    'this command again\n'
+    "error: preparing 'oxford_iiit_pet' needs TensorFlow: pip install 'attn_flax[prepare]', then "
+    'run this command again\n'
   )
   assert not list(tmp_path.iterdir())
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from attn_flax import data
 from attn_flax.data import crops, decode
+from attn_flax.data.image_file import BadImage
 from attn_flax.data.sources.folder import check, layout
 from attn_flax.errors import UserError
 from attn_flax.tasks.classification import class_counts
@@ -397,7 +398,7 @@ def test_what_is_cut_short_is_found_before_the_training(kind, share):
     lambda: decode.central_crop(encoded, 40, upright=True),
     lambda: decode.random_crop(encoded, 40, draws, upright=True),
   ):
-    with pytest.raises(decode.BadImage) as caught:
+    with pytest.raises(BadImage) as caught:
       call()
     assert str(caught.value) and '\n' not in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import sys
 import unicodedata
 
@@ -250,6 +251,46 @@ def test_many_broken_images_are_folded(root, capsys):
   assert len(lines) == 6 and lines[-1] == f'warning: skipped 12 broken images of 52 in {root}'
 
 
+def test_the_line_counts_broken_images_that_are_left_out(root, capsys):
+  put(root, *some('train', count=8), *some('val'), *some('test'))
+  (root / 'train/cats/1.png').write_bytes(b'')
+  load(root, max_bad=1)
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert 'skipped: 1 broken (train/cats/1.png);' in line
+
+
+def links_of(root, capsys):
+  load(root)
+  return [line for line in capsys.readouterr().err.splitlines() if 'links in' in line]
+
+
+def test_one_warning_names_folders_that_are_one_by_links(root, capsys):
+  put(root, *some('train'), *some('val'), *some('test'))
+  assert not links_of(root, capsys)
+  (root / 'train/kitty').symlink_to('cats')
+  (line,) = links_of(root, capsys)
+  assert line == (
+    f'warning: links in {root} lead to the same folder (train/cats = train/kitty), whose images '
+    'count several times'
+  )
+  (root / 'train/kitty').unlink()
+  shutil.rmtree(root / 'val')
+  (root / 'val').symlink_to('train')
+  (line,) = links_of(root, capsys)
+  assert '(train = val)' in line
+
+
+def test_a_split_to_be_scored_may_be_alone(root, capsys):
+  put(root, *some('test'), *some('val'))
+  with pytest.raises(UserError, match='has no folder train .it holds test, val.'):
+    load(root)
+  dataset = load(root, alone='test')
+  assert list(dataset.splits) == ['test'] and dataset.class_names == ('cats', 'dogs')
+  assert 'images: test ' in capsys.readouterr().err
+  with pytest.raises(UserError, match='to score a run, train/<class>/ is enough'):
+    load(root, alone='train')
+
+
 def test_each_folder_is_read_once(root, monkeypatch):
   put(root, *some('train'), *some('val'), *some('test'))
   read = []
@@ -266,8 +307,8 @@ def test_long_work_is_told(root, monkeypatch, capsys):
   load(root, normalize='measured')
   err = capsys.readouterr().err
   assert f'listing {root}: 52 files' in err and f'checking {root}: 52 of 52 files' in err
-  assert 'reading train images: 40 of 40 files' in err
-  assert 'measuring the training images: 40 of 40 files' in err
+  assert 'reading train images: 40 of 40 images' in err
+  assert 'measuring the training images: 40 of 40 images' in err
 
 
 def test_a_terminal_shows_a_bar(monkeypatch, capsys):

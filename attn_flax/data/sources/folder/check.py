@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from attn_flax.data import decode
+from attn_flax.data.image_file import BadImage, TooLarge
 from attn_flax.data.progress import progress
 from attn_flax.data.threads import default_threads, in_threads
 from attn_flax.files import read_file
@@ -22,10 +23,11 @@ class Checked(NamedTuple):
   """The result of checking a file.
 
   Attributes:
-    height: height of the upright image in pixels; 0 for a broken file.
+    height: height of the upright image in pixels; 0 for a broken file, unless it is too large.
     width: its width, likewise.
     reason: what is wrong with the file; empty: nothing.
-    digest: SHA-256 of the file's content; empty for a broken file.
+    digest: SHA-256 of the file's content; empty for a broken file, and for one that was not
+      decoded because it has too many pixels.
   """
 
   height: int
@@ -56,12 +58,14 @@ def check(root: pathlib.Path, names: Sequence[str], max_pixels: int) -> dict[str
   for name, state in states.items():
     entry = known.get(name)
     if entry is not None and entry[:2] == state and len(entry) == 2 + len(Checked._fields):
-      found[name] = Checked(*entry[2:])
+      stored = Checked(*entry[2:])
+      if stored.reason or stored.digest or stored.height * stored.width > max_pixels:
+        found[name] = stored
   missing = [name for name in names if name not in found]
   with progress(f'checking {root}', len(missing)) as advance:
     for start in range(0, len(missing), _CHUNK):
       chunk = missing[start : start + _CHUNK]
-      found.update(zip(chunk, _check_files(root, chunk), strict=True))
+      found.update(zip(chunk, _check_files(root, chunk, max_pixels), strict=True))
       advance(len(chunk))
   if store and missing and time.monotonic() - began > _WORTH_KEEPING_S:
     _write(store, {**known, **{name: [*states[name], *found[name]] for name in missing}})
@@ -72,17 +76,19 @@ def _limited(checked: Checked, max_pixels: int) -> Checked:
   """Counts an image with too many pixels as broken; what is stored does not depend on the limit."""
   if checked.height * checked.width <= max_pixels:
     return checked
-  reason = f'it has {checked.width} x {checked.height} pixels, more than data.max_pixels'
-  return Checked(0, 0, reason)
+  too_large = TooLarge(checked.height, checked.width, max_pixels)
+  return checked._replace(reason=str(too_large), digest='')
 
 
-def _check_files(root: pathlib.Path, names: Sequence[str]) -> list[Checked]:
+def _check_files(root: pathlib.Path, names: Sequence[str], max_pixels: int) -> list[Checked]:
   def check_file(name: str) -> Checked:
     try:
       content = read_file(root / name)
-      shape = decode.probe(content, upright=True)
+      shape = decode.probe(content, upright=True, max_pixels=max_pixels)
       return Checked(*shape, '', hashlib.sha256(content).hexdigest())
-    except decode.BadImage as error:
+    except TooLarge as error:
+      return Checked(*error.size, '')
+    except BadImage as error:
       return Checked(0, 0, str(error))
     except OSError as error:
       return Checked(0, 0, f'it cannot be read ({error.strerror})')

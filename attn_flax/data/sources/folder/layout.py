@@ -12,6 +12,7 @@ from attn_flax.data.progress import progress
 from attn_flax.data.sources.folder.listing import (
   SYSTEM,
   PassedOver,
+  check_links,
   in_words,
   is_folder,
   is_system,
@@ -62,6 +63,7 @@ def read_layout(
   *,
   held_out: Mapping[str, tuple[float, float]] = HELD_OUT,
   folders: Mapping[str, Sequence[str]] = FOLDERS,
+  alone: str | None = None,
 ) -> Layout:
   """Lists `<data_dir>/<split>/<class>/*`.
 
@@ -73,6 +75,7 @@ def read_layout(
     seed: seed of the hash.
     held_out: for each split that may be cut off, its range of the hash in 0..1.
     folders: for each split, the names that its folder may have.
+    alone: the split that is listed alone where there is no folder 'train'; None: that is an error.
 
   Raises:
     UserError: there is no such folder, no training images, fewer than two classes, a class that
@@ -81,34 +84,40 @@ def read_layout(
   root = local_path(data_dir, '--config.data.dir')
   if not root.is_dir():
     what = 'is not a folder' if root.exists() else 'does not exist'
-    raise UserError(
-      f'{str(root)!r} {what}: name the folder of the images with --config.data.dir; for a run that '
-      'exists, give its --config, too'
-    )
+    raise UserError(f'{str(root)!r} {what}: name the folder of the images with --config.data.dir')
   passed_over: PassedOver = collections.defaultdict(list)
   found = _find_folders(root, folders, passed_over)
-  if 'train' not in found:
+  reference = 'train'
+  if 'train' not in found and alone is not None and alone in found:
+    reference, found = alone, {alone: found[alone]}
+  elif 'train' not in found:
     holds = ', '.join(entry.name for entry in scan(root)[:5]) or 'nothing'
+    enough = f'; to score a run, {folders[alone][0]}/<class>/ is enough' if alone else ''
     raise UserError(
       f'{str(root)!r} has no folder train (it holds {holds}): the images belong in '
-      'train/<class>/ and, if you split them yourself, val/<class>/ and test/<class>/'
+      f'train/<class>/ and, if you split them yourself, val/<class>/ and test/<class>/{enough}'
     )
   with progress(f'listing {root}') as advance:
     listed = {
       split: _list_classes(root, name, passed_over, advance) for split, name in found.items()
     }
-  files, warnings = _merge_forms(listed.pop('train'), root / found['train'])
+  classes = [f'{found[split]}/{name}' for split, own in listed.items() for name in own]
+  linked = check_links(root, [*found.values(), *classes])
+  files, warnings = _merge_forms(listed.pop(reference), root / found[reference])
   class_names = sorted(files, key=natural_key)
   if len(class_names) < 2:
     holds = f'one class, {class_names[0]!r}' if class_names else 'no folders of classes'
-    train = str(root / found['train'])
+    train = str(root / found[reference])
     raise UserError(f'{train!r} holds {holds}: a classifier needs at least two')
   splits = {
     split: _of_known(root / found[split], own, class_names) for split, own in listed.items()
   }
-  missing = {split: share for split, share in held_out.items() if split not in splits}
-  splits |= _hold_out(files, found['train'], missing, seed)
-  return Layout(root, class_names, splits, found, dict(passed_over), warnings)
+  if reference == 'train':
+    missing = {split: share for split, share in held_out.items() if split not in splits}
+    splits |= _hold_out(files, found['train'], missing, seed)
+  else:
+    splits[reference] = files
+  return Layout(root, class_names, splits, found, dict(passed_over), [*linked, *warnings])
 
 
 def check_classes(layout: Layout, *, whole: bool = False) -> list[str]:

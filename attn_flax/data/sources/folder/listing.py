@@ -4,7 +4,7 @@ import collections
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from attn_flax.errors import UserError
@@ -70,6 +70,27 @@ def list_files(folder: pathlib.Path, advance: Callable[[int], object] = lambda _
       else:
         (links if entry.is_symlink() else waiting).append(path)
   return Listing(files, passed_over)
+
+
+def check_links(root: pathlib.Path, names: Iterable[str]) -> list[str]:
+  """A warning if links lead from some folders to others; [] if not.
+
+  Args:
+    root: the folder of the images.
+    names: folders below it, each after the one that holds it. Those inside a link that was named
+      already are not named again.
+  """
+  alike: dict[tuple[int, int], list[str]] = collections.defaultdict(list)
+  for name in names:
+    status = os.stat(root / name)
+    alike[status.st_dev, status.st_ino].append(name)
+  again = {name for group in alike.values() for name in group[1:]}
+  own = [[n for n in group if os.path.dirname(n) not in again] for group in alike.values()]
+  shared = [' = '.join(group) for group in own if len(group) > 1]
+  if not shared:
+    return []
+  named = ', '.join(shared[:_NAMED]) + (', ...' if len(shared) > _NAMED else '')
+  return [f'links in {root} lead to the same folder ({named}), whose images count several times']
 
 
 def in_words(passed_over: PassedOver) -> str:

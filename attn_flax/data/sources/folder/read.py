@@ -89,6 +89,7 @@ def load(
   max_bad: int,
   max_pixels: int,
   enlarge: bool,
+  alone: str | None = None,
 ) -> Dataset:
   """Opens a folder of images.
 
@@ -104,14 +105,16 @@ def load(
     max_bad: number of broken images in these splits that may be skipped, with warnings.
     max_pixels: the most pixels that an image may have; larger images count as broken.
     enlarge: whether images that are smaller than `size` are enlarged instead of being an error.
+    alone: the one of `splits` that is opened alone where there is no folder `train`; None: that is
+      an error.
 
   Raises:
     UserError: the folder or an image in it cannot be used.
   """
   if data_dir is None:
     raise UserError('--config.data.name=folder needs --config.data.dir=/path/to/images')
-  whole = read_layout(data_dir, seed)
-  layout = select(whole, splits)
+  whole = read_layout(data_dir, seed, alone=alone)
+  layout = select(whole, [split for split in splits if split in whole.splits])
   check_classes(layout)
   sample = _sample(whole, seed) if size is None else []
   names = [name for files in layout.splits.values() for part in files.values() for name in part]
@@ -128,7 +131,14 @@ def load(
   in_memory = fits_memory(sum(map(len, sources.values())), size)
   counts = {split: len(source) for split, source in sources.items()}
   spec = unlisted(len(layout.class_names), size, small=in_memory, splits=counts)
-  dataset = assemble(sources, spec, layout.class_names, in_memory=in_memory, upright=True)
+  dataset = assemble(
+    sources,
+    spec,
+    layout.class_names,
+    in_memory=in_memory,
+    upright=True,
+    max_pixels=max_pixels,
+  )
   return dataclasses.replace(
     dataset, content=_content(layout, checked), found=describe(layout, size)
   )
@@ -201,9 +211,12 @@ def _without_broken(
   described = [f'{layout.root / name}: {reason}' for name, reason in broken.items()]
   if len(broken) > max_bad:
     more = f'; and {len(broken) - _NAMED} more' if len(broken) > _NAMED else ''
+    is_large = any(found.height for found in checked.values() if found.reason)
+    higher = ' read larger ones with a higher --config.data.max_pixels,' if is_large else ''
     raise UserError(
       f'{len(broken)} of {len(checked)} images cannot be used ({"; ".join(described[:_NAMED])}'
-      f'{more}): fix or remove them, or skip them with --config.data.max_bad={len(broken)}'
+      f'{more}): fix or remove them,{higher} or skip them with '
+      f'--config.data.max_bad={len(broken)}'
     )
   splits = {
     split: {
@@ -214,7 +227,9 @@ def _without_broken(
   }
   images = 'image' if len(broken) == 1 else 'images'
   described[_NAMED:] = [f'{len(broken)} broken {images} of {len(checked)} in {layout.root}']
-  return layout._replace(splits=splits), [f'skipped {line}' for line in described]
+  passed_over = {**layout.passed_over, 'broken': list(broken)}
+  layout = layout._replace(splits=splits, passed_over=passed_over)
+  return layout, [f'skipped {line}' for line in described]
 
 
 def _content(layout: Layout, checked: Mapping[str, check.Checked]) -> str:
@@ -233,8 +248,12 @@ def _warn(warnings: Sequence[str]) -> None:
 
 
 def _sample(layout: Layout, seed: int) -> list[str]:
-  """The training images that decide the size; adding images to the folder replaces few of them."""
-  names = [name for part in layout.splits['train'].values() for name in part]
+  """The training images that decide the size; adding images to the folder replaces few of them.
+
+  Where a split was opened alone, they are those of that split.
+  """
+  files = layout.splits.get('train') or next(iter(layout.splits.values()))
+  names = [name for part in files.values() for name in part]
   return sorted(names, key=lambda name: hash_share(name, seed))[:_SAMPLE]
 
 

@@ -151,7 +151,8 @@ def _require_download(name: str, root: pathlib.Path, download: bool) -> None:
   if name not in WITHOUT_TENSORFLOW:
     raise UserError(
       f'dataset {name!r} is not in {str(root)!r}: prepare it once with '
-      f'`{command_to_prepare(name, root)}` (which needs TensorFlow: pip install -e ".[prepare]"), '
+      f'`{command_to_prepare(name, root)}` (which needs TensorFlow: '
+      "pip install 'attn_flax[prepare]'), "
       'or name another folder with --config.data.dir'
     )
   if not download:
