@@ -12,7 +12,7 @@ import pytest
 
 from attn_flax import UserError, create_model, explain, layers
 from attn_flax.attention import CBAM, ECA, NonLocal
-from attn_flax.commands.explain import METHODS as OF_COMMAND_LINE
+from attn_flax.commands import explain as command
 from attn_flax.explain import perturbation
 from attn_flax.explain.networks import evaluation_mode
 
@@ -226,4 +226,4 @@ def test_the_error_of_rollout_names_methods_of_the_command_line():
   with pytest.raises(UserError) as caught:
     explain.attention_rollout(model, variables, images)
   named = re.search(r'take (\w+) or (\w+)$', str(caught.value)).groups()
-  assert set(named) <= set(OF_COMMAND_LINE)
+  assert set(named) <= set(command.METHODS)
