@@ -149,11 +149,10 @@ def check_tuple(what: str, value: object, least: int = 1, most: int = MOST_UNITS
     check_range(f'{what}[{i}]', number, least, most, whole=True)
 
 
-def check_flags(owner: str = '', /, **fields: object) -> None:
-  """Raises `UserError` for a field that is neither True nor False; `owner` as in `check_counts`."""
+def check_flags(**fields: object) -> None:
+  """Raises `UserError` for a field that is neither True nor False."""
   for name, value in fields.items():
     if not isinstance(value, bool):
-      name = f'{owner} {name}'.strip()
       raise UserError(f'{name}={shown(value)} is impossible; choose True or False')
 
 

@@ -89,7 +89,7 @@ def stop_after(monkeypatch):
   """A function that has a signal sent to this process when a run has made an update."""
   import signal
 
-  from attn_flax.training import processes
+  from attn_flax.training.distributed import processes
 
   asked_to_stop = processes.asked_to_stop
 

@@ -248,8 +248,6 @@ def calls(group):
         parameters(function, ('key', 'images', 'labels')) | usual,
       )
       for function, usual in (
-        (mix.mixup, {'alpha': 0.2}),
-        (mix.cutmix, {'alpha': 0.2}),
         (mix.mix, {'mixup_alpha': 0.2}),
         (randaugment, {}),
         (erase.random_erasing, {'probability': 0.5}),
@@ -430,7 +428,7 @@ TRACEBACKS = {
   ),
   'query': (lambda: explained(attention.attention_from)(query=[1]), 'query'),
   'huge batch': (lambda: pipeline(Stream)(batch_size=2**31), 'batch_size'),
-  'alpha of texts': (lambda: of_images(mix.mixup)(alpha='a'), 'alpha'),
+  'alpha of texts': (lambda: of_images(mix.mix)(mixup_alpha='a'), 'mixup_alpha'),
   'seed of digits': (lambda: generate.chunks('test', 10, seed='a'), 'seed'),
   'size of a dataset': (lambda: load('cluttered_digits', size='a'), 'size'),
   'batch of texts': (lambda: batched(batch_size='a'), 'batch_size'),

@@ -28,7 +28,7 @@ from attn_flax.commands.flags import (
 )
 from attn_flax.commands.typed import plain
 from attn_flax.errors import UserError
-from attn_flax.training import joining
+from attn_flax.training.distributed import joining
 from attn_flax.training.stopping import Stopped
 
 # The module of each mode; its function `run` takes the flags.

@@ -7,6 +7,7 @@ from absl import flags
 from attn_flax.attention.names import find_attention, list_attention
 from attn_flax.costs import table
 from attn_flax.errors import UserError
+from attn_flax.models.resnet import ResNet
 from attn_flax.models.zoo import find_network
 
 
@@ -23,7 +24,7 @@ def run(values: flags.FlagValues) -> None:
         find_attention(name)
     fields = {'num_classes': values.num_classes, 'image_size': values.image_size}
     if values.stride_in:
-      if all(getattr(model, 'block', None) != 'bottleneck' for model in models):
+      if not any(isinstance(model, ResNet) and model.block == 'bottleneck' for model in models):
         networks = ', '.join(values.models)
         raise UserError(
           f'--stride_in does nothing without bottlenecks, such as in {networks}; leave it out'

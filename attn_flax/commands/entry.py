@@ -4,7 +4,7 @@ import asyncio
 import atexit
 import os
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from attn_flax.commands import streams
 
@@ -44,7 +44,7 @@ def _leave(code: int) -> NoReturn:
   os._exit(code)
 
 
-def _report(unraisable: Any) -> None:
+def _report(unraisable: 'sys.UnraisableHookArgs') -> None:
   """Reports an error that no code can catch, except those that follow an error of Orbax.
 
   Orbax then leaves coroutines behind whose event loop is closed when they are garbage-collected, or

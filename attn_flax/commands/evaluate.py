@@ -15,9 +15,10 @@ from attn_flax.data.normalization import in_text
 from attn_flax.errors import UserError, check_choice
 from attn_flax.files import composed
 from attn_flax.tasks.names import find_task
-from attn_flax.training import artifacts, dataset_file, left_open, processes, run_folder
+from attn_flax.training import artifacts, dataset_file, left_open, run_folder
 from attn_flax.training.checkpoints import restore_best
 from attn_flax.training.config import Config
+from attn_flax.training.distributed import processes
 from attn_flax.training.environment import environment
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.scoring import Scorer

@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from attn_flax import explain
-from attn_flax.commands.gallery import Gallery
+from attn_flax.commands.album import Album
 from attn_flax.commands.images import find_images, read_batches
 from attn_flax.commands.predict import predict
 from attn_flax.commands.workdir import output_folder, workdir
@@ -21,12 +21,18 @@ from attn_flax.training import artifacts
 from attn_flax.training.artifacts import File, Folder
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
-# Methods by name: (model, variables, images, labels) -> maps [N, h, w], or None if there are none.
-METHODS: dict[str, Callable[..., jax.Array | None]] = {
+# (model, variables, images, labels) -> maps [N, h, w], or None if there are none.
+Method = Callable[..., jax.Array | None]
+# Methods by name that also take `stage`.
+_STAGED: dict[str, Method] = {
   'grad_cam': explain.grad_cam,
   'grad_cam_plus_plus': explain.grad_cam_plus_plus,
   'hires_cam': explain.hires_cam,
   'layer_cam': explain.layer_cam,
+}
+# All methods by name.
+METHODS: dict[str, Method] = {
+  **_STAGED,
   'integrated_gradients': explain.integrated_gradients,
   # The key is made at the call, because making one initializes the device.
   'smooth_grad': lambda *network: explain.smooth_grad(*network, key=jax.random.key(0)),
@@ -36,9 +42,6 @@ METHODS: dict[str, Callable[..., jax.Array | None]] = {
     model, variables, images
   ),
 }
-
-
-_STAGED = ('grad_cam', 'grad_cam_plus_plus', 'hires_cam', 'layer_cam')
 
 
 def run(values: flags.FlagValues) -> None:
@@ -74,7 +77,7 @@ def explain_run(
   The JSON holds for each map: `empty`, whether it is shown as 'empty' because it is zero everywhere
   or not finite (a signed map without a positive value is not empty); its `smallest` and `largest`
   value; and its scores. A value that is not finite is null. For each image it holds what
-  `Gallery.draw` returns. `contact_sheet` is the page of all images; null for one image.
+  `Album.draw` returns. `contact_sheet` is the page of all images; null for one image.
 
   Args:
     folder: the run folder.
@@ -105,13 +108,13 @@ def explain_run(
   output = output or folder
   artifacts.check_writable(output, 'name another one with --output')  # Before the work.
   explainer = _Explainer(trained, methods, stage, batch_size(paths))
-  gallery = Gallery(trained, output / Folder.EXPLANATIONS, paths, images)
+  album = Album(trained, output / Folder.EXPLANATIONS, paths, images)
   rows: list[artifacts.Json] = []
   broken: dict[str, str] = {}
   for good, pixels, bad in read_batches(trained, paths):
     broken |= bad
     if good:
-      rows += explainer.explain(good, pixels, gallery)
+      rows += explainer.explain(good, pixels, album)
   if not rows:
     name, reason = next(iter(broken.items()))
     raise UserError(f'no image can be read, such as {name}: {reason}; name others in --images')
@@ -121,7 +124,7 @@ def explain_run(
     'images': rows,
     'unreadable': broken,
     'contact_sheet': sheet and str(sheet),
-    'notes': gallery.finish(output / File.CONTACT_SHEET),
+    'notes': album.finish(output / File.CONTACT_SHEET),
   }
   stale = _pictures_of_before(output) - {pathlib.Path(row['picture']) for row in rows} - {sheet}
   artifacts.write_json(output / File.EXPLANATIONS, content)
@@ -164,7 +167,7 @@ class _Explainer:
     return faithfulness(self._run.model, self._run.variables, x, labels, maps)
 
   def explain(
-    self, paths: Sequence[pathlib.Path], images: np.ndarray, gallery: Gallery
+    self, paths: Sequence[pathlib.Path], images: np.ndarray, album: Album
   ) -> list[artifacts.Json]:
     """Explains images [n, H, W, 3] uint8, and draws their files; returns a row for each."""
     answers = predict(self._run, images, batch=self._batch)
@@ -191,7 +194,7 @@ class _Explainer:
       rows.append(
         {
           'image': str(path),
-          **gallery.draw(path, own_maps, predicted),
+          **album.draw(path, own_maps, predicted),
           'label': predicted.label,
           'predictions': {answer.name: _number(answer.probability) for answer in answers[i]},
           'maps': {

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 from absl import flags
@@ -17,10 +15,12 @@ from attn_flax.errors import UserError
 from attn_flax.interop.torch_weights import describe, from_torch
 from attn_flax.layers.types import Variables
 from attn_flax.models import MODELS
-from attn_flax.models.placement import Placement, field_names
+from attn_flax.models.create import PLACEMENT_FIELDS
+from attn_flax.models.placement import Fields, Placement, field_names
 from attn_flax.models.resnet import ResNet
 from attn_flax.training import artifacts, run_folder
 from attn_flax.training.checkpoints import Checkpoints
+from attn_flax.training.config import Config
 from attn_flax.training.experiment import open_experiment
 from attn_flax.training.lock import locked
 from attn_flax.training.optimizer import freeze, make_optimizer
@@ -56,10 +56,10 @@ def run(values: flags.FlagValues) -> None:
 
 def import_run(
   source: pathlib.Path,
-  config: Any,
+  config: Config,
   workdir: pathlib.Path,
-  attention_kwargs: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+  attention_kwargs: Fields | None = None,
+) -> artifacts.Json:
   """Writes the weights of a PyTorch file as the first checkpoint of a run folder.
 
   Args:
@@ -144,7 +144,7 @@ def _check_empty(workdir: pathlib.Path) -> None:
     raise UserError(f'{workdir} already holds a run; choose another --workdir')
 
 
-def model_config(model: ResNet) -> dict[str, Any]:
+def model_config(model: ResNet) -> artifacts.Json:
   """The `config.model` that builds a network: the most similar name, and the fields that differ."""
   fields = [name for name in field_names(ResNet) if name != 'attention']
   differing = {
@@ -161,12 +161,7 @@ def model_config(model: ResNet) -> dict[str, Any]:
   }
 
 
-def _entry(placement: Placement) -> dict[str, Any]:
+def _entry(placement: Placement) -> Fields:
   """The entry of the attention mapping that describes a placement."""
-  return {
-    'name': attention_name(placement.module),
-    'stages': placement.stages,
-    'every': placement.every,
-    'start': placement.start,
-    **dict(placement.fields),
-  }
+  where = {name: getattr(placement, name) for name in PLACEMENT_FIELDS if name != 'name'}
+  return {'name': attention_name(placement.module), **where, **dict(placement.fields)}

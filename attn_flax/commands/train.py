@@ -8,7 +8,7 @@ from attn_flax.commands.workdir import workdir
 from attn_flax.data import FOLDER
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import find_task
-from attn_flax.training import processes
+from attn_flax.training.distributed import processes
 from attn_flax.training.loop import train
 from attn_flax.training.run_folder import load_config
 

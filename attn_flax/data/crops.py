@@ -9,6 +9,8 @@ import math
 import numpy as np
 
 TRIES = 10  # Boxes that are drawn for a random crop.
+SCALE = (0.08, 1.0)  # Smallest and largest share of the image's area that a box covers.
+RATIO = (3 / 4, 4 / 3)  # Its smallest and largest width / height.
 
 Box = tuple[float, float, float, float]
 
@@ -17,8 +19,8 @@ def crop_box(
   width: int,
   height: int,
   draws: np.ndarray,
-  scale: tuple[float, float] = (0.08, 1.0),
-  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  scale: tuple[float, float] = SCALE,
+  ratio: tuple[float, float] = RATIO,
 ) -> Box:
   """The box of a random resized crop; its corners are integers.
 

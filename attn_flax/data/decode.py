@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from attn_flax.data.crops import Box, central_box, crop_box
+from attn_flax.data.crops import RATIO, SCALE, Box, central_box, crop_box
 from attn_flax.data.image_file import MAX_PIXELS, BadImage, guarded, open_image
 
 _ORIENTATION = 0x0112  # The EXIF tag.
@@ -31,8 +31,8 @@ def random_crop(
   draws: np.ndarray,
   *,
   upright: bool = False,
-  scale: tuple[float, float] = (0.08, 1.0),
-  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  scale: tuple[float, float] = SCALE,
+  ratio: tuple[float, float] = RATIO,
   max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
   """Cuts a random box out of an image and resizes it.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from attn_flax.data import decode
+from attn_flax.data.crops import RATIO, SCALE
 from attn_flax.data.examples import Split
 from attn_flax.data.image_file import MAX_PIXELS, BadImage
 from attn_flax.data.threads import default_threads, in_threads
@@ -137,8 +138,8 @@ class Records:
     indices: Sequence[int] | np.ndarray,
     draws: np.ndarray,
     *,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    scale: tuple[float, float] = SCALE,
+    ratio: tuple[float, float] = RATIO,
     threads: int = 1,
   ) -> Split:
     """Random crops of the examples at the given indices, or the whole images where `one_size`.

@@ -8,7 +8,7 @@ import argparse
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -58,7 +58,7 @@ def read_state_dict(source: str | pathlib.Path | Mapping[str, object]) -> dict[s
   return arrays
 
 
-def _entry(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+def _entry(content: Mapping[object, object]) -> Mapping[object, object]:
   """The state dict inside a checkpoint."""
   for key in _ENTRIES:
     inner = content.get(key)
@@ -68,7 +68,7 @@ def _entry(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
   return holders[0] if len(holders) == 1 else content
 
 
-def _holds_arrays(value: object) -> bool:
+def _holds_arrays(value: object) -> TypeGuard[Mapping[object, object]]:
   """Whether a value is a state dict, under whatever key."""
   if not isinstance(value, Mapping) or not value:
     return False

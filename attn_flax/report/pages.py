@@ -1,4 +1,4 @@
-"""The pages that a report has for each task, by its name."""
+"""The pages that a report has for each task, by the task's name."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ _PAGES = {'classification': classification.PAGES}
 
 
 def check(task: Task) -> None:
-  """Checks that the report has pages for a task, so that a study fails before it trains.
+  """Checks that the report has pages for a task, so that a study fails before the work.
 
   Raises:
     UserError: for a task without pages.

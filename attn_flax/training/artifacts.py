@@ -47,7 +47,7 @@ AVERAGED = 'ema_'
 
 
 def score_name(split: str, name: str, *, averaged: bool = False) -> str:
-  """The name of a score in the files of a run, such as 'val_top1' or 'test_ema_top1'.
+  """The name of a score in the files of a run, such as 'val_loss' or 'test_ema_loss'.
 
   Args:
     split: 'val', 'train' or 'test'.

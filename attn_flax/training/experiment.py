@@ -1,7 +1,5 @@
 """Builds and checks everything that a config describes, before training begins."""
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,12 +12,13 @@ from attn_flax.data.augment.augmentation import Augmentation
 from attn_flax.data.pipeline.open import open_pipeline
 from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.data.pipeline.stream import check_workers
-from attn_flax.errors import MOST_SEED, UserError, check_choice, check_pair, check_range
+from attn_flax.errors import UserError, check_choice, check_pair, check_range
 from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
 from attn_flax.tasks.task import Setting, Task
 from attn_flax.training import artifacts, left_open
+from attn_flax.training.bounds import check_batch, check_numbers
 from attn_flax.training.config import Config, ConfigSection, ModelConfig
 from attn_flax.training.optimizer import (
   MOST_STEPS,
@@ -29,21 +28,6 @@ from attn_flax.training.optimizer import (
   make_schedule,
 )
 from attn_flax.training.steps import TrainState, init_state
-
-_check_count = functools.partial(check_range, least=1, most=MOST_STEPS, whole=True)
-# Checks of config fields that no other module checks.
-_CHECKS: dict[str, Callable[[str, object], None]] = {
-  'seed': functools.partial(check_range, least=0, most=MOST_SEED, whole=True),
-  'train.ema_decay': functools.partial(check_range, least=0, below=1),
-  'train.batch_size': _check_count,
-  'train.epochs': _check_count,
-  'train.steps': _check_count,
-  'train.accumulate': _check_count,
-  'eval.batch_size': _check_count,
-  'eval.every_epochs': _check_count,
-  'checkpoint.every_steps': _check_count,
-  'log_every': _check_count,
-}
 
 
 class Experiment(NamedTuple):
@@ -156,9 +140,9 @@ def open_experiment(config: Config, *, trains: bool = True, alone: str | None = 
   """
   mesh = make_mesh()
   train = config.train
-  _check_numbers(config)
+  check_numbers(config)
   if train.batch_size is not None:
-    _check_batch(train, mesh if trains else None)
+    check_batch(train, mesh.size if trains else None)
   check_choice('train.batch_norm', train.batch_norm, ('global', 'per_device'))
   check_workers(config.data.workers)
 
@@ -297,28 +281,3 @@ def make_model(config: ModelConfig, num_classes: int) -> Network:
       'choose the dataset of the network, or leave model.num_classes unset'
     )
   return create_model(name, attention=attention or None, **fields)
-
-
-def _check_numbers(config: Config) -> None:
-  """Checks the fields in `_CHECKS` that are not None."""
-  for field, check in _CHECKS.items():
-    section, _, name = field.rpartition('.')
-    fields = config[section] if section else config
-    value = fields[name]
-    if value is not None:
-      check(field, value)
-
-
-def _check_batch(train: ConfigDict, mesh: Mesh | None) -> None:
-  """Checks that a batch splits into `accumulate` equal parts and, with a mesh, over its devices."""
-  if train.batch_size % train.accumulate:
-    raise UserError(
-      f'train.accumulate={train.accumulate} does not divide train.batch_size={train.batch_size}; '
-      'choose a divisor of it'
-    )
-  size = train.batch_size // train.accumulate
-  if mesh is not None and size % mesh.size:
-    raise UserError(
-      f'train.batch_size / train.accumulate = {size} cannot be shared evenly by {mesh.size} '
-      f'devices; choose a multiple of {mesh.size}'
-    )

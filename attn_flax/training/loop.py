@@ -8,9 +8,10 @@ import numpy as np
 import tqdm
 
 from attn_flax.costs import count as cost
-from attn_flax.training import artifacts, dataset_file, left_open, lock, processes, run_folder
+from attn_flax.training import artifacts, dataset_file, left_open, lock, run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.config import Config
+from attn_flax.training.distributed import processes
 from attn_flax.training.experiment import Experiment, open_experiment
 from attn_flax.training.finetune import read_source
 from attn_flax.training.opening import opening

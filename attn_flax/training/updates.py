@@ -10,8 +10,9 @@ import numpy as np
 import optax
 
 from attn_flax.data.pipeline.protocol import Pipeline
-from attn_flax.training import allocator, artifacts, processes, run_folder, stopping
+from attn_flax.training import allocator, artifacts, run_folder, stopping
 from attn_flax.training.checkpoints import Checkpoints
+from attn_flax.training.distributed import processes
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.finetune import FlatWeights, read_source, start_from
 from attn_flax.training.log import Log

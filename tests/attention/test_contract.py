@@ -5,7 +5,6 @@ made with `features` and `stride` and called `module(x)`, like a convolution.
 """
 
 import dataclasses
-import functools
 import inspect
 import re
 import sys
@@ -17,14 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from quick_jit import jit
 
 from attn_flax.attention import ATTENTION
 from attn_flax.models.placement import PLACES, field_names
 
 N, H, W, C = 2, 6, 10, 64
 FEATURES = 96
-# Programs that run once need no optimization, as compiling takes most of the time.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def _replaces(name):

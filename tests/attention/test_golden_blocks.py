@@ -6,12 +6,10 @@ with its weights under their PyTorch names.
 """
 
 import chex
-import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_blocks import BLOCKS, KERNEL_AXES, VECTORS
+from golden_blocks import BLOCKS, nhwc, variables_of
 
 from attn_flax.attention import ATTENTION
 
@@ -43,28 +41,6 @@ CASES = {
   'eca_k3': ('eca', {'kernel_size': 3}, {'conv': 'channel/conv'}),
   'eca_k5': ('eca', {'kernel_size': 5}, {'conv': 'channel/conv'}),
 }
-# From PyTorch's axes to Flax's: Linear [out, in], Conv1d [out, in, k], Conv2d [out, in, k, k].
-
-
-def _variables(golden, names):
-  """The PyTorch weights of a golden file as variables of the module here."""
-  flat = {}
-  for key in golden.files:
-    if not key.startswith('state_dict/') or key.endswith('num_batches_tracked'):
-      continue
-    layer, _, kind = key.removeprefix('state_dict/').rpartition('.')
-    value = golden[key]
-    if value.ndim > 1:
-      collection, leaf = 'params', 'kernel'
-      value = value.transpose(KERNEL_AXES[value.ndim])
-    else:
-      collection, leaf = VECTORS[kind]
-    flat[collection, *names[layer].split('/'), leaf] = value
-  return flax.traverse_util.unflatten_dict(flat)
-
-
-def _nhwc(array):
-  return jnp.asarray(array.transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize('file', CASES)
@@ -72,8 +48,8 @@ def test_module_returns_what_the_released_code_returns(file):
   """Values and the gradient with respect to the input agree to 1e-5."""
   name, fields, names = CASES[file]
   golden = np.load(BLOCKS / f'{file}.npz')
-  module, variables = ATTENTION[name](**fields), _variables(golden, names)
-  x, cotangent = _nhwc(golden['x']), _nhwc(golden['cotangent'])
+  module, variables = ATTENTION[name](**fields), variables_of(golden, names)
+  x, cotangent = nhwc(golden['x']), nhwc(golden['cotangent'])
 
   initial = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
   chex.assert_trees_all_equal_shapes_and_dtypes(initial, variables)
@@ -84,5 +60,5 @@ def test_module_returns_what_the_released_code_returns(file):
     return y, pull(cotangent)[0]
 
   y, dx = run(x)
-  np.testing.assert_allclose(y, _nhwc(golden['y']), rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(dx, _nhwc(golden['dx']), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(y, nhwc(golden['y']), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(dx, nhwc(golden['dx']), rtol=1e-5, atol=1e-5)

@@ -5,12 +5,11 @@ The files `dual_*` and `non_local_*` hold what released PyTorch modules returned
 """
 
 import chex
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_blocks import BLOCKS, KERNEL_AXES, VECTORS
+from golden_blocks import BLOCKS, nhwc, variables_of
 
 from attn_flax.attention.aa import IMPLEMENTATIONS, AugmentedConv
 from attn_flax.attention.dual import ChannelAttention, PositionAttention
@@ -38,28 +37,6 @@ RELEASED = {
 }
 
 
-def _variables(golden, names):
-  """The PyTorch weights of a golden file as variables of the module here."""
-  flat = {}
-  for key in golden.files:
-    if not key.startswith('state_dict/') or key.endswith('num_batches_tracked'):
-      continue
-    layer, _, kind = key.removeprefix('state_dict/').rpartition('.')
-    value = golden[key]
-    if not layer:  # The module's own gain, stored as one number [1].
-      flat['params', kind] = value[0]
-    elif value.ndim > 1:
-      flat['params', names[layer], 'kernel'] = value.transpose(KERNEL_AXES[value.ndim])
-    else:
-      collection, leaf = VECTORS[kind]
-      flat[collection, names[layer], leaf] = value
-  return flax.traverse_util.unflatten_dict(flat)
-
-
-def _nhwc(array):
-  return jnp.asarray(array.transpose(0, 2, 3, 1))
-
-
 @pytest.mark.parametrize('file', RELEASED)
 def test_module_returns_what_the_released_code_returns(file):
   """Values agree to 1e-5, the gradient with respect to the input to 1e-5 of its largest entry.
@@ -69,8 +46,8 @@ def test_module_returns_what_the_released_code_returns(file):
   """
   module, names, adds = RELEASED[file]
   golden = np.load(BLOCKS / f'{file}.npz')
-  variables = _variables(golden, names)
-  x, cotangent = _nhwc(golden['x']), _nhwc(golden['cotangent'])
+  variables = variables_of(golden, names)
+  x, cotangent = nhwc(golden['x']), nhwc(golden['cotangent'])
   initial = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
   chex.assert_trees_all_equal_shapes_and_dtypes(initial, variables)
 
@@ -84,10 +61,8 @@ def test_module_returns_what_the_released_code_returns(file):
     return y, pull(cotangent)[0]
 
   y, dx = run(x)
-  np.testing.assert_allclose(y, _nhwc(golden['y']), rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(
-    dx, _nhwc(golden['dx']), rtol=0, atol=1e-5 * np.abs(golden['dx']).max()
-  )
+  np.testing.assert_allclose(y, nhwc(golden['y']), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(dx, nhwc(golden['dx']), rtol=0, atol=1e-5 * np.abs(golden['dx']).max())
 
 
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from attn_flax.commands import command_line, configs, entry
+from attn_flax.commands import command_line, config_help, configs, entry
 from attn_flax.commands.flags import FLAGS, MODES, define
+from attn_flax.models.create import PLACEMENT_FIELDS
 from attn_flax.training import allocator, stopping
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -84,6 +85,10 @@ def test_the_fields_of_a_config_are_explained(capsys):
     if line.startswith('--') and after.startswith('--')
   ]
   assert unexplained == []
+
+
+def test_the_help_explains_each_field_of_every_entry_of_the_attention_mapping():
+  assert tuple(config_help.OF_EVERY_ENTRY) == PLACEMENT_FIELDS
 
 
 def test_built_in_configs_have_names():

@@ -214,7 +214,8 @@ def place(small_dataset, tmp_path_factory):
   from attn_flax.commands import evaluate, import_torch
   from attn_flax.data.sources.tfds import cifar
   from attn_flax.study import train as study
-  from attn_flax.training import joining, loop, trained_run
+  from attn_flax.training import loop, trained_run
+  from attn_flax.training.distributed import joining
 
   folder = tmp_path_factory.mktemp('place')
   with tarfile.open(FROZEN) as archive:

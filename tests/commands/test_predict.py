@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attn_flax import UserError, explain
-from attn_flax.commands import command_line, gallery, predict
+from attn_flax.commands import album, command_line, predict
 from attn_flax.commands import explain as explain_run
 from attn_flax.commands.explain import METHODS
 from attn_flax.data.decode import central_crop
@@ -238,7 +238,7 @@ def test_images_are_explained_with_overlays_and_scores(workdir, photos, capsys):
 def _drawn(monkeypatch):
   """Records overlays instead of drawing them: a list of (photograph, maps, told, fonts)."""
   noted = []
-  monkeypatch.setattr(gallery, 'overlays', lambda *args: noted.append(args) or b'picture')
+  monkeypatch.setattr(album, 'overlays', lambda *args: noted.append(args) or b'picture')
   return noted
 
 

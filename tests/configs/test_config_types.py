@@ -5,7 +5,10 @@ import typing
 
 import pytest
 
+from attn_flax.commands import workdir
+from attn_flax.study import conditions
 from attn_flax.study import config as of_study
+from attn_flax.training import bounds, left_open, run_folder
 from attn_flax.training import config as of_run
 from configs import base, compare
 
@@ -64,3 +67,19 @@ def test_every_type_is_held_to_a_config():
     for kind in vars(module).values():
       if isinstance(kind, type) and kind.__module__ == module.__name__:
         assert kind in named
+
+
+NAMED = {
+  *(*bounds._CHECKS, *conditions._NAMED, *left_open._FIELDS),
+  *(*run_folder._FREE, *run_folder._LENGTH, *run_folder._NEWER),
+}
+
+
+@pytest.mark.parametrize('field', sorted(NAMED))
+def test_fields_that_the_package_names_exist(field):
+  assert field in run_folder.flatten(base.get_config().to_dict())
+
+
+@pytest.mark.parametrize('field', workdir._OF_NO_RUN)
+def test_fields_of_a_study_that_the_package_names_exist(field):
+  assert field in compare.get_config()

@@ -18,6 +18,9 @@ from attn_flax.attention import ATTENTION
 from attn_flax.attention.protocols import traits
 from attn_flax.costs.count import abstract_variables
 from attn_flax.data import DATASETS
+from attn_flax.data.augment.augmentation import Augmentation
+from attn_flax.data.loading import MAX_PIXELS
+from attn_flax.data.sources.cluttered_digits.generate import DEFAULT_SEED
 from attn_flax.models import list_models
 from attn_flax.models.create import CONV_FIELDS, PLACEMENT_FIELDS
 from attn_flax.models.zoo import find_network
@@ -73,6 +76,15 @@ def test_networks_that_are_suggested_exist():
 def test_an_unknown_word_is_refused(word):
   with pytest.raises(ValueError, match=f"unknown word '{word}'.* allowed: smoke, .*network"):
     base.get_config(word)
+
+
+def test_the_defaults_of_data_are_those_of_the_library():
+  """A field that is None in the config is decided by the dataset."""
+  config = base.get_config()
+  assert config.data.seed == DEFAULT_SEED and config.data.max_pixels == MAX_PIXELS
+  augmentation = Augmentation(mean=(0.5,), std=(0.5,))
+  for field, value in config.augment.items():
+    assert value is None or value == getattr(augmentation, field), field
 
 
 @pytest.mark.parametrize('argument', ARGUMENTS)

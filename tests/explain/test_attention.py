@@ -1,4 +1,4 @@
-"""Maps of attention mechanisms: gates, weights, attention received, and rollout."""
+"""Gates, weights and attention received, of every mechanism."""
 
 import functools
 import itertools
@@ -10,106 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attending import (
+  CLASSES,
+  FIELDS,
+  GATED,
+  GRIDS,
+  NAMES,
+  WEIGHTED,
+  WIDTHS,
+  H,
+  N,
+  W,
+  images,
+  network,
+  vit,
+)
 
-from attn_flax import UserError, attention_maps, create_model, explain, layers, list_attention
+from attn_flax import UserError, attention_maps, create_model, explain, layers
 from attn_flax.models.vit import SelfAttention
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-N, H, W, CLASSES = 2, 24, 16, 4
-# Feature maps of the stages, and their channels.
-GRIDS = {1: (24, 16), 2: (12, 8), 3: (6, 4)}
-WIDTHS = {1: 8, 2: 16, 3: 32}
-# Fields with which a mechanism fits few channels and few blocks.
-FIELDS = {
-  **{name: {'ratio': 4} for name in ('additive', 'bam', 'cbam', 'hybrid', 'se')},
-  'aa': {'heads': 2, 'min_key_dim': 4, 'upsilon': 0.25},
-  'non_local': {'every': 1},
-  'sasa': {'heads': 2},
-}
-BRANCH, STAGE = 'stage{}_block1/branch_attention', 'stage{}_stage_attention'
-# By mechanism: the path at a stage, its stages, and its gates.
-GATED = {
-  'additive': (BRANCH, (1, 2, 3), ('spatial_gate',)),
-  'bam': (STAGE, (1, 2), ('gate',)),
-  'cbam': (BRANCH, (1, 2, 3), ('channel_gate', 'spatial_gate')),
-  'eca': (BRANCH, (1, 2, 3), ('channel_gate',)),
-  'hybrid': (BRANCH, (1, 2, 3), ('channel_gate', 'spatial_gate')),
-  'sca': (BRANCH, (3,), ('channel_gate', 'spatial_gate')),
-  'se': (BRANCH, (1, 2, 3), ('channel_gate',)),
-}
-# By mechanism and path: heads, map of the queries, map of the keys. Stand-alone attention acts on
-# the block's input, before its stride; the other strided mechanisms act after it.
-CONV = 'stage{}_block1/conv_attention'
-WEIGHTED = {
-  'aa': {CONV.format(s): (2, GRIDS[s], GRIDS[s]) for s in (2, 3)},
-  'dual': {'stage3_stage_attention/position': (1, GRIDS[3], GRIDS[3])},
-  'non_local': {'stage2_block1/block_attention': (1, GRIDS[2], GRIDS[3])},
-  'sasa': {CONV.format(s): (2, GRIDS[max(s - 1, 1)], GRIDS[max(s - 1, 1)]) for s in (1, 2, 3)},
-}
-NAMES = list_attention()
-
-
-def images(seed=0):
-  return np.random.default_rng(seed).normal(size=(N, H, W, 3)).astype(np.float32)
-
-
-def network(attention=None, depths=(1, 1, 1), kwargs=None, **fields):
-  if isinstance(attention, str) and kwargs is None:
-    kwargs = FIELDS.get(attention)
-  return create_model(
-    'resnet20',
-    depths=depths,
-    widths=tuple(WIDTHS.values()),
-    stem_width=8,
-    num_classes=CLASSES,
-    attention=attention,
-    attention_kwargs=kwargs,
-    **fields,
-  )
-
-
-def vit(pool='token', depth=3):
-  return create_model(
-    'vit_tiny32', width=16, depth=depth, heads=2, mlp_width=16, num_classes=CLASSES, pool=pool
-  )
-
-
-@pytest.fixture(scope='module')
-def made(randomized):
-  """A function that makes random variables for a network."""
-
-  @functools.cache
-  def make(model):
-    init = functools.partial(model.init, train=False)
-    return randomized(jax.eval_shape(init, jax.random.key(0), images()))
-
-  return make
-
-
-@pytest.fixture(scope='module')
-def explained(made):
-  """A function that computes all maps of a network, with all queries of a mechanism."""
-
-  @functools.cache
-  def explain_all(model, name=None):
-    variables, x = made(model), images()
-    everyone = {p: np.arange(np.prod(q)) for p, (_, q, _) in WEIGHTED.get(name, {}).items()}
-
-    @jax.jit
-    def run(variables, x):
-      return (
-        explain.attention_maps(model, variables, x, queries=everyone),
-        explain.attention_received(model, variables, x),
-        explain.own_map(model, variables, x),
-      )
-
-    return jax.device_get(run(variables, x))
-
-  return explain_all
-
-
-# --- gates and weights of every mechanism
 
 
 def test_every_mechanism_is_in_one_of_the_tables():
@@ -160,30 +80,30 @@ def test_maps_are_those_of_the_mechanism(name, explained):
 
 
 @pytest.mark.parametrize('name', ['cbam', 'bam'])
-def test_gates_are_those_that_the_network_records(name, made):
+def test_gates_are_those_that_the_network_records(name, variables_for):
   """All gates, but not the outputs of the stages, which are recorded beside them."""
   model, x = network(name), images()
   run = jax.jit(lambda v: model.apply(v, x, train=False, mutable=['intermediates'])[1])
-  recorded = flax.traverse_util.flatten_dict(run(made(model))['intermediates'], sep='/')
+  recorded = flax.traverse_util.flatten_dict(run(variables_for(model))['intermediates'], sep='/')
   expected = {p: value for p, (value,) in recorded.items() if '/' in p}
   assert len(recorded) == len(expected) + 3
-  found = attention_maps(model, made(model), x)
+  found = attention_maps(model, variables_for(model), x)
   chex.assert_trees_all_close(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', WEIGHTED)
-def test_some_queries_are_rows_of_all(name, made, explained):
+def test_some_queries_are_rows_of_all(name, variables_for, explained):
   model = network(name)
   queries = [5, 0, 23]
-  found = attention_maps(model, made(model), images(), queries=queries)
+  found = attention_maps(model, variables_for(model), images(), queries=queries)
   expected = {path: value[:, :, queries] for path, value in explained(model, name)[0].items()}
   chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_the_weights_are_those_that_the_output_is_made_of(made):
+def test_the_weights_are_those_that_the_output_is_made_of(variables_for):
   """For position attention, gamma times the weighted sum of values is the module's output."""
   model, x = network('dual'), images()
-  variables = made(model)
+  variables = variables_for(model)
   path = 'stage3_stage_attention/position'
   kept = lambda module, _: module.name in ('stage3_block1', 'position')  # noqa: E731
   run = jax.jit(lambda v: model.apply(v, x, train=False, capture_intermediates=kept)[1])
@@ -204,9 +124,9 @@ def _traced(function, *args):
 
 
 @pytest.mark.parametrize('name', ['aa', 'dual'])
-def test_neither_training_nor_evaluation_stores_the_weights(name, made):
+def test_neither_training_nor_evaluation_stores_the_weights(name, variables_for):
   """Neither before nor after a call that returns weights."""
-  model, variables, x = network(name), made(network(name)), images()
+  model, variables, x = network(name), variables_for(network(name)), images()
   path, (_, queries, keys) = next(iter(WEIGHTED[name].items()))
   if np.prod(queries) <= 32:  # One block of queries holds all of them; larger maps are needed here.
     x = np.zeros((N, 4 * H, 4 * W, 3), np.float32)
@@ -231,15 +151,15 @@ def test_neither_training_nor_evaluation_stores_the_weights(name, made):
   assert [len(program) for program in after] == [len(program) for program in before]
 
 
-def test_attention_received_is_summed_without_storing_the_weights(made):
+def test_attention_received_is_summed_without_storing_the_weights(variables_for):
   model = network('dual')
   x = np.zeros((N, 4 * H, 4 * W, 3), np.float32)
   run = functools.partial(explain.attention_received, model)
-  program = _traced(run, made(model), x)
+  program = _traced(run, variables_for(model), x)
   assert ',64,384]' in program and '384,384]' not in program
 
 
-def test_other_queries_need_no_new_compilation(made):
+def test_other_queries_need_no_new_compilation(variables_for):
   traces = []
 
   class Counted(SelfAttention):
@@ -248,7 +168,7 @@ def test_other_queries_need_no_new_compilation(made):
       return super().weights(x, queries)
 
   model = _Sequence(Counted)
-  variables = made(model)
+  variables = variables_for(model)
   for queries in ([0, 1], [4, 5], np.array([3, 3])):
     attention_maps(model, variables, images(), queries=queries)
   first = len(traces)
@@ -304,123 +224,12 @@ def test_a_place_has_the_weights_of_the_query_of_its_pixel(case, randomized):
   assert np.ptp(weights.mean(1), axis=1).max() > 1e-3  # Queries differ, or the test shows nothing.
 
 
-# --- the network's own map
-
-
-def test_the_own_map_is_the_mean_over_the_blocks_of_the_last_stage(made, explained):
-  model = network('cbam', depths=(1, 1, 2))
-  maps, _, own = explained(model)
-  gates = [maps[f'stage3_block{i}/branch_attention/spatial_gate'] for i in (1, 2)]
-  np.testing.assert_allclose(own, np.mean(gates, 0), rtol=1e-6)
-
-
-def test_a_block_with_another_size_of_map_is_left_out_of_the_mean(explained):
-  """Stand-alone attention in a strided block acts on the block's larger input."""
-  _, received, own = explained(network('sasa', depths=(1, 1, 2), kwargs=FIELDS['sasa']))
-  shapes = [received[f'stage3_block{i}/conv_attention'].shape for i in (1, 2)]
-  assert shapes == [(N, 12, 8), (N, 6, 4)]
-  np.testing.assert_array_equal(own, received['stage3_block2/conv_attention'])
-
-
-@pytest.mark.parametrize(
-  ('attention', 'last'),
-  [
-    (
-      {'conv': {'name': 'aa', **FIELDS['aa']}, 'branch': {'name': 'cbam', 'ratio': 4}},
-      'stage3_block1/branch_attention/spatial_gate',
-    ),
-    (
-      {'conv': {'name': 'aa', **FIELDS['aa']}, 'branch': {'name': 'eca'}},
-      'stage3_block1/conv_attention',
-    ),
-    (
-      {'branch': {'name': 'additive', 'ratio': 4}, 'stage': {'name': 'dual'}},
-      'stage3_stage_attention/position',
-    ),
-    (
-      {'branch': {'name': 'hybrid', 'spatial': 'position', 'position_ratio': 4}},
-      'stage3_block1/branch_attention/spatial',
-    ),
-    (
-      {'stage': {'name': 'bam', 'ratio': 4}, 'block': {'name': 'se', 'ratio': 4}},
-      'stage2_stage_attention/gate',
-    ),
-  ],
-)
-def test_the_own_map_is_that_of_the_last_of_several_mechanisms(attention, last, made):
-  model, x = network(attention), images()
-
-  @jax.jit
-  def run(variables):
-    maps = explain.attention_maps(model, variables, x)
-    return explain.own_map(model, variables, x), {
-      **maps,
-      **explain.attention_received(model, variables, x),
-    }
-
-  own, maps = run(made(model))
-  expected = maps[last] if maps[last].ndim == 3 else maps[last].mean(-1)
-  np.testing.assert_allclose(own, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(('attention', 'none'), [(None, True), ('eca', True), ('cbam', False)])
-def test_whether_there_is_an_own_map_is_known_from_shapes(attention, none, made):
-  model = network(attention)
-  own = jax.eval_shape(functools.partial(explain.own_map, model), made(model), images())
-  assert (own is None) == none
-  queries = [0]
-  maps = functools.partial(attention_maps, model, queries=queries)
-  assert bool(jax.eval_shape(maps, made(model), images())) == (attention is not None)
-
-
-def test_augmented_convolution_without_values_has_no_weights(made):
-  model = network('aa', kwargs={**FIELDS['aa'], 'upsilon': 0.0})
-  assert attention_maps(model, made(model), images(), queries=[0]) == {}
-  assert explain.own_map(model, made(model), images()) is None
-
-
-# --- vision transformers
-
-
-@pytest.mark.parametrize(('pool', 'depth'), [('token', 3), ('mean', 2)])
-def test_rollout_is_the_product_of_the_blocks(pool, depth, made):
-  """Multiplied in the paper's order, with the first block rightmost, of all weights."""
-  model, x = vit(pool, depth), images()
-  variables = made(model)
-  patches = (H // 4) * (W // 4)
-  tokens = patches + (pool == 'token')
-  maps = attention_maps(model, variables, x, queries=range(tokens))
-  assert list(maps) == [f'block{i + 1}/attention/weights' for i in range(depth)]
-  product = np.eye(tokens)
-  for value in maps.values():
-    chex.assert_shape(value, (N, 2, tokens, tokens))
-    product = (0.5 * np.eye(tokens) + 0.5 * np.asarray(value, np.float64).mean(1)) @ product
-  np.testing.assert_allclose(product.sum(-1), 1, rtol=1e-5)
-  row = product[:, 0, 1:] if pool == 'token' else product.mean(1)
-
-  rollout = explain.attention_rollout(model, variables, x)
-  chex.assert_shape(rollout, (N, H // 4, W // 4))
-  np.testing.assert_allclose(rollout, row.reshape(rollout.shape), rtol=1e-4, atol=1e-7)
-  if pool == 'mean':
-    np.testing.assert_allclose(rollout.sum((1, 2)), 1, rtol=1e-5)
-
-  received = explain.attention_received(model, variables, x)
-  means = [np.asarray(value).mean((1, 2))[:, tokens - patches :] for value in maps.values()]
-  for value, mean in zip(received.values(), means, strict=True):
-    np.testing.assert_allclose(value, mean.reshape(rollout.shape), rtol=1e-4)
-  own = explain.own_map(model, variables, x)
-  np.testing.assert_allclose(own, np.mean(means, 0).reshape(rollout.shape), rtol=1e-4)
-
-
-# --- networks in bfloat16, a user's own modules, and mistakes
-
-
 @pytest.mark.parametrize('name', ['cbam', 'aa'])
-def test_maps_are_float32_whatever_the_network_computes_in(name, made):
+def test_maps_are_float32_whatever_the_network_computes_in(name, variables_for):
   model = network(name, dtype='bfloat16')
   maps = functools.partial(attention_maps, model, queries=[1])
   own = functools.partial(explain.own_map, model)
-  leaves = jax.tree.leaves([jax.eval_shape(f, made(model), images()) for f in (maps, own)])
+  leaves = jax.tree.leaves([jax.eval_shape(f, variables_for(model), images()) for f in (maps, own)])
   assert {leaf.dtype for leaf in leaves} == {jnp.dtype('float32')}
 
 
@@ -436,25 +245,23 @@ class _Odd(nn.Module):
 
 
 class _Sequence(nn.Module):
-  """One attention module over tokens, in a network with the interface of the library's."""
+  """One attention module over tokens, in a network that names its stage."""
 
   attention: type[nn.Module]
-  num_stages: int = 1
-  num_classes: int = CLASSES
 
   @nn.compact
   def __call__(self, x, *, train):
     x = layers.tap(self, 'stage1', x[:, ::8, ::8])
     x = self.attention(heads=1, name='own')(x.reshape(len(x), -1, 3))
-    return nn.Dense(self.num_classes, name='head')(x.mean(1))
+    return nn.Dense(CLASSES, name='head')(x.mean(1))
 
 
-def test_keys_that_form_no_map_have_weights_but_no_map(made):
+def test_keys_that_form_no_map_have_weights_but_no_map(variables_for):
   model = network(_Odd)
-  maps = attention_maps(model, made(model), images(), queries=[0, 1])
+  maps = attention_maps(model, variables_for(model), images(), queries=[0, 1])
   chex.assert_shape(maps['stage3_block1/branch_attention/weights'], (N, 1, 2, 7))
   with pytest.raises(UserError, match='the 7 keys of stage1_block1/branch_attention form no'):
-    explain.attention_received(model, made(model), images())
+    explain.attention_received(model, variables_for(model), images())
 
 
 @pytest.mark.parametrize(
@@ -468,28 +275,22 @@ def test_keys_that_form_no_map_have_weights_but_no_map(made):
     ([0.5], 'type float64'),
   ],
 )
-def test_queries_outside_the_map_are_refused(queries, message, made):
+def test_queries_outside_the_map_are_refused(queries, message, variables_for):
   model = network('aa')
   with pytest.raises(UserError, match=message):
-    attention_maps(model, made(model), images(), queries=queries)
+    attention_maps(model, variables_for(model), images(), queries=queries)
 
 
-def test_a_mapping_of_queries_takes_only_the_modules_it_names(made):
+def test_a_mapping_of_queries_takes_only_the_modules_it_names(variables_for):
   model = network('aa')
   queries = {'stage2_block1/conv_attention': [95, 24]}
-  maps = attention_maps(model, made(model), images(), queries=queries)
+  maps = attention_maps(model, variables_for(model), images(), queries=queries)
   assert {p: v.shape for p, v in maps.items()} == {
     'stage2_block1/conv_attention/weights': (N, 2, 2, 96)
   }
 
 
-def test_rollout_of_other_networks_is_refused(made):
-  model = network('cbam')
-  with pytest.raises(UserError, match='not for ResNet; take attention_received'):
-    explain.attention_rollout(model, made(model), images())
-
-
-def test_images_that_are_not_normalized_are_refused(made):
+def test_images_that_are_not_normalized_are_refused(variables_for):
   model = network('cbam')
   with pytest.raises(UserError, match='type uint8'):
-    attention_maps(model, made(model), images().astype(np.uint8))
+    attention_maps(model, variables_for(model), images().astype(np.uint8))

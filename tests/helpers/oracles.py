@@ -138,6 +138,11 @@ def by_both(o, x, logits):
   return x * sigmoid(logits)
 
 
+def flat(x):
+  """[N, H, W, C] -> [N, 1, H * W, C]: the pixels row by row, as one head."""
+  return x.reshape(x.shape[0], 1, -1, x.shape[-1])
+
+
 def conv_loop(x, kernel, stride, padding, dilation=1, groups=1):
   """A 2-D convolution of [N, H, W, C], one output pixel and group at a time, in float64."""
   taps_h, taps_w, _, features = kernel.shape

@@ -1,12 +1,11 @@
 """The interface of every network: its members, its checks, and its maps without a head."""
 
-import functools
-
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_jit import jit
 
 from attn_flax import UserError, count_macs, count_params, create_model
 from attn_flax.models import MODELS, Network
@@ -29,7 +28,6 @@ HEADS = {
   'vit, token': {'block2', 'norm', 'head'},
   'vit, mean': {'norm', 'head'},
 }
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 @pytest.mark.parametrize('name', MODELS)

@@ -1,6 +1,5 @@
 """The vision transformer: counts, values against NumPy, attention weights, taps and training."""
 
-import functools
 import math
 
 import chex
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick_jit import jit
 
 from attn_flax.costs.count import abstract_variables, count_params, macs
 from attn_flax.errors import UserError
@@ -27,8 +27,6 @@ TINY32 = (4, 192, 6, 3, 768)
 # Two blocks on 2x3 patches.
 SMALL = {'patch': 4, 'width': 12, 'depth': 2, 'heads': 3, 'mlp_width': 20, 'num_classes': 5}
 IMAGE = (8, 12, 3)
-# Programs that run once need no optimization, as compiling takes most of the time.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 # --- counts

@@ -11,6 +11,7 @@ import run_files
 from PIL import Image
 
 from attn_flax.commands import command_line
+from attn_flax.report import pages
 from attn_flax.tasks import names
 from attn_flax.tasks.task import Task
 from attn_flax.training.checkpoints import Checkpoints, read_weights
@@ -157,3 +158,9 @@ def test_the_report_says_nothing_of_classification_elsewhere():
 @pytest.mark.parametrize('name', names.TASKS)
 def test_a_task_has_the_name_that_it_is_found_by(name):
   assert names.find_task(name).name == name
+
+
+@pytest.mark.parametrize('name', pages._PAGES)
+def test_a_report_prints_the_best_score_in_percent_where_it_is_a_share(name):
+  is_share = names.find_task(name).best_range == (0, 1)
+  assert pages._PAGES[name].wording.best.is_share == is_share

@@ -14,7 +14,6 @@ import run_files
 
 from attn_flax.errors import UserError
 from attn_flax.tasks.names import find_task
-from attn_flax.training import processes
 from attn_flax.training.checkpoints import (
   Checkpoints,
   Damaged,
@@ -23,6 +22,7 @@ from attn_flax.training.checkpoints import (
   restore_best,
 )
 from attn_flax.training.checkpoints.failures import saving
+from attn_flax.training.distributed import processes
 
 
 def state(value):

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from attn_flax.data import crops
+from attn_flax.data.augment import erase
 from attn_flax.data.augment.boxes import MOST_PIXELS, MOST_RATIO
 from attn_flax.data.augment.color import MOST_STRENGTH, color_jitter, random_gray
 from attn_flax.data.augment.crop import (
@@ -22,7 +24,6 @@ from attn_flax.data.augment.crop import (
   random_flip,
   random_resized_crop,
 )
-from attn_flax.data.augment.erase import Fill, cutout, random_erasing
 from attn_flax.data.augment.mix import MOST_ALPHA, mix
 from attn_flax.data.augment.randaugment import PAPER, RELEASED, randaugment
 from attn_flax.errors import (
@@ -94,8 +95,8 @@ class Augmentation:
   flip: bool = False
   size: Size | None = None
   resized_crop: bool = False
-  crop_scale: tuple[float, float] = (0.08, 1.0)
-  crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  crop_scale: tuple[float, float] = crops.SCALE
+  crop_ratio: tuple[float, float] = crops.RATIO
   brightness: float = 0.0
   contrast: float = 0.0
   saturation: float = 0.0
@@ -107,9 +108,9 @@ class Augmentation:
   randaugment_increasing: bool = False
   cutout: int = 0
   erasing: float = 0.0
-  erasing_area: tuple[float, float] = (0.02, 0.4)
-  erasing_ratio: tuple[float, float] = (0.3, 1 / 0.3)
-  erasing_fill: Fill = 'zeros'
+  erasing_area: tuple[float, float] = erase.AREA
+  erasing_ratio: tuple[float, float] = erase.RATIO
+  erasing_fill: erase.Fill = 'zeros'
   mixup_alpha: float = 0.0
   cutmix_alpha: float = 0.0
   mix_probability: float = 1.0
@@ -132,7 +133,7 @@ class Augmentation:
     if self.num_classes is not None:
       check_counts('', MOST_CLASSES, num_classes=self.num_classes)
     check_choice('padding_mode', self.padding_mode, get_args(PaddingMode))
-    check_choice('erasing_fill', self.erasing_fill, get_args(Fill))
+    check_choice('erasing_fill', self.erasing_fill, get_args(erase.Fill))
     check_choice('randaugment_set', self.randaugment_set, _OPERATIONS)
     for name in ('crop_padding', 'cutout'):
       check_range(name, getattr(self, name), 0, MOST_PIXELS, whole=True)
@@ -227,9 +228,9 @@ class Augmentation:
       )
     images = normalize(images, self.mean, self.std)
     if self.cutout:
-      images = cutout(keys[5], images, self.cutout)
+      images = erase.cutout(keys[5], images, self.cutout)
     if self.erasing:
-      images = random_erasing(
+      images = erase.random_erasing(
         keys[6], images, self.erasing, self.erasing_area, self.erasing_ratio, self.erasing_fill
       )
     return images

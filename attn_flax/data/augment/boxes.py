@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from attn_flax.data.crops import TRIES
+
 MOST_PIXELS = 2**14  # Of the side of an image.
 MOST_RATIO = 1000.0  # Of the sides of a box.
-_TRIES = 10  # As torchvision's.
 
 
 def draw_boxes(
@@ -37,8 +38,8 @@ def draw_boxes(
   """
   height, width = image_size
   # All random numbers are drawn at once: each further draw would take as long to compile.
-  uniform = jax.random.uniform(key, (count, 2 * _TRIES + 2))
-  tries_area, tries_ratio, place = jnp.split(uniform, (_TRIES, 2 * _TRIES), axis=1)
+  uniform = jax.random.uniform(key, (count, 2 * TRIES + 2))
+  tries_area, tries_ratio, place = jnp.split(uniform, (TRIES, 2 * TRIES), axis=1)
   pixels = height * width * (area[0] + tries_area * (area[1] - area[0]))
   log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
   half_log_ratio = (log_low + tries_ratio * (log_high - log_low)) / 2

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax.data.augment.boxes import MOST_PIXELS, MOST_RATIO, draw_boxes
+from attn_flax.data.crops import RATIO, SCALE
 from attn_flax.errors import UserError, check_choice, check_interval, check_pair, check_range
 
 PaddingMode = Literal['constant', 'reflect']
@@ -76,8 +77,8 @@ def random_resized_crop(
   key: jax.Array,
   images: jax.Array,
   size: Size | None = None,
-  scale: tuple[float, float] = (0.08, 1.0),
-  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  scale: tuple[float, float] = SCALE,
+  ratio: tuple[float, float] = RATIO,
 ) -> jax.Array:
   """Cuts a random box from each image and resizes it.
 

@@ -17,14 +17,16 @@ from attn_flax.data.augment.boxes import MOST_PIXELS, MOST_RATIO, draw_boxes, in
 from attn_flax.errors import UserError, check_choice, check_interval, check_range
 
 Fill = Literal['zeros', 'noise']
+AREA = (0.02, 0.4)  # Smallest and largest share of the image's area that a box covers.
+RATIO = (0.3, 1 / 0.3)  # Its smallest and largest width / height.
 
 
 def random_erasing(
   key: jax.Array,
   images: jax.Array,
   probability: float,
-  area: tuple[float, float] = (0.02, 0.4),
-  ratio: tuple[float, float] = (0.3, 1 / 0.3),
+  area: tuple[float, float] = AREA,
+  ratio: tuple[float, float] = RATIO,
   fill: Fill = 'zeros',
 ) -> jax.Array:
   """Fills a random box of some of the images.

@@ -24,70 +24,6 @@ Mixed = tuple[jax.Array, jax.Array]
 MOST_ALPHA = 1000.0  # Beyond it, all weights are close to 1/2.
 
 
-def mixup(
-  key: jax.Array,
-  images: jax.Array,
-  labels: jax.Array,
-  alpha: float,
-  num_classes: int | None = None,
-  *,
-  per_image: bool = False,
-) -> Mixed:
-  """Replaces each image by a weighted mean of itself and its partner, and its label likewise.
-
-  Args:
-    key: random key.
-    images: [N, H, W, C], normalized.
-    labels: [N] integers, or [N, K] probabilities.
-    alpha: above 0; the weight of the image itself is drawn from Beta(alpha, alpha).
-    num_classes: K, for labels [N].
-    per_image: draw a weight for each image instead of one for the batch.
-
-  Returns:
-    Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
-
-  Raises:
-    UserError: labels [N] without `num_classes`, or alpha is out of range.
-  """
-  check_flags(per_image=per_image)
-  count = len(images) if per_image else 1
-  return _mixed(images, labels, num_classes, _mixup_weights(key, count, alpha))
-
-
-def cutmix(
-  key: jax.Array,
-  images: jax.Array,
-  labels: jax.Array,
-  alpha: float,
-  num_classes: int | None = None,
-  *,
-  per_image: bool = False,
-) -> Mixed:
-  """Replaces a box of each image by the same box of its partner, and labels in proportion.
-
-  The share of the image that the box covers is drawn from Beta(alpha, alpha); its shape is the
-  image's, and its center is a random pixel. The part beyond the edge of the image is cut off, and
-  labels are weighted by the pixels that remain.
-
-  Args:
-    key: random key.
-    images: [N, H, W, C], normalized.
-    labels: [N] integers, or [N, K] probabilities.
-    alpha: above 0; at 1 all shares are equally likely.
-    num_classes: K, for labels [N].
-    per_image: draw a box for each image instead of one for the batch.
-
-  Returns:
-    Images [N, H, W, C] of the same dtype (float32 for integers), and labels [N, K] float32.
-
-  Raises:
-    UserError: labels [N] without `num_classes`, or alpha is out of range.
-  """
-  check_flags(per_image=per_image)
-  count = len(images) if per_image else 1
-  return _mixed(images, labels, num_classes, _cutmix_weights(key, count, images.shape[1:3], alpha))
-
-
 def mix(
   key: jax.Array,
   images: jax.Array,
@@ -101,6 +37,12 @@ def mix(
   per_image: bool = False,
 ) -> Mixed:
   """Applies mixup or CutMix; where both are on, one of them is drawn at random.
+
+  Mixup replaces each image by a weighted mean of itself and its partner, whose weight is drawn from
+  Beta(alpha, alpha). CutMix replaces a box of each image by the same box of its partner: the share
+  of the image that the box covers is drawn from Beta(alpha, alpha), its shape is the image's, and
+  its center is a random pixel; the part beyond the edge is cut off. Labels are mixed in proportion
+  to the pixels.
 
   Args:
     key: random key.
@@ -162,14 +104,14 @@ def _mixed(
 
 def _mixup_weights(key: jax.Array, count: int, alpha: float) -> jax.Array:
   """The weight of the image itself: [count, 1, 1, 1]."""
-  return _beta(key, count, 'mixup', alpha)[:, None, None, None]
+  return _beta(key, count, alpha)[:, None, None, None]
 
 
 def _cutmix_weights(key: jax.Array, count: int, size: tuple[int, ...], alpha: float) -> jax.Array:
   """0 inside a random box and 1 elsewhere: [count, H, W, 1]."""
   height, width = size
   share_key, center_key = jax.random.split(key)
-  side = jnp.sqrt(_beta(share_key, count, 'CutMix', alpha))[:, None]
+  side = jnp.sqrt(_beta(share_key, count, alpha))[:, None]
   sides = jnp.array([height, width])
   half = (sides * side).astype(jnp.int32) // 2
   center = jax.random.randint(center_key, (count, 2), 0, sides)
@@ -177,9 +119,8 @@ def _cutmix_weights(key: jax.Array, count: int, size: tuple[int, ...], alpha: fl
   return 1.0 - inside(boxes, height, width)
 
 
-def _beta(key: jax.Array, count: int, what: str, alpha: float) -> jax.Array:
+def _beta(key: jax.Array, count: int, alpha: float) -> jax.Array:
   """[count] random numbers from Beta(alpha, alpha)."""
-  check_range(f'{what} alpha', alpha, most=MOST_ALPHA, above=0)
   if alpha == 1:  # Beta(1, 1) is uniform; this compiles a second faster.
     return jax.random.uniform(key, (count,))
   return jax.random.beta(key, float(alpha), float(alpha), (count,))

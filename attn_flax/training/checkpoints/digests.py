@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import pathlib
+import sys
 
 import jax
 import numpy as np
 
 from attn_flax.training.artifacts import Json
+from attn_flax.training.checkpoints.whole import Damaged
+from attn_flax.training.distributed import processes
 
 
 def of_array(array: jax.typing.ArrayLike) -> str:
@@ -30,6 +34,29 @@ def of_json(content: Json) -> str:
   return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def damaged(tree: object, digests: dict[str, str]) -> list[str]:
-  """The paths of the arrays in a tree that differ from their digests or have none."""
-  return [path for path, digest in of_arrays(tree).items() if digests.get(path) != digest]
+def check_arrays(checkpoint: pathlib.Path, tree: object, digests: dict[str, str] | None) -> None:
+  """Checks arrays that were read from a checkpoint.
+
+  Args:
+    checkpoint: the folder of the checkpoint, for messages.
+    tree: a pytree of arrays.
+    digests: the digest of each array, by its path; None, with a warning, for a checkpoint that was
+      saved by a version without digests.
+
+  Raises:
+    Damaged: where an array differs from its digest or has none.
+  """
+  if digests is None:
+    if processes.is_first():
+      print(
+        f'warning: the checkpoint {checkpoint} was saved before there were digests; damage to it '
+        'would not be noticed',
+        file=sys.stderr,
+      )
+    return
+  names = [path for path, digest in of_arrays(tree).items() if digests.get(path) != digest]
+  if names:
+    what = f'{names[0]} differs from its digest'
+    if len(names) > 1:
+      what = f'{names[0]} and {len(names) - 1} more differ from their digests'
+    raise Damaged(f'the checkpoint {checkpoint} is damaged: {what}')

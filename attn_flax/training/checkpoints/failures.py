@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Iterator
 
 from attn_flax.errors import UserError
-from attn_flax.training import processes
 from attn_flax.training.checkpoints.upstream import draining_loops
 from attn_flax.training.checkpoints.whole import Damaged
+from attn_flax.training.distributed import processes
 
 
 @contextlib.contextmanager

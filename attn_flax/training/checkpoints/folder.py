@@ -15,12 +15,13 @@ from attn_flax.errors import UserError
 from attn_flax.layers.types import Variables
 from attn_flax.tasks.names import FIRST, find_task
 from attn_flax.tasks.task import Task
-from attn_flax.training import artifacts, processes, run_folder
+from attn_flax.training import artifacts, run_folder
 from attn_flax.training.checkpoints import digests
 from attn_flax.training.checkpoints import progress as progress_file
 from attn_flax.training.checkpoints.failures import reading, reason, saving
 from attn_flax.training.checkpoints.upstream import Preserved
 from attn_flax.training.checkpoints.whole import Damaged, Gone, first_whole, is_gone
+from attn_flax.training.distributed import processes
 
 # A pytree of arrays, or of what stands for them.
 State = TypeVar('State')
@@ -204,7 +205,7 @@ class Checkpoints:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
     with reading(self.folder / str(step)):
       state = self._manager.restore(step, args=args)['state']
-    self._check_arrays(step, state, progress)
+    digests.check_arrays(self.folder / str(step), state, progress['digests'])
     return state, {k: v for k, v in progress.items() if k not in ('scores', 'digests')}
 
   def restore_together(self, step: int, like: State) -> tuple[State, artifacts.Json]:
@@ -289,7 +290,7 @@ class Checkpoints:
     average = {'ema': state['ema']} if state.get('ema') else {}
     names = ('params', 'batch_stats')
     used = average or {name: state[name] for name in names if state.get(name)}
-    self._check_arrays(step, used, progress)
+    digests.check_arrays(self.folder / str(step), used, progress['digests'])
     source = average.get('ema') or state
     return {name: source[name] for name in names if source.get(name)}
 
@@ -299,21 +300,6 @@ class Checkpoints:
       return progress_file.read(self.folder / str(step))
     except (OSError, ValueError) as error:
       raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {error}') from None
-
-  def _check_arrays(self, step: int, tree: object, progress: artifacts.Json) -> None:
-    if progress['digests'] is None:  # Saved by a version without digests.
-      if processes.is_first():
-        print(
-          f'warning: the checkpoint {self.folder / str(step)} was saved before there were digests; '
-          'damage to it would not be noticed',
-          file=sys.stderr,
-        )
-      return
-    if names := digests.damaged(tree, progress['digests']):
-      what = f'{names[0]} differs from its digest'
-      if len(names) > 1:
-        what = f'{names[0]} and {len(names) - 1} more differ from their digests'
-      raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {what}')
 
 
 def _task_of(workdir: pathlib.Path) -> Task:

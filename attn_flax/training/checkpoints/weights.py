@@ -1,15 +1,11 @@
 """Reads the weights of a run folder."""
 
 import pathlib
-from typing import TypeVar
 
 import jax
 
 from attn_flax.layers.types import Variables
-from attn_flax.training.checkpoints.folder import Checkpoints
-
-# A pytree of arrays, or of what stands for them.
-State = TypeVar('State')
+from attn_flax.training.checkpoints.folder import Checkpoints, State
 
 
 def read_weights(workdir: pathlib.Path) -> Variables:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from attn_flax.errors import UserError
-from attn_flax.training import processes
+from attn_flax.training.distributed import processes
 
 _Read = TypeVar('_Read')
 _PAUSE = 0.5  # Seconds that deleting a folder takes at most.

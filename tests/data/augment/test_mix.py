@@ -1,5 +1,7 @@
 """Mixup and CutMix against NumPy: pixels, labels, and the draws of both."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,16 @@ from attn_flax.errors import UserError
 
 CLASSES = 400
 STATIC = ('alpha', 'num_classes', 'per_image')
-mixup = jax.jit(mix.mixup, static_argnames=STATIC)
-cutmix = jax.jit(mix.cutmix, static_argnames=STATIC)
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def mixup(key, images, labels, alpha, num_classes=None, per_image=False):
+  return mix.mix(key, images, labels, num_classes, mixup_alpha=alpha, per_image=per_image)
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def cutmix(key, images, labels, alpha, num_classes=None, per_image=False):
+  return mix.mix(key, images, labels, num_classes, cutmix_alpha=alpha, per_image=per_image)
 
 
 def _batch(count, height=6, width=5):
@@ -57,19 +67,17 @@ def _check_cutmix(images, made, shares):
 
 
 @pytest.mark.parametrize('per_image', [False, True])
-@pytest.mark.parametrize('function', ['mixup', 'cutmix'])
+@pytest.mark.parametrize('function', [mixup, cutmix])
 def test_images_and_labels_are_mixed_alike(function, per_image):
   images, labels = _batch(40)
-  mixed = jax.jit(
-    lambda key: getattr(mix, function)(key, images, labels, 1.0, CLASSES, per_image=per_image)
-  )
   different = set()
   for seed in range(3):
-    made, made_labels = (np.asarray(part) for part in mixed(jax.random.key(seed)))
+    mixed = function(jax.random.key(seed), images, labels, 1.0, CLASSES, per_image=per_image)
+    made, made_labels = map(np.asarray, mixed)
     assert made.shape == images.shape and made.dtype == np.float32
     assert made_labels.shape == (40, CLASSES) and made_labels.dtype == np.float32
     shares = _shares(made_labels)
-    check = _check_mixup if function == 'mixup' else _check_cutmix
+    check = _check_mixup if function is mixup else _check_cutmix
     check(images, made, shares)
     assert (len(np.unique(np.round(shares, 6))) > 5) == per_image
     different.add(tuple(shares))
@@ -81,7 +89,7 @@ def test_the_weights_of_mixup_have_a_beta_distribution(alpha):
   images, labels = _batch(400, 1, 1)
   weights = np.concatenate(
     [
-      _shares(mix.mixup(jax.random.key(seed), images, labels, alpha, CLASSES, per_image=True)[1])
+      _shares(mixup(jax.random.key(seed), images, labels, alpha, CLASSES, per_image=True)[1])
       for seed in range(3)
     ]
   )
@@ -212,9 +220,9 @@ def test_the_dtype_of_floating_images_stays(dtype):
 @pytest.mark.parametrize(
   ('call', 'text'),
   [
-    (lambda *batch: mix.mixup(*batch, 0.0, 9), 'mixup alpha=0.0'),
-    (lambda *batch: mix.cutmix(*batch, -1.0, 9), 'CutMix alpha=-1.0'),
-    (lambda *batch: mix.mixup(*batch, 1.0), 'set num_classes'),
+    (lambda *batch: mixup(*batch, -1.0, 9), 'mixup_alpha=-1.0'),
+    (lambda *batch: cutmix(*batch, -1.0, 9), 'cutmix_alpha=-1.0'),
+    (lambda *batch: mixup(*batch, 1.0), 'set num_classes'),
     (lambda *batch: mix.mix(*batch, 9), 'mixup_alpha=0 and cutmix_alpha=0'),
   ],
 )

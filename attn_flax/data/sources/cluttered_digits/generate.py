@@ -74,35 +74,6 @@ DIFFICULTIES = {
 }
 
 
-def generate(
-  split: str,
-  num_examples: int | None = None,
-  *,
-  size: int = 32,
-  seed: int = DEFAULT_SEED,
-  difficulty: Difficulty | None = None,
-) -> dict[str, np.ndarray]:
-  """Makes one split, as arrays.
-
-  Args:
-    split: 'train', 'validation' or 'test'.
-    num_examples: a multiple of 10, so that classes are balanced; None: `SPLIT_SIZES[split]`.
-    size: height and width in pixels, a key of `DIFFICULTIES`.
-    seed: the dataset's seed, 0 or more.
-    difficulty: None: `DIFFICULTIES[size]`.
-
-  Returns:
-    'image' [N, H, W, 3] uint8; 'label' [N] int32 in 0..9; 'mask' [N, H, W, 1] bool, the visible
-    pixels of the digit; 'bbox' [N, 4] float32, the tight box of the mask as (ymin, xmin, ymax,
-    xmax) in 0..1; 'source' [N] int32, the digit's index in `sklearn.datasets.load_digits`.
-
-  Raises:
-    UserError: an unknown split or size, a negative seed, or `num_examples` is not a multiple of 10.
-  """
-  parts = list(chunks(split, num_examples, size=size, seed=seed, difficulty=difficulty))
-  return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
 def chunks(
   split: str,
   num_examples: int | None = None,
@@ -111,7 +82,23 @@ def chunks(
   seed: int = DEFAULT_SEED,
   difficulty: Difficulty | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Like `generate`, but yields the split in chunks of up to 100 examples, in order."""
+  """Makes one split, in chunks of up to 100 examples.
+
+  Args:
+    split: 'train', 'validation' or 'test'.
+    num_examples: a multiple of 10, so that classes are balanced; None: `SPLIT_SIZES[split]`.
+    size: height and width in pixels, a key of `DIFFICULTIES`.
+    seed: the dataset's seed, 0 or more.
+    difficulty: None: `DIFFICULTIES[size]`.
+
+  Yields:
+    'image' [N, H, W, 3] uint8; 'label' [N] int32 in 0..9; 'mask' [N, H, W, 1] bool, the visible
+    pixels of the digit; 'bbox' [N, 4] float32, the tight box of the mask as (ymin, xmin, ymax,
+    xmax) in 0..1; 'source' [N] int32, the digit's index in `sklearn.datasets.load_digits`.
+
+  Raises:
+    UserError: an unknown split or size, a negative seed, or `num_examples` is not a multiple of 10.
+  """
   check_choice('split of cluttered_digits', split, SPLIT_SIZES)
   if not isinstance(size, int) or size not in DIFFICULTIES:
     raise UserError(

@@ -21,7 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from attn_flax.errors import UserError
-from attn_flax.training.shared_stop import CoordinationClient, SharedStop
+from attn_flax.training.distributed.shared_stop import CoordinationClient, SharedStop
 from attn_flax.training.stopping import Stop
 
 _Result = TypeVar('_Result')

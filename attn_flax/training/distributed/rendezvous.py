@@ -184,7 +184,7 @@ def _visit(address: str, content: Mapping[str, object], seconds: float) -> tuple
       answer = _receive(connection, seconds + 2 * _AFTER_ERROR_SECONDS)
       return str(answer['error']), {0: connection}
     except (OSError, ValueError, KeyError, TypeError) as error:
-      reason = getattr(error, 'strerror', None) or 'no answer'
+      reason = (error.strerror if isinstance(error, OSError) else None) or 'no answer'
       if connection is not None:
         connection.close()
     if time.monotonic() > end:

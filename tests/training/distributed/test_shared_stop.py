@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from attn_flax.training.shared_stop import SharedStop
+from attn_flax.training.distributed.shared_stop import SharedStop
 from attn_flax.training.stopping import Stop
 
 COUNT = 3
@@ -34,7 +34,7 @@ class Left(SystemExit):
 def run(monkeypatch):
   """Processes, each a (stop, shared stop), and the signals or exit codes that they ended with."""
   service, left = Service(), {}
-  monkeypatch.setattr('attn_flax.training.shared_stop._LINGER', 0.1)
+  monkeypatch.setattr('attn_flax.training.distributed.shared_stop._LINGER', 0.1)
   processes = []
 
   def leaver(process):

@@ -18,9 +18,9 @@ import run_files
 
 from attn_flax.commands import command_line
 from attn_flax.data.sources.cluttered_digits import build
-from attn_flax.training import last_words
+from attn_flax.training.distributed import last_words
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 TINY = (
   f'--config={ROOT}/configs/eca.py:smoke',
   '--config.model.depths=(1,)',
@@ -43,7 +43,7 @@ TINY = (
   ],
 )
 def test_what_is_missing_is_one_line(flags, text, tmp_path, capfd, monkeypatch):
-  from attn_flax.training import joining
+  from attn_flax.training.distributed import joining
 
   monkeypatch.setattr(joining, '_filter_outputs', lambda: None)
   assert command_line.run(['main.py', *TINY, *flags, f'--workdir={tmp_path}/run']) == 2

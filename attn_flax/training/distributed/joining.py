@@ -14,8 +14,9 @@ from typing import NamedTuple, NoReturn
 import jax
 
 from attn_flax.errors import UserError, check_range
-from attn_flax.training import processes, rendezvous, stopping
-from attn_flax.training.shared_stop import SharedStop
+from attn_flax.training import stopping
+from attn_flax.training.distributed import processes, rendezvous
+from attn_flax.training.distributed.shared_stop import SharedStop
 from attn_flax.training.stopping import Stopped
 
 _DEAD_SECONDS = 20  # A process without heartbeats for so long counts as ended.

@@ -19,7 +19,7 @@ from attn_flax.training.trained_run import TrainedRun
 _USUAL_LIMIT = 255  # Bytes of a file's name, where the file system does not say.
 
 
-class Gallery:
+class Album:
   """Draws explained photographs into a folder, one after the other."""
 
   def __init__(

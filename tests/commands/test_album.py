@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from attn_flax import UserError
-from attn_flax.commands import gallery
-from attn_flax.commands.gallery import Gallery
+from attn_flax.commands import album
+from attn_flax.commands.album import Album
 from attn_flax.commands.images import class_folder
 from attn_flax.commands.predict import Answer
 from attn_flax.data import decode
@@ -29,7 +29,7 @@ def trained(names=('cat', 'dog'), size=8, resize=10):
 def noted(monkeypatch):
   """The arguments with which each picture is drawn: (photograph, maps, told, fonts)."""
   drawn = []
-  monkeypatch.setattr(gallery, 'overlays', lambda *args: drawn.append(args) or b'picture')
+  monkeypatch.setattr(album, 'overlays', lambda *args: drawn.append(args) or b'picture')
   return drawn
 
 
@@ -45,7 +45,7 @@ def noise(height, width):
 
 def test_a_photograph_is_drawn_at_its_own_resolution(noted, tmp_path):
   path = save(tmp_path / 'a.png', noise(30, 50))
-  row = Gallery(trained(), tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
+  row = Album(trained(), tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
   photo, maps, told, _ = noted[0]
   np.testing.assert_array_equal(photo.pixels, noise(30, 50))
   # The shorter side of 30 becomes 10, of which the network sees the middle 8: 24 pixels.
@@ -63,7 +63,7 @@ def test_a_photograph_is_upright_as_the_network_saw_it(orientation, noted, tmp_p
   smooth = np.asarray(Image.fromarray(noise(3, 5)).resize((80, 48), Image.Resampling.BILINEAR))
   path = save(tmp_path / 'a.png', smooth, exif=exif)
   run = trained(size=16, resize=16)
-  Gallery(run, tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
+  Album(run, tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
   photo = noted[0][0]
   assert photo.pixels.shape[:2] == ((80, 48) if orientation > 4 else (48, 80))
   seen = Image.fromarray(photo.pixels).resize((16, 16), Image.Resampling.BILINEAR, box=photo.box)
@@ -73,7 +73,7 @@ def test_a_photograph_is_upright_as_the_network_saw_it(orientation, noted, tmp_p
 def test_a_large_photograph_is_drawn_smaller_and_it_is_said(noted, tmp_path):
   for kind in ('png', 'jpg'):
     path = save(tmp_path / f'a.{kind}', np.full((300, 3000, 3), 90, np.uint8))
-    drawing = Gallery(trained(), tmp_path / 'out', [path])
+    drawing = Album(trained(), tmp_path / 'out', [path])
     row = drawing.draw(path, MAPS, ANSWER)
     assert row['size'] == [300, 3000] and row['drawn'] == [102, 1024]
     left, top, right, bottom = noted[-1][0].box
@@ -86,23 +86,23 @@ def test_a_large_photograph_is_drawn_smaller_and_it_is_said(noted, tmp_path):
 
 def test_the_true_class_is_that_of_the_folder(noted, tmp_path):
   paths = [save(tmp_path / name / 'a.png', noise(9, 9)) for name in ('cat', 'dog', 'bird')]
-  drawing = Gallery(trained(), tmp_path / 'out', paths)
+  drawing = Album(trained(), tmp_path / 'out', paths)
   assert [drawing.draw(path, MAPS, ANSWER)['true_label'] for path in paths] == [0, 1, None]
   assert [told.label for _, _, told, _ in noted] == ['cat', 'dog', None]
 
 
 def test_a_folder_in_another_unicode_form_is_the_class(noted, tmp_path):
   path = save(tmp_path / 'Mu\u0308cke' / 'a.png', noise(9, 9))
-  drawing = Gallery(trained(['M\u00fccke', 'dog']), tmp_path / 'out', [path])
+  drawing = Album(trained(['M\u00fccke', 'dog']), tmp_path / 'out', [path])
   assert drawing.draw(path, MAPS, ANSWER)['true_label'] == 0
 
 
 def test_names_that_no_font_has_are_told_by_number_with_one_line(
   noted, tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(gallery, 'lettering', lambda _: Lettering((), frozenset('猫개')))
+  monkeypatch.setattr(album, 'lettering', lambda _: Lettering((), frozenset('猫개')))
   path = save(tmp_path / '猫' / '猫.png', noise(9, 9))
-  drawing = Gallery(trained(['猫', 'dog', '개']), tmp_path / 'out', [path])
+  drawing = Album(trained(['猫', 'dog', '개']), tmp_path / 'out', [path])
   for label, name in ((1, 'dog'), (2, '개')):
     drawing.draw(path, MAPS, Answer(label, name, 0.5))
   assert [told[::2] for _, _, told, _ in noted] == [('dog', 'class 0'), ('class 2', 'class 0')]
@@ -113,7 +113,7 @@ def test_names_that_no_font_has_are_told_by_number_with_one_line(
 @pytest.mark.parametrize('stem', ['x' * 251, '猫' * 83, 'a' + 'ü' * 125, '$x_1$ [a] {b}'])
 def test_names_as_long_as_the_file_system_allows(stem, noted, tmp_path):
   path = save(tmp_path / f'{stem}.png', noise(9, 9))
-  row = Gallery(trained(), tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
+  row = Album(trained(), tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
   (name,) = os.listdir(tmp_path / 'out')
   assert row['picture'].endswith(name) and name.endswith('.png')
   assert stem.startswith(name.removeprefix('0001_').removesuffix('.png'))
@@ -123,13 +123,13 @@ def test_names_as_long_as_the_file_system_allows(stem, noted, tmp_path):
 def test_where_names_are_shorter_they_are_cut_there(noted, tmp_path, monkeypatch):
   monkeypatch.setattr(os, 'pathconf', lambda *_: 20)
   path = save(tmp_path / 'a_long_name_of_a_file.png', noise(9, 9))
-  row = Gallery(trained(), tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
+  row = Album(trained(), tmp_path / 'out', [path]).draw(path, MAPS, ANSWER)
   assert row['picture'].endswith('/0001_a_long_name.png'[:21])
 
 
 def test_several_photographs_are_on_one_page(tmp_path):
   paths = [save(tmp_path / f'{i}.png', noise(9 + i, 9)) for i in range(3)]
-  drawing = Gallery(trained(), tmp_path / 'out', paths)
+  drawing = Album(trained(), tmp_path / 'out', paths)
   for path in paths:
     drawing.draw(path, MAPS, ANSWER)
   sheet = tmp_path / 'sheet.png'
@@ -141,7 +141,7 @@ def test_several_photographs_are_on_one_page(tmp_path):
 
 def test_what_cannot_be_read_or_written_is_said_in_a_line(noted, tmp_path):
   path = save(tmp_path / 'a.png', noise(9, 9))
-  drawing = Gallery(trained(), tmp_path / 'out', [path])
+  drawing = Album(trained(), tmp_path / 'out', [path])
   drawing.draw(path, MAPS, ANSWER)
   path.unlink()
   with pytest.raises(UserError, match='No such file'):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from attn_flax import UserError
-from attn_flax.training import rendezvous
+from attn_flax.training.distributed import rendezvous
 
 
 @pytest.fixture

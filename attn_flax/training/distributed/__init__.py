@@ -1,0 +1,1 @@
+"""The processes of one run: how they join, agree and stop together."""
