@@ -4,14 +4,16 @@ import difflib
 import math
 import numbers
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+
+import numpy as np
 
 # The largest width, number of heads and the like: a layer with more units fits no device.
 MOST_UNITS = 2**16
 MOST_CLASSES = 2**24
 MOST_SEED = 2**63 - 1  # NumPy and JAX hold steps, epochs and seeds in 64 bits.
 _LONGEST = 80  # Characters of a value in an error.
-_MOST_LISTED = 12  # Names in an error; of more names, it lists the nearest ones.
+_MOST_LISTED = 8  # Names in an error; a longer list would hide the rest of the message.
 
 
 class UserError(ValueError):
@@ -26,19 +28,60 @@ def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
   if isinstance(value, str) and value in allowed:
     return
   text, names = f'unknown {what} {shown(value)}', sorted(allowed)
-  near = difflib.get_close_matches(str(value), names, n=1)
+  near = nearest(str(value), names)
   hint = f'; did you mean {near[0]!r}?' if near else ';'
-  if len(names) > _MOST_LISTED:  # A longer list would hide the rest of the message.
-    if near:
-      raise UserError(text + hint)
+  if near and len(names) > _MOST_LISTED:
+    raise UserError(text + hint)
+  if len(names) > _MOST_LISTED:
     likely = difflib.get_close_matches(str(value), names, _MOST_LISTED, cutoff=0)
-    names = [', '.join(sorted(likely)) + f' and {len(names) - len(likely)} more']
-  raise UserError(f'{text}{hint} allowed: {", ".join(names)}')
+    names = [*sorted(likely), *(name for name in names if name not in likely)]
+  raise UserError(f'{text}{hint} allowed: {listed(names)}')
+
+
+def nearest(word: str, names: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+  """The names that a mistyped word most likely means, the likeliest first.
+
+  They are the name that differs from it only in capitals, '-' and '_'; else the names that it
+  begins, the shortest first, or that begin it; else those of similar letters.
+
+  Args:
+    word: the word.
+    names: the names that are allowed.
+    count: the most names to return.
+    cutoff: the least similarity of letters, from 0 to 1, see `difflib.get_close_matches`.
+  """
+  typed, plain = _plain_name(word), {name: _plain_name(name) for name in names}
+  begun = [name for name in plain if len(typed) > 1 and plain[name].startswith(typed)]
+  # A name that is only a small part of the word, such as 'se' of 'section', is not meant.
+  begin = [name for name in plain if typed.startswith(plain[name]) and 2 * len(name) >= len(word)]
+  found = (
+    [name for name in plain if plain[name].replace('_', '') == typed.replace('_', '')]
+    or sorted(begun, key=lambda name: (len(name), name))
+    or sorted(begin, key=len, reverse=True)
+  )
+  if not found:
+    alike = difflib.get_close_matches(typed, dict.fromkeys(plain.values()), count, cutoff)
+    found = [next(name for name in plain if plain[name] == other) for other in alike]
+  return found[:count]
+
+
+def _plain_name(name: str) -> str:
+  """A name in lower case, with '_' for '-'."""
+  return name.casefold().replace('-', '_')
+
+
+def listed(names: Collection[str]) -> str:
+  """Names as errors list them: of many, the first few and how many more there are."""
+  more = len(names) - _MOST_LISTED
+  text = ', '.join(list(names)[:_MOST_LISTED])
+  return f'{text} and {more} more' if more > 0 else text
 
 
 def shown(value: object) -> str:
   """A value as errors show it: in one line, of a long value only the beginning."""
   text = ' '.join(repr(value).split())
+  if isinstance(value, str):  # As it was typed.
+    text = text.replace('\\\\', '\\')
   return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'
 
 
@@ -152,7 +195,7 @@ def check_tuple(what: str, value: object, least: int = 1, most: int = MOST_UNITS
 def check_flags(**fields: object) -> None:
   """Raises `UserError` for a field that is neither True nor False."""
   for name, value in fields.items():
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
       raise UserError(f'{name}={shown(value)} is impossible; choose True or False')
 
 

@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from attn_flax.errors import UserError, check_choice, check_range
+from attn_flax.errors import UserError, check_choice, check_flags, check_range, listed, nearest
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,33 @@ def test_an_unknown_choice_names_the_nearest_one():
   check_choice('network', 'resnet20', ['resnet20'])
   with pytest.raises(UserError, match="unknown network 'resnet21'; did you mean 'resnet20'"):
     check_choice('network', 'resnet21', ['resnet20', 'wrn16_4'])
+
+
+@pytest.mark.parametrize(
+  ('word', 'names', 'likely'),
+  [
+    ('CBAM', ['bam', 'cbam'], 'cbam'),
+    ('GradCAM', ['grad_cam', 'grad_cam_plus_plus'], 'grad_cam'),
+    ('cifar-10', ['cifar10', 'cifar100'], 'cifar10'),
+    ('val', ['eval', 'validation'], 'validation'),
+    ('resnext50', ['resnet50', 'resnext50_32x4d'], 'resnext50_32x4d'),
+    ('resnet20x', ['resnet20', 'resnet200'], 'resnet20'),
+    ('section', ['se'], None),
+    ('ecaa', ['eca', 'eca_aa'], 'eca'),
+    ('smok', ['smoke', 'folder'], 'smoke'),
+    ('trian', ['train', 'cost'], 'train'),
+  ],
+)
+def test_the_nearest_name_is_found_whatever_its_capitals(word, names, likely):
+  assert nearest(word, names) == ([likely] if likely else [])
+
+
+def test_no_list_of_names_is_long():
+  assert listed(['a', 'b']) == 'a, b'
+  assert listed(list('abcdefghij')) == 'a, b, c, d, e, f, g, h and 2 more'
+
+
+def test_a_boolean_of_numpy_is_one():
+  check_flags('se', bias=np.True_)
+  with pytest.raises(UserError, match='se bias=1 is impossible'):
+    check_flags('se', bias=1)

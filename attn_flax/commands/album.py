@@ -29,7 +29,7 @@ class Album:
     paths: Sequence[pathlib.Path],
     named: Sequence[str] = (),
   ):
-    """Warns on stderr if no installed font has the letters of some class names.
+    """Warns on stderr if no installed font has the letters of some names of classes or files.
 
     Args:
       run: the run whose network explains the photographs.
@@ -45,12 +45,19 @@ class Album:
     self._names = self._lettering.named(run.class_names)
     self._sheet = ContactSheet()
     self._count = self._smaller = 0
-    unnamed = [name for name in run.class_names if not self._lettering.has(name)]
+    self._warn('class names', run.class_names, 'pictures show their numbers')
+    if len(paths) > 1:
+      names = [path.name for path in paths]
+      self._warn('file names', names, 'the page of all images shows their numbers')
+
+  def _warn(self, what: str, names: Sequence[str], instead: str) -> None:
+    """Names on stderr what is shown in place of names whose letters no font has, if there are."""
+    unnamed = [name for name in names if not self._lettering.has(name)]
     if unnamed:
       print(
-        f'no installed font has the letters of some class names ({len(unnamed)} of '
-        f'{len(run.class_names)}, such as {unnamed[0]}): pictures show their numbers; install a '
-        'font that has, such as Noto Sans CJK for Chinese, Japanese and Korean',
+        f'no installed font has the letters of some {what} ({len(unnamed)} of {len(names)}, such '
+        f'as {unnamed[0]}): {instead}; install a font that has, such as Noto Sans CJK for Chinese, '
+        'Japanese and Korean',
         file=sys.stderr,
       )
 

@@ -181,4 +181,4 @@ def _one_line(error: Exception) -> str:
     text = f'unknown config field {text.strip(chr(34) + chr(39))}'
   if 'Traceback' in text:  # An error in a config file comes with its traceback; keep its last line.
     text = text.strip().splitlines()[-1].partition('Error: ')[2]
-  return plain(' '.join(text.replace('\\n', ' ').replace('\\', '').split()))
+  return plain(' '.join(text.split()))

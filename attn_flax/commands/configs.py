@@ -4,7 +4,6 @@ In a checkout the built-in configs are in `configs/` next to the package, in a w
 Config files import each other as `configs.<name>`; a user's own files may import them, too.
 """
 
-import difflib
 import importlib
 import importlib.util
 import pathlib
@@ -12,6 +11,7 @@ import re
 import sys
 import types
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -20,9 +20,10 @@ from ml_collections.config_dict import placeholder
 from attn_flax.commands import field_values
 from attn_flax.commands.field_paths import OF_ENTRY, value_at
 from attn_flax.commands.nearest import check_known
-from attn_flax.errors import UserError, shown
+from attn_flax.errors import UserError, listed, nearest, shown
 from attn_flax.files import local_path
 from attn_flax.models.create import PLACEMENT_FIELDS
+from attn_flax.models.zoo import list_models
 from attn_flax.training.artifacts import holds_run
 
 # A word of a command line that sets a field.
@@ -57,13 +58,13 @@ def find(name: str) -> pathlib.Path:
   if path.parent.resolve() != built_in.resolve():
     typed |= {file.stem: str(file) for file in path.parent.glob('*.py')}
   word, comma, words = path.stem.partition(',')
-  near = difflib.get_close_matches(word.lower(), typed, 1)
+  near = nearest(word, typed)
   if near and near[0] != word and _is_word(word):
     near = []
   likely = f'{typed[near[0]]}{":" * bool(comma)}{words}' if near else f'resnet:{path.stem}'
   if near or _is_word(path.stem):
     raise UserError(f'unknown config {shown(name)}; did you mean --config={likely}?')
-  raise UserError(f'unknown config {shown(name)}; allowed: {", ".join(names)}, or a file')
+  raise UserError(f'unknown config {shown(name)}; allowed: {listed(names)}, or a file')
 
 
 def built_in_names() -> list[str]:
@@ -203,10 +204,23 @@ class _Parser(flags.ArgumentParser):
     self._fields = fields
 
   def parse(self, argument: str) -> ConfigDict:
+    local_path(argument, '--config')  # A URL has a colon, too.
     name, colon, words = argument.partition(':')
+    if not name:
+      raise UserError('--config is empty; name a config, such as eca, or a file')
     path = find(name)
     _provide(path)
-    config = self._inner.parse(f'{path}{colon}{words}')
+    try:
+      config = self._inner.parse(f'{path}{colon}{words}')
+    except ValueError as error:
+      unknown: Any = error.__context__  # See `configs.presets.words.UnknownWordError`.
+      word = getattr(unknown, 'word', '')
+      near = nearest(word, [*unknown.known, *list_models()]) if word else []
+      if not near:
+        raise
+      raise UserError(
+        f'unknown word {shown(word)} after the colon of the config; did you mean {near[0]!r}?'
+      ) from None
     if isinstance(config, ConfigDict):
       _make_room(config, self._fields)
       check_known(config, self._fields, _built_in('presets.mechanisms').ATTENTION)

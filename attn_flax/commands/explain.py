@@ -55,8 +55,10 @@ def run(values: flags.FlagValues) -> None:
     print(f'{name} cannot be read and is left out: {reason}', file=sys.stderr)
   count = len(found['images'])
   images = '1 image' if count == 1 else f'{count} images'
-  print(f'{images} explained in {output}/{Folder.EXPLANATIONS}, with scores in')
-  print(f'{output}/{File.EXPLANATIONS}')
+  print(
+    f'{images} explained in {output}/{Folder.EXPLANATIONS}, with scores in '
+    f'{output}/{File.EXPLANATIONS}'
+  )
   for line in found['notes']:
     print(line)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from absl import flags
 
 from attn_flax.commands import configs, nearest
-from attn_flax.commands.typed import Choice
+from attn_flax.commands.typed import Choice, Paths
 from attn_flax.errors import UserError
 from attn_flax.files import local_path
 
@@ -90,11 +90,8 @@ _DECIDING = (
 )
 # The modes that several processes can share, and what to do instead in another one.
 _SHARED = ('train', 'evaluate')
-_INSTEAD = {
-  'compare': (
-    'a study is spread over machines by its runs, such as --config.only=eca/seed1 on one of them'
-  ),
-}
+_ONE_PROCESS = 'leave it out, and start one process'
+_SPREAD = 'a study is spread over machines by its runs, such as --config.only=eca/seed1 on one'
 
 FLAGS = (
   Flag(
@@ -162,8 +159,8 @@ FLAGS = (
   Flag('published', None, 'CSV file of published costs to compare.', ('cost',), is_path=True),
 )
 _CONFIG_TEXT = (
-  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words after '
-  'a colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
+  'Config: a file such as configs/eca.py, or the name of a built-in one such as eca. Words after a '
+  'colon choose a network, a dataset and a recipe; --config.<field>=<value> sets a field.'
 )
 
 
@@ -182,7 +179,8 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
       _define_choice(values, name, None, flag.choices, text)
     elif kind is tuple:
       listed = list(default) if isinstance(default, tuple) else None
-      flags.DEFINE_list(name, listed, text, flag_values=values)
+      parser = Paths() if flag.is_path else flags.ListParser()
+      flags.DEFINE(parser, name, listed, text, values, flags.ListSerializer(','))
     elif kind is bool:
       flags.DEFINE_bool(name, bool(default), text, flag_values=values)
     elif kind is int:
@@ -195,8 +193,7 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
 def _define_choice(
   values: flags.FlagValues, name: str, default: str | None, choices: tuple[str, ...], text: str
 ) -> None:
-  serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
-  flags.DEFINE(Choice(name, choices), name, default, text, values, serializer)
+  flags.DEFINE(Choice(name, choices), name, default, text, values, flags.ArgumentSerializer())
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -205,19 +202,22 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
   Raises:
     UserError: an unknown flag or word; the message says what was most likely meant.
   """
+  unknown = None
   try:
     words = values(list(argv))[1:]
   except flags.UnrecognizedFlagError as error:
-    mode, config = values['mode'].value, values['config'].value
-    own = ['mode', 'help', 'config', *(flag.name for flag in FLAGS if mode in flag.modes)]
-    word = str(error.flagvalue)  # All of the word.
-    after = argv[argv.index(word) + 1 :] if '=' not in word and word in argv else []
-    value = word.partition('=')[2] or next((text for text in after[:1] if text[:1] != '-'), '')
-    raise nearest.of_flag(
-      error.flagname, value, own, config or configs.load('base'), configs.built_in_names()
-    ) from None
-  if words:
-    raise nearest.of_word(words[0], MODES, configs.built_in_names())
+    unknown, words = error, [str(error.flagvalue)]  # All of the word.
+  if not words:
+    return
+  word = words[0]
+  mode, config = values['mode'].value, values['config'].value or configs.load('base')
+  own = ['mode', 'help', 'config', *(flag.name for flag in FLAGS if mode in flag.modes)]
+  names = configs.built_in_names()
+  if unknown is None:
+    raise nearest.of_word(word, MODES, own, config, names)
+  after = argv[argv.index(word) + 1 :] if '=' not in word and word in argv else []
+  value = word.partition('=')[2] or next((text for text in after[:1] if text[:1] != '-'), '')
+  raise nearest.of_flag(unknown.flagname, value, own, config, names)
 
 
 def check_mode(values: flags.FlagValues) -> None:
@@ -230,8 +230,7 @@ def check_mode(values: flags.FlagValues) -> None:
     raise UserError(f'--config does nothing in --mode={mode}; it belongs to the other modes')
   for flag in FLAGS:
     if values[flag.name].present and mode not in flag.modes:
-      instead = 'leave it out, and start one process'
-      fix = f'; {_INSTEAD.get(mode, instead)}' if flag.modes is _SHARED else ''
+      fix = f'; {_SPREAD if mode == "compare" else _ONE_PROCESS}' if flag.modes is _SHARED else ''
       raise UserError(
         f'--{flag.name} does nothing in --mode={mode}; it belongs to {_modes(flag.modes)}{fix}'
       )

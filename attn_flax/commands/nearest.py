@@ -1,21 +1,31 @@
 """Errors of mistyped command lines, which suggest what to type instead."""
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
 from attn_flax.commands.field_paths import MAPPING, flat
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, listed, nearest
 from attn_flax.models.placement import PLACES
 
 _MOST_HINTS = 3
 # Names that other programs use for fields of the config.
 _ALSO_CALLED = {
   'arch': 'model',
+  'bs': 'batch_size',
+  'data_dir': 'dir',
   'dataset': 'data',
   'learning_rate': 'lr_per_256',
   'wd': 'weight_decay',
+}
+# The same for modes.
+_MODES_ALSO_CALLED = {
+  'convert': 'import',
+  'fit': 'train',
+  'infer': 'predict',
+  'report': 'compare',
+  'study': 'compare',
+  'test': 'evaluate',
 }
 
 
@@ -31,33 +41,63 @@ def of_flag(
     config: a config whose fields may be meant, too.
     configs: the names of the built-in configs.
   """
-  given = f'={value}' if value else ''
-  typed = name.replace('-', '_')
-  fields = [f'--config.{path}{given}' for path in _fields_like(config, typed)]
-  if fields and typed in fields[0].partition('=')[0].split('.'):
-    likely = fields
-  else:
-    mistyped = difflib.get_close_matches(typed, own, 1, cutoff=0.8)
-    likely = [f'--{flag}{given}' for flag in mistyped] or fields
+  likely = _flags_like(name, value, own, config)
   if not likely and value in configs:
     likely = [f'--config={value}']
   fix = f'did you mean {_either(likely)}?' if likely else '--help shows all flags'
   return UserError(f'unknown flag --{name}; {fix}')
 
 
-def of_word(word: str, modes: Collection[str], configs: Collection[str]) -> UserError:
-  """The error of a word without dashes, of which the command line takes none."""
-  name = word.partition('=')[0]
-  if word in modes:
-    likely = f'--mode={word}'
-  elif word.partition(':')[0] in configs:
-    likely = f'--config={word}'
-  elif name in ('help', 'mode', 'workdir') or name.partition('.')[0] == 'config':
-    likely = f'--{word}'
+def of_word(
+  word: str,
+  modes: Collection[str],
+  own: Iterable[str],
+  config: ConfigDict,
+  configs: Collection[str],
+) -> UserError:
+  """The error of a word without dashes, of which the command line takes none.
+
+  Args:
+    word: the word.
+    modes: the modes.
+    own: the flags of the mode.
+    config: a config whose fields may be meant, too.
+    configs: the names of the built-in configs.
+  """
+  name, is_set, value = word.partition('=')
+  config_name, colon, words = word.partition(':')
+  if name == 'help' or name.startswith('config.'):
+    likely = [f'--{word}']
+  elif is_set:
+    likely = _flags_like(name, value, own, config)
+  elif mode := _mode_like(word, modes):
+    likely = [f'--mode={mode}']
   else:
-    likely = ''
-  fix = f'did you mean {likely}?' if likely else 'see --help'
+    likely = [f'--config={near}{colon}{words}' for near in nearest(config_name, configs)]
+  fix = f'did you mean {_either(likely)}?' if likely else 'see --help'
   return UserError(f'unknown argument {word!r}; flags begin with --; {fix}')
+
+
+def of_choice(flag: str, value: str, choices: Sequence[str]) -> UserError:
+  """The error of a value of a flag that is not one of a few words, which it lists in order."""
+  near = _mode_like(value, choices) if flag == 'mode' else ''.join(nearest(value, choices))
+  hint = f' did you mean --{flag}={near}?' if near else ''
+  return UserError(f'--{flag}={value} is unknown;{hint} allowed: {listed(choices)}')
+
+
+def _mode_like(word: str, modes: Collection[str]) -> str:
+  """The mode that a word most likely means; '' if none."""
+  return _MODES_ALSO_CALLED.get(word.casefold()) or ''.join(nearest(word, modes))
+
+
+def _flags_like(name: str, value: str, own: Iterable[str], config: ConfigDict) -> list[str]:
+  """The flags and fields of a config, set to a value, that a name most likely means."""
+  given = f'={value}' if value else ''
+  typed = name.replace('-', '_')
+  fields = [f'--config.{path}{given}' for path in _fields_like(config, typed)]
+  if fields and typed in fields[0].partition('=')[0].split('.'):
+    return fields
+  return [f'--{flag}{given}' for flag in nearest(typed, own, cutoff=0.8)] or fields
 
 
 # The fields of the built-in mechanisms by name.
@@ -92,7 +132,7 @@ def check_known(config: ConfigDict, fields: Mapping[str, str], mechanisms: Mecha
           raise UserError(f'--config.{path} sets a part of a value; set the whole {whole}')
         return
     if isinstance(holder, ConfigDict) and not value.lstrip().startswith('{'):
-      inside = f'set a field of it: {", ".join(map(str, holder))}'
+      inside = f'set a field of it: {listed(list(holder))}'
       if MAPPING.fullmatch(path):
         inside = 'choose a config with the attention that you want, such as --config=se'
       fix = f'did you mean --config.{path}.name{given}?' if 'name' in holder else inside
@@ -116,7 +156,7 @@ def _about_unknown(
 
   is_last = path.rpartition('.')[2] == name
   alike = [key for key in holder if is_last or isinstance(holder[key], ConfigDict)]
-  near = difflib.get_close_matches(name, alike, 1)
+  near = nearest(name, alike)
   if MAPPING.fullmatch(section) and name in PLACES:
     text = f'--config.{path}: this config has no attention at {name}'
     paths = [instead(place) for place in holder]
@@ -138,9 +178,9 @@ def _about_other(mechanism: str, place: str, field: str, mechanisms: Mechanisms)
   """The message about a field that the mechanism at a place does not have."""
   text = f'{mechanism}, the attention at {place}, has no {field}'
   if mechanism in mechanisms:
-    text += f'; its fields are {", ".join(mechanisms[mechanism])}'
+    text += f'; its fields are {listed(mechanisms[mechanism])}'
   others = [name for name, fields in mechanisms.items() if field in fields]
-  return text + (f'; {field} is a field of {", ".join(others)}' if others else '')
+  return text + (f'; {field} is a field of {listed(others)}' if others else '')
 
 
 def _fields_like(config: ConfigDict, typed: str) -> list[str]:
@@ -153,9 +193,7 @@ def _fields_like(config: ConfigDict, typed: str) -> list[str]:
       paths.setdefault(section.rpartition('.')[2], []).append(path)
   _, _, name = typed.rpartition('.')
   name = _ALSO_CALLED.get(name, name)
-  names = [name] if name in paths else []
-  names = names or [other for other in paths if len(name) > 1 and other.startswith(name)]
-  names = names or difflib.get_close_matches(name, paths, 2, cutoff=0.7)
+  names = [name] if name in paths else nearest(name, paths, _MOST_HINTS, cutoff=0.7)
   found = list(dict.fromkeys(path for other in names for path in paths[other]))
   section = typed.partition('.')[0] if '.' in typed else 'train'
   found.sort(key=lambda path: (path.count('.'), section not in path.split('.')))

@@ -1,20 +1,22 @@
 """Parsers of the values of flags, and messages about values that cannot be read."""
 
 import ast
-import difflib
+import os
 import re
 from collections.abc import Sequence
 
 from absl import flags
 from ml_collections.config_flags import tuple_parser
 
-from attn_flax.errors import UserError, shown
+from attn_flax.commands.nearest import of_choice
+from attn_flax.errors import shown
 
 # Messages of absl and Python about a value of the wrong kind, and what to give instead.
 _KINDS = {
   r'(invalid literal for int\(\)|.* is not a whole number).*': 'a whole number',
   r'(could not convert string to float|.* is not a number).*': 'a number',
   r'.*Non-boolean argument.*': 'True or False',
+  r'Failed to parse .* as a ConfigDict: .*': 'fields by name, in braces',
 }
 
 
@@ -29,10 +31,30 @@ class Choice(flags.ArgumentParser):
     """The word; raises `UserError` for another one."""
     if argument in self._choices:
       return argument
-    near = difflib.get_close_matches(argument.lower(), self._choices, 1)
-    hint = f' did you mean --{self._name}={near[0]}?' if near else ''
-    listed = ', '.join(self._choices)
-    raise UserError(f'--{self._name}={argument} is unknown;{hint} allowed: {listed}')
+    raise of_choice(self._name, argument, self._choices)
+
+
+class Paths(flags.ListParser):
+  """Reads paths, separated by commas; the name of a file or folder that exists may hold commas."""
+
+  def parse(self, argument: str | list[str]) -> list[str]:
+    """The paths; the whole text is one where this path exists."""
+    if not isinstance(argument, str):
+      return super().parse(argument)
+    if _exists(argument):
+      return [argument]
+    paths: list[str] = []
+    words = argument.split(',')
+    while words:
+      ends = (n for n in range(1, len(words) + 1) if _exists(','.join(words[:n]).strip()))
+      end = next(ends, 1)
+      paths.append(','.join(words[:end]).strip())
+      words = words[end:]
+    return paths
+
+
+def _exists(path: str) -> bool:
+  return os.path.exists(os.path.expanduser(path))
 
 
 class Number(flags.ArgumentParser):

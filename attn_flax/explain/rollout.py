@@ -38,7 +38,7 @@ def attention_rollout(model: Model, variables: Variables, images: jax.Array) -> 
   if not isinstance(model, ViT):
     raise UserError(
       f'attention rollout is defined for vision transformers (vit_*), not for '
-      f'{type(model).__name__}; take attention_received or own_map'
+      f'{type(model).__name__}; take grad_cam or own_map'
     )
   return _attention_rollout(model, variables, images)
 

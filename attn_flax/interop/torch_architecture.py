@@ -1,160 +1,15 @@
-"""The network that a PyTorch state dict belongs to, found by its names and shapes."""
+"""The network that PyTorch weights belong to, found by their names and shapes."""
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from attn_flax.attention.compose import hidden_channels
 from attn_flax.errors import UserError, check_choice
+from attn_flax.interop.torch_names import Weights
+from attn_flax.interop.torch_networks import StateDict
 from attn_flax.models import add_attention
 from attn_flax.models.placement import Fields, field_names
 from attn_flax.models.resnet import ResNet
-
-StateDict = Mapping[str, np.ndarray]
-
-_OLD_NAMES = (('layer0.', ''), ('se_module.', 'se.'))
-_HEADS = ('fc', 'classifier', 'last_linear', 'head.fc', 'head')
-# Of wrappers that keep an average of the weights, the average, which their users evaluate; of
-# contrastive networks, the encoder that their users keep.
-_PREFERRED = (r'(^|[._])(ema|averaged?|swa|teacher)([._]|$)', r'(^|\.)(encoder_q|online\w*)\.')
-# What wrappers and norms keep beside the weights.
-_BESIDE = re.compile(
-  r'(.*\.)?(num_batches_tracked|n_averaged|queue\w*|initted|step|decay|num_updates)'
-)
-
-
-class Weights(NamedTuple):
-  """A state dict with the names of torchvision, but `downsample.conv` and `downsample.norm`.
-
-  Attributes:
-    arrays: weights by name.
-    legacy: whether the file's names are those of the older SE networks, which follow Caffe's.
-    pooled_shortcut: whether the shortcuts pool before their convolution.
-    names: the file's names of the weights, by the names here.
-    root: the prefix of all names of the network in the file, such as 'module.'.
-  """
-
-  arrays: dict[str, np.ndarray]
-  legacy: bool
-  pooled_shortcut: bool
-  names: dict[str, str]
-  root: str
-
-  @property
-  def classes(self) -> int | None:
-    """Classes of the head; None where there is no head."""
-    head = self.arrays.get('fc.weight')
-    return None if head is None else head.shape[0]
-
-  @property
-  def channels(self) -> int:
-    """Channels of the images, read off the stem's first convolution."""
-    stem = self.arrays.get('conv1.0.weight', self.arrays.get('conv1.weight'))
-    return 3 if stem is None else stem.shape[1]
-
-  def original(self, name: str) -> str:
-    """The name that a weight has in its file, or would have there."""
-    if name in self.names:
-      return self.names[name]
-    module, _, leaf = name.rpartition('.')
-    for known, old in self.names.items():
-      if known.rpartition('.')[0] == module:
-        return f'{old.rpartition(".")[0]}.{leaf}'
-    conv, norm = (1, 2) if self.pooled_shortcut else (0, 1)
-    name = name.replace('downsample.conv', f'downsample.{conv}')
-    return self.root + name.replace('downsample.norm', f'downsample.{norm}')
-
-
-def canonical(state: StateDict) -> Weights:
-  """Renames a state dict as `Weights` describes.
-
-  Strips the prefixes that wrappers put before the names, and drops the counters of batch norms.
-
-  Raises:
-    UserError: for a state dict with several networks, none of which is to be preferred.
-  """
-  root = _root(state)
-  names: dict[str, str] = {}
-  for name in state:
-    if _BESIDE.fullmatch(name) or (root and _belongs_to_another(name, root, state)):
-      continue
-    clean = name.removeprefix(root)
-    if not name.startswith(root):
-      # A head may stand beside the network that a wrapper holds.
-      clean = re.sub(r'^((module|_orig_mod|model)\.)+', '', name)
-    elif not root:
-      clean = re.sub(r'^(module|_orig_mod|model|backbone)\.', '', name)
-    if clean in names:
-      raise UserError(
-        f'the weights hold {clean} twice, as {names[clean]} and as {name}; drop one of the two'
-      )
-    names[clean] = name
-  legacy = 'layer0.conv1.weight' in names
-  if legacy:
-    for before, after in _OLD_NAMES:
-      names = {clean.replace(before, after): name for clean, name in names.items()}
-  names = _with_head(names, state)
-  # A pooled shortcut begins with its pool, which has no weights; its convolution is number 1.
-  pooled = any(
-    clean.endswith('downsample.1.weight') and state[name].ndim == 4 for clean, name in names.items()
-  )
-  conv, norm = (1, 2) if pooled else (0, 1)
-  names = {
-    clean.replace(f'downsample.{conv}.', 'downsample.conv.').replace(
-      f'downsample.{norm}.', 'downsample.norm.'
-    ): name
-    for clean, name in names.items()
-  }
-  arrays = {clean: state[name] for clean, name in names.items()}
-  return Weights(arrays, legacy, pooled, names, root)
-
-
-def _roots(state: StateDict) -> list[str]:
-  """The prefix of the names of each network that a state dict holds."""
-  pattern = re.compile(r'((?:.*\.)?)layer\d+\.\d+\.conv\d\.weight')
-  return sorted({match[1] for name in state if (match := pattern.fullmatch(name))})
-
-
-def _root(state: StateDict) -> str:
-  roots = _roots(state)
-  for pattern in _PREFERRED:
-    preferred = [root for root in roots if re.search(pattern, root)]
-    if len(roots) > 1 and len(preferred) == 1:
-      return preferred[0]
-  if len(roots) > 1:
-    listed = ' and '.join(repr(root) for root in roots)
-    raise UserError(
-      f'the weights hold {len(roots)} networks, below {listed}; give one of them, as in '
-      f'{{name: value for name, value in state.items() if name.startswith({roots[-1]!r})}}'
-    )
-  return roots[0] if roots else ''
-
-
-def _belongs_to_another(name: str, root: str, state: StateDict) -> bool:
-  """Whether a weight belongs to another network beside the one below `root`."""
-  if name.startswith(root):
-    return False
-  return any(name.startswith(other) for other in _roots(state) if other != root)
-
-
-def _with_head(names: dict[str, str], state: StateDict) -> dict[str, str]:
-  """Names with the head as `fc`, also where it is the only layer of a sequence, as in `fc.1`."""
-  for head in _HEADS:
-    pattern = re.compile(rf'({re.escape(head)}(?:\.\d+)?)\.weight')
-    found = {
-      match[1]
-      for clean, name in names.items()
-      if (match := pattern.fullmatch(clean)) and state[name].ndim == 2
-    }
-    if len(found) == 1:
-      old = found.pop() + '.'
-      return {
-        f'fc.{clean.removeprefix(old)}' if clean.startswith(old) else clean: name
-        for clean, name in names.items()
-      }
-  return names
 
 
 def infer(weights: Weights, attention_kwargs: Fields, fields: Fields) -> ResNet:
@@ -222,8 +77,8 @@ def _depths(weights: Weights) -> tuple[int, ...]:
     raise UserError(
       'the weights are not those of a residual network with batch norms in a known naming '
       f'({why}); known are torchvision, timm (resnet*, resnext*, wide_resnet*, seresnet*, '
-      'seresnext*, ecaresnet*, legacy_seresnet*, legacy_seresnext*), Jongchan/attention-module and '
-      'BangguWu/ECANet'
+      'seresnext*, ecaresnet*, legacy_seresnet*, legacy_seresnext*), kuangliu/pytorch-cifar, '
+      'Jongchan/attention-module and BangguWu/ECANet'
     )
   return tuple(found[stage] for stage in sorted(found))
 

@@ -8,7 +8,7 @@ import argparse
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,22 +17,14 @@ from attn_flax.errors import UserError
 from attn_flax.files import local_path
 
 _ENDINGS = ('.pth', '.pth.tar', '.tar', '.pt', '.bin', '.ckpt')
-# The keys under which scripts keep their weights; averages first, which they evaluate.
-_AVERAGES = (
-  'state_dict_ema',
-  'model_ema',
-  'ema_state_dict',
-  'model_ema_state_dict',
-  'ema_model',
-  'ema',
-)
-_ENTRIES = (*_AVERAGES, 'state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
 
 
 def read_state_dict(source: str | pathlib.Path | Mapping[str, object]) -> dict[str, np.ndarray]:
-  """The arrays of a state dict, by name, from a file or a mapping.
+  """All arrays of a checkpoint from a file or a mapping.
 
-  Where a checkpoint holds averaged weights beside the raw ones, the averaged ones are read.
+  Returns:
+    {name: array}; the name of an array in an entry of the checkpoint is that of the entry, a dot,
+    and its name there, as in 'state_dict.conv1.weight'.
 
   Raises:
     UserError: for a file that is missing, damaged or of an unknown kind, or that takes a package to
@@ -46,33 +38,28 @@ def read_state_dict(source: str | pathlib.Path | Mapping[str, object]) -> dict[s
     content = _read_file(path)
   if not isinstance(content, Mapping):
     raise UserError(f'a {type(content).__name__} holds no weights; give a state dict')
-  content = _entry(content)
-  arrays = {}
-  for name, value in content.items():
-    value = value.detach().cpu().float().numpy() if hasattr(value, 'detach') else value
-    if not isinstance(value, np.ndarray | np.generic | jax.Array):
-      raise UserError(f'{name!r} is a {type(value).__name__}, not an array; give a state dict')
-    arrays[str(name)] = np.asarray(value)
+  arrays = dict(_arrays(content, ''))
   if not arrays:
-    raise UserError('no weights found; give a state dict, or a file that holds one')
+    held = ', '.join(repr(str(name)) for name in list(content)[:5])
+    raise UserError(
+      f'no weights found: no array is in it or its entries ({held or "it has none"}); give a state '
+      'dict, or a file that holds one'
+    )
   return arrays
 
 
-def _entry(content: Mapping[object, object]) -> Mapping[object, object]:
-  """The state dict inside a checkpoint."""
-  for key in _ENTRIES:
-    inner = content.get(key)
-    if isinstance(inner, Mapping) and inner:
-      return _entry(inner)
-  holders = [value for value in content.values() if _holds_arrays(value)]
-  return holders[0] if len(holders) == 1 else content
-
-
-def _holds_arrays(value: object) -> TypeGuard[Mapping[object, object]]:
-  """Whether a value is a state dict, under whatever key."""
-  if not isinstance(value, Mapping) or not value:
-    return False
-  return all(isinstance(array, np.ndarray) or hasattr(array, 'detach') for array in value.values())
+def _arrays(value: object, name: str) -> Iterator[tuple[str, np.ndarray]]:
+  """The arrays in a value, which may be nested; all else is passed over."""
+  if isinstance(value, Mapping | list | tuple):
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, inner in entries:
+      yield from _arrays(inner, f'{name}.{key}' if name else str(key))
+    return
+  if hasattr(value, 'detach'):
+    value = value.detach().cpu().float().numpy()
+  # Not words, which .npz files hold as arrays.
+  if isinstance(value, np.ndarray | np.generic | jax.Array) and value.dtype.kind not in 'OSU':
+    yield name, np.asarray(value)
 
 
 def _read_file(path: pathlib.Path) -> object:
@@ -129,9 +116,11 @@ def _read_torch(path: pathlib.Path) -> object:
 
 def _plain_values() -> Iterator[Any]:
   """Classes whose instances only hold data: parsed arguments, paths, NumPy's numbers."""
-  yield from (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
-  # Python 3.13 writes the class under this name.
-  yield from ((pathlib.PosixPath, 'pathlib._local.PosixPath'),)
+  yield argparse.Namespace
+  for name in ('Path', 'PosixPath', 'WindowsPath', 'PurePath', 'PurePosixPath', 'PureWindowsPath'):
+    # Python 3.13 writes the classes under another name. A path of the other system cannot be made.
+    made = getattr(pathlib, name if name.startswith('Pure') else 'Path')
+    yield from ((made, f'pathlib.{name}'), (made, f'pathlib._local.{name}'))
   yield from (np.ndarray, np.dtype)
   yield from {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdUS'}
   scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]

@@ -2,8 +2,8 @@
 
 Reads the namings of torchvision, timm (`resnet*`, `resnext*`, `wide_resnet*`, `seresnet*`,
 `seresnext*`, `ecaresnet*`, their ResNet-D forms, `legacy_seresnet*`, `legacy_seresnext*`),
-Jongchan/attention-module (plain, CBAM, BAM) and BangguWu/ECANet; architecture and mechanism follow
-from names and shapes.
+kuangliu/pytorch-cifar, Jongchan/attention-module (plain, CBAM, BAM) and BangguWu/ECANet;
+architecture and mechanism follow from names and shapes.
 """
 
 import pathlib
@@ -17,8 +17,10 @@ import numpy as np
 
 from attn_flax.costs.count import abstract_variables
 from attn_flax.errors import UserError, check_type, shown
-from attn_flax.interop.torch_architecture import Weights, canonical, infer
+from attn_flax.interop.torch_architecture import infer
 from attn_flax.interop.torch_files import read_state_dict
+from attn_flax.interop.torch_head import Head
+from attn_flax.interop.torch_names import Weights, canonical
 from attn_flax.layers.types import Variables
 from attn_flax.models.placement import Fields, Placement
 from attn_flax.models.resnet import ResNet
@@ -99,7 +101,8 @@ def from_torch(
 
   Args:
     source: a file (.pth, .pth.tar, .pt, .bin, .ckpt: these need torch; .safetensors; .npz), or a
-      state dict of arrays. Averaged weights are preferred to the raw ones beside them.
+      state dict of arrays. Averaged weights are preferred to the raw ones beside them; where a
+      file holds several networks, a line on standard error says which is read.
     attention_kwargs: fields of the mechanism that do not show in the weights, such as CBAM's
       `pools` or BAM's `dilation`, where they are not those of the released code.
     **fields: likewise fields of the network, such as `stride_in` or `max_pool`. Another
@@ -117,6 +120,9 @@ def from_torch(
   kwargs = {} if attention_kwargs is None else attention_kwargs
   check_type('attention_kwargs', kwargs, Mapping, 'fields by name, such as {"dilation": 4}')
   weights = canonical(read_state_dict(source))
+  classes = weights.classes
+  if 'num_classes' in fields and (classes is None or classes != fields['num_classes']):
+    weights = weights.without_head()
   try:
     model = infer(weights, dict(kwargs), fields)
     return model, convert(weights, model)
@@ -130,7 +136,7 @@ def from_torch(
 def convert(weights: Weights, model: ResNet) -> Variables:
   """Variables of a model from weights in canonical names.
 
-  Where the weights have another number of classes than the model, the head is a fresh one.
+  Where the weights have no head, that of the model is a fresh one.
 
   Raises:
     UserError: for weights that are missing, unexpected or of another shape, each by its name in the
@@ -140,14 +146,10 @@ def convert(weights: Weights, model: ResNet) -> Variables:
   shape = (model.stride, model.stride, weights.channels)
   expected = flax.traverse_util.flatten_dict(dict(abstract_variables(model, shape)), sep='/')
   found: dict[str, np.ndarray | jax.Array] = {}
-  fresh_head = model.num_classes != weights.classes
-  if fresh_head and model.num_classes is not None:
+  if weights.classes is None and model.num_classes is not None:
     found = _fresh_head(model, shape)
-  unexpected, misshapen = [], []
+  unexpected, misshapen = [*weights.head.unknown, *weights.head.behind], []
   for name, value in state.items():
-    is_head = name.startswith('fc.') or not weights.original(name).startswith(weights.root)
-    if fresh_head and is_head:
-      continue
     path = _path(name, 'conv1.6.weight' in state, expected)
     if path not in expected or path in found:
       unexpected.append(weights.original(name))
@@ -165,12 +167,18 @@ def convert(weights: Weights, model: ResNet) -> Variables:
   problems = {'missing': missing, 'unexpected': unexpected, 'of another shape': misshapen}
   if any(problems.values()):
     listed = '; '.join(f'{what}: {", ".join(names)}' for what, names in problems.items() if names)
-    hint = ''
-    if weights.classes is None and model.num_classes is None and unexpected:
-      hint = '; where the head is not a single layer, start a fresh one with num_classes=<number>'
-    raise UserError(f'the weights do not fit {describe(model)}: {listed}{hint}')
+    raise UserError(f'the weights do not fit {describe(model)}: {listed}{_hint(weights.head)}')
   arrays = {path: jax.numpy.asarray(found[path]) for path in expected}
   return flax.traverse_util.unflatten_dict(arrays, sep='/')
+
+
+def _hint(head: Head) -> str:
+  """What to do about weights behind the network that are not those of one layer."""
+  fresh = 'from_torch(..., num_classes=<number>) starts a fresh one, and num_classes=None has none'
+  if len(head.candidates) > 1:
+    listed = ' and '.join(head.candidates)
+    return f'; each of {listed} may be the head, so give only the one that is; {fresh}'
+  return f'; the head is not one layer that takes the features; {fresh}' if head.behind else ''
 
 
 def _fresh_head(model: ResNet, shape: tuple[int, ...]) -> dict[str, np.ndarray | jax.Array]:

@@ -1,11 +1,12 @@
 """Makes networks by name, and puts attention modules at their places."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from attn_flax.attention.names import find_attention, list_attention
 from attn_flax.attention.protocols import Traits, traits
@@ -131,7 +132,7 @@ def _placement(model: Network, where: str, entry: Fields) -> Placement:
   start = entry.get('start', 'paper')
   _check_start(label, usual, start)
   stages = _stages(model, label, usual, entry.get('stages'))
-  every = usual.every if entry.get('every') is None else entry['every']
+  every = usual.every if entry.get('every') is None else _hashable(entry['every'])
   _check_every(model, label, where, stages, every)
   own = {name: value for name, value in entry.items() if name not in PLACEMENT_FIELDS}
   fields = _module_fields(label, module, own, model.num_stages)
@@ -177,7 +178,7 @@ def _check_start(label: str, usual: Traits, start: str) -> None:
 
 
 def _stages(
-  model: Network, label: str, usual: Traits, asked: int | list[int] | tuple[int, ...] | None
+  model: Network, label: str, usual: Traits, asked: int | Sequence[int] | np.ndarray | None
 ) -> tuple[int, ...]:
   """The stages where a mechanism acts, from 1."""
   numbers = range(1, model.num_stages + 1)
@@ -185,7 +186,8 @@ def _stages(
     # Where convolutions are replaced, a default of the network comes before that of the mechanism.
     own = model.conv_stages if usual.where == 'conv' else None
     asked = tuple(numbers[usual.stages if own is None else own])
-  stages = tuple(asked) if isinstance(asked, tuple | list) else (asked,)
+  given = _hashable(asked)
+  stages = given if isinstance(given, tuple) else (given,)
   if not all(type(stage) is int and stage in numbers for stage in stages) or not stages:
     raise UserError(
       f'{label} asks for stages {shown(stages)}, but the network has stages '
@@ -204,9 +206,12 @@ def _check_every(
     )
   deepest = max(model.depths[stage - 1] for stage in stages)
   if type(every) is not int or every not in range(1, deepest + 1):
+    choice = (
+      f'a whole number from 1 (every block) to {deepest}' if deepest > 1 else '1 (every block)'
+    )
     raise UserError(
       f'{label} every={shown(every)} meets no block: the deepest of its stages has depth '
-      f'{deepest}; choose a whole number from 1 (every block) to {deepest}'
+      f'{deepest}; choose {choice}'
     )
 
 
@@ -244,6 +249,8 @@ def _one_per_stage(label: str, field: str, value: object, num_stages: int) -> tu
   return values * num_stages if len(values) == 1 else values
 
 
-def _hashable(value: object) -> object:
-  """A list, such as JSON makes of a tuple, as a tuple: fields of modules must be hashable."""
-  return tuple(value) if isinstance(value, list) else value
+def _hashable(value: Any) -> Any:
+  """A list, a range or an array as a tuple, a NumPy number as Python's: fields must be hashable."""
+  if isinstance(value, np.ndarray | np.generic):
+    value = value.tolist()
+  return tuple(map(_hashable, value)) if isinstance(value, list | tuple | range) else value

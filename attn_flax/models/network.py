@@ -139,8 +139,16 @@ def check_images(images: jax.Array, least: int, fix: str) -> None:
     raise UserError(
       f'images of shape {images.shape} are impossible; give a batch [N, H, W, 3], channels last'
     )
-  height, width = images.shape[1:3]
-  if min(height, width) < least:
+  height, width, channels = images.shape[1:]
+  too_small = min(height, width) < least
+  # The channels of photographs in place of the height.
+  moved = height in (1, 3, 4) and min(width, channels) > 4
+  if moved and (too_small or width == channels):
+    raise UserError(
+      f'images of shape {images.shape} look like [N, C, H, W], but must be [N, H, W, C]; give '
+      'images.transpose(0, 2, 3, 1)'
+    )
+  if too_small:
     raise UserError(
       f'images of {height}x{width} pixels are too small for this network, which takes '
       f'{least}x{least} or more; {fix}'

@@ -25,7 +25,8 @@ from attn_flax.models.network import (
 )
 from attn_flax.models.placement import Placement
 
-_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
+# Flax's fast variance, E[x^2] - E[x]^2, loses all its digits where the mean is large.
+_norm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 _xavier = nn.initializers.xavier_uniform()
 # Each of the three square kernels side by side as Xavier initializes it.
 _qkv_init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
@@ -199,7 +200,7 @@ class ViT(nn.Module):
         parameters were made for, or impossible fields.
     """
     self.check()
-    check_images(x, 1, 'use larger images')
+    check_images(x, self.patch, 'use larger images')
     self._check_patches(x)
     dtype = jnp.dtype(self.dtype)
     size = (self.patch, self.patch)

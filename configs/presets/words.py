@@ -1,6 +1,5 @@
 """The words after the colon of a config: networks, datasets and recipes, and what they set."""
 
-import difflib
 import re
 
 from configs.presets.recipes import DATASETS, RECIPES
@@ -30,10 +29,17 @@ _NETWORKS = {
   ),
   r'vit_\w+': (1, {'patch': 8, 'width': 16, 'depth': 2, 'heads': 2, 'mlp_width': 32}),
 }
-# Names of networks that are suggested for a mistyped word.
-_USUAL = ('resnet18', 'resnet20', 'resnet34', 'resnet50', 'resnet56', 'resnet101', 'wrn28_10')
 # He's thin CIFAR networks: three stages of 16, 32 and 64 channels.
 THIN = re.compile(rf'{_THIN}$')
+
+
+class UnknownWordError(ValueError):
+  """A word is neither one of `known` nor the name of a network; a command line suggests another."""
+
+  def __init__(self, text, word='', known=()):
+    super().__init__(text)
+    self.word = word
+    self.known = known
 
 
 def apply(config, arg):
@@ -45,7 +51,8 @@ def apply(config, arg):
       recipe replaces that of the dataset.
 
   Raises:
-    ValueError: for an unknown word, or two words of a kind.
+    UnknownWordError: for an unknown word.
+    ValueError: for two words of a kind.
   """
   words = [word for word in (word.strip() for word in (arg or '').split(',')) if word]
   datasets = [word for word in words if word in DATASETS]
@@ -54,12 +61,11 @@ def apply(config, arg):
   known = ['smoke', *DATASETS, *RECIPES]
   for word in words:
     if word not in known and word not in networks:
-      near = difflib.get_close_matches(word, [*known, *_USUAL], n=1)
-      hint = f'did you mean {near[0]!r}? ' if near else ''
-      raise ValueError(
-        f'unknown word {word!r} after the colon of the config; {hint}'
-        f'allowed: {", ".join(known)}, or the name of a network'
+      text = (
+        f'unknown word {word!r} after the colon of the config; allowed: smoke, a dataset '
+        f'({", ".join(DATASETS)}), a recipe ({", ".join(RECIPES)}), or the name of a network'
       )
+      raise UnknownWordError(text, word, known)
   for several in (datasets, recipes, networks):
     if len(several) > 1:
       raise ValueError(f'the config argument {arg!r} names {" and ".join(several)}; keep one')

@@ -136,7 +136,6 @@ def test_an_own_config_imports_what_lies_in_the_working_directory(outside):
     (f'--config={ROOT}/configs/ecaa.py', '--config=eca?'),
     ('--config=mien.py', '--config=mine.py?'),
     ('--config=nothing_like_it.py', 'allowed: aa, additive'),
-    ('--config=', "unknown config ''; allowed: aa, additive"),
   ],
 )
 def test_hints_are_what_a_user_types(flag, typed, outside, capsys):

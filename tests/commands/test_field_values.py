@@ -1,6 +1,7 @@
 """Numbers and none in the fields of a config, in all forms that people write."""
 
 import math
+import re
 
 import pytest
 
@@ -53,6 +54,39 @@ def test_none_switches_off_what_a_recipe_has_set(recipe):
   for path in RECIPES[recipe]:
     if field(default, path) is None:
       assert field(parsed(f'--config.{path}=none', config=f'resnet:{recipe}'), path) is None
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'path', 'off'),
+  [
+    ('modern', 'augment.mixup_alpha', 0.0),
+    ('modern', 'augment.cutmix_alpha', 0.0),
+    ('modern', 'train.label_smoothing', 0.0),
+    ('photos', 'augment.brightness', 0.0),
+    ('cifar', 'optimizer.step_epochs', ()),
+  ],
+)
+def test_none_is_the_value_that_switches_a_field_off(recipe, path, off):
+  found = field(parsed(f'--config.{path}=None', config=f'resnet:{recipe}'), path)
+  assert found == off and type(found) is type(off)
+  study = parsed(f'--config.base.{path}=none', config=f'compare:{recipe}')
+  assert field(study.base, path) == off
+
+
+def test_what_0_switches_off_none_does_too():
+  """By the comments of the base config."""
+  source = (configs.folder() / 'base.py').read_text()
+  zeros = set(re.findall(r'0: (?:off|no crop).*\n  config\.([\w.]+) = [^p]', source))
+  assert len(zeros) > 6 and zeros <= set(field_values._OFF)
+  default = configs.load('base')
+  for path, off in field_values._OFF.items():
+    assert type(off) is type(field(default, path))
+
+
+def test_an_empty_value_is_refused(capsys):
+  for path in ('data.dir', 'init_from', 'data.name'):
+    assert command_line.run(['main.py', '--config=eca', f'--config.{path}=']) == 2
+    assert f'--config.{path} is empty; give a value' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

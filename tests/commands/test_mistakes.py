@@ -33,7 +33,7 @@ MISTAKES = {
   'word on the command line': (['eca'], "unknown argument 'eca'; flags begin with --"),
   'no config': ([], r'--mode=train needs a config; try --config=eca'),
   'config file': (['--config={configs}/ecaa.py'], r"did you mean --config=eca\?"),
-  'empty config': (['--config='], 'unknown config'),
+  'empty config': (['--config='], '--config is empty; name a config'),
   'word': (['--config={configs}/eca.py:smok'], "unknown word 'smok'.*did you mean 'smoke'"),
   'field': (['{eca}', '--config.model.nmae=x'], 'config.model.nmae; .*model.name=x'),
   'field of a place': (['{eca}', '--config.model.attention.branch.gama=x'], 'gama; .*gamma=x'),
@@ -43,7 +43,7 @@ MISTAKES = {
   'network': (['{eca}', '--config.model.name=resnet21'], "'resnet21'; did you mean 'resnet"),
   'attention': (
     ['{eca}', '--config.model.attention.branch.name=ecaa'],
-    "unknown attention 'ecaa'; did you mean 'eca'.*allowed: .*cbam",
+    r"unknown attention 'ecaa'; did you mean 'eca'\?",
   ),
   'dataset': (['{eca}', '--config.data.name=digits'], "unknown dataset 'digits'.*cluttered_digits"),
   'size of images': (['{eca}', '--config.data.size=48'], r'size 48.*\[32, 64\]'),
@@ -202,6 +202,8 @@ def test_a_damaged_json_file_is_named(name, tiny, copied, capsys):
 def test_an_unknown_split_is_refused(copied, capsys):
   assert run('--mode=evaluate', f'--workdir={copied}', '--split=tset') == 2
   assert_one_line(capsys, "unknown split 'tset'; did you mean 'test'")
+  assert run('--mode=evaluate', f'--workdir={copied}', '--split=val') == 2
+  assert_one_line(capsys, "unknown split 'val'; did you mean 'validation'")
 
 
 def test_a_folder_without_checkpoints_cannot_be_evaluated(copied, capsys):

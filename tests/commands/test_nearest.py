@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from attn_flax.study import plan
 ROOT = pathlib.Path(__file__).parents[2]
 BRANCH = '--config.model.attention.branch'
 MOST_NAMES = 20
+PREDICT = ('--mode=predict', '--workdir=x')
 STUDY = ('--mode=compare', '--config=compare')
 # Words that are typed after --config=eca, and the end of the error.
 LIKELY = {
@@ -39,7 +41,7 @@ LIKELY = {
   '--config.optimiser.name=adamw': '--config.optimizer.name=adamw?',
   '--config.model.nmae=x': '--config.model.name=x?',
   '--config.model=resnet18': '--config.model.name=resnet18?',
-  '--config.train=3': 'epochs, label_smoothing, steps',
+  '--config.train=3': 'epochs, label_smoothing and 1 more',
   '--config.train.epochs.x=3': 'set --config.train.epochs itself',
   '--config.model.depths[0]=3': 'set the whole --config.model.depths',
   f'{BRANCH}.gama=3': f'{BRANCH}.gamma=3?',
@@ -53,6 +55,17 @@ LIKELY = {
   'eca': '--config=eca?',
   'config=eca': '--config=eca?',
   'evaluate': '--mode=evaluate?',
+  'eval': '--mode=evaluate?',
+  'report': '--mode=compare?',
+  'ECA:smoke': '--config=eca:smoke?',
+  'epochs=3': '--config.train.epochs=3?',
+  'train.epochs=3': '--config.train.epochs=3?',
+  'config.train.epochs=3': '--config.train.epochs=3?',
+  'workdir=x': '--workdir=x?',
+  '--WORKDIR=x': '--workdir=x?',
+  '--bs=3': '--config.train.batch_size=3 or --config.eval.batch_size=3?',
+  '--config.optimizer.LR=3': '--config.optimizer.lr_per_256=3?',
+  f'{BRANCH}.name=CBAM': "unknown attention 'CBAM'; did you mean 'cbam'?",
   'help': '--help?',
 }
 # Whole command lines, and a part of the error of each.
@@ -63,6 +76,22 @@ OTHERS = {
   ('--epochs=3',): '--config.train.epochs=3?',
   ('--config=eca:resnet19',): "unknown model 'resnet19'; did you mean 'resnet18'?",
   ('--config=ECA',): '--config=eca?',
+  ('--config=ECA-CBAM',): '--config=eca_cbam?',
+  ('--config=gs://eca.py',): '--config gs://eca.py is not a path of the file system; mount the '
+  'bucket as a folder and name that',
+  ('--config=',): '--config is empty; name a config, such as eca, or a file',
+  ('--config=eca:resnext50',): "did you mean 'resnext50_32x4d'?",
+  ('--config=eca:resnet20x',): "did you mean 'resnet20'?",
+  ('--config=eca:ResNet-50',): "did you mean 'resnet50'?",
+  ('--config=compare:CIFAR10',): "did you mean 'cifar10'?",
+  ('--config=eca', '--mode=report'): 'did you mean --mode=compare? allowed: train, evaluate, '
+  'predict, explain, compare, import, cost',
+  ('--mode=cost', '--attentions=CBAM'): "unknown attention 'CBAM'; did you mean 'cbam'?",
+  (*STUDY, '--config.select=ECA'): "unknown study variant 'ECA'; did you mean 'eca'?",
+  (*STUDY, '--config.only=eca'): "unknown only 'eca'; did you mean 'eca/seed0'?",
+  ('--mode=explain', *PREDICT[1:], '--images=y', '--methods=GradCAM'): "did you mean 'grad_cam'?",
+  ('--config=eca', '--config.data.dir='): '--config.data.dir is empty; give a value, or leave it '
+  'out',
   ('--config=eca,smoke',): '--config=eca:smoke?',
   ('--config=resnet50',): '--config=resnet:resnet50?',
   ('--config=cifar10',): '--config=resnet:cifar10?',
@@ -145,9 +174,24 @@ def config_of(*words):
 def test_of_many_names_the_nearest_are_listed():
   names = list_models()
   for value in ('efficientnet', 'x', ''):
-    with pytest.raises(UserError, match=rf'allowed: .* and {len(names) - 12} more') as caught:
+    with pytest.raises(UserError, match=rf'allowed: .* and {len(names) - 8} more') as caught:
       check_choice('model', value, names)
-    assert str(caught.value).count(',') == 11
+    assert str(caught.value).count(',') == 7
+
+
+@pytest.mark.parametrize('name', ['a\\b', 'new\\table', "it's\\n"])
+def test_values_are_shown_as_they_are_typed(name, capsys):
+  assert f'--config.init_from={name} does not exist' in error_of(
+    capsys, '--config=eca', f'--config.init_from={name}'
+  )
+  assert f'costs {name} cannot be' in error_of(capsys, '--mode=cost', f'--published={name}')
+  with pytest.raises(UserError, match=re.escape(name)):
+    check_choice('model', name, list_models())
+
+
+def test_fields_that_cannot_be_read_as_a_mapping_are_one_line(capsys):
+  line = error_of(capsys, '--config=eca', '--config.train={bad')
+  assert line.endswith('is impossible; give fields by name, in braces') and '\\' not in line
 
 
 @pytest.mark.parametrize(

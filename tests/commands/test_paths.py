@@ -10,6 +10,7 @@ from PIL import Image
 
 from attn_flax import UserError
 from attn_flax.commands import command_line, configs, flags
+from attn_flax.commands.typed import Paths
 from attn_flax.data.sources.folder import check
 from attn_flax.training import artifacts, run_folder
 from attn_flax.training.checkpoints import Checkpoints
@@ -157,3 +158,21 @@ def test_without_a_home_folder_nothing_is_remembered_and_that_is_all(tmp_path, m
   Image.new('RGB', (8, 9)).save(tmp_path / 'a.png')
   assert check.check(tmp_path, ['a.png'], 100)['a.png'][:3] == (9, 8, '')
   artifacts.write_json(tmp_path / 'run' / 'config.json', run_folder.environment())
+
+
+@pytest.mark.parametrize(
+  ('typed', 'paths'),
+  [
+    ('wide photo, 1.jpg', ['wide photo, 1.jpg']),
+    ('b.jpg,wide photo, 1.jpg,b.jpg', ['b.jpg', 'wide photo, 1.jpg', 'b.jpg']),
+    ('a,b/c.jpg', ['a,b/c.jpg']),
+    ('b.jpg, missing.jpg', ['b.jpg', 'missing.jpg']),
+    ('missing.jpg,', ['missing.jpg', '']),
+  ],
+)
+def test_the_name_of_a_file_may_hold_commas(typed, paths, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('wide photo, 1.jpg', 'b.jpg', 'a,b/c.jpg'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  assert Paths().parse(typed) == paths

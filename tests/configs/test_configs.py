@@ -26,7 +26,6 @@ from attn_flax.models.create import CONV_FIELDS, PLACEMENT_FIELDS
 from attn_flax.models.zoo import find_network
 from attn_flax.training.experiment import make_model
 from configs import base
-from configs.presets import words
 
 ROOT = pathlib.Path(__file__).parents[2]
 ARGUMENTS = ['', 'smoke', 'resnet18,smoke', 'resnet50', 'cluttered_digits, wrn28_10,smoke']
@@ -66,10 +65,6 @@ def test_every_network_is_a_word():
 def test_the_last_stage_is_that_of_the_network():
   for name in list_models():
     assert base.last_stage(base.get_config(name)) == find_network(name).num_stages, name
-
-
-def test_networks_that_are_suggested_exist():
-  assert set(words._USUAL) <= set(list_models())
 
 
 @pytest.mark.parametrize('word', ['smok', 'resnet', 'cluttered-digits', 'smoke=1'])

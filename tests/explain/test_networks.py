@@ -1,6 +1,7 @@
 """Explanations of a user's own Flax network, with mechanisms of the library inside."""
 
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -215,3 +216,13 @@ def test_labels_outside_the_classes_are_named():
   model, variables, _ = made('own')
   with pytest.raises(UserError, match='labels hold 4,.* allowed: 0 to 3'):
     explain.grad_cam(model, variables, IMAGES, np.array([0, 4]))
+
+
+def test_the_error_of_rollout_names_methods_of_the_command_line():
+  model = create_model('resnet20', depths=(1,), widths=(8,), num_classes=3)
+  images = jnp.zeros((1, 8, 8, 3))
+  variables = model.init(jax.random.key(0), images, train=False)
+  with pytest.raises(UserError) as caught:
+    explain.attention_rollout(model, variables, images)
+  named = re.search(r'take (\w+) or (\w+)$', str(caught.value)).groups()
+  assert set(named) <= set(METHODS)

@@ -9,6 +9,7 @@ from quick_jit import jit
 
 from attn_flax import UserError, count_macs, count_params, create_model
 from attn_flax.models import MODELS, Network
+from attn_flax.models.network import check_images
 from attn_flax.models.placement import field_names
 
 # One of each class and form, small enough to run: name, fields, side of the images.
@@ -134,3 +135,42 @@ def test_without_a_head_gradients_reach_every_parameter(case, randomized):
 def test_every_network_checks_itself_when_it_is_created(name, fields, message):
   with pytest.raises(UserError, match=message):
     create_model(name, **fields)
+
+
+@pytest.mark.parametrize(
+  'shape', [(2, 3, 32, 32), (2, 1, 28, 28), (2, 3, 32, 48), (2, 4, 32, 32)], ids=str
+)
+def test_images_with_channels_first_are_told_from_small_ones(shape):
+  with pytest.raises(UserError, match=r'look like \[N, C, H, W\], but must be \[N, H, W, C\]'):
+    check_images(jnp.zeros(shape), 4, 'enlarge them')
+
+
+@pytest.mark.parametrize(
+  'shape', [(2, 32, 32, 3), (2, 32, 32, 1), (2, 4, 32, 4), (2, 4, 4, 8), (2, 4, 32, 12)], ids=str
+)
+def test_images_of_any_number_of_channels_are_taken(shape):
+  check_images(jnp.zeros(shape), 4, 'enlarge them')
+
+
+def test_numpy_values_are_taken_where_their_meaning_is_plain():
+  for stages in (np.int64(1), np.array(1)):
+    model = create_model('resnet20', attention='eca', attention_kwargs={'stages': stages})
+    assert model.attention[0].stages == (1,)
+  for stages in (np.array([1, 2]), range(1, 3), [np.int64(1), 2]):
+    fields = {'stages': stages, 'every': np.int64(2)}
+    model = create_model('resnet20', attention='eca', attention_kwargs=fields)
+    assert model.attention[0].stages == (1, 2) and model.attention[0].every == 2
+  model = create_model('resnet18', depths=np.array([1, 1, 1, 1]), zero_init_last=np.True_)
+  assert model.depths == (1, 1, 1, 1) and model.zero_init_last is True
+  hash(model)
+
+
+def test_an_impossible_every_names_what_is_possible():
+  fields = {'every': 7}
+  with pytest.raises(UserError, match=r'choose 1 \(every block\)$'):
+    create_model('resnet20', depths=(1, 1, 1), attention='eca', attention_kwargs=fields)
+
+
+def test_the_nearest_attention_differs_in_capitals_alone():
+  with pytest.raises(UserError, match="did you mean 'cbam'"):
+    create_model('resnet20', attention='Cbam')

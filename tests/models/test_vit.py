@@ -14,6 +14,7 @@ from quick_jit import jit
 
 from attn_flax.costs.count import abstract_variables, count_params, macs
 from attn_flax.errors import UserError
+from attn_flax.models import vit
 from attn_flax.models.vit import EncoderBlock, SelfAttention, ViT
 from attn_flax.tasks.names import find_task
 from attn_flax.training.steps import TrainState, init_state, make_eval_step, make_train_step
@@ -393,3 +394,13 @@ def test_images_of_another_size_are_refused(randomized):
   variables = randomized(abstract_variables(model, IMAGE))
   with pytest.raises(UserError, match='make 10 tokens, .* was made for 7'):
     jax.eval_shape(lambda x: model.apply(variables, x, train=False), _images(1, (12, 12, 3)))
+
+
+def test_the_norm_keeps_its_digits_far_from_zero():
+  """At a mean of 10^4 standard deviations."""
+  x = np.float32(10_000) + np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+  exact = x.astype(np.float64)
+  exact = (exact - exact.mean(1, keepdims=True)) / exact.std(1, keepdims=True)
+  norm = vit._norm()
+  found = norm.apply(norm.init(jax.random.key(0), x), x)
+  np.testing.assert_allclose(found, exact, atol=2e-2)
