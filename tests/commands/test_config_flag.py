@@ -303,6 +303,7 @@ def test_a_run_with_another_mechanism_goes_on_and_is_scored(
   entry = run_files.read(outside / 'run', 'config.json')['config']['model']['attention']['branch']
   assert entry['name'] == gates and entry['ratio'] == 4 and 'gamma' not in entry
   assert run('--mode=evaluate', '--workdir=run') == 0
+  capsys.readouterr()
   assert run(*command[:2], f'{BRANCH}.ratio=5', *command[3:], '--workdir=run') == 2
   assert 'ratio: 4 there, 5 asked' in error_of(capsys)
 

@@ -136,7 +136,7 @@ def test_a_run_that_is_moved_to_such_a_folder_is_read(tmp_path):
   read = Checkpoints(moved, read_only=True)
   assert read.read_weights(1)['params']['w'].tolist() == [0, 1, 2]
   read.close()
-  with pytest.raises(UserError, match=r'holds \\'):
+  with pytest.raises(UserError, match=r'its path contains \\'):
     Checkpoints((tmp_path / 'a[0]').rename(tmp_path / 'a\\b'), read_only=True)
 
 
