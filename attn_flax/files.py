@@ -52,9 +52,11 @@ def local_path(path: str | os.PathLike[str], what: str = 'the path') -> pathlib.
   """
   text = os.fspath(path)
   if _SCHEME.match(text):
-    raise UserError(
-      f'{what} {text} is not a path of the file system; mount the bucket as a folder and name that'
+    is_page = text.lower().startswith(('http:', 'https:', 'ftp:'))
+    fix = (
+      'download it and name the copy' if is_page else 'mount the bucket as a folder and name that'
     )
+    raise UserError(f'{what} {text} is not a path of the file system; {fix}')
   if '\0' in text:
     raise UserError(f'{what} {text!r} holds a null character; leave it out')
   try:

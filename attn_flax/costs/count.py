@@ -8,6 +8,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jax_core
 
 from attn_flax.errors import UserError, check_tuple, check_type, shown
@@ -44,7 +45,7 @@ def abstract_variables(model: Model, input_shape: tuple[int, ...]) -> Variables:
 def _abstract_image(model: object, input_shape: object) -> jax.ShapeDtypeStruct:
   """Shape and dtype of one image; raises `UserError` unless given a network and a shape."""
   check_type('model', model, nn.Module, 'a network, such as `create_model` makes')
-  shape = tuple(input_shape) if isinstance(input_shape, list) else input_shape
+  shape = tuple(input_shape) if isinstance(input_shape, list | np.ndarray) else input_shape
   check_tuple('input_shape', shape)
   return jax.ShapeDtypeStruct((1, *shape), jnp.float32)  # type: ignore[misc]
 

@@ -95,6 +95,11 @@ def test_what_is_no_local_path_is_refused_in_a_line_that_names_the_flag(
   assert not made(empty_folder)
 
 
+def test_a_page_of_the_web_is_to_be_downloaded(capsys):
+  assert run('--mode=predict', '--workdir=runs/a', '--images=https://example.org/cat.jpg') == 2
+  assert 'download it and name the copy' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_checkpoints_in_a_folder_of_any_name_can_be_read(name, tmp_path):
   state = {'params': {'w': np.arange(3.0)}, 'batch_stats': {}}

@@ -261,3 +261,9 @@ def test_counting_computes_nothing():
   assert (
     cost.count_params(cost.abstract_variables(Network(body), (1000, 1000, 3))) == 30000010000000
   )
+
+
+@pytest.mark.parametrize('shape', [(8, 8, 3), [8, 8, 3], np.array([8, 8, 3])])
+def test_the_shape_of_an_image_may_be_a_list_or_an_array(shape):
+  counted = cost.macs(Network(lambda self, x: nn.Dense(2, parent=self)(x)), shape)
+  assert counted == (8 * 8 * 3 * 2, 0)
