@@ -362,7 +362,8 @@ def test_two_processes_evaluate_as_one_does(two, tmp_path):
   run = ended(start(workdir, '--mode=evaluate', f'--output={tmp_path}', config=(), slurm=True))
   assert run.codes == [0, 0], run.err
   scores = json.loads(run.out[0])
-  assert run.out[1] == run.err[0] == run.err[1] == ''
+  assert run.out[1] == run.err[1] == ''
+  assert run.err[0].startswith('test: top1 ') and len(run.err[0].splitlines()) == 3
   assert {name: scores[name] for name in run_files.scores(workdir)} == run_files.scores(workdir)
   assert run_files.read(tmp_path, 'evaluation.json')['test_loss'] == scores['test_loss']
   alone = tmp_path / 'alone'
