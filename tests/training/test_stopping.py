@@ -14,9 +14,12 @@ from attn_flax.training.stopping import Stop, Stopped
 ROOT = pathlib.Path(__file__).parents[2]
 # A command that waits in a call that runs no Python code, as in a compilation or a long update.
 COMMAND = """
-import contextlib, sys, time
+import contextlib, signal, sys, time
 from attn_flax.training import stopping
 
+# A shell leaves them ignored, by `nohup` and in the background.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 stopping.watch_process()
 with stopping.deferred() if 'deferred' in sys.argv else contextlib.nullcontext() as stop:
   print('waits', flush=True)
@@ -99,12 +102,15 @@ def test_a_repeated_signal_leaves_once_the_first_is_old(monkeypatch):
 
 def test_in_a_library_call_the_second_signal_is_the_handlers_of_before():
   """A notebook gets its KeyboardInterrupt, and then has its own handler again."""
-  before = signal.getsignal(signal.SIGINT)
-  with pytest.raises(KeyboardInterrupt), stopping.deferred() as stop:
-    signal.raise_signal(signal.SIGINT)
-    assert stop.asked == signal.SIGINT
-    signal.raise_signal(signal.SIGINT)
-  assert signal.getsignal(signal.SIGINT) is before
+  found = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with pytest.raises(KeyboardInterrupt), stopping.deferred() as stop:
+      signal.raise_signal(signal.SIGINT)
+      assert stop.asked == signal.SIGINT
+      signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  finally:
+    signal.signal(signal.SIGINT, found)
 
 
 def test_what_is_ignored_stays_ignored():
