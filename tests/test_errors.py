@@ -78,6 +78,6 @@ def test_no_list_of_names_is_long():
 
 
 def test_a_boolean_of_numpy_is_one():
-  check_flags('se', bias=np.True_)
-  with pytest.raises(UserError, match='se bias=1 is impossible'):
-    check_flags('se', bias=1)
+  check_flags(bias=np.True_)
+  with pytest.raises(UserError, match='bias=1 is impossible'):
+    check_flags(bias=1)

@@ -42,5 +42,5 @@ def test_rollout_is_the_product_of_the_blocks(pool, depth, variables_for):
 
 def test_rollout_of_other_networks_is_refused(variables_for):
   model = network('cbam')
-  with pytest.raises(UserError, match='not for ResNet; take attention_received'):
+  with pytest.raises(UserError, match='not for ResNet; take grad_cam or own_map'):
     explain.attention_rollout(model, variables_for(model), images())

@@ -53,7 +53,7 @@ def test_a_users_own_class_acts_in_every_block_and_takes_its_fields(randomized):
 MISTAKES = {
   'model': (('resnet49',), {}, "unknown model 'resnet49'; did you mean 'resnet44'?"),
   'field': (('resnet50',), {'num_class': 10}, "did you mean 'num_classes'?"),
-  'attention field of the network': (('resnet50',), {'placements': ()}, 'allowed: base_width'),
+  'attention field of the network': (('resnet50',), {'placements': ()}, 'allowed: block, depths'),
   'attention': (('resnet50',), {'attention': 'sse'}, "unknown attention 'sse'; did you mean 'se'?"),
   'field of the mechanism': (
     ('resnet50',),
