@@ -96,7 +96,7 @@ def plan(
     check_name(run.folder)
   if study.only is None:
     return runs
-  check_choice('run of this study', study.only, [run.name for run in runs])
+  check_choice('only', study.only, [run.name for run in runs])
   return [run for run in runs if run.name == study.only]
 
 

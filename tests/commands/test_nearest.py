@@ -88,7 +88,7 @@ OTHERS = {
   'predict, explain, compare, import, cost',
   ('--mode=cost', '--attentions=CBAM'): "unknown attention 'CBAM'; did you mean 'cbam'?",
   (*STUDY, '--config.select=ECA'): "unknown study variant 'ECA'; did you mean 'eca'?",
-  (*STUDY, '--config.only=eca'): "unknown run of this study 'eca'; did you mean 'eca/seed0'?",
+  (*STUDY, '--config.only=eca'): "unknown only 'eca'; did you mean 'eca/seed0'?",
   ('--mode=explain', *PREDICT[1:], '--images=y', '--methods=GradCAM'): "did you mean 'grad_cam'?",
   ('--config=eca', '--config.data.dir='): '--config.data.dir is empty; give a value, or leave it '
   'out',

@@ -21,7 +21,7 @@ augment.randaugment=(1000000,9) augment.erasing_area=(0.1,) augment.size=100000
 model.attention.branch.b=nan model.attention.branch.b=inf model.attention.branch.gamma=1e-320
 model.depths=(None,1,1)
 """.split()
-STEPS = ['("a","b")', '(None,)', '(1e400,)', '(-1,)']
+STEPS = ['("a","b")', '(1e400,)', '(-1,)']
 OF_STUDY = """
 seeds=(9223372036854775808,) sweep.seed=9223372036854775808 report.seed=9223372036854775808
 seeds=abc seeds=("a",) seeds=(None,) seeds=(1.5,) seeds=(-1,) sweep.seed=-3

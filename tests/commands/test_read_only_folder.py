@@ -109,8 +109,9 @@ def test_without_another_folder_the_refusal_is_one_line(mode, folder, ended):
 @pytest.mark.slow
 def test_evaluate_writes_elsewhere(folder, ended):
   code, out, err = ended['evaluate', True]
-  (found,) = err.splitlines()
+  found, *_, files = err.splitlines()
   assert code == 0 and found.startswith(f'{folder}/images: 2 classes;')
+  assert files == f'files: {folder}/output/evaluate/evaluation.json holds all scores'
   written = json.loads((folder / 'output/evaluate/evaluation.json').read_text())
   result = json.loads((folder / 'run/result.json').read_text())
   assert json.loads(out)['test_loss'] == written['test_loss']

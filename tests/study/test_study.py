@@ -102,7 +102,7 @@ def test_one_run_may_be_trained_alone(study):
   (run,) = plan.plan(study, pathlib.Path('runs'))
   assert (run.variant, run.seed) == ('eca', 2)
   study.only = 'eca/seed7'
-  with pytest.raises(UserError, match="run of this study 'eca/seed7'; did you mean 'eca/seed"):
+  with pytest.raises(UserError, match="unknown only 'eca/seed7'; did you mean 'eca/seed"):
     plan.plan(study, pathlib.Path('runs'))
 
 
