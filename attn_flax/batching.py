@@ -45,7 +45,7 @@ def in_batches(
     UserError: for arguments that are not arrays, arrays of different lengths, no examples, a batch
       that is longer than the first, or a batch size below 1.
   """
-  check_counts('', MOST_SEED, batch_size=batch_size)
+  check_counts(MOST_SEED, batch_size=batch_size)
   check_flags(pad=pad)
   for array in arrays:
     is_array = getattr(array, 'shape', ()) or isinstance(array, list | tuple)

@@ -163,16 +163,15 @@ def check_interval(
   check_range(f'{what}[1]', high, float(low), most)  # type: ignore[arg-type]
 
 
-def check_counts(owner: str = '', /, most: int = MOST_UNITS, **fields: object) -> None:
+def check_counts(most: int = MOST_UNITS, /, **fields: object) -> None:
   """Raises `UserError` for a field that is not a whole number of at least 1.
 
   Args:
-    owner: what the fields belong to; errors name it before the field.
     most: the largest number that is allowed.
     **fields: values by name; None is refused, too.
   """
   for name, value in fields.items():
-    check_range(f'{owner} {name}'.strip(), value, 1, most, whole=True)
+    check_range(name, value, 1, most, whole=True)
 
 
 def check_tuple(what: str, value: object, least: int = 1, most: int = MOST_UNITS) -> None:

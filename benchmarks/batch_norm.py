@@ -21,7 +21,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import random_step
 from absl import app, flags, logging
 from jax import lax
 from tables import write_csv
@@ -30,8 +30,6 @@ from attn_flax import create_model
 from attn_flax.costs.table import format_table
 from attn_flax.costs.timing import interleave, ratio
 from attn_flax.layers import norm
-from attn_flax.tasks.names import find_task
-from attn_flax.training.steps import init_state, make_train_step
 
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Images per step.')
 _ROUNDS = flags.DEFINE_integer('rounds', 40, 'Timed steps of each.')
@@ -86,31 +84,14 @@ def error(formula, shift: float) -> float:
 
 def training_step(formula):
   """A call that trains ResNet-20 once, with a formula in place of this project's."""
-  model = create_model('resnet20', num_classes=10)
-  optimizer = optax.sgd(0.1, 0.9, nesterov=True)
-  shape = (_SIZE, _SIZE, 3)
-  state = jax.jit(lambda key: init_state(model, optimizer, key, shape, ema=False))(
-    jax.random.key(0)
+  step, arguments = random_step.make(
+    create_model('resnet20', num_classes=10), _BATCH.value, _SIZE, 10
   )
-  rng = np.random.default_rng(0)
-  batch = {
-    'image': jnp.asarray(rng.normal(size=(_BATCH.value, *shape)), jnp.float32),
-    'label': jnp.asarray(rng.integers(0, 10, _BATCH.value), jnp.int32),
-  }
-  step = make_train_step(model, optimizer, lambda _: 0.1, find_task('classification'))
-  key = jax.random.key(1)
   own, norm._batch_normalize = norm._batch_normalize, formula
   try:
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
+    return random_step.compiled(step, arguments)[0]
   finally:
     norm._batch_normalize = own
-  held = [state]
-
-  def call():
-    held[0], metrics = compiled(held[0], batch, key)
-    return metrics
-
-  return call
 
 
 def main(argv):

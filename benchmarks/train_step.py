@@ -17,18 +17,14 @@ from attn_flax.training import allocator
 if __name__ == '__main__':
   allocator.keep_freed_pages()  # Before the first thread starts.
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+import random_step
 from absl import app, flags, logging
 from tables import write_csv
 
 from attn_flax import count_macs, count_params, create_model
 from attn_flax.costs.table import format_table
 from attn_flax.costs.timing import interleave, peak_bytes, ratio
-from attn_flax.tasks.names import find_task
-from attn_flax.training.steps import init_state, make_train_step
 
 _MODEL = flags.DEFINE_string('model', 'resnet20', 'Network, one of list_models().')
 _ATTENTION = flags.DEFINE_list('attention', 'none,se,eca,cbam,bam', 'Mechanisms; first: baseline.')
@@ -55,35 +51,16 @@ def _jax_step(attention: str):
     num_classes=10,
     dtype=_DTYPE.value,
   )
-  shape = (_SIZE.value, _SIZE.value, 3)
-  optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True))
-  init = jax.jit(lambda key: init_state(model, optimizer, key, shape, ema=False))
-  state = init(jax.random.key(0))
-  rng = np.random.default_rng(0)
-  batch = {
-    'image': jnp.asarray(rng.normal(size=(_BATCH.value, *shape)), jnp.float32),
-    'label': jnp.asarray(rng.integers(0, 10, _BATCH.value), jnp.int32),
-  }
-  step = jax.jit(
-    make_train_step(model, optimizer, lambda _: 0.1, find_task('classification')), donate_argnums=0
-  )
-  key = jax.random.key(1)
+  step, arguments = random_step.make(model, _BATCH.value, _SIZE.value, 10)
+  params = count_params({'params': arguments[0].params})  # Before the state is donated.
   began = time.perf_counter()
-  compiled = step.lower(state, batch, key).compile()
-  compile_seconds = time.perf_counter() - began
-  costs = {
-    'params': count_params({'params': state.params}),
-    'macs': count_macs(model, shape),
-    'compile_s': compile_seconds,
-    'peak_mb': peak_bytes(compiled) / 1e6,
+  call, program = random_step.compiled(step, arguments)
+  return call, {
+    'params': params,
+    'macs': count_macs(model, (_SIZE.value, _SIZE.value, 3)),
+    'compile_s': time.perf_counter() - began,
+    'peak_mb': peak_bytes(program) / 1e6,
   }
-  held = [state]
-
-  def call():
-    held[0], metrics = compiled(held[0], batch, key)
-    return metrics
-
-  return call, costs
 
 
 def main(argv):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 SCRIPT = pathlib.Path(__file__).parents[1] / 'benchmarks/accelerator.py'
-# Of a failure in a part; some of what a GPU has is not there on a CPU, but nothing small takes it.
+# The column that says why a row was left out; nothing that is small needs a GPU.
 SKIPPED = 'skipped'
 
 

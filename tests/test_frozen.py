@@ -84,7 +84,9 @@ def test_it_goes_on_to_the_same_end(stopped, finished, capsys):
 def test_it_is_evaluated(stopped, finished, capsys):
   """The best checkpoint, of update 5, has the validation scores that were logged for it."""
   assert run('--mode=evaluate', f'--workdir={stopped}', '--split=validation') == 0
-  scores = json.loads(capsys.readouterr().out)
+  out, err = capsys.readouterr()
+  assert f'{stopped}/checkpoints/5 was saved before there were digests; damage to it' in err
+  scores = json.loads(out)
   (logged,) = [line for line in finished['metrics'] if line['step'] == 5 and 'val_loss' in line]
   assert scores.pop('step') == logged.pop('step')
   renamed = {name.replace('validation_', 'val_'): value for name, value in scores.items()}

@@ -87,7 +87,7 @@ class AugmentedConv(nn.Module):
 
   def __post_init__(self) -> None:
     check_counts(features=self.features, heads=self.heads, min_key_dim=self.min_key_dim)
-    check_counts(most=MOST_STRIDE, stride=self.stride)
+    check_counts(MOST_STRIDE, stride=self.stride)
     check_flags(relative=self.relative, pool=self.pool)
     check_range('kernel', self.kernel, 1, MOST_KERNEL, odd=True)
     check_range('kappa', self.kappa, 0, 1)

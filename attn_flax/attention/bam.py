@@ -37,8 +37,8 @@ class SpatialDilated(nn.Module):
 
   def __post_init__(self) -> None:
     check_counts(ratio=self.ratio)
-    check_counts(most=_MOST_DILATION, dilation=self.dilation)
-    check_counts(most=_MOST_DEPTH, depth=self.depth)
+    check_counts(_MOST_DILATION, dilation=self.dilation)
+    check_counts(_MOST_DEPTH, depth=self.depth)
     check_flags(end_norm=self.end_norm)
     layers.check_dtype('dtype', self.dtype)
     super().__post_init__()

@@ -28,7 +28,7 @@ def interleave(
     UserError: for calls that are not a mapping, or numbers of rounds that are out of range.
   """
   check_type('calls', calls, Mapping, 'functions by name')
-  check_counts('', _MOST_ROUNDS, rounds=rounds)
+  check_counts(_MOST_ROUNDS, rounds=rounds)
   check_range('warmup', warmup, 0, _MOST_ROUNDS, whole=True)
   seconds: dict[str, list[float]] = {name: [] for name in calls}
   for i in range(warmup + rounds):

@@ -54,7 +54,7 @@ def integrated_gradients(
     UserError: for labels outside the network's classes, no steps, or a baseline that does not fit.
   """
   labels = taps.check(model, variables, images, labels)
-  check_counts('', _MOST_PASSES, steps=steps)
+  check_counts(_MOST_PASSES, steps=steps)
   baseline = taps.as_color('baseline', 0.0 if baseline is None else baseline)
   if not taps.fits(baseline, images):
     raise UserError(
@@ -109,7 +109,7 @@ def smooth_grad(
       is not a random key.
   """
   labels = taps.check(model, variables, images, labels)
-  check_counts('', _MOST_PASSES, samples=samples)
+  check_counts(_MOST_PASSES, samples=samples)
   check_range('noise', noise, 0, _MOST_NOISE)
   images = jnp.asarray(images, jnp.float32)
   keys = chance.image_keys(key, None, images)

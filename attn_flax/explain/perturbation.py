@@ -77,7 +77,7 @@ def insertion_deletion(
       images, no steps, or a blur that is not positive.
   """
   labels, maps = _checked(model, variables, images, labels, maps)
-  check_counts('', _MOST_STEPS, steps=steps)
+  check_counts(_MOST_STEPS, steps=steps)
   check_range('sigma', sigma, _LEAST_SIGMA, _MOST_SIGMA)
   images = jnp.asarray(images, jnp.float32)
   keys = _keys(key, positions, images)

@@ -124,7 +124,7 @@ class Network(Model, Protocol):
 def check_classes(num_classes: object) -> None:
   """Raises `UserError` unless `num_classes` is a number of classes, or None for no head."""
   if num_classes is not None:
-    check_counts('', MOST_CLASSES, num_classes=num_classes)
+    check_counts(MOST_CLASSES, num_classes=num_classes)
 
 
 def check_images(images: jax.Array, least: int, fix: str) -> None:

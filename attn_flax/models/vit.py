@@ -178,7 +178,7 @@ class ViT(nn.Module):
     check_choice('gelu', self.gelu, ('tanh', 'exact'))
     dtype_name(self.dtype)
     check_counts(patch=self.patch, width=self.width, heads=self.heads, mlp_width=self.mlp_width)
-    check_counts('', MOST_BLOCKS, depth=self.depth)
+    check_counts(MOST_BLOCKS, depth=self.depth)
     check_classes(self.num_classes)
     check_flags(zero_init_head=self.zero_init_head)
     check_range('dropout', self.dropout, 0, below=1)

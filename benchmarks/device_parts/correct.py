@@ -3,14 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import random_step
 import rule
 from part import Part
 
 from attn_flax import create_model, from_torch
 from attn_flax.attention import products
-from attn_flax.tasks.names import find_task
-from attn_flax.training.steps import init_state, make_train_step
 
 # Compute dtype and precision of the products: of float32, the device's default may round to TF32.
 _PRECISIONS = {
@@ -19,7 +17,6 @@ _PRECISIONS = {
   'bfloat16': ('bfloat16', None),
 }
 _ATTENTION = ('none', 'se', 'eca', 'cbam', 'bam', 'aa')
-_LEARNING_RATE = 0.1
 
 
 def relative_error(value, exact) -> float:
@@ -69,18 +66,13 @@ def training_step(mechanism: str, device: jax.Device) -> tuple[float, np.ndarray
   """The loss of a training step of ResNet-20 on a device, and how the parameters change."""
   name = None if mechanism == 'none' else mechanism
   model = create_model('resnet20', attention=name, num_classes=10)
-  optimizer = optax.sgd(_LEARNING_RATE)
-  state = init_state(model, optimizer, jax.random.key(0), (32, 32, 3), ema=False)
-  rng = np.random.default_rng(0)
-  batch = {
-    'image': rng.normal(size=(16, 32, 32, 3)).astype(np.float32),
-    'label': rng.integers(0, 10, 16).astype(np.int32),
-  }
-  step = make_train_step(model, optimizer, lambda _: _LEARNING_RATE, find_task('classification'))
-  inputs = jax.device_put((state, batch, jax.random.key(1)), device)
+  step, arguments = random_step.make(model, 16, 32, 10)
+  state, inputs, key = jax.device_put(arguments, device)
   with jax.default_matmul_precision('highest'):
-    after, metrics = jax.jit(step)(*inputs)
-  changes = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, after.params, state.params)
+    after, metrics = jax.jit(step)(state, inputs, key)
+  changes = jax.tree.map(
+    lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), after.params, state.params
+  )
   return float(metrics['loss']), np.concatenate([c.ravel() for c in jax.tree.leaves(changes)])
 
 

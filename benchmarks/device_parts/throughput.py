@@ -6,13 +6,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import random_step
 from part import Part
 
 from attn_flax import count_macs, create_model
 from attn_flax.costs.timing import interleave, peak_bytes, ratio
-from attn_flax.tasks.names import find_task
-from attn_flax.training.steps import init_state, make_train_step
 
 _ATTENTION = (None, 'se', 'eca', 'cbam', 'bam', 'aa')
 _IN_TIMM = ('se', 'eca', 'cbam')  # BAM and AA are not there.
@@ -54,34 +52,18 @@ def ours(name: str, attention: str | None, batch: int, side: int, dtype: str):
   if name == 'resnet20':
     fields['attention_kwargs'] = _OF_NARROW.get(attention)
   model = create_model(name, attention=attention, num_classes=1000, dtype=dtype, **fields)
-  shape = (side, side, 3)
-  optimizer = optax.sgd(0.1, 0.9, nesterov=True)
-  state = jax.jit(lambda key: init_state(model, optimizer, key, shape, ema=False))(
-    jax.random.key(0)
-  )
-  rng = np.random.default_rng(0)
-  inputs = {
-    'image': jnp.asarray(rng.normal(size=(batch, *shape)), jnp.float32),
-    'label': jnp.asarray(rng.integers(0, 1000, batch), jnp.int32),
-  }
-  step = make_train_step(model, optimizer, lambda _: 0.1, find_task('classification'))
-  key = jax.random.key(1)
-  began = time.perf_counter()
-  train = jax.jit(step, donate_argnums=0).lower(state, inputs, key).compile()
-  costs = {
-    'compile_s': time.perf_counter() - began,
-    'macs': 3 * batch * count_macs(model, shape),
-    'peak_bytes': peak_bytes(train),
-    'bytes': (train.cost_analysis() or {}).get('bytes accessed', 0.0),
-  }
+  step, arguments = random_step.make(model, batch, side, 1000)
+  state, inputs, _ = arguments
   variables = jax.tree.map(jnp.copy, {'params': state.params, 'batch_stats': state.batch_stats})
   infer = jax.jit(lambda v, x: model.apply(v, x, train=False))
-  held = [state]
-
-  def training():
-    held[0], metrics = train(held[0], inputs, key)
-    return metrics
-
+  began = time.perf_counter()
+  training, program = random_step.compiled(step, arguments)
+  costs = {
+    'compile_s': time.perf_counter() - began,
+    'macs': 3 * batch * count_macs(model, (side, side, 3)),
+    'peak_bytes': peak_bytes(program),
+    'bytes': (program.cost_analysis() or {}).get('bytes accessed', 0.0),
+  }
   return training, lambda: infer(variables, inputs['image']), costs
 
 

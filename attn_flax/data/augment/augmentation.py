@@ -131,7 +131,7 @@ class Augmentation:
       for i, side in enumerate(check_pair('size', self.size)):
         check_range(f'size[{i}]', side, 1, MOST_PIXELS, whole=True)
     if self.num_classes is not None:
-      check_counts('', MOST_CLASSES, num_classes=self.num_classes)
+      check_counts(MOST_CLASSES, num_classes=self.num_classes)
     check_choice('padding_mode', self.padding_mode, get_args(PaddingMode))
     check_choice('erasing_fill', self.erasing_fill, get_args(erase.Fill))
     check_choice('randaugment_set', self.randaugment_set, _OPERATIONS)

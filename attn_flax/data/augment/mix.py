@@ -90,7 +90,7 @@ def _mixed(
   if labels.ndim == 1:
     if num_classes is None:
       raise UserError('mixing labels [N] needs the number of classes: set num_classes')
-    check_counts('', MOST_CLASSES, num_classes=num_classes)
+    check_counts(MOST_CLASSES, num_classes=num_classes)
     labels = jax.nn.one_hot(labels, num_classes)
   labels = labels.astype(jnp.float32)
   if not jnp.issubdtype(images.dtype, jnp.floating):

@@ -49,7 +49,7 @@ def randaugment(
   Raises:
     UserError: an unknown operation or none, or a number or magnitude out of range.
   """
-  check_counts('', _MOST_OPERATIONS, num_ops=num_ops)
+  check_counts(_MOST_OPERATIONS, num_ops=num_ops)
   if not isinstance(operations, list | tuple):
     raise UserError(
       f'operations={shown(operations)} is impossible; give names from {", ".join(OPERATIONS)}'

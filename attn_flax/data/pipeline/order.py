@@ -11,7 +11,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   Raises:
     UserError: the split is smaller than one batch.
   """
-  check_counts('', MOST_SEED, batch_size=batch_size)
+  check_counts(MOST_SEED, batch_size=batch_size)
   if batch_size > num_examples:
     raise UserError(
       f'a batch of {batch_size} exceeds the {num_examples} training '

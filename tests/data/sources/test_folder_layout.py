@@ -6,6 +6,7 @@ import shutil
 import sys
 import unicodedata
 
+import jax
 import numpy as np
 import pytest
 from fake_catalog import encode
@@ -316,6 +317,13 @@ def test_a_terminal_shows_a_bar(monkeypatch, capsys):
   with progress.progress('checking /images', 2) as advance:
     advance(2)
   assert 'checking /images:   0%|' in capsys.readouterr().err
+
+
+def test_of_several_processes_the_first_one_speaks(monkeypatch, capsys):
+  for process in (0, 1):
+    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
+    progress.say(f'/images as process {process} finds them')
+  assert capsys.readouterr().err == '/images as process 0 finds them\n'
 
 
 def test_names_that_are_no_text_are_told_in_one_line(root, capsysbinary):
