@@ -1,9 +1,9 @@
 """Has the C library keep the memory that a training step frees, for the next step.
 
 On CPU, XLA allocates its temporary memory at each step and frees it again. With glibc's defaults,
-each step then waits for the operating system to map the same pages again, which takes a fifth of
-its time (`benchmarks/memory.py`). What has been freed elsewhere, as by the compiler, is given back
-by `give_back`, so that a process holds little more than its steps need.
+each step then waits for the operating system to map the same pages again. Keeping them takes about
+a fifth less time and some hundred megabytes more (`benchmarks/memory.py`). What is freed outside of
+the steps, as by the compiler and by evaluations, is given back by `give_back`.
 """
 
 import ctypes

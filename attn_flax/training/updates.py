@@ -86,6 +86,7 @@ class Updates:
       Stopped: after a signal; the run is saved.
     """
     start, total = self._saved, self._experiment.updates
+    self._has_logged = False
     if start >= total and not self._unscored:
       return self._times
     pipeline = self._experiment.train_pipeline()
@@ -122,7 +123,6 @@ class Updates:
     inputs = pipeline.abstract_batch()
     step = compile_step(self._experiment, pipeline, self._state, inputs, self._key)
     self._times['compile_seconds'] += time.perf_counter() - began
-    allocator.give_back()  # The compiler takes several times what a step does.
     processes.wait_for_all()  # One that has to compile what others find in a cache holds them up.
     return step
 
@@ -168,12 +168,15 @@ class Updates:
       }
       self._checkpoints.save(update, self._state, content, scores)
       self._saved = update
-      allocator.give_back()
     if stops:
       self._checkpoints.wait()
       raise self._stopped(stop, update)
     if logs:
       self._window.clear()
+      # By the first line of the log, the compiler has freed its memory.
+      if saves or not self._has_logged:
+        allocator.give_back()
+      self._has_logged = True
 
   def _evaluate(self, update: int, stop: stopping.Stop) -> dict[str, float] | None:
     """The scores on the validation split; None where the run was asked to stop meanwhile."""
