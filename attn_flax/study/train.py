@@ -18,7 +18,7 @@ from attn_flax.study.plan import Planned, plan_sweep
 from attn_flax.tasks.task import Task
 from attn_flax.training import artifacts, dataset_file, left_open, run_folder
 from attn_flax.training.artifacts import score_name
-from attn_flax.training.experiment import Experiment, open_experiment
+from attn_flax.training.experiment import Experiment, check_without_data, open_experiment
 from attn_flax.training.lock import Locked
 from attn_flax.training.loop import train
 from attn_flax.training.stopping import Stopped
@@ -36,6 +36,8 @@ def check(planned: Sequence[Planned]) -> Task:
   Raises:
     UserError: for a config that cannot be run, or a run folder that holds a run of another config.
   """
+  for config in {run.variant: run.config for run in planned}.values():
+    check_without_data(config)
   opened: dict[str, Experiment] = {}
   for run in planned:
     if run.variant not in opened:

@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from attn_flax import data
-from attn_flax.data.augment.augmentation import Augmentation
+from attn_flax.data.augment.augmentation import MOST_PIXELS, Augmentation
 from attn_flax.data.pipeline.open import open_pipeline
 from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.data.pipeline.stream import check_workers
@@ -28,6 +28,8 @@ from attn_flax.training.optimizer import (
   make_schedule,
 )
 from attn_flax.training.steps import TrainState, init_state
+
+_LONG_EPOCH = 10**6  # Updates.
 
 
 class Experiment(NamedTuple):
@@ -145,6 +147,7 @@ def open_experiment(config: Config, *, trains: bool = True, alone: str | None = 
     check_batch(train, mesh.size if trains else None)
   check_choice('train.batch_norm', train.batch_norm, ('global', 'per_device'))
   check_workers(config.data.workers)
+  check_without_data(config)
 
   dataset = data.load(
     config.data.name,
@@ -195,6 +198,38 @@ def open_experiment(config: Config, *, trains: bool = True, alone: str | None = 
     updates_per_epoch=updates_per_epoch,
   )
   return experiment._replace(config=resolve(config, experiment))
+
+
+def check_without_data(config: Config) -> None:
+  """Builds the parts of a run on a stand-in for its dataset.
+
+  So a mistake is told before a dataset is downloaded, prepared or read.
+
+  Raises:
+    UserError: for anything in the config that cannot be run with any dataset.
+  """
+  classes = config.model.num_classes
+  num_classes = 1 if classes is None else classes
+  make_model(config.model, num_classes)
+  # Epochs this long round no length of a schedule.
+  schedule = make_schedule(
+    config.optimizer, batch_size=256, updates=MOST_STEPS, updates_per_epoch=_LONG_EPOCH
+  )
+  train = config.train
+  make_optimizer(config.optimizer, schedule, clip_norm=train.clip_norm, accumulate=train.accumulate)
+  spec = data.DatasetSpec(
+    num_classes=num_classes,
+    image_size=MOST_PIXELS,
+    sizes=(),
+    mean=(0.5,),
+    std=(0.5,),
+    flip=True,
+    crop_padding=0,
+    splits={},
+  )
+  dataset = data.Dataset(spec, class_names=('',), splits={}, resize=MOST_PIXELS)
+  make_task(config, dataset)
+  make_augmentation(config.augment, dataset)
 
 
 def resolve(config: Config, experiment: Experiment) -> Config:
