@@ -215,13 +215,42 @@ def test_a_broken_image_is_named(tmp_path, monkeypatch):
       data.load('cifar10', splits=['test'])
 
 
-@pytest.mark.parametrize('name', ['lsun_fake', 'cifr10', 'oxford_iit_pet', 'imagenet2021'])
-def test_unknown_names(tmp_path, name):
-  near = {'cifr10': 'cifar10', 'oxford_iit_pet': 'oxford_iiit_pet', 'imagenet2021': 'imagenet2012'}
-  with pytest.raises(UserError, match='unknown dataset.*folder.*catalog') as caught:
+NEAR = {
+  'lsun_fake': None,
+  'cifr10': 'cifar10',
+  'CIFAR10': 'cifar10',
+  'cifar-100': 'cifar100',
+  'oxford_iit_pet': 'oxford_iiit_pet',
+  'imagenet2021': 'imagenet2012',
+  'ImageNet': 'imagenet2012',
+  'a b': None,
+}
+
+
+@pytest.mark.parametrize(('name', 'near'), NEAR.items())
+def test_unknown_names(tmp_path, name, near):
+  with pytest.raises(UserError, match='^unknown dataset.*folder.*catalog[^\n]*$') as caught:
     data.load(name, data_dir=str(tmp_path))
-  assert name not in near or f'did you mean {near[name]!r}?' in str(caught.value)
-  assert '\n' not in str(caught.value)
+  assert near is None or f'did you mean {near!r}?' in str(caught.value)
+
+
+def test_names_that_are_something_else(tmp_path):
+  with pytest.raises(UserError, match="unknown form of .* eurosat 'rgbb'; did you mean 'rgb'"):
+    data.load('eurosat/rgbb', data_dir=str(tmp_path))
+  with pytest.raises(
+    UserError, match='data.name gs://bucket/set is not a path .*; mount the bucket'
+  ):
+    data.load('gs://bucket/set', data_dir=str(tmp_path))
+  with pytest.raises(UserError, match='--config.data.name=folder --config.data.dir='):
+    data.load(str(tmp_path))
+
+
+def test_a_home_that_nobody_has_is_named_as_it_was_given(monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', '~nobody-at-all/datasets')
+  with pytest.raises(UserError, match='^TFDS_DATA_DIR ~nobody-at-all/datasets names an unknown'):
+    data.load('cifar10')
+  with pytest.raises(UserError, match='^--config.data.dir ~nobody-at-all names an unknown'):
+    data.load('cifar10', data_dir='~nobody-at-all')
 
 
 @pytest.mark.parametrize('download', [False, True])

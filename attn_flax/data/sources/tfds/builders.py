@@ -1,12 +1,12 @@
 """Prepared datasets of `tensorflow-datasets`, opened by name or folder without TensorFlow."""
 
-import difflib
 import pathlib
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from attn_flax.data.sources.tfds import storage
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, check_choice, nearest, shown
 from attn_flax.files import local_path
 
 if TYPE_CHECKING:  # In functions, as it takes half a second, and folders of images do not need it.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # In functions, as it takes half a second, and folders of ima
 # `cifar` prepares these without TensorFlow.
 WITHOUT_TENSORFLOW = ('cifar10', 'cifar100')
 _READABLE = ('array_record', 'parquet')
+_NAME = re.compile(r'[A-Za-z_]\w*([/:]|$)')  # How names of the catalog begin.
 
 
 def command_to_prepare(name: str, root: pathlib.Path) -> str:
@@ -94,6 +95,9 @@ def open_name(
     UserError: the name is unknown, or the library cannot open the dataset.
     ModuleNotFoundError: the dataset's code needs TensorFlow.
   """
+  local_path(name, '--config.data.name')  # Refuses buckets.
+  if not _NAME.match(name):
+    raise _unknown(name, known)
   import tensorflow_datasets as tfds
 
   try:
@@ -102,19 +106,28 @@ def open_name(
   except ModuleNotFoundError:
     raise
   except tfds.core.registered.DatasetNotFoundError:
-    names = [*known, *tfds.list_builders(with_community_datasets=False)]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ';'
-    raise UserError(
-      f'unknown dataset {name!r}{hint} allowed: {", ".join((*known, "a name of the catalog of"))} '
-      'tensorflow-datasets, or the path of a prepared dataset'
-    ) from None
+    raise _unknown(name, known) from None
   # Names may be malformed, and the code of a dataset may raise anything.
   except Exception as error:
+    base, _, config = name.split(':')[0].partition('/')
+    if config and (forms := tfds.builder_cls(base).builder_configs):
+      check_choice(f'form of the dataset {base}', config, forms)
     reason = ' '.join(str(error).split())
     raise UserError(
       f'tensorflow-datasets cannot open {name!r} ({reason}); choose another dataset'
     ) from error
+
+
+def _unknown(name: str, known: Collection[str]) -> UserError:
+  """The error that no dataset has this name; it names the nearest one."""
+  import tensorflow_datasets as tfds
+
+  near = nearest(name, known) or nearest(name, tfds.list_builders(with_community_datasets=False))
+  hint = f'; did you mean {near[0]!r}?' if near else ';'
+  return UserError(
+    f'unknown dataset {shown(name)}{hint} allowed: {", ".join((*known, "a name of the catalog of"))} '
+    'tensorflow-datasets, or the path of a prepared dataset'
+  )
 
 
 def _open_folder(folder: pathlib.Path) -> 'tfds.core.DatasetBuilder':
@@ -124,7 +137,12 @@ def _open_folder(folder: pathlib.Path) -> 'tfds.core.DatasetBuilder':
     raise UserError(f'there is no folder {str(folder)!r}: name that of a prepared dataset')
   if not (folder / 'dataset_info.json').is_file():
     versions = _prepared_versions(folder)
-    hint = f'name {str(versions[-1])!r}' if versions else 'name the folder that holds it'
+    hint = (
+      f'name {str(versions[-1])!r}'
+      if versions
+      else 'name the folder that holds it; a folder of images is named with '
+      f'--config.data.name=folder --config.data.dir={folder}'
+    )
     raise UserError(f'{str(folder)!r} holds no dataset_info.json: {hint}')
   with storage.quiet():
     return tfds.builder_from_directory(folder)

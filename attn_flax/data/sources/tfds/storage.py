@@ -25,12 +25,13 @@ def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   Raises:
     UserError: the path is not one of the file system.
   """
-  folder = data_dir or os.environ.get('TFDS_DATA_DIR')
-  if not folder:
-    import tensorflow_datasets as tfds  # Takes half a second.
+  if data_dir:
+    return local_path(data_dir, '--config.data.dir')
+  if folder := os.environ.get('TFDS_DATA_DIR'):
+    return local_path(folder, 'TFDS_DATA_DIR')
+  import tensorflow_datasets as tfds  # Takes half a second.
 
-    folder = tfds.core.constants.DATA_DIR
-  return local_path(folder, '--config.data.dir')
+  return local_path(tfds.core.constants.DATA_DIR, 'the default folder of datasets')
 
 
 def lock(folder: pathlib.Path) -> TextIO:
