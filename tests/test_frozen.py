@@ -108,6 +108,7 @@ def test_it_predicts_and_is_explained(small_dataset, tmp_path, capsys, name):
   assert set(row['maps']) == {'run': {'grad_cam', 'own_map'}, 'imported': {'grad_cam'}}[name]
 
 
+@pytest.mark.slow
 def test_it_is_reported_on(stopped, tmp_path, capsys):
   """After it is finished, because a report leaves out unfinished runs."""
   assert run(f'--workdir={stopped}') == 0

@@ -63,6 +63,7 @@ def test_it_is_evaluated(imported, capsys):
   assert run_files.read(imported / 'run', 'dataset.json')['class_names']
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_on_images_that_have_moved(tmp_path, capsys):
   rng = np.random.default_rng(0)
   state = rule.load(NAME)[0]
@@ -143,6 +144,7 @@ def test_a_network_is_imported_before_its_dataset_is_there(tmp_path, capsys):
   assert run_files.steps(tmp_path / 'run') == [0]
 
 
+@pytest.mark.slow
 def test_it_is_trained_further_by_its_folder_alone(imported, tmp_path, capsys):
   """Training starts from the imported weights, not from new ones."""
   shutil.copytree(imported / 'run', tmp_path / 'run')

@@ -21,12 +21,25 @@ from attn_flax.commands.workdir import workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = [path.stem for path in FILES]
-# Hybrids combine mechanisms of other configs; they run with the slow tests.
-HYBRIDS = ('dot_product_additive', 'eca_aa', 'eca_bam', 'eca_cbam', 'se_non_local')
-EACH_CONFIG = [
-  pytest.param(name, marks=pytest.mark.slow if name in HYBRIDS else ()) for name in CONFIGS
-]
 STEPS = 3
+
+
+def _one_per_place():
+  """The first config for each place of attention."""
+  found = {}
+  for name in CONFIGS:
+    namespace = {}
+    exec((ROOT / 'configs' / f'{name}.py').read_text(), namespace)
+    for place in namespace['get_config']().model.attention:
+      found.setdefault(place, name)
+  return found.values()
+
+
+# One config for each place of attention, and those of the README, run with the default tests.
+QUICK = {'resnet', 'eca', *_one_per_place()}
+EACH_CONFIG = [
+  pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CONFIGS
+]
 
 pytestmark = pytest.mark.usefixtures('small_dataset', 'quick_compilation')
 
@@ -158,21 +171,7 @@ def test_evaluate_scores_other_splits(finished, capsys):
   assert printed['validation_loss'] != run_files.read(workdir)['test_loss']
 
 
-def _one_per_place():
-  """The first config for each place of attention."""
-  found = {}
-  for name in CONFIGS:
-    namespace = {}
-    exec((ROOT / 'configs' / f'{name}.py').read_text(), namespace)
-    for place in namespace['get_config']().model.attention:
-      found.setdefault(place, name)
-  return found.values()
-
-
-@pytest.mark.parametrize(
-  'name',
-  [pytest.param(n, marks=() if n in _one_per_place() else pytest.mark.slow) for n in CONFIGS],
-)
+@pytest.mark.parametrize('name', EACH_CONFIG)
 def test_a_stopped_run_goes_on_to_the_same_result(name, finished, tmp_path, stop_after, capfd):
   """SIGTERM saves and exits with 143, and the same command resumes; for each place of attention."""
   expected = finished(name)

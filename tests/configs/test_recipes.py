@@ -89,6 +89,7 @@ def test_two_words_of_a_kind_are_refused(words):
 
 
 @pytest.mark.usefixtures('small_dataset', 'quick_compilation')
+@pytest.mark.slow
 def test_the_modern_recipe_trains(tmp_path):
   command = [f'--config={ROOT}/configs/se.py:modern,smoke', '--config.train.steps=2']
   flags = ['--config.train.batch_size=16', f'--workdir={tmp_path}']

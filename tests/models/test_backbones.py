@@ -44,11 +44,8 @@ def _train(workdir, config, family):
   )
 
 
-def _quick(family):
-  return () if family == 'resnext50_32x4d' else pytest.mark.slow
-
-
-@pytest.mark.parametrize('family', [pytest.param(f, marks=_quick(f)) for f in FAMILIES])
+@pytest.mark.slow
+@pytest.mark.parametrize('family', FAMILIES)
 def test_trains_saves_and_resumes_with_attention_everywhere(family, tmp_path, stop_after):
   config = tmp_path / 'everywhere.py'
   config.write_text(EVERYWHERE.format(root=str(ROOT)))

@@ -22,6 +22,7 @@ SMALL = {
   'vit, token': ('vit_tiny32', {'width': 12, 'depth': 2, 'mlp_width': 8}, 16),
   'vit, mean': ('vit_tiny32', {'width': 12, 'depth': 2, 'mlp_width': 8, 'pool': 'mean'}, 16),
 }
+SLOW = ('mnasnet', 'bfloat16')  # Its convolutions take long to compile.
 # The modules between the last feature map and the logits.
 HEADS = {
   'mnasnet': {'head_conv', 'head_norm', 'head'},
@@ -56,8 +57,14 @@ def _shapes(model, shape):
   )
 
 
-@pytest.mark.parametrize('case', SMALL)
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+  ('case', 'dtype'),
+  [
+    pytest.param(case, dtype, marks=pytest.mark.slow if (case, dtype) == SLOW else ())
+    for case in SMALL
+    for dtype in ('float32', 'bfloat16')
+  ],
+)
 def test_without_a_head_the_maps_are_those_that_a_network_records(case, dtype, randomized):
   whole, backbone, shape = _without_head(case, dtype)
   variables = randomized(_shapes(whole, shape))

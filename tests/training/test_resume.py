@@ -122,6 +122,7 @@ def test_a_run_killed_while_it_was_scored_is_scored_again(uninterrupted, tmp_pat
   assert run_files.read(tmp_path / 'run') == result
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued_by_the_same_command(
   small_dataset, tmp_path, monkeypatch, capsys
 ):

@@ -124,9 +124,9 @@ def _unknown(name: str, known: Collection[str]) -> UserError:
 
   near = nearest(name, known) or nearest(name, tfds.list_builders(with_community_datasets=False))
   hint = f'; did you mean {near[0]!r}?' if near else ';'
+  allowed = ', '.join((*known, 'a name of the catalog of tensorflow-datasets'))
   return UserError(
-    f'unknown dataset {shown(name)}{hint} allowed: {", ".join((*known, "a name of the catalog of"))} '
-    'tensorflow-datasets, or the path of a prepared dataset'
+    f'unknown dataset {shown(name)}{hint} allowed: {allowed}, or the path of a prepared dataset'
   )
 
 
