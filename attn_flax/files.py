@@ -65,6 +65,18 @@ def local_path(path: str | os.PathLike[str], what: str = 'the path') -> pathlib.
     raise UserError(f'{what} {text} names an unknown home folder; write the whole path') from None
 
 
+def user_cache() -> pathlib.Path | None:
+  """The folder of what may be kept between commands: $XDG_CACHE_HOME/attn_flax, else in ~/.cache.
+
+  None for a user without a home folder.
+  """
+  try:
+    base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  except RuntimeError:
+    return None
+  return pathlib.Path(base) / 'attn_flax'
+
+
 def describe(path: pathlib.Path) -> str:
   """Why a path cannot be read as a file, for an error."""
   return 'is not a regular file' if path.exists() else 'does not exist'

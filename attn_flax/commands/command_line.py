@@ -28,6 +28,7 @@ from attn_flax.commands.flags import (
 )
 from attn_flax.commands.typed import plain
 from attn_flax.errors import UserError
+from attn_flax.training import program_cache
 from attn_flax.training.distributed import joining
 from attn_flax.training.stopping import Stopped
 
@@ -75,6 +76,7 @@ def run(argv: Sequence[str]) -> int:
   try:
     with _other_processes(values), _naming_memory():
       _check_devices()
+      program_cache.use()
       importlib.import_module(f'attn_flax.commands.{_MODULES[values.mode]}').run(values)
   except UserError as error:
     return _fail(error)

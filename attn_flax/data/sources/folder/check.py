@@ -13,7 +13,7 @@ from attn_flax.data import decode
 from attn_flax.data.image_file import BadImage, TooLarge
 from attn_flax.data.progress import progress
 from attn_flax.data.threads import default_threads, in_threads
-from attn_flax.files import read_file
+from attn_flax.files import read_file, user_cache
 
 _CHUNK = 256
 _WORTH_KEEPING_S = 3.0  # A check that took longer than this is stored.
@@ -107,12 +107,11 @@ def _state(path: pathlib.Path) -> list[int]:
 
 def _store(root: pathlib.Path) -> pathlib.Path | None:
   """The file that stores the results for a folder; None for a user without a home folder."""
-  try:
-    base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  except RuntimeError:
+  base = user_cache()
+  if base is None:
     return None
   digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-  return pathlib.Path(base) / 'attn_flax' / f'images-{digest}.json'
+  return base / f'images-{digest}.json'
 
 
 def _read(store: pathlib.Path | None) -> dict[str, list]:
