@@ -1,16 +1,32 @@
 """The listings of the README run."""
 
+import csv
 import pathlib
 import re
 
 import pytest
 
-README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
+README_PATH = pathlib.Path(__file__).parents[1] / 'README.md'
+README = README_PATH.read_text()
 
 
 def _listing(containing):
   listings = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
   return next(listing for listing in listings if containing in listing)
+
+
+def test_the_faults_are_those_of_the_benchmark():
+  (table,) = (README_PATH.parent / 'benchmarks' / 'results').glob('faults-*.csv')
+  with table.open() as file:
+    rows = [tuple(row.values()) for row in csv.DictReader(file)]
+  section = README[README.index('### Faults') :]
+  section = section[: section.index('### Devices')]
+  found = re.findall(r'^\| (.*?) \| ([\d,]+) \| ([\d,]+) \| (\d+) \|$', section, re.MULTILINE)
+  assert rows == [
+    (what, tries.replace(',', ''), survived.replace(',', ''), lost)
+    for what, tries, survived, lost in found
+  ]
+  assert {lost for *_, lost in rows} == {'0'}
 
 
 @pytest.mark.slow

@@ -150,6 +150,19 @@ def test_a_config_says_what_the_quick_study_measured():
   }
 
 
+def test_a_config_says_what_the_default_command_gives():
+  """With the numbers of `benchmarks/commands.py`."""
+  (table,) = (ROOT / 'benchmarks' / 'results').glob('commands-*.csv')
+  expected = {}
+  with table.open() as file:
+    for row in csv.DictReader(file):
+      accuracy, time = 100 * float(row['top1']), float(row['update_ms'])
+      ratio = float(row['time_vs_baseline'])
+      assert row['seed'] == '0' and row['updates'] == '1000'
+      expected[row['config']] = f'top-1 {accuracy:.1f} %, {time:.0f} ms per update (x{ratio:.2f}).'
+  assert expected == {path.stem: docstring_line(path, 'Default command') for path in FILES}
+
+
 def test_the_updates_of_the_default_command():
   """The docstring of the base config says how many there are."""
   train, spec = base.get_config().train, DATASETS['cluttered_digits']
