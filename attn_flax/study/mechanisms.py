@@ -2,10 +2,11 @@
 
 import dataclasses
 
-import flax.traverse_util
+import flax.linen as nn
 import jax
 import numpy as np
 
+from attn_flax.attention.aa import AugmentedConv, augmented_dims
 from attn_flax.attention.names import attention_name
 from attn_flax.costs import count
 from attn_flax.explain import attention_maps, attention_received, own_map
@@ -69,21 +70,23 @@ def own_map_kinds(model: Network, image_shape: tuple[int, ...]) -> tuple[str, ..
 def augmented_shares(model: Network, image_shape: tuple[int, ...]) -> dict[int, Shares]:
   """Key, value and output dimensions of a network's augmented convolutions, {stage: Shares}.
 
-  They are read off the shapes of the weights, after all rounding of `kappa` and `upsilon`.
-
   Args:
     model: the network.
     image_shape: (H, W, C) of its images.
   """
-  params = count.abstract_variables(model, image_shape)['params']
-  leaves = flax.traverse_util.flatten_dict(params)
-  shapes = {'/'.join(path): leaf.shape for path, leaf in leaves.items()}
   shares = {}
-  for path, shape in shapes.items():
-    block, found, _ = path.partition('/conv_attention/qkv/kernel')
-    if found:
-      values = shapes[f'{block}/conv_attention/output/kernel'][-1]
-      convolved = shapes.get(f'{block}/conv_attention/conv/kernel', (0,))[-1]
-      stage = int(block.removeprefix('stage').partition('_')[0])
-      shares[stage] = Shares((shape[-1] - values) // 2, values, values + convolved)
+
+  def note(call, args, kwargs, context):
+    module = context.module
+    if isinstance(module, AugmentedConv) and context.method_name == '__call__':
+      keys, values = augmented_dims(
+        module.features, module.heads, module.kappa, module.upsilon, module.min_key_dim
+      )
+      if values:  # Otherwise it is a plain convolution.
+        stage = int(module.path[0].removeprefix('stage').partition('_')[0])
+        shares[stage] = Shares(keys, values, module.features)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    count.abstract_variables(model, image_shape)
   return shares

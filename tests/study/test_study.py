@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from attn_flax import UserError, create_model
+from attn_flax.attention.names import ATTENTION
 from attn_flax.commands.compare import compare as compare_study
 from attn_flax.report import facts
 from attn_flax.report.tables.classification import class_shares
@@ -665,6 +666,16 @@ def test_mechanisms_are_described_by_what_is_unusual_in_them():
   assert described({'stage': {'name': 'bam', 'stages': (2,), 'start': 'identity'}}).startswith(
     'bam at stage, stage 2, start=identity'
   )
+
+
+@pytest.mark.parametrize('name', sorted(ATTENTION))
+def test_every_mechanism_is_described(name):
+  """Also those that replace a convolution and are no augmented one."""
+  model = create_model('resnet18', num_classes=10, attention=name)
+  (found,) = mechanisms.mechanisms(model)
+  shares = mechanisms.augmented_shares(model, (32, 32, 3))
+  assert found.name == name and bool(shares) == (name == 'aa')
+  assert describe(model).startswith(name)
 
 
 def test_the_ratio_study_has_five_distinct_ratios():
