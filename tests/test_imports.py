@@ -145,6 +145,7 @@ def test_configs_import_only_each_other_and_their_container():
 
 
 def test_nothing_imports_the_tests_the_configs_or_the_command_line():
+  """By an import statement; `commands.configs` finds config files by their names."""
   for name, path in MODULES.items():
     roots = {other.split('.')[0] for other in imported(path, everywhere=True)}
     assert not roots & {'configs', 'main', 'tests', 'benchmarks'}, name

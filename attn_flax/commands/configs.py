@@ -11,7 +11,7 @@ import re
 import sys
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -28,6 +28,14 @@ from attn_flax.training.artifacts import holds_run
 
 # A word of a command line that sets a field.
 _FIELD = re.compile(r'--?(?:no)?config\.([^=]*)(=?)')
+
+
+@runtime_checkable
+class _UnknownWord(Protocol):
+  """`configs.presets.words.UnknownWordError`, whichever `configs` it comes from."""
+
+  word: str
+  known: Sequence[str]
 
 
 def folder() -> pathlib.Path:
@@ -213,8 +221,10 @@ class _Parser(flags.ArgumentParser):
     try:
       config = self._inner.parse(f'{path}{colon}{words}')
     except ValueError as error:
-      unknown: Any = error.__context__  # See `configs.presets.words.UnknownWordError`.
-      word = getattr(unknown, 'word', '')
+      unknown = error.__context__
+      if not isinstance(unknown, _UnknownWord):
+        raise
+      word = unknown.word
       near = nearest(word, [*unknown.known, *list_models()]) if word else []
       if not near:
         raise

@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from absl import flags
@@ -60,6 +60,7 @@ class Flag(NamedTuple):
     choices: the words that are allowed; (): any.
     kind: the type of a value whose default is None.
     is_path: whether it names files or folders.
+    texts: its help in modes where it means something else, by mode.
   """
 
   name: str
@@ -69,6 +70,7 @@ class Flag(NamedTuple):
   choices: tuple[str, ...] = ()
   kind: type = str
   is_path: bool = False
+  texts: Mapping[str, str] = {}
 
 
 # Flags of these modes: the config, and the run folder, which is named after it by default.
@@ -116,9 +118,10 @@ FLAGS = (
   Flag(
     'output',
     None,
-    'Folder of the results; default: the run folder. For predict: a CSV file, instead of printing.',
+    'Folder of the results; default: the run folder.',
     ('evaluate', 'predict', 'explain'),
     is_path=True,
+    texts={'predict': 'CSV file of the results, instead of printing them.'},
   ),
   Flag('images', None, 'Image files and folders.', ('predict', 'explain'), (), tuple, is_path=True),
   Flag('methods', ('grad_cam', 'own_map'), 'Maps to make.', ('explain',)),
@@ -284,7 +287,7 @@ def help_text(mode: str | None) -> str:
         f'  {about.does}',
       ]
       own = [flag for flag in FLAGS if name in flag.modes and flag.modes != _WITH_FOLDER]
-      lines += [_line(flag.name, _described(flag)) for flag in own]
+      lines += [_line(flag.name, _described(flag, name)) for flag in own]
       lines += [f'  example: {program()} --mode={name} {about.example}', '']
   if mode is None:
     lines.append('--mode=<mode> --help shows one mode.')
@@ -293,10 +296,11 @@ def help_text(mode: str | None) -> str:
   return '\n'.join(lines)
 
 
-def _described(flag: Flag) -> str:
+def _described(flag: Flag, mode: str = '') -> str:
   default = ','.join(flag.default) if isinstance(flag.default, tuple) else flag.default
   choices = f' One of {", ".join(flag.choices)}.' if flag.choices else ''
-  return flag.text + choices + (f' Default: {default}.' if default not in (None, False) else '')
+  text = flag.texts.get(mode, flag.text)
+  return text + choices + (f' Default: {default}.' if default not in (None, False) else '')
 
 
 def _line(name: str, text: str, width: int = 100) -> str:

@@ -53,7 +53,10 @@ class DataConfig(ConfigSection, Protocol):
 
 
 class TrainConfig(ConfigSection, Protocol):
-  """`config.train`."""
+  """`config.train`.
+
+  A config may leave `batch_size` and `epochs` None, until `left_open` has chosen them.
+  """
 
   batch_size: int
   epochs: int

@@ -203,7 +203,7 @@ def open_experiment(config: Config, *, trains: bool = True, alone: str | None = 
 def check_without_data(config: Config) -> None:
   """Builds the parts of a run on a stand-in for its dataset.
 
-  So a mistake is told before a dataset is downloaded, prepared or read.
+  So a mistake is reported before a dataset is downloaded, prepared or read.
 
   Raises:
     UserError: for anything in the config that cannot be run with any dataset.

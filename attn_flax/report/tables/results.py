@@ -150,7 +150,7 @@ def cost(findings: Findings) -> Table:
     ' timed in turn; ratios of times are computed in each round and printed as their median and, in'
     ' brackets, their quartiles. Multiply-adds are for the forward pass of one image; peak memory,'
     ' as the compiler reports it, and compilation are for the training step. Compilation is timed'
-    ' once and is faster where JAX’s persistent compilation cache holds the program.'
+    ' once, of a program that is compiled anew.'
   )
   if costs:
     note += f' Batch size: {costs[0].train_batch} in training, {costs[0].eval_batch} in evaluation.'
