@@ -70,11 +70,16 @@ def _plain_name(name: str) -> str:
   return name.casefold().replace('-', '_')
 
 
-def listed(names: Collection[str]) -> str:
-  """Names as errors list them: of many, the first few and how many more there are."""
-  more = len(names) - _MOST_LISTED
-  text = ', '.join(list(names)[:_MOST_LISTED])
+def listed(names: Collection[str], most: int = _MOST_LISTED) -> str:
+  """Names as errors list them: of more than `most`, the first and how many more there are."""
+  more = len(names) - most
+  text = ', '.join(list(names)[:most])
   return f'{text} and {more} more' if more > 0 else text
+
+
+def counted(count: int, noun: str) -> str:
+  """A number and its noun, in the plural unless it is 1: '1 image', '2,000 images'."""
+  return f'{count:,} {noun}{"" if count == 1 else "s"}'
 
 
 def shown(value: object) -> str:

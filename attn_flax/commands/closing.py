@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from attn_flax.commands.flags import program
+from attn_flax.errors import counted
 from attn_flax.tasks.task import Task
 from attn_flax.training.artifacts import File, Folder, Json, score_name
 
@@ -95,7 +96,7 @@ def _scores(result: Mapping[str, object], task: Task, split: str) -> str:
     # Each image is right or wrong.
     if name == task.best and name in shares and task.classes is not None and count:
       low, high = (f'{100 * bound:.1f}' for bound in wilson(value, count))
-      text += f' (95 % interval {low} to {high} %, {count:,} image{"" if count == 1 else "s"})'
+      text += f' (95 % interval {low} to {high} %, {counted(count, "image")})'
     texts.append(text)
   return ', '.join(texts) + (', by the moving average of the weights' if averaged else '')
 

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -12,7 +11,7 @@ from attn_flax.commands.closing import scored
 from attn_flax.commands.workdir import output_folder, workdir
 from attn_flax.data import SPLITS
 from attn_flax.data.normalization import in_text
-from attn_flax.errors import UserError, check_choice
+from attn_flax.errors import UserError, check_choice, listed
 from attn_flax.files import composed
 from attn_flax.tasks.names import find_task
 from attn_flax.training import artifacts, dataset_file, left_open, run_folder
@@ -117,13 +116,9 @@ def _check_classes(experiment: Experiment, folder: pathlib.Path) -> None:
     place = experiment.config.data.dir or experiment.config.data.name
     lacks = set(map(composed, found)) < set(map(composed, names))
     raise UserError(
-      f'{place} has other classes than the data that {folder} was trained on ({_listed(found)} '
-      f'there, {_listed(names)} in the run); choose data of the same classes'
+      f'{place} has other classes than the data that {folder} was trained on '
+      f'({listed(found, _NAMED)} there, {listed(names, _NAMED)} in the run); '
+      'choose data of the same classes'
       + ', with an empty folder for a class without images'
       * lacks
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-  more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-  return ', '.join(names[:_NAMED]) + more

@@ -11,7 +11,7 @@ from absl import flags
 
 from attn_flax.commands.images import find_images, read_batches
 from attn_flax.commands.workdir import output_folder, workdir
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, counted
 from attn_flax.training import artifacts
 from attn_flax.training.trained_run import TrainedRun, batch_size, open_trained
 
@@ -24,7 +24,7 @@ def run(values: flags.FlagValues) -> None:
   if output is not None:
     check_table(output)
     count = write_table(output, predict_files(workdir(values), values.images))
-    print(f'{output} holds the likeliest classes of {count:,} image{"" if count == 1 else "s"}')
+    print(f'{output} holds the likeliest classes of {counted(count, "image")}')
     return
   for path, answers in predict_files(workdir(values), values.images):
     print(path)

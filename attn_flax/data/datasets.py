@@ -8,10 +8,7 @@ from attn_flax.data.sources.cluttered_digits import generate
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
-
 FOLDER = 'folder'  # The name that stands for a user's own folder of images.
-
-
 SPLITS = ('train', 'validation', 'test')
 
 

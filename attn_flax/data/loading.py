@@ -6,10 +6,7 @@ They are read through `tensorflow-datasets` without TensorFlow, or from a folder
 import os
 from collections.abc import Iterable
 
-from attn_flax.data.dataset import (
-  Dataset,
-  DatasetSpec,
-)
+from attn_flax.data.dataset import Dataset, DatasetSpec
 from attn_flax.data.datasets import DATASETS, FOLDER, SPLITS
 from attn_flax.data.image_file import MAX_PIXELS, MOST_PIXELS
 from attn_flax.data.normalization import check_normalize, normalized

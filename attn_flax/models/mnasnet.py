@@ -186,7 +186,7 @@ class MnasNet(nn.Module):
     dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
   """
 
-  places: ClassVar[tuple[str, ...]] = tuple(PLACES)
+  places: ClassVar[tuple[str, ...]] = PLACES
   conv_stages: ClassVar[slice | None] = slice(4, None)
   groups: ClassVar[int] = 1
   frozen: ClassVar[tuple[int, ...]] = ()

@@ -47,7 +47,7 @@ class Network(Model, Protocol):
   config can set is a dataclass field of the class, everything else a property or a `ClassVar`.
 
   Attributes:
-    places: the places (keys of `placement.PLACES`) where it takes attention; () where it takes
+    places: the places (of `placement.PLACES`) where it takes attention; () where it takes
       none.
     conv_stages: the stages, as a slice of all, where a mechanism replaces convolutions by default;
       None: the mechanism's own default holds.

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
 # In the order of the forward pass.
-PLACES = {
-  'conv': "in place of the block's 3x3 convolution",
-  'branch': 'on the residual branch, after its last norm, before the addition',
-  'block': "after the block's last ReLU",
-  'stage': 'after the last block of a stage',
-}
+PLACES = (
+  'conv',  # In place of the block's 3x3 convolution.
+  'branch',  # On the residual branch, after its last norm, before the addition.
+  'block',  # After the block's last ReLU.
+  'stage',  # After the last block of a stage.
+)
 STARTS = ('paper', 'identity')
 
 # Fields of a module by name, each of its own type.

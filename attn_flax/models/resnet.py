@@ -67,7 +67,7 @@ class ResNet(nn.Module):
     dtype: compute dtype, 'float32' or 'bfloat16'; parameters and logits are float32.
   """
 
-  places: ClassVar[tuple[str, ...]] = tuple(PLACES)
+  places: ClassVar[tuple[str, ...]] = PLACES
   conv_stages: ClassVar[slice | None] = None
 
   depths: tuple[int, ...]

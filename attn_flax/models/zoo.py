@@ -11,11 +11,7 @@ from attn_flax.models.resnet import ResNet
 from attn_flax.models.vit import ViT
 
 _basic = functools.partial(ResNet, widths=(64, 128, 256, 512))
-
-
 _bottleneck = functools.partial(_basic, block='bottleneck')
-
-
 _DEPTHS_50, _DEPTHS_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
 

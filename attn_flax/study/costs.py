@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.costs import count as cost
+from attn_flax.costs import count
 from attn_flax.costs.timing import interleave, peak_bytes, ratio
 from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.layers.types import Variables
@@ -55,8 +55,8 @@ def measure(
   for name, model in models.items():
     ratios = {kind: _ratio(seconds[name], seconds[baseline]) for kind, seconds in times.items()}
     found[name] = Cost(
-      params=cost.count_params(cost.abstract_variables(model, experiment.image_shape)),
-      macs=cost.count_macs(model, experiment.image_shape),
+      params=count.count_params(count.abstract_variables(model, experiment.image_shape)),
+      macs=count.count_macs(model, experiment.image_shape),
       train_batch=experiment.config.train.batch_size,
       eval_batch=eval_batch,
       peak_mb=peaks[name],
@@ -79,7 +79,7 @@ def _training_step(
     inputs = next(stream)
   states = [state]
 
-  def call():
+  def call() -> dict[str, jax.Array]:
     states[0], metrics = compiled(states[0], pipeline.constants, inputs, key)
     return metrics
 

@@ -12,7 +12,7 @@ from attn_flax.data.augment.augmentation import MOST_PIXELS, Augmentation
 from attn_flax.data.pipeline.open import open_pipeline
 from attn_flax.data.pipeline.protocol import Pipeline
 from attn_flax.data.pipeline.stream import check_workers
-from attn_flax.errors import UserError, check_choice, check_pair, check_range
+from attn_flax.errors import UserError, check_choice, check_pair, check_range, counted
 from attn_flax.models import Network, create_model
 from attn_flax.models.placement import field_names
 from attn_flax.tasks.names import find_task
@@ -167,8 +167,8 @@ def open_experiment(config: Config, *, trains: bool = True, alone: str | None = 
   updates_per_epoch = num_examples // train.batch_size
   if trains and not updates_per_epoch:
     raise UserError(
-      f'train.batch_size={train.batch_size} exceeds the {num_examples} training '
-      f'image{"" if num_examples == 1 else "s"} of {config.data.name}; choose {num_examples} at '
+      f'train.batch_size={train.batch_size} exceeds the '
+      f'{counted(num_examples, "training image")} of {config.data.name}; choose {num_examples} at '
       'most, or take the recipe photos, which sets the batch size by the number of images'
     )
   updates_per_epoch = max(updates_per_epoch, 1)  # Data to score may be smaller than a batch.

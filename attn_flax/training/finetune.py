@@ -1,5 +1,6 @@
 """Starts a run from trained weights, and says which are loaded, new and left."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import flax
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_flax.errors import UserError
+from attn_flax.errors import UserError, counted, listed
 from attn_flax.files import local_path
 from attn_flax.interop.torch_weights import from_torch
 from attn_flax.training.checkpoints import read_weights
@@ -34,11 +35,10 @@ class Loaded(NamedTuple):
   def describe(self) -> str:
     """One line with the number of loaded arrays, and the modules that are new or left."""
 
-    def modules(paths):
-      names = sorted({path.split('/', 1)[1].rpartition('/')[0] for path in paths})
-      return ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
+    def modules(paths: Iterable[str]) -> str:
+      return listed(sorted({path.split('/', 1)[1].rpartition('/')[0] for path in paths}))
 
-    parts = [f'{len(self.loaded)} array{"" if len(self.loaded) == 1 else "s"} loaded']
+    parts = [f'{counted(len(self.loaded), "array")} loaded']
     parts += [f'new: {modules(self.new)}'] if self.new else []
     parts += [f'left: {modules(self.left)}'] if self.left else []
     return '; '.join(parts)

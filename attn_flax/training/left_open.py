@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 from ml_collections import ConfigDict
 
 from attn_flax.data import FOLDER
+from attn_flax.errors import counted
 from attn_flax.files import local_path
 from attn_flax.models import Network
 from attn_flax.models.zoo import find_network
@@ -153,7 +154,7 @@ def notes(asked: Config, config: Config, model: Network, images: int) -> list[st
     length = f'{train.epochs} epochs' if train.steps is None else f'{train.steps:,} updates'
     fields = ' and '.join(f'--config.train.{name}' for name in chosen)
     lines.append(
-      f'{images:,} training image{"" if images == 1 else "s"}: batches of {train.batch_size} for '
+      f'{counted(images, "training image")}: batches of {train.batch_size} for '
       f'{length}; {fields} '
       f'{"choose others" if len(chosen) > 1 else "chooses another"}'
     )

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import tqdm
 
-from attn_flax.costs import count as cost
+from attn_flax.costs import count
 from attn_flax.training import artifacts, dataset_file, left_open, lock, run_folder
 from attn_flax.training.checkpoints import Checkpoints, restore_best
 from attn_flax.training.config import Config
@@ -53,8 +53,10 @@ def train(config: Config, workdir: pathlib.Path, *, restart: bool = False) -> ar
     return _finished(workdir)
   # Counted before the folder is made, so that a network that cannot be built leaves no folder.
   costs = {
-    'params': cost.count_params(cost.abstract_variables(experiment.model, experiment.image_shape)),
-    'macs': cost.count_macs(experiment.model, experiment.image_shape),
+    'params': count.count_params(
+      count.abstract_variables(experiment.model, experiment.image_shape)
+    ),
+    'macs': count.count_macs(experiment.model, experiment.image_shape),
   }
   weights = None
   source = config.init_from

@@ -6,7 +6,7 @@ The run folder holds all it takes: the network, its weights, class names and pre
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 
 import jax
 import numpy as np
@@ -14,14 +14,13 @@ import numpy as np
 from attn_flax.batching import in_batches
 from attn_flax.data import crops, decode
 from attn_flax.data.augment.augmentation import Augmentation
-from attn_flax.data.decode import central_crop
 from attn_flax.data.image_file import MAX_PIXELS, BadImage
 from attn_flax.errors import UserError
 from attn_flax.files import read_file
 from attn_flax.layers.types import Variables
 from attn_flax.models.network import Network
 from attn_flax.tasks.names import find_task
-from attn_flax.tasks.task import Classes, distinct
+from attn_flax.tasks.task import Classes, Outputs, distinct
 from attn_flax.training import dataset_file, run_folder
 from attn_flax.training.artifacts import File
 from attn_flax.training.checkpoints import read_weights
@@ -64,7 +63,7 @@ class TrainedRun:
     Raises:
       BadImage: where the file cannot be read or decoded.
     """
-    return central_crop(
+    return decode.central_crop(
       _content(path), self.size, resize=self.resize, upright=True, max_pixels=self.max_pixels
     )
 
@@ -98,7 +97,7 @@ class TrainedRun:
     function = functools.partial(
       _probabilities, self.model, self.augmentation, self.classes.probabilities, self.variables
     )
-    batch = batch or min(BATCH, max(len(images), 1))
+    batch = batch or max(batch_size(images), 1)
     return in_batches(function, images, batch_size=batch, pad=True)
 
 
@@ -166,11 +165,17 @@ def _misfits(expected: Variables, found: Variables) -> str:
   return ''
 
 
-def batch_size(paths: Sequence[pathlib.Path]) -> int:
-  """Images per forward pass over some files: one size for all, so that programs compile once."""
-  return min(BATCH, len(paths))
+def batch_size(images: Sized) -> int:
+  """Images per forward pass over some images or files: always the same, to compile one program."""
+  return min(BATCH, len(images))
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'augmentation', 'probabilities'))
-def _probabilities(model, augmentation, probabilities, variables, images):
+def _probabilities(
+  model: Network,
+  augmentation: Augmentation,
+  probabilities: Callable[[Outputs], jax.Array],
+  variables: Variables,
+  images: jax.Array,
+) -> jax.Array:
   return probabilities(model.apply(variables, augmentation.evaluate(images), train=False))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from attn_flax.data.pipeline.protocol import Pipeline
+from attn_flax.data.pipeline.protocol import Arrays, Pipeline
 from attn_flax.training import allocator, artifacts, run_folder, stopping
 from attn_flax.training.checkpoints import Checkpoints
 from attn_flax.training.distributed import processes
@@ -54,7 +54,7 @@ class Updates:
     self._workdir = workdir
     self._checkpoints = checkpoints
     self._saves_at = saving_steps(experiment)
-    self._eval_every = experiment.config.eval.every_epochs * experiment.updates_per_epoch
+    self._eval_every = eval_every(experiment)
     init_key, train_key = jax.random.split(jax.random.key(experiment.config.seed))
     # `device_put` would only reach the devices of this process.
     self._key = jax.jit(lambda key: key, out_shardings=experiment.replicated)(train_key)
@@ -69,6 +69,7 @@ class Updates:
     self._times: dict[str, float] = {name: stored.get(name, 0.0) for name in TIMES}
     self._unscored = stored.get('unscored', False)
     self._stored_window = stored.get('window')
+    self._has_logged = False
 
   @property
   def start(self) -> int:
@@ -86,7 +87,6 @@ class Updates:
       Stopped: after a signal; the run is saved.
     """
     start, total = self._saved, self._experiment.updates
-    self._has_logged = False
     if start >= total and not self._unscored:
       return self._times
     pipeline = self._experiment.train_pipeline()
@@ -106,7 +106,7 @@ class Updates:
     with self._log, stopping.deferred() as stop, contextlib.closing(stream) as inputs:
       if self._unscored:
         self._score_restored(stop)
-      self._window = Window(self._stored_window)
+      self._window = Window(self._stored_window)  # Starts its clock.
       for update in range(start + 1, total + 1):
         for _ in range(accumulate):
           self._state, metrics = step(self._state, pipeline.constants, next(inputs), self._key)
@@ -211,13 +211,18 @@ class Updates:
     )
 
 
+def eval_every(experiment: Experiment) -> int:
+  """Updates from one score on the validation split to the next."""
+  return experiment.config.eval.every_epochs * experiment.updates_per_epoch
+
+
 def saving_steps(experiment: Experiment) -> Callable[[int], bool]:
   """A function from the number of an update to whether an uninterrupted run saves after it."""
-  eval_every = experiment.config.eval.every_epochs * experiment.updates_per_epoch
-  save_every = experiment.config.checkpoint.every_steps or eval_every
+  scored_every = eval_every(experiment)
+  save_every = experiment.config.checkpoint.every_steps or scored_every
 
   def saves(update: int) -> bool:
-    return update % eval_every == 0 or update % save_every == 0 or update == experiment.updates
+    return update % scored_every == 0 or update % save_every == 0 or update == experiment.updates
 
   return saves
 
@@ -276,7 +281,9 @@ def training_step(
     per_device=experiment.mesh if train.batch_norm == 'per_device' else None,
   )
 
-  def step(state, constants, inputs, key):
+  def step(
+    state: TrainState, constants: Arrays, inputs: Arrays, key: jax.Array
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
     augment_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
     return train_step(state, pipeline.train_batch(constants, inputs, augment_key), model_key)
 

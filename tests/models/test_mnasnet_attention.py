@@ -80,7 +80,7 @@ def _probes(outputs, where):
 
 
 def test_every_place_is_supported():
-  assert MnasNet.places == tuple(PLACES)
+  assert MnasNet.places == PLACES
 
 
 def test_conv_replaces_the_expansion(outputs):

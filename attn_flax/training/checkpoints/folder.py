@@ -16,8 +16,7 @@ from attn_flax.layers.types import Variables
 from attn_flax.tasks.names import FIRST, find_task
 from attn_flax.tasks.task import Task
 from attn_flax.training import artifacts, run_folder
-from attn_flax.training.checkpoints import digests
-from attn_flax.training.checkpoints import progress as progress_file
+from attn_flax.training.checkpoints import digests, metadata
 from attn_flax.training.checkpoints.failures import reading, reason, saving
 from attn_flax.training.checkpoints.upstream import Preserved
 from attn_flax.training.checkpoints.whole import Damaged, Gone, first_whole, is_gone
@@ -69,7 +68,7 @@ class Checkpoints:
     run_folder.check_name(workdir, read_only=read_only)
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints; name the folder of a run with --workdir')
-    if not read_only and jax.process_index() == 0:
+    if not read_only and processes.is_first():
       # Left by a process that was killed while it saved.
       for unfinished in self.folder.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -103,9 +102,7 @@ class Checkpoints:
     Raises:
       UserError: where this save cannot start, or the one before it has failed.
     """
-    content = progress_file.signed(
-      {**progress, 'scores': scores, 'digests': digests.of_arrays(state)}
-    )
+    content = metadata.signed({**progress, 'scores': scores, 'digests': digests.of_arrays(state)})
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(content)
     )
@@ -127,8 +124,8 @@ class Checkpoints:
     """
     content = self._read_progress(step) | {'scores': scores, 'unscored': False}
     self._scores[step] = scores
-    if jax.process_index() == 0:
-      progress_file.write(self.folder / str(step), content)
+    if processes.is_first():
+      metadata.write(self.folder / str(step), content)
 
   def wait(self) -> None:
     """Waits until the last save is on disk.
@@ -236,7 +233,7 @@ class Checkpoints:
     )
     behind = [later for later in self.steps() if later > step]
     for later in behind:
-      if jax.process_index() == 0:
+      if processes.is_first():
         for older in self.folder.glob('*.damaged'):  # One is kept, for the user to examine.
           shutil.rmtree(older, ignore_errors=True)
         (self.folder / str(later)).rename(self.folder / f'{later}.damaged')
@@ -297,7 +294,7 @@ class Checkpoints:
   def _read_progress(self, step: int) -> artifacts.Json:
     """The JSON of a step; raises `Damaged` where it cannot be read."""
     try:
-      return progress_file.read(self.folder / str(step))
+      return metadata.read(self.folder / str(step))
     except (OSError, ValueError) as error:
       raise Damaged(f'the checkpoint {self.folder / str(step)} is damaged: {error}') from None
 
