@@ -151,7 +151,7 @@ def notes(asked: Config, config: Config, model: Network, images: int) -> list[st
   open_fields = ('batch_size', 'epochs') if train.steps is None else ('batch_size',)
   chosen = [name for name in open_fields if asked.train[name] is None]
   if chosen:
-    length = f'{train.epochs} epochs' if train.steps is None else f'{train.steps:,} updates'
+    length = counted(train.epochs, 'epoch') if train.steps is None else f'{train.steps:,} updates'
     fields = ' and '.join(f'--config.train.{name}' for name in chosen)
     lines.append(
       f'{counted(images, "training image")}: batches of {train.batch_size} for '
