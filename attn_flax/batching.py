@@ -1,19 +1,19 @@
 """Calls functions on data of any size, one batch after the other."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 
 from attn_flax.errors import MOST_SEED, UserError, check_counts, check_flags, shown
 
-# A pytree of arrays, or None.
-Result = TypeVar('Result')
+# A pytree of NumPy arrays, or None.
+Result = Any
 
 
 def in_batches(
-  function: Callable[..., Result],
+  function: Callable[..., object],
   *arrays: np.ndarray | Iterable,
   batch_size: int = 64,
   pad: bool = False,

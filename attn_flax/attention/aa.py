@@ -153,7 +153,7 @@ class AugmentedConv(nn.Module):
       y = layers.interpolate(layers.interpolate(y, 1, full[0]), 2, full[1])
     return jnp.concatenate([*parts, y], axis=-1)
 
-  def _check_size(self, height, width):
+  def _check_size(self, height: int, width: int) -> None:
     if self.is_initializing():
       return
     for name, size in (('relative_height', height), ('relative_width', width)):

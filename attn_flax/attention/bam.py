@@ -48,7 +48,7 @@ class SpatialDilated(nn.Module):
     """[N, H, W, C] -> logits [N, H, W, 1]."""
     hidden = hidden_channels(x.shape[-1], self.ratio)
 
-    def conv(features, kernel, dilation, name):
+    def conv(features: int, kernel: int, dilation: int, name: str) -> nn.Module:
       return layers.conv(
         features, kernel, dilation=dilation, bias=True, dtype=self.dtype, name=name
       )

@@ -8,6 +8,7 @@ names in the collection `intermediates`: `channel_gate` [N, C], `spatial_gate` [
 """
 
 import math
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -128,7 +129,9 @@ def _mixes(part: Part) -> bool:
   return traits(type(part)).returns == 'map'
 
 
-def _gate(module, x, kind, part, activation, train):
+def _gate(
+  module: nn.Module, x: jax.Array, kind: str, part: Part, activation: str, train: bool
+) -> jax.Array:
   """Multiplies x by the gate that the logits make, and records the gate."""
   logits = part(x, train=train)
   axes = (3,) if kind == 'channel' else (1, 2)
@@ -141,7 +144,14 @@ def _gate(module, x, kind, part, activation, train):
   return x * (gate * scale).astype(logits.dtype)
 
 
-def _parallel(module, x, parts, order, activation, train):
+def _parallel(
+  module: nn.Module,
+  x: jax.Array,
+  parts: Mapping[str, Part],
+  order: str,
+  activation: str,
+  train: bool,
+) -> jax.Array:
   """Applies both parts to the same input."""
   mixers = [part for part in parts.values() if _mixes(part)]
   gates = {kind: part for kind, part in parts.items() if not _mixes(part)}

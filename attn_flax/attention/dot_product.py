@@ -42,7 +42,7 @@ class DotProductChannel(nn.Module):
     own = self.param('channel', nn.initializers.normal(1.0), (x.shape[-1], self.hidden))
     channels = channels + own.astype(channels.dtype)
 
-    def project(features, name):
+    def project(features: int, name: str) -> jax.Array:
       return layers.dense(features, bias=False, dtype=self.dtype, name=name)(channels)
 
     query = project(self.hidden, 'query') * self.hidden**-0.5

@@ -49,7 +49,7 @@ class PositionAttention(nn.Module):
     n, height, width, channels = x.shape
     hidden = hidden_channels(channels, self.ratio)
 
-    def heads(features, name):
+    def heads(features: int, name: str) -> jax.Array:
       y = layers.conv(features, 1, bias=True, dtype=self.dtype, name=name)(x)
       return y.reshape(n, 1, height * width, features)
 

@@ -38,7 +38,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   """
   length = math.ceil(max(q.shape[-1], v.shape[-1]) / _MULTIPLE) * _MULTIPLE
 
-  def fit(x):
+  def fit(x: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, length - x.shape[-1])))
     return x.transpose(0, 2, 1, 3)
 

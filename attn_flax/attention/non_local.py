@@ -89,13 +89,13 @@ class NonLocal(nn.Module):
     hidden = hidden_channels(channels, self.ratio)
     normal = nn.initializers.normal(0.01)
 
-    def embed(y, name):
+    def embed(y: jax.Array, name: str) -> jax.Array:
       return layers.conv(hidden, 1, bias=True, kernel_init=normal, dtype=self.dtype, name=name)(y)
 
-    def halve(y, when):
+    def halve(y: jax.Array, when: str) -> jax.Array:
       return layers.max_pool(y, 2, 2, 0) if self.subsample == when else y
 
-    def flat(y):
+    def flat(y: jax.Array) -> jax.Array:
       return y.reshape(n, 1, -1, y.shape[-1])
 
     source = halve(x, 'before')
@@ -125,7 +125,7 @@ class NonLocal(nn.Module):
     init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
     return x + layers.BatchNorm(train, scale_init=init, dtype=self.dtype, name='norm')(y)
 
-  def _concatenation(self, q, k):
+  def _concatenation(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Computes w . [theta, phi], a sum a + b, as the product [a, 1] . [1, b]."""
     weight = self.param('concatenation', nn.initializers.normal(0.01), (2, q.shape[-1]))
     a, b = (

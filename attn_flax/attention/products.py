@@ -119,7 +119,9 @@ def attend(
     return _sum(_weights(q, k, everyone, grid, relative, normalize), v)
 
   @jax.checkpoint
-  def block(q, queries, k, v, relative):
+  def block(
+    q: jax.Array, queries: jax.Array, k: jax.Array, v: jax.Array, relative: Relative | None
+  ) -> jax.Array:
     return _sum(_weights(q, k, queries, grid, relative, normalize), v)
 
   size = _block_rows(grid) * grid[1]
@@ -139,7 +141,14 @@ def _block_rows(grid: tuple[int, int]) -> int:
   return max(fitting, default=1)
 
 
-def _weights(q, k, queries, grid, relative, normalize):
+def _weights(
+  q: jax.Array,
+  k: jax.Array,
+  queries: jax.Array,
+  grid: tuple[int, int],
+  relative: Relative | None,
+  normalize: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
   """Weights [N, heads, Q, K] float32 of the queries q [N, heads, Q, d] with numbers `queries`."""
   with jax.named_scope(ATTENTION_SCOPE):
     scores = jnp.einsum('nhqd,nhkd->nhqk', q, k, preferred_element_type=jnp.float32)
@@ -149,7 +158,9 @@ def _weights(q, k, queries, grid, relative, normalize):
   return normalize(scores)
 
 
-def _relative_scores(q, queries, grid, relative):
+def _relative_scores(
+  q: jax.Array, queries: jax.Array, grid: tuple[int, int], relative: Relative
+) -> tuple[jax.Array, jax.Array]:
   """Scores of the keys' relative rows [N, heads, Q, H] and columns [N, heads, Q, W]."""
   height, width = grid
   i, j = queries[:, None] // width, queries[:, None] % width
@@ -164,12 +175,14 @@ def _relative_scores(q, queries, grid, relative):
   return by_row, by_column
 
 
-def _sum(w, v):
+def _sum(w: jax.Array, v: jax.Array) -> jax.Array:
   with jax.named_scope(ATTENTION_SCOPE):
     return jnp.einsum('nhqk,nhkd->nhqd', w.astype(v.dtype), v)
 
 
-def _fused(q, k, v, grid, relative):
+def _fused(
+  q: jax.Array, k: jax.Array, v: jax.Array, grid: tuple[int, int], relative: Relative | None
+) -> jax.Array:
   """`fused.attention`, whose operations are counted as those of its equations."""
   n, heads, queries, d = q.shape
   pairs = n * heads * queries * k.shape[2]
@@ -182,7 +195,9 @@ def _fused(q, k, v, grid, relative):
   return attend(q, k, v, relative)
 
 
-def _fused_with_positions(q, k, v, relative, *, grid):
+def _fused_with_positions(
+  q: jax.Array, k: jax.Array, v: jax.Array, relative: Relative | None, *, grid: tuple[int, int]
+) -> jax.Array:
   """`fused.attention`, with the relative positions folded into longer queries and keys.
 
   The score q . k + row_scores[y] + column_scores[x] is the product of [q, row_scores,

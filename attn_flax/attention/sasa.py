@@ -85,7 +85,7 @@ class StandAlone(nn.Module):
     margin = ((0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0))
     k, v = jnp.pad(k, margin), jnp.pad(v, margin)
 
-    def neighbors(y, a):
+    def neighbors(y: jax.Array, a: int) -> jax.Array:
       row = y[:, a : a + height]
       return jnp.stack([row[:, :, b : b + width] for b in range(size)], axis=3)
 
@@ -115,17 +115,17 @@ class StandAlone(nn.Module):
     y = y.reshape(n, height, width, self.features)
     return layers.halve(y) if self.stride == 2 else y
 
-  def _inside(self, height, width):
+  def _inside(self, height: int, width: int) -> jax.Array:
     """Which neighbors lie in the feature map: bool [H, W, 1, size, size]."""
     offsets = jnp.arange(self.kernel_size) - self.kernel_size // 2
 
-    def inside(length):
+    def inside(length: int) -> jax.Array:
       places = jnp.arange(length)[:, None] + offsets
       return (places >= 0) & (places < length)
 
     return inside(height)[:, None, None, :, None] & inside(width)[None, :, None, None, :]
 
-  def _spread(self, weights, queries):
+  def _spread(self, weights: jax.Array, queries: jax.Array) -> jax.Array:
     """Window weights [N, H, W, heads, size, size] as [N, heads, Q, H * W], for some queries."""
     n, height, width, heads, size, _ = weights.shape
     i, j = queries // width, queries % width

@@ -12,7 +12,7 @@ from attn_flax.commands.predict import Answer
 from attn_flax.files import composed
 from attn_flax.report.figures.contact_sheet import MOST_IMAGES, ContactSheet
 from attn_flax.report.figures.fonts import lettering
-from attn_flax.report.figures.photographs import MOST_PIXELS, Photograph, Told, overlays
+from attn_flax.report.figures.photographs import MOST_PIXELS, Caption, Photograph, overlays
 from attn_flax.training.artifacts import Json, replacing
 from attn_flax.training.trained_run import TrainedRun
 
@@ -85,13 +85,13 @@ class Album:
     photo = Photograph(pixels, (left, top, right, bottom))
     own = class_folder(path, self._named, self._numbers)
     label = None if own is None else self._numbers[own]
-    told = Told(
+    caption = Caption(
       self._names[answer.label], answer.probability, None if label is None else self._names[label]
     )
     title = path.name if self._lettering.has(path.name) else ''
-    self._sheet.add(f'{self._count:04} {title}', photo, maps, told)
+    self._sheet.add(f'{self._count:04} {title}', photo, maps, caption)
     picture = self._folder / self._file_name(path)
-    self._write(picture, overlays(photo, maps, told, self._lettering))
+    self._write(picture, overlays(photo, maps, caption, self._lettering))
     return {
       'picture': str(picture),
       'true_label': label,

@@ -161,10 +161,10 @@ class _Explainer:
       for method in methods
     }
 
-  def _maps(self, method, images, labels):
+  def _maps(self, method: Method, images: jax.Array, labels: jax.Array) -> jax.Array | None:
     return method(self._run.model, self._run.variables, self._normalize(images), labels)
 
-  def _scores(self, images, labels, maps):
+  def _scores(self, images: jax.Array, labels: jax.Array, maps: jax.Array) -> dict[str, jax.Array]:
     x = self._normalize(images)
     return faithfulness(self._run.model, self._run.variables, x, labels, maps)
 

@@ -14,7 +14,7 @@ import csv
 import io
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -176,15 +176,15 @@ def _digits_of(printed: str, value: float) -> str:
   return f'{value:.{len(printed.partition(".")[2])}f}' if printed else ''
 
 
-def _decimal(model, shape, variables):
+def _decimal(model: Model, shape: tuple[int, ...], variables: Variables) -> float:
   return macs(model, shape, variables).layers / 1e9
 
 
-def _two_per_mac(model, shape, variables):
+def _two_per_mac(model: Model, shape: tuple[int, ...], variables: Variables) -> float:
   return 2 * _decimal(model, shape, variables)
 
 
-def _augmented(model, shape, variables):
+def _augmented(model: Model, shape: tuple[int, ...], variables: Variables) -> float:
   found = count_operations(model, shape, variables)
   # A feature map of side n has n key rows and n key columns, which `relative` counts; the listing
   # multiplies with all 2n - 1 offsets, which are taken as 2n here.
@@ -192,7 +192,7 @@ def _augmented(model, shape, variables):
   return (2 * (found['layers'] + relative) + 8 * found['exp']) / 1e9
 
 
-def _binary(model, shape, variables):
+def _binary(model: Model, shape: tuple[int, ...], variables: Variables) -> float:
   found = count_operations(model, shape, variables)
   elements = 4 * _normalized_elements(model, shape, variables) + found['relu'] + found['pool']
   return (found['layers'] + elements) / 2**30
@@ -211,7 +211,12 @@ def _normalized_elements(model: Model, shape: tuple[int, ...], variables: Variab
   """Elements that pass a batch norm."""
   total = 0
 
-  def count(next_call, args, kwargs, context):
+  def count(
+    next_call: Callable[..., object],
+    args: Sequence[jax.Array],
+    kwargs: Mapping[str, object],
+    context: nn.module.InterceptorContext,
+  ) -> object:
     nonlocal total
     if isinstance(context.module, layers.BatchNorm) and context.method_name == '__call__':
       total += args[0].size

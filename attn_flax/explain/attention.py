@@ -58,7 +58,9 @@ def attention_maps(
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _maps(model, variables, images, asked):
+def _maps(
+  model: Model, variables: Variables, images: jax.Array, asked: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
   found = recording.record(model, variables, images)
   maps = {'/'.join(path): gate for path, gate in found.gates.items()}
   for path, attention in found.attention.items():
@@ -69,15 +71,20 @@ def _maps(model, variables, images, asked):
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _everyone(model, variables, images):
+def _all_queries(model: Model, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
   """The numbers of all queries of each module; only their shapes are used."""
   found = recording.record(model, variables, images).attention
   return {'/'.join(path): jnp.arange(attention.queries) for path, attention in found.items()}
 
 
-def _asked(model, variables, images, queries) -> dict[str, jax.Array]:
+def _asked(
+  model: Model,
+  variables: Variables,
+  images: jax.Array,
+  queries: Queries | Mapping[str, Queries],
+) -> dict[str, jax.Array]:
   """The queries of each module, checked."""
-  everyone = jax.eval_shape(functools.partial(_everyone, model), variables, images)
+  everyone = jax.eval_shape(functools.partial(_all_queries, model), variables, images)
   if not isinstance(queries, Mapping):
     queries = dict.fromkeys(everyone, queries)
   asked = {}
@@ -128,7 +135,9 @@ def attention_received(
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _attention_received(model, variables, images):
+def _attention_received(
+  model: Model, variables: Variables, images: jax.Array
+) -> dict[str, jax.Array]:
   found = recording.record(model, variables, images).attention
   return {
     '/'.join(path): recording.received(attention, path, len(images))
@@ -163,7 +172,9 @@ def attention_from(
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'query'))
-def _attention_from(model, variables, images, query):
+def _attention_from(
+  model: Model, variables: Variables, images: jax.Array, query: tuple[float, float]
+) -> dict[str, jax.Array]:
   maps = {}
   for path, attention in recording.record(model, variables, images).attention.items():
     weights = attention.weights(jnp.array([recording.query_at(attention, path, query)]))
@@ -197,7 +208,7 @@ def own_map(model: Model, variables: Variables, images: jax.Array) -> jax.Array 
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _own_map(model, variables, images):
+def _own_map(model: Model, variables: Variables, images: jax.Array) -> jax.Array | None:
   found = recording.record(model, variables, images)
   kinds = {}
   for path in found.order:
@@ -210,7 +221,7 @@ def _own_map(model, variables, images):
   if not kinds:
     return None
 
-  def of(path):
+  def of(path: Path) -> jax.Array:
     if kinds[path] == 'weights':
       return recording.received(found.attention[path], path, len(images))
     gate = found.gates[*path, kinds[path]]

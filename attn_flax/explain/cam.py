@@ -29,7 +29,14 @@ Rule = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'stage', 'rule'))
-def _compiled(model, variables, images, labels, stage, rule):
+def _compiled(
+  model: Model,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  stage: int | None,
+  rule: Rule,
+) -> jax.Array:
   a, g = taps.activations_and_gradients(model, variables, images, labels, stage=stage)
   return nn.relu(rule(a, g))
 

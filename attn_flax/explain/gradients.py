@@ -70,7 +70,15 @@ def integrated_gradients(
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _add_gradient_between(model, total, share, variables, images, labels, baseline):
+def _add_gradient_between(
+  model: Model,
+  total: jax.Array,
+  share: jax.Array,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  baseline: jax.Array,
+) -> jax.Array:
   x = baseline + share * (images - baseline)
   return total + taps.input_gradient(model, variables, x, labels)
 
@@ -121,7 +129,16 @@ def smooth_grad(
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _add_gradient_nearby(model, total, number, variables, images, labels, keys, noise):
+def _add_gradient_nearby(
+  model: Model,
+  total: jax.Array,
+  number: jax.Array,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  keys: jax.Array,
+  noise: float,
+) -> jax.Array:
   axes = (1, 2, 3)
   deviation = noise * (images.max(axes, keepdims=True) - images.min(axes, keepdims=True))
   added = chance.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, number), images.shape[1:])

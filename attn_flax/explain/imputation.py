@@ -21,6 +21,8 @@ from jax import lax
 # grows with the width of a hole, to 0.004 where only a corner of 10 % of 224x224 remains.
 _TOLERANCE = 1e-5
 
+_State = tuple[jax.Array | int, jax.Array, jax.Array, jax.Array, jax.Array]
+
 
 def impute(images: jax.Array, removed: jax.Array) -> jax.Array:
   """Replaces removed pixels by the weighted means of their neighbors, removed ones included.
@@ -44,20 +46,20 @@ def _impute(images: jax.Array, unknown: jax.Array) -> jax.Array:
   remaining = (~unknown).sum((2, 3), keepdims=True)
   start = jnp.where(unknown, known.sum((2, 3), keepdims=True) / remaining, images)
 
-  def apply(x):
+  def apply(x: jax.Array) -> jax.Array:
     return jnp.where(unknown, diagonal * x - _neighbors(x), 0)
 
-  def dot(a, b):
+  def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a * b).sum((2, 3), keepdims=True)
 
   height, width = images.shape[2:]
   limit = 10 * (height + width)  # The number of steps grows with the width of the largest hole.
 
-  def unsolved(state):
+  def unsolved(state: _State) -> jax.Array:
     step, _, _, _, square = state
     return (step < limit) & (square > target).any()
 
-  def advance(state):
+  def advance(state: _State) -> _State:
     step, x, residual, direction, square = state
     image = apply(direction)
     # A solved image stays as it is while others are still being solved.

@@ -54,7 +54,7 @@ def pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int = 0) -> jax.
 
 
 @functools.partial(jax.jit, static_argnames='tolerance')
-def _pointing_game(maps, masks, tolerance):
+def _pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int) -> jax.Array:
   is_peak = _shares(maps, masks)[0] >= 1 - _TIE
   hits = (is_peak & _grown(masks, tolerance)).sum((1, 2))
   return _scored(hits / jnp.maximum(is_peak.sum((1, 2)), 1), masks)
@@ -77,7 +77,7 @@ def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _energy_inside(maps, masks):
+def _energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
   energy = jnp.maximum(_shares(maps, masks)[0], 0)
   total = energy.sum((1, 2))
   inside = jnp.where(masks, energy, 0).sum((1, 2))
@@ -108,10 +108,10 @@ def threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> j
 
 
 @jax.jit
-def _threshold_iou(maps, masks, thresholds):
+def _threshold_iou(maps: jax.Array, masks: jax.Array, thresholds: jax.Array) -> jax.Array:
   shares, empty = _shares(maps, masks)
 
-  def iou(threshold):
+  def iou(threshold: jax.Array) -> jax.Array:
     marked = (shares >= threshold - _TIE) & ~empty
     either = (marked | masks).sum((1, 2))
     return _scored((marked & masks).sum((1, 2)) / jnp.maximum(either, 1), masks)

@@ -14,6 +14,7 @@ it is found out as follows:
 
 import inspect
 import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -119,7 +120,12 @@ def find_layer(
   depths: list[tuple[int, int]] = []  # Of submodules that return feature maps, with their numbers.
   ended = 0
 
-  def note(call, args, kwargs, context):
+  def note(
+    call: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    context: nn.module.InterceptorContext,
+  ) -> object:
     nonlocal ended
     y = call(*args, **kwargs)
     if context.method_name == '__call__':
@@ -129,7 +135,7 @@ def find_layer(
       ended += 1
     return y
 
-  def run(v, x):
+  def run(v: Variables, x: jax.Array) -> object:
     with nn.intercept_methods(note):
       return model.apply(network_state(v), x, **evaluation_mode(model), mutable=['intermediates'])[
         1
@@ -192,7 +198,12 @@ def read(
   found: list[jax.Array] = []
   ended = 0
 
-  def watch(call, args, kwargs, context):
+  def watch(
+    call: Callable[..., jax.Array],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    context: nn.module.InterceptorContext,
+  ) -> jax.Array:
     nonlocal ended
     y = call(*args, **kwargs)
     if context.method_name == '__call__':

@@ -78,7 +78,17 @@ _whole = jax.jit(taps.probability, static_argnames='model')
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'patch'))
-def _add_drop(model, patch, carry, corner, variables, images, labels, fill, whole):
+def _add_drop(
+  model: Model,
+  patch: int,
+  carry: tuple[jax.Array, jax.Array],
+  corner: jax.Array,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  fill: jax.Array,
+  whole: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
   total, count = carry
   rows, columns = (
     jnp.arange(size) - start for size, start in zip(images.shape[1:3], corner, strict=True)

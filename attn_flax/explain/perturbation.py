@@ -83,8 +83,8 @@ def insertion_deletion(
   keys = _keys(key, positions, images)
   pixels = images.shape[1] * images.shape[2]
   counts = jnp.asarray([round(step * pixels / steps) for step in range(steps + 1)])
-  places = _places(keys, maps, images.shape[1:3])
-  moved = functools.partial(_moved, model)
+  places = _ranks(keys, maps, images.shape[1:3])
+  moved = functools.partial(_inserted_and_deleted, model)
   scores = stack(moved, counts, variables, images, labels, places, _blur(images, sigma))
   insertion, deletion = (curve.T for curve in scores)
   return {
@@ -149,7 +149,7 @@ def road(
       'some of these and remove some, such as (0.2, 0.4, 0.6, 0.8)'
     )
   order_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(_keys(key, positions, images))
-  places = _places(order_keys, maps, images.shape[1:3])
+  places = _ranks(order_keys, maps, images.shape[1:3])
   # The same noise for all maps, orders and shares, so that their differences vary less.
   added = noise * _normal(noise_keys, images.shape[1:])
   removed = functools.partial(_removed, model)
@@ -179,7 +179,15 @@ def faithfulness(
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _moved(model, count, variables, images, labels, places, blurred):
+def _inserted_and_deleted(
+  model: Model,
+  count: jax.Array,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  places: jax.Array,
+  blurred: jax.Array,
+) -> list[jax.Array]:
   """Probabilities with the `count` most relevant pixels inserted, and with these deleted."""
   first = (places < count)[..., None]
   inserted = jnp.where(first, images, blurred)
@@ -188,10 +196,18 @@ def _moved(model, count, variables, images, labels, places, blurred):
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _removed(model, count, variables, images, labels, places, added):
+def _removed(
+  model: Model,
+  count: jax.Array,
+  variables: Variables,
+  images: jax.Array,
+  labels: jax.Array,
+  places: jax.Array,
+  added: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
   """Probabilities without the `count` most relevant pixels, and without the least relevant."""
 
-  def without(removed):
+  def without(removed: jax.Array) -> jax.Array:
     filled = impute(images, removed) + jnp.where(removed[..., None], added, 0)
     return taps.probability(model, variables, filled, labels)
 
@@ -224,7 +240,7 @@ _normal = jax.jit(chance.normal, static_argnames='shape')
 
 
 @functools.partial(jax.jit, static_argnames='size')
-def _places(keys: jax.Array, maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+def _ranks(keys: jax.Array, maps: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Each pixel's rank by falling relevance, with equal ones in random order: int32 [N, H, W]."""
   maps = upscale(maps, *size)
   flat = maps.reshape(len(maps), -1)
@@ -237,7 +253,7 @@ def _places(keys: jax.Array, maps: jax.Array, size: tuple[int, int]) -> jax.Arra
 def _blur(images: jax.Array, sigma: float) -> jax.Array:
   """Blurs images [N, H, W, C] with a Gaussian; at the border over the pixels that exist."""
 
-  def weights(size):
+  def weights(size: int) -> jax.Array:
     distance = jnp.arange(size)[:, None] - jnp.arange(size)
     kernel = jnp.exp(-((distance / sigma) ** 2) / 2) * (abs(distance) <= 2 * sigma)
     return kernel / kernel.sum(1, keepdims=True)

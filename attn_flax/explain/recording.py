@@ -6,8 +6,8 @@ queries that are asked for are computed afterwards.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import flax.traverse_util
@@ -76,7 +76,12 @@ def record(model: Model, variables: Variables, images: jax.Array) -> Recording:
   seen: dict[Path, tuple[nn.Module, Variables, jax.Array]] = {}
   order: list[Path] = []
 
-  def note(call, args, kwargs, context):
+  def note(
+    call: Callable[..., object],
+    args: Sequence[jax.Array],
+    kwargs: Mapping[str, jax.Array],
+    context: nn.module.InterceptorContext,
+  ) -> object:
     y = call(*args, **kwargs)
     if context.method_name == '__call__':
       path = context.module.path
@@ -102,12 +107,14 @@ def record(model: Model, variables: Variables, images: jax.Array) -> Recording:
   )
 
 
-def _attention(module, variables, x, patches) -> Attention | None:
+def _attention(
+  module: nn.Module, variables: Variables, x: jax.Array, patches: tuple[int, int] | None
+) -> Attention | None:
   """Attention of a module on its input x, a feature map [N, H, W, C] or tokens [N, T, C]."""
   variables = network_state(variables)
 
-  def weights(queries):
-    return module.apply(variables, x, queries, method='weights')
+  def weights(queries: jax.Array) -> jax.Array:
+    return cast(jax.Array, module.apply(variables, x, queries, method='weights'))
 
   shape = jax.eval_shape(weights, jax.ShapeDtypeStruct((1,), jnp.int32))
   if shape is None:  # It does not attend, such as an augmented convolution with upsilon=0.
@@ -138,7 +145,7 @@ def pull(attention: Attention, shares: jax.Array) -> jax.Array:
   shares = jnp.pad(shares, ((0, 0), (0, spare)))  # Queries that fill up the last block count 0.
   positions = jnp.minimum(jnp.arange(shares.shape[1]), attention.queries - 1)
 
-  def add(total, block):
+  def add(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
     positions, shares = block
     return total + jnp.einsum('nq,nhqk->nk', shares, attention.weights(positions)), None
 

@@ -44,7 +44,7 @@ def attention_rollout(model: Model, variables: Variables, images: jax.Array) -> 
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _attention_rollout(model, variables, images):
+def _attention_rollout(model: ViT, variables: Variables, images: jax.Array) -> jax.Array:
   blocks = list(recording.record(model, variables, images).attention.items())
   path, last = blocks[-1]
   row = jnp.full(last.queries, 1 / last.queries)

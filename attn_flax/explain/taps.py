@@ -171,7 +171,9 @@ def activations(
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'stage'))
-def _activations(model, variables, images, stage):
+def _activations(
+  model: Model, variables: Variables, images: jax.Array, stage: int | None
+) -> jax.Array:
   layer = networks.find_layer(model, variables, images, stage)
   return networks.read(model, variables, images, layer)[1].astype(jnp.float32)
 
@@ -205,10 +207,12 @@ def activations_and_gradients(
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'stage'))
-def _activations_and_gradients(model, variables, images, labels, stage):
+def _activations_and_gradients(
+  model: Model, variables: Variables, images: jax.Array, labels: jax.Array, stage: int | None
+) -> tuple[jax.Array, jax.Array]:
   layer = networks.find_layer(model, variables, images, stage)
 
-  def run(added):
+  def run(added: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     logits, value = networks.read(model, variables, images, layer, added)
     assert isinstance(logits, jax.Array)  # `check` refuses any other output.
     return at_labels(logits, labels).sum(), value

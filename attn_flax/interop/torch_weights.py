@@ -185,7 +185,7 @@ def _fresh_head(model: ResNet, shape: tuple[int, ...]) -> dict[str, np.ndarray |
   """A freshly initialized head; the rest of the network is traced, not computed."""
 
   @jax.jit
-  def start(key):
+  def start(key: jax.Array) -> Variables:
     return model.init(key, jax.numpy.zeros((1, *shape)), train=False)['params']['head']
 
   return {f'params/head/{name}': value for name, value in start(jax.random.key(0)).items()}

@@ -10,6 +10,7 @@ that is exported for another platform has the formulation of that platform.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,7 @@ Formulation = Callable[..., jax.Array]
 
 
 def plain_conv(
-  lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Pads, **kwargs
+  lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Pads, **kwargs: Any
 ) -> jax.Array:
   """`lax.conv_general_dilated`, with a 1x1 convolution as one matrix product."""
   if _BARRIER:
@@ -51,7 +52,7 @@ def plain_conv(
 
 
 def shifted_conv(
-  lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Pads, **kwargs
+  lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Pads, **kwargs: Any
 ) -> jax.Array:
   """`lax.conv_general_dilated` for large kernels over very few channels, such as CBAM's 7x7.
 
@@ -65,7 +66,7 @@ def shifted_conv(
   if set(window_strides) | set(dilations) | {kwargs.get('feature_group_count', 1)} != {1}:
     raise ValueError('shifted_conv takes no strides, groups or dilations')
 
-  def shifted(lhs, rhs):
+  def shifted(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     taps_h, taps_w, inputs, outputs = rhs.shape
     n, _, _, _ = lhs.shape
     lhs = jnp.pad(lhs, ((0, 0), (0, 0), padding[1], (0, 0)))
@@ -75,7 +76,7 @@ def shifted_conv(
     rows = (columns @ kernel).reshape(n, -1, width, taps_h, outputs)
     rows = jnp.pad(rows, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
     height = rows.shape[1] - taps_h + 1
-    return sum(rows[:, i : i + height, :, i] for i in range(taps_h))
+    return cast(jax.Array, sum(rows[:, i : i + height, :, i] for i in range(taps_h)))
 
   convolved = functools.partial(
     lax.conv_general_dilated, window_strides=window_strides, padding=padding, **kwargs
@@ -84,14 +85,14 @@ def shifted_conv(
 
 
 def depthwise_conv(
-  lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Pads, **kwargs
+  lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Pads, **kwargs: Any
 ) -> jax.Array:
   """`lax.conv_general_dilated` for one filter per channel, as in MnasNet's blocks.
 
   On a CPU, shifted copies of the feature map are weighted and added up instead.
   """
 
-  def shifted(x, kernel):
+  def shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     taps_h, taps_w = kernel.shape[:2]
     step_h, step_w = window_strides
@@ -101,7 +102,7 @@ def depthwise_conv(
       for i in range(taps_h)
       for j in range(taps_w)
     )
-    return sum(terms).astype(x.dtype)
+    return cast(jax.Array, sum(terms)).astype(x.dtype)
 
   convolved = functools.partial(
     lax.conv_general_dilated, window_strides=window_strides, padding=padding, **kwargs

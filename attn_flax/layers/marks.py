@@ -49,7 +49,7 @@ def counted_as(function: Callable[..., jax.Array], **operations: int) -> Callabl
     The function, compiled under that name.
   """
 
-  def named(*args):
+  def named(*args: jax.Array) -> jax.Array:
     return function(*args)
 
   # The name is all that the traced program keeps of a function, and what `operations_of` reads.

@@ -11,12 +11,16 @@ from attn_flax.layers.types import Dtype, Initializer
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _batch_normalize(x, scale, bias, epsilon):
+def _batch_normalize(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Normalizes `x` [N, ..., C] with its own mean and variance [C]; returns all three."""
   return _batch_normalize_fwd(x, scale, bias, epsilon)[0]
 
 
-def _batch_normalize_fwd(x, scale, bias, epsilon):
+def _batch_normalize_fwd(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
   axes = tuple(range(x.ndim - 1))
   x32 = x.astype(jnp.float32)
   # One pass over the data: the variance is E[d^2] - E[d]^2 of the differences d from a pivot, the
@@ -32,7 +36,9 @@ def _batch_normalize_fwd(x, scale, bias, epsilon):
   return (y, pivot + offset, var), (x, scale, pivot, offset, inverse)
 
 
-def _batch_normalize_bwd(epsilon, residuals, cotangents):
+def _batch_normalize_bwd(
+  epsilon: float, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The gradient in closed form; none flows from the statistics, which only update averages."""
   del epsilon
   x, scale, pivot, offset, inverse = residuals

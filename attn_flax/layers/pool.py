@@ -42,7 +42,9 @@ def largest(x: jax.Array, axis: int) -> jax.Array:
 
 
 @largest.defjvp
-def _largest_jvp(axis, primals, tangents):
+def _largest_jvp(
+  axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
   (x,), (dx,) = primals, tangents
   y = largest(x, axis)
   near = y - jnp.finfo(x.dtype).eps * jnp.abs(y)

@@ -94,14 +94,16 @@ class Explainer:
       compiler_options=options_to_run_once(platform),
     )
 
-  def _cam(self, variables, images, labels):
+  def _cam(self, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
     return grad_cam(self._model, variables, self._normalize(images), labels)
 
-  def _own(self, variables, images, labels):
+  def _own(self, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array | None:
     del labels
     return own_map(self._model, variables, self._normalize(images))
 
-  def _moved(self, variables, images, labels, maps):
+  def _faithfulness(
+    self, variables: Variables, images: jax.Array, labels: jax.Array, maps: jax.Array
+  ) -> dict[str, jax.Array]:
     x = self._normalize(images)
     return faithfulness(self._model, variables, x, labels, maps, steps=self._steps)
 
@@ -160,11 +162,17 @@ class Explainer:
     )
     return Explained(localization, perturbation, empty, empty_random)
 
-  def _perturb_all(self, sources, variables, few, perturbed):
+  def _perturb_all(
+    self,
+    sources: Mapping[str, np.ndarray],
+    variables: Variables,
+    few: Images,
+    perturbed: np.ndarray,
+  ) -> dict[str, BySource]:
     scores: dict[str, BySource] = {}
     for source, maps in sources.items():
-      moved = functools.partial(self._moved, variables)
-      found = in_batches(moved, *few[:2], maps[perturbed], batch_size=BATCH)
+      score = functools.partial(self._faithfulness, variables)
+      found = in_batches(score, *few[:2], maps[perturbed], batch_size=BATCH)
       for name, values in found.items():
         scores.setdefault(name, {})[source] = values
     return scores
@@ -193,7 +201,7 @@ def _repeat(one: np.ndarray, n: int) -> np.ndarray:
 
 
 @jax.jit
-def _localize(maps, masks):
+def _localize(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
   return {
     'pointing': pointing_game(maps, masks),
     'energy': energy_inside(maps, masks),

@@ -1,4 +1,4 @@
-"""The results of a study as plain values on the host: all that a report is made of.
+"""The results of a study, as values on the host: all that a report is made of.
 
 `attn_flax.study` computes them and `attn_flax.report` prints them. Scores and shares lie in 0..1;
 times are in seconds or, where the name says so, in milliseconds or minutes.

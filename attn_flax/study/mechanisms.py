@@ -1,6 +1,8 @@
 """Describes the attention of a network: its mechanisms, their places and its own map."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
@@ -16,6 +18,9 @@ from attn_flax.study.findings import Mechanism, Shares
 
 # The parts of a hybrid, which are listed even where they are the defaults.
 _ALWAYS_LISTED = ('channel', 'spatial')
+
+
+_Shapes = TypeVar('_Shapes')
 
 
 def mechanisms(model: Network) -> list[Mechanism]:
@@ -58,7 +63,7 @@ def own_map_kinds(model: Network, image_shape: tuple[int, ...]) -> tuple[str, ..
   variables = count.abstract_variables(model, image_shape)
   images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
 
-  def shapes(function):
+  def shapes(function: Callable[..., _Shapes]) -> _Shapes:
     return jax.eval_shape(lambda v, x: function(model, v, x), variables, images)
 
   if shapes(own_map) is None:
@@ -76,7 +81,12 @@ def augmented_shares(model: Network, image_shape: tuple[int, ...]) -> dict[int, 
   """
   shares = {}
 
-  def note(call, args, kwargs, context):
+  def note(
+    call: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    context: nn.module.InterceptorContext,
+  ) -> object:
     module = context.module
     if isinstance(module, AugmentedConv) and context.method_name == '__call__':
       keys, values = augmented_dims(

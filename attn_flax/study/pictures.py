@@ -56,7 +56,7 @@ class Picturer:
     self._classes = classes
     self._normalize = normalize
 
-    def channel_gates(variables, images):
+    def channel_gates(variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
       found = attention_maps(model, variables, normalize(images))
       return {path: gate for path, gate in found.items() if path.endswith('/channel_gate')}
 
@@ -96,14 +96,16 @@ class Picturer:
       gates=gates,
     )
 
-  def _spatial(self, variables, x):
+  def _spatial(self, variables: Variables, x: jax.Array) -> dict[str, np.ndarray]:
     found = attention_maps(self._model, variables, x)
     maps = {path: np.asarray(gate) for path, gate in found.items() if gate.ndim > 2}
     maps = {path: gate.mean(-1) if gate.ndim == 4 else gate for path, gate in maps.items()}
     received = attention_received(self._model, variables, x)
     return maps | {f'{path}/received': np.asarray(one) for path, one in received.items()}
 
-  def _by_class(self, variables, images, num_classes):
+  def _by_class(
+    self, variables: Variables, images: Images, num_classes: int
+  ) -> dict[str, np.ndarray]:
     function = functools.partial(self._channel_gates, variables)
     found = in_batches(function, images.image, batch_size=BATCH)
     return {path: class_means(gate, images.label, num_classes) for path, gate in found.items()}

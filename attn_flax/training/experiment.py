@@ -97,12 +97,12 @@ class Experiment(NamedTuple):
   def abstract_state(self) -> TrainState:
     """The shapes, dtypes and shardings of a train state, as needed to restore one."""
 
-    def with_sharding(leaf):
+    def with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
       return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated)
 
     return jax.tree.map(with_sharding, jax.eval_shape(self._init, jax.random.key(0)))
 
-  def _init(self, key):
+  def _init(self, key: jax.Array) -> TrainState:
     ema = self.config.train.ema_decay is not None
     return init_state(self.model, self.optimizer, key, self.image_shape, ema=ema)
 
@@ -117,7 +117,7 @@ class Experiment(NamedTuple):
     # Scores do not depend on the batch size, which is rounded up to a multiple of the devices.
     return self._pipeline(split, -(-self.config.eval.batch_size // devices) * devices)
 
-  def _pipeline(self, split, batch_size, balanced=False):
+  def _pipeline(self, split: str, batch_size: int, balanced: bool = False) -> Pipeline:
     return open_pipeline(
       self.dataset.splits[split],
       batch_size,

@@ -101,7 +101,7 @@ def make_optimizer(
   if clip_norm is not None:
     check_range('train.clip_norm', clip_norm, _LEAST_FLOAT, MOST_FLOAT)
 
-  def mask(params):
+  def mask(params: optax.Params) -> optax.Params:
     return decays(params, config.decay_all)
 
   parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
@@ -136,8 +136,8 @@ def freeze(
   prefixes = tuple(f'stage{stage}_' if stage else 'stem_' for stage in stages)
   prefixes += ('last_norm',) if num_stages in stages else ()
 
-  def is_frozen(params):
-    def of(path, _):
+  def is_frozen(params: optax.Params) -> optax.Params:
+    def of(path: tuple[jax.tree_util.DictKey, ...], _: jax.Array) -> bool:
       return path[0].key.startswith(prefixes)
 
     return jax.tree_util.tree_map_with_path(of, params)
@@ -146,7 +146,9 @@ def freeze(
   # Zeroed again after the optimizer: weight decay changes parameters without a gradient, too.
   chained = optax.chain(optimizer, zero)
 
-  def update(updates, state, params=None):
+  def update(
+    updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, optax.OptState]:
     learned, _ = zero.update(updates, zero.init(updates))
     return chained.update(learned, state, params)
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from attn_flax.data.pipeline.protocol import Arrays
 from attn_flax.layers.types import Variables
+from attn_flax.tasks.task import Sums
 from attn_flax.training.artifacts import AVERAGED, score_name
 from attn_flax.training.experiment import Experiment
 from attn_flax.training.steps import TrainState, make_eval_step
@@ -27,7 +29,9 @@ class Scorer:
     self._pipeline = pipeline = experiment.eval_pipeline(split)
     eval_step = make_eval_step(experiment.model, experiment.task)
 
-    def step(variables, constants, inputs):
+    def step(
+      variables: Variables, constants: Arrays, inputs: Arrays
+    ) -> tuple[Sums, dict[str, jax.Array]]:
       return eval_step(variables, pipeline.eval_batch(constants, inputs))
 
     self._step = jax.jit(step, out_shardings=experiment.replicated)

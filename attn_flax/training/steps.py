@@ -88,8 +88,12 @@ def make_train_step(
     of them are for one part of a batch.
   """
 
-  def gradients(params, batch_stats, batch, key):
-    def loss_of(params):
+  def gradients(
+    params: optax.Params, batch_stats: Variables, batch: Batch, key: jax.Array
+  ) -> tuple[dict[str, jax.Array], Variables, optax.Updates]:
+    def loss_of(
+      params: optax.Params,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Variables]]:
       outputs, updated = model.apply(
         {'params': params, 'batch_stats': batch_stats},
         batch['image'],
@@ -107,7 +111,9 @@ def make_train_step(
   if per_device is not None:
     local = gradients
 
-    def averaged(params, batch_stats, batch, key):
+    def averaged(
+      params: optax.Params, batch_stats: Variables, batch: Batch, key: jax.Array
+    ) -> tuple[dict[str, jax.Array], Variables, optax.Updates]:
       key = jax.random.fold_in(key, jax.lax.axis_index('data'))
       return jax.lax.pmean(local(params, batch_stats, batch, key), 'data')
 
@@ -120,7 +126,9 @@ def make_train_step(
       check_vma=False,
     )
 
-  def train_step(state, batch, key):
+  def train_step(
+    state: TrainState, batch: Batch, key: jax.Array
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
     metrics, batch_stats, grads = gradients(state.params, state.batch_stats, batch, key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -146,7 +154,7 @@ def make_eval_step(
   padding. The sums leave padding out; the predictions contain it.
   """
 
-  def eval_step(variables, batch):
+  def eval_step(variables: Variables, batch: Batch) -> tuple[Sums, dict[str, jax.Array]]:
     outputs = model.apply(variables, batch['image'], train=False)
     return task.sums(outputs, batch), task.predictions(outputs, batch)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from attn_flax.report.figures import contact_sheet, page, photographs
 from attn_flax.report.figures.fonts import Lettering
-from attn_flax.report.figures.photographs import Photograph, Told
+from attn_flax.report.figures.photographs import Caption, Photograph
 
 PLAIN = Lettering((), frozenset())
 RAMP = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
@@ -79,7 +79,7 @@ def test_what_hardly_varies_is_told_and_not_painted(values, word, said, monkeypa
   plain = photo()
   np.testing.assert_array_equal(photographs.painted(plain, values), plain.pixels)
   noted = texts(monkeypatch)
-  photographs.overlays(plain, {'own_map': values}, Told('cat', 0.5), PLAIN)
+  photographs.overlays(plain, {'own_map': values}, Caption('cat', 0.5), PLAIN)
   assert word in noted and said in noted
   assert photographs.words(RAMP) == ''
 
@@ -101,7 +101,7 @@ def test_an_outlier_does_not_flood_the_scale(monkeypatch):
   assert 0.9 < span.high <= 1 and span.ends[1].startswith('≥ ')
   assert span.beyond == pytest.approx(0.01, abs=2e-3)
   noted = texts(monkeypatch)
-  photographs.overlays(photo(), {'smooth_grad': values}, Told('cat', 0.5), PLAIN)
+  photographs.overlays(photo(), {'smooth_grad': values}, Caption('cat', 0.5), PLAIN)
   assert '1.0 % beyond the scale' in noted
 
 
@@ -119,7 +119,7 @@ def test_pages_hold_photographs_of_any_shape_pixel_by_pixel(size, count):
   maps = {f'method_{i}': np.full((2, 2), 0.5) for i in range(count)}  # A flat map is not painted.
   with warnings.catch_warnings():
     warnings.simplefilter('error')
-    drawn = picture(photographs.overlays(plain, maps, Told('cat', 0.5, 'dog'), PLAIN))
+    drawn = picture(photographs.overlays(plain, maps, Caption('cat', 0.5, 'dog'), PLAIN))
   shown = photographs.enlarged(plain).pixels
   assert max(shown.shape[:2]) >= 256
   height, width = shown.shape[:2]
@@ -137,7 +137,7 @@ def test_pages_hold_photographs_of_any_shape_pixel_by_pixel(size, count):
 )
 def test_the_class_that_is_explained_and_the_true_one_are_told(label, verdict, monkeypatch):
   noted = texts(monkeypatch)
-  photographs.overlays(photo(), {'grad_cam': RAMP}, Told('cat', 0.876, label), PLAIN)
+  photographs.overlays(photo(), {'grad_cam': RAMP}, Caption('cat', 0.876, label), PLAIN)
   assert 'explained: cat' in noted and 'probability 0.88' in noted
   assert (verdict in noted) and sum('label' in text for text in noted) == bool(verdict)
 
@@ -156,12 +156,12 @@ def test_many_photographs_are_on_one_page(monkeypatch):
   shapes = [(60, 90), (90, 60), (10, 400)]
   for i in range(count):
     maps = {'grad_cam': RAMP, 'own_map': np.full((2, 2), 0.5)}
-    sheet.add(f'{i:04}', photo(*shapes[i % 3]), maps, Told(f'class {i}', 0.5, 'dog'))
+    sheet.add(f'{i:04}', photo(*shapes[i % 3]), maps, Caption(f'class {i}', 0.5, 'dog'))
   drawn = picture(sheet.png(PLAIN))
   assert drawn.shape[1] < 1700
   told = [text for text in noted if text.startswith('explained: ')]
   assert told == [f'explained: class {i} · 0.50' for i in range(contact_sheet.MOST_IMAGES)]
   assert noted.count('flat') == contact_sheet.MOST_IMAGES
   one = contact_sheet.ContactSheet()
-  one.add('0001', photo(), {f'm{i}': RAMP for i in range(15)}, Told('cat', 0.5))
+  one.add('0001', photo(), {f'm{i}': RAMP for i in range(15)}, Caption('cat', 0.5))
   assert picture(one.png(PLAIN)).shape[1] > 15 * 160

@@ -7,11 +7,12 @@ import numpy as np
 from attn_flax.report.figures.fonts import Lettering
 from attn_flax.report.figures.page import Page
 from attn_flax.report.figures.photographs import (
+  Caption,
   Photograph,
-  Told,
   enlarged,
   painted,
   shrunk,
+  title,
   words,
 )
 
@@ -22,7 +23,7 @@ _SIZE, _LINE, _GAP = 12, 17, 8  # Pixels: of the letters, of a line, and between
 
 
 # The name of a photograph, its caption, and (method, pixels, note) of each panel.
-_Row = tuple[str, Told, list[tuple[str, np.ndarray, str]]]
+_Row = tuple[str, Caption, list[tuple[str, np.ndarray, str]]]
 
 
 class ContactSheet:
@@ -32,22 +33,24 @@ class ContactSheet:
     """Makes an empty sheet."""
     self._rows: list[_Row] = []
 
-  def add(self, name: str, photo: Photograph, maps: Mapping[str, np.ndarray], told: Told) -> None:
+  def add(
+    self, name: str, photo: Photograph, maps: Mapping[str, np.ndarray], caption: Caption
+  ) -> None:
     """Adds a photograph and its maps; those after the first `MOST_IMAGES` are left out.
 
     Args:
       name: printed below the photograph.
       photo: the photograph.
       maps: [h, w] each, by the name of the method, not normalized.
-      told: the explained class, its probability and the true class.
+      caption: the explained class, its probability and the true class.
     """
     if len(self._rows) >= MOST_IMAGES:
       return
     small = shrunk(enlarged(photo, _SIDE), _SIDE)
     panels = [('photograph', painted(small, None), '')]
     for method, values in maps.items():
-      panels.append((method.replace('_', ' '), painted(small, values), words(values)))
-    self._rows.append((name, told, panels))
+      panels.append((title(method), painted(small, values), words(values)))
+    self._rows.append((name, caption, panels))
 
   def png(self, lettering: Lettering) -> bytes:
     """The page as the content of a PNG file; needs at least one photograph."""
@@ -58,7 +61,7 @@ class ContactSheet:
     heights = [_height(self._rows[start : start + columns]) for start in starts]
     tops = [_GAP + sum(heights[:i]) for i in range(len(heights))]
     page = Page(columns * group + _GAP, _GAP + sum(heights))
-    for i, (name, told, shown) in enumerate(self._rows):
+    for i, (name, caption, shown) in enumerate(self._rows):
       left, top = _GAP + i % columns * group, tops[i // columns]
       for j, (method, pixels, word) in enumerate(shown):
         x = left + j * (_SIDE + _GAP)
@@ -69,9 +72,9 @@ class ContactSheet:
           page.note(word, x + wide / 2, top + _LINE + high - _LINE, _SIZE)
       below, most = top + _LINE + shown[0][1].shape[0] + 3, group - 3 * _GAP
       page.write(name, left, below, _SIZE, most)
-      answer = f'explained: {told.explained} · {told.probability:.2f}'
+      answer = f'explained: {caption.explained} · {caption.probability:.2f}'
       page.write(answer, left, below + _LINE, _SIZE, most, fontweight='bold')
-      page.write(told.verdict, left, below + 2 * _LINE, _SIZE, most)
+      page.write(caption.verdict, left, below + 2 * _LINE, _SIZE, most)
     return page.png(lettering)
 
 

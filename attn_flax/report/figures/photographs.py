@@ -42,7 +42,22 @@ class Photograph(NamedTuple):
   box: tuple[float, float, float, float]
 
 
-class Told(NamedTuple):
+# Names of methods as their papers write them; others are written as words.
+_TITLES = {
+  'grad_cam': 'Grad-CAM',
+  'grad_cam_plus_plus': 'Grad-CAM++',
+  'hires_cam': 'HiResCAM',
+  'layer_cam': 'LayerCAM',
+  'smooth_grad': 'SmoothGrad',
+}
+
+
+def title(method: str) -> str:
+  """What a picture calls a method: 'Grad-CAM', 'own map'."""
+  return _TITLES.get(method, method.replace('_', ' '))
+
+
+class Caption(NamedTuple):
   """The texts below a photograph.
 
   Attributes:
@@ -191,13 +206,15 @@ def shrunk(photo: Photograph, most: int) -> Photograph:
   return Photograph(np.asarray(image), _scaled(photo.box, share))
 
 
-def _scaled(box: tuple[float, float, float, float], factor: float):
+def _scaled(
+  box: tuple[float, float, float, float], factor: float
+) -> tuple[float, float, float, float]:
   left, top, right, bottom = box
   return left * factor, top * factor, right * factor, bottom * factor
 
 
 def overlays(
-  photo: Photograph, maps: Mapping[str, np.ndarray], told: Told, lettering: Lettering
+  photo: Photograph, maps: Mapping[str, np.ndarray], caption: Caption, lettering: Lettering
 ) -> bytes:
   """A photograph, and copies of it with one map each, above the color scale of that map.
 
@@ -205,7 +222,7 @@ def overlays(
     photo: at its own resolution, or shrunk to `MOST_PIXELS`.
     maps: [h, w] each, by the name of its method, not normalized; one that is zero everywhere, or
       not finite, is called 'empty', and one that hardly varies 'flat'.
-    told: the texts below the photograph.
+    caption: the texts below the photograph.
     lettering: the fonts of the texts.
 
   Returns:
@@ -220,12 +237,16 @@ def overlays(
   columns = min(count, 1 if width > 3 * height else 2 if width > 2 * height else 4)
   step_x, step_y = cell + gap, height + 4 * line + gap
   page = Page(columns * step_x + gap, -(-count // columns) * step_y + gap)
-  lines = [f'explained: {told.explained}', f'probability {told.probability:.2f}', told.verdict]
+  lines = [
+    f'explained: {caption.explained}',
+    f'probability {caption.probability:.2f}',
+    caption.verdict,
+  ]
   is_cut = not np.allclose(photo.box, (0, 0, width, height), atol=1)
-  title = 'photograph' + (', pale: unseen' if is_cut else '')
-  for i, (name, values) in enumerate([(title, None), *maps.items()]):
+  original = 'photograph' + (', pale: unseen' if is_cut else '')
+  for i, (name, values) in enumerate([(original, None), *maps.items()]):
     x, y = gap + i % columns * step_x, gap + i // columns * step_y
-    page.write(name.replace('_', ' '), x, y, size, cell)
+    page.write(title(name), x, y, size, cell)
     page.paste(painted(photo, values), x, y + line)
     below = y + line + height + gap // 3
     if values is None:

@@ -4,8 +4,15 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from orbax.checkpoint import checkpoint_managers
+
+
+class _Step(Protocol):
+  """A checkpoint, as Orbax describes it to a policy."""
+
+  step: int
 
 
 class _DrainingLoop(asyncio.SelectorEventLoop):
@@ -45,7 +52,7 @@ class Preserved(checkpoint_managers.PreservationPolicy):
 
   kept: Callable[[Sequence[int]], set[int]]
 
-  def should_preserve(self, checkpoints, *, context):
+  def should_preserve(self, checkpoints: Sequence[_Step], *, context: object) -> list[bool]:
     """Whether to keep each of some checkpoints, as Orbax's `PreservationPolicy` defines it."""
     del context
     steps = [info.step for info in checkpoints]

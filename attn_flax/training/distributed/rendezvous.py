@@ -114,7 +114,9 @@ def _split(address: str) -> tuple[str, int]:
   return host.strip('[]'), int(port)
 
 
-def _host(address, count, about, seconds, text, bind) -> tuple[str, _Others]:
+def _host(
+  address: str, count: int, about: Mapping[str, object], seconds: float, text: str, bind: bool
+) -> tuple[str, _Others]:
   """Process 0: waits for the others and answers them; returns the error, '' for none."""
   came: _Others = {}
   end = time.monotonic() + seconds
