@@ -147,19 +147,19 @@ def test_true_contributions_beat_random_and_opposite_maps(case):
 def test_equal_values_go_in_random_order():
   """No place is preferred, and the key decides the order."""
   maps = jnp.full((2000, 4, 3), 0.1)
-  places = np.asarray(perturbation._places(keys(2000), maps, (4, 3)))
+  places = np.asarray(perturbation._ranks(keys(2000), maps, (4, 3)))
   assert (np.sort(places.reshape(2000, -1), 1) == np.arange(12)).all()
   error = (12**2 - 1) / 12 / 2000  # The variance of the mean of uniform ranks.
   assert (abs(places.mean(0) - 5.5) < 4 * error**0.5).all()
-  np.testing.assert_array_equal(places, perturbation._places(keys(2000), maps, (4, 3)))
-  other = perturbation._places(keys(2000, jax.random.key(8)), maps, (4, 3))
+  np.testing.assert_array_equal(places, perturbation._ranks(keys(2000), maps, (4, 3)))
+  other = perturbation._ranks(keys(2000, jax.random.key(8)), maps, (4, 3))
   assert (places != other).any()
 
 
 def test_only_equal_values_are_shuffled():
   rng = np.random.default_rng(1)
   maps = jnp.asarray(rng.integers(0, 4, (50, 5, 4)), jnp.float32)
-  places = np.asarray(perturbation._places(keys(50), maps, (5, 4))).reshape(50, -1)
+  places = np.asarray(perturbation._ranks(keys(50), maps, (5, 4))).reshape(50, -1)
   in_order = np.take_along_axis(np.asarray(maps).reshape(50, -1), places.argsort(1), axis=1)
   assert (np.diff(in_order, axis=1) <= 0).all()
 
