@@ -1,6 +1,7 @@
 """CBAM in every block: channel gate, then spatial gate (Woo et al., ECCV 2018).
 
 Default network: 281,858 parameters, 41.2 M multiply-adds per image.
+Default command: top-1 80.3 %, time per update x1.24.
 Quick study: top-1 84.9 +- 0.5 %, 178 ms per update (x1.25).
 
     python main.py --config=configs/cbam.py

