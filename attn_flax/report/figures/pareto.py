@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
@@ -10,6 +11,8 @@ from attn_flax.report import formats
 from attn_flax.report.figures import style
 from attn_flax.report.pages import wording
 from attn_flax.study.findings import Cost, Findings
+
+_COLUMNS = 3  # Of the legend.
 
 
 class _Bounded(NamedTuple):
@@ -27,6 +30,16 @@ class _Axis(NamedTuple):
   name: str
   label: str
   read: Callable[[Cost, Cost | None], _Bounded]
+
+
+class _Point(NamedTuple):
+  """A variant in the plot; `spread` is the standard deviation of its score, 0 if unknown."""
+
+  look: style.Look
+  name: str
+  score: float
+  spread: float
+  cost: _Bounded
 
 
 def _exact(value: float) -> _Bounded:
@@ -77,60 +90,20 @@ def plots(findings: Findings) -> list[style.Illustration]:
 
 def _plot(findings: Findings, axis: _Axis) -> style.Illustration:
   words = wording(findings)
-  known = [
-    (style.line_style(i), v.name, v.performance.best, v.cost)
-    for i, v in enumerate(findings.variants)
-    if v.performance is not None and v.cost is not None
-  ]
-  base = next((cost for _, name, _, cost in known if name == findings.baseline), None)
-  costs = [axis.read(cost, base) for *_, cost in known]
-  scale, sign = words.best.scale, 1 if findings.task.higher_is_better else -1
-  scores = [scale * best.value for _, _, best, _ in known]
-  best = front([cost.value for cost in costs], [sign * score for score in scores])
-  rows = -(-len(known) // 3)
+  points = _points(findings, axis, words.best.scale)
+  sign = 1 if findings.task.higher_is_better else -1
+  best = front([point.cost.value for point in points], [sign * point.score for point in points])
+  rows = -(-len(points) // _COLUMNS)
   canvas = Canvas(figsize=(3.2, 2.8 + 0.17 * rows), layout='constrained')
   ax = canvas.subplots()
   ax.grid(True)
-  ax.step(
-    [costs[i].value for i in best],
-    [scores[i] for i in best],
-    where='post',
-    color=style.GRAY,
-    lw=1.2,
-    ls='--',
-  )
-  handles = []
-  for i, (look, name, (_, spread), _) in enumerate(known):
-    value, low, high = costs[i]
-    color, fill = look['color'], look['color'] if i in best else 'white'
-    ax.errorbar(
-      value,
-      scores[i],
-      yerr=scale * (spread or 0),
-      xerr=[[value - low], [high - value]],
-      color=color,
-      marker=look['marker'],
-      mfc=fill,
-      ms=6,
-      elinewidth=1,
-      capsize=2.5,
-    )
-    label = style.plain(name, 14)
-    handles.append(
-      Line2D([], [], ls='', color=color, marker=look['marker'], mfc=fill, ms=6, label=label)
-    )
+  _join(ax, [points[i] for i in best])
+  handles = [_mark(ax, point, filled=i in best) for i, point in enumerate(points)]
   ax.margins(0.1, 0.1)
   ax.locator_params(axis='x', nbins=5)
   ax.set_xlabel(axis.label)
   ax.set_ylabel(words.best.heading)
-  canvas.legend(
-    handles=handles,
-    loc='outside lower center',
-    ncols=min(3, len(handles)),
-    fontsize=7.5,
-    handletextpad=0.2,
-    columnspacing=1,
-  )
+  _legend(canvas, handles)
   full = words.best_in_full
   return style.finish(
     canvas,
@@ -140,5 +113,63 @@ def _plot(findings: Findings, axis: _Axis) -> style.Illustration:
     ' cheaper and better. Vertical bars: standard deviation between seeds'
     + ('; horizontal bars: quartiles.' if axis.column == 'step_ms' else '.'),
     f'{full[0].upper()}{full[1:]} against {axis.name}. On the Pareto front:'
-    f' {formats.listing([known[i][1] for i in best])}.',
+    f' {formats.listing([points[i].name for i in best])}.',
+  )
+
+
+def _points(findings: Findings, axis: _Axis, scale: float) -> list[_Point]:
+  """The variants that have both a score and a cost; scores are multiplied by `scale`."""
+  known = [
+    (style.line_style(i), v.name, v.performance.best, v.cost)
+    for i, v in enumerate(findings.variants)
+    if v.performance is not None and v.cost is not None
+  ]
+  base = next((cost for _, name, _, cost in known if name == findings.baseline), None)
+  return [
+    _Point(look, name, scale * value, scale * (spread or 0), axis.read(cost, base))
+    for look, name, (value, spread), cost in known
+  ]
+
+
+def _join(ax: Axes, best: Sequence[_Point]) -> None:
+  """Draws the dashed line of the Pareto front."""
+  ax.step(
+    [point.cost.value for point in best],
+    [point.score for point in best],
+    where='post',
+    color=style.GRAY,
+    lw=1.2,
+    ls='--',
+  )
+
+
+def _mark(ax: Axes, point: _Point, *, filled: bool) -> Line2D:
+  """Draws a variant with its error bars; returns its entry of the legend."""
+  value, low, high = point.cost
+  color, marker = point.look['color'], point.look['marker']
+  fill = color if filled else 'white'
+  ax.errorbar(
+    value,
+    point.score,
+    yerr=point.spread,
+    xerr=[[value - low], [high - value]],
+    color=color,
+    marker=marker,
+    mfc=fill,
+    ms=6,
+    elinewidth=1,
+    capsize=2.5,
+  )
+  label = style.plain(point.name, 14)
+  return Line2D([], [], ls='', color=color, marker=marker, mfc=fill, ms=6, label=label)
+
+
+def _legend(canvas: Canvas, handles: Sequence[Line2D]) -> None:
+  canvas.legend(
+    handles=handles,
+    loc='outside lower center',
+    ncols=min(_COLUMNS, len(handles)),
+    fontsize=7.5,
+    handletextpad=0.2,
+    columnspacing=1,
   )
